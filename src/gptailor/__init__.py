@@ -1,0 +1,1 @@
+"""GPTailor: make a smaller language model from a family of fine-tuned ones."""

@@ -1,0 +1,78 @@
+"""The exceptions of the house, drawn as a tree.
+
+    GPTailorError
+    ├── UserError             the input is at fault: one sentence, exit code 2
+    │   ├── ConfigError       a key of tailor.yaml, or a command line option
+    │   ├── FamilyError       a member: file, tensor, shape, vocabulary
+    │   ├── TailoringError    a tailoring, or a tailoring.yaml
+    │   ├── MergeError        a merge method's name, parameters or tensors
+    │   ├── TaskError         a task, its examples or its metric
+    │   ├── RecordError       a run's folder or its record
+    │   └── ExportError       what can't be written as asked
+    └── EvaluationError       one candidate could not be scored: a failed trial
+
+Knows nothing of who raises them. A `UserError` may carry several faults; each is one sentence.
+"""
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ConfigError",
+    "EvaluationError",
+    "ExportError",
+    "FamilyError",
+    "GPTailorError",
+    "MergeError",
+    "RecordError",
+    "TailoringError",
+    "TaskError",
+    "UserError",
+]
+
+
+class GPTailorError(Exception):
+    """Every error this package raises on purpose."""
+
+
+class UserError(GPTailorError):
+    """The user's input is at fault; `faults` are sentences that say what to do.
+
+    Args:
+        faults: One sentence, or several when all faults of one input are told at once.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class ConfigError(UserError):
+    """A config or a command line option is at fault."""
+
+
+class FamilyError(UserError):
+    """A member can't be read, or does not fit the base."""
+
+
+class TailoringError(UserError):
+    """A tailoring can't be read, or does not fit the family."""
+
+
+class MergeError(UserError):
+    """A merge method is unknown, or its parameters or tensors are at fault."""
+
+
+class TaskError(UserError):
+    """A task can't be read, has too few examples, or lacks the metric asked for."""
+
+
+class RecordError(UserError):
+    """A run's folder or its record can't be used."""
+
+
+class ExportError(UserError):
+    """A tailoring can't be written in the way asked for."""
+
+
+class EvaluationError(GPTailorError):
+    """One candidate could not be scored (out of memory, non-finite values)."""

@@ -1,0 +1,124 @@
+"""Objective: scores become losses to minimise; the only sign flip in the house.
+
+A loss is relative to the base, so that tasks with unlike metrics add up: 0 is as good as the base,
+0.1 is a tenth of the base's score lost, below 0 is better than the base. It is linear in the
+per-example numbers of every metric that is a plain mean, so two candidates can be compared pair by
+pair. Knows nothing of how scores are measured or who searches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptailor.metrics import METRICS
+from gptailor.trial import Measurement, Scores
+
+__all__ = ["Goal", "Objective", "retention"]
+
+Floats = NDArray[np.float64]
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is wanted of one task.
+
+    Args:
+        task: The task's name.
+        metric: The user's own metric.
+        weight: How much the task counts in the weighted sum, relative to the others.
+        proxy: The metric that ranks candidates where there are few examples; the metric's own
+            proxy (`METRICS`) when None.
+    """
+
+    task: str
+    metric: str
+    weight: float = 1.0
+    proxy: str | None = None
+
+    def measured(self, *, proxy: bool) -> str:
+        """The metric looked at: the user's own, or the one that stands in for it."""
+        return (self.proxy or METRICS[self.metric].proxy or self.metric) if proxy else self.metric
+
+
+class Objective:
+    """Turn scores into losses.
+
+    Args:
+        goals: One a task.
+        reference: Scores of the base on all search examples; losses are relative to it.
+    """
+
+    def __init__(self, goals: Sequence[Goal], reference: Scores) -> None:
+        self.goals = tuple(goals)
+        self.reference = reference
+        weights = np.array([goal.weight for goal in self.goals], dtype=np.float64)
+        self.weights: Floats = weights / weights.sum()
+
+    def losses(self, scores: Scores, *, proxy: bool = False) -> Floats:
+        """One loss a task, relative to the base; shape (n_tasks,), dimensionless.
+
+        Args:
+            scores: Of one candidate, on any number of examples.
+            proxy: Whether to look at the continuous metric that stands in for the user's own.
+        """
+        return np.array([self._loss(goal, scores, proxy) for goal in self.goals])
+
+    def scalar(self, scores: Scores, *, proxy: bool = False) -> float:
+        """The weighted mean of the losses."""
+        return float(self.weights @ self.losses(scores, proxy=proxy))
+
+    def difference(
+        self, ours: Scores, theirs: Scores, *, proxy: bool = False
+    ) -> tuple[float, float]:
+        """Compare two candidates on the examples that both saw, pair by pair.
+
+        Returns:
+            Our scalar loss less theirs, below 0 if we are better, and its standard error (0 when
+            the pairs do not differ at all).
+        """
+        mean, variance = 0.0, 0.0
+        for goal, weight in zip(self.goals, self.weights, strict=True):
+            metric = goal.measured(proxy=proxy)
+            ours_m, theirs_m = ours.tasks[goal.task][metric], theirs.tasks[goal.task][metric]
+            gaps, shares = _paired(ours_m, theirs_m)
+            factor = weight * self._sign(metric) / self._unit(goal, metric)
+            center = float(shares @ gaps)
+            mean += factor * center
+            if len(gaps) > 1:
+                spread = float((shares**2) @ (gaps - center) ** 2) * len(gaps) / (len(gaps) - 1)
+                variance += factor**2 * spread
+        return mean, variance**0.5
+
+    def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:
+        metric = goal.measured(proxy=proxy)
+        value = scores.value(goal.task, metric)
+        reference = self.reference.value(goal.task, metric)
+        return self._sign(metric) * (value - reference) / self._unit(goal, metric)
+
+    def _unit(self, goal: Goal, metric: str) -> float:
+        return max(abs(self.reference.value(goal.task, metric)), _TINY)
+
+    @staticmethod
+    def _sign(metric: str) -> float:
+        return -1.0 if METRICS[metric].higher_is_better else 1.0
+
+
+def _paired(ours: Measurement, theirs: Measurement) -> tuple[Floats, Floats]:
+    """Differences on the examples both saw, and the share each example counts for."""
+    n = min(len(ours.values), len(theirs.values))
+    gaps = np.array(ours.values[:n]) - np.array(theirs.values[:n])
+    weights = np.ones(n) if ours.weights is None else np.array(ours.weights[:n])
+    return gaps, weights / weights.sum()
+
+
+def retention(value: float, reference: float, metric: str) -> float:
+    """The share of the reference's score that is kept; 1 is all of it.
+
+    ``value / reference`` where higher is better, ``reference / value`` where lower is.
+    """
+    if METRICS[metric].higher_is_better:
+        return value / reference if abs(reference) > _TINY else float("nan")
+    return reference / value if abs(value) > _TINY else float("nan")

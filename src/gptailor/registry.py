@@ -1,0 +1,92 @@
+"""Names and the plug-ins they stand for.
+
+A registry maps a name from a config to where its code lives, as ``"module:attribute"``, and imports
+that module only when the plug-in is asked for: so the names can be checked, and told with a
+"did you mean", without loading anything heavy. Knows nothing of what the plug-ins do.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gptailor.errors import ConfigError
+
+__all__ = ["SEARCHERS", "WORKERS", "Registry", "unknown"]
+
+
+def unknown(noun: str, name: object, known: Iterable[str]) -> str:
+    """Say that a name is not known, and which one may have been meant.
+
+    Example:
+        >>> unknown("searcher", "evolutoin", ["evolution", "random"])
+        "unknown searcher 'evolutoin'; did you mean 'evolution'? known: evolution, random"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {noun} {name!r}; {hint}known: {', '.join(names)}"
+
+
+class Registry:
+    """Plug-ins of one kind, by name.
+
+    Args:
+        noun: What one of them is called in a message, such as ``"searcher"``.
+        places: Name to ``"module:attribute"``.
+        reserved: Arguments that the house fills in, never the user.
+    """
+
+    def __init__(self, noun: str, places: Mapping[str, str], reserved: Iterable[str] = ()) -> None:
+        self.noun = noun
+        self._places = dict(places)
+        self._reserved = frozenset(reserved)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every known name, in the order of registration."""
+        return tuple(self._places)
+
+    def get(self, name: str) -> Any:  # noqa: ANN401  # a plug-in's type is its protocol's
+        """Import and return the plug-in called `name`.
+
+        Raises:
+            ConfigError: No plug-in has this name, or a library that it needs is not installed.
+        """
+        if name not in self._places:
+            raise ConfigError(unknown(self.noun, name, self._places))
+        module, _, attribute = self._places[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def faults(self, name: str, options: Mapping[str, object]) -> list[str]:
+        """Hold options against the plug-in's signature; one sentence for each fault."""
+        if name not in self._places:
+            return [unknown(self.noun, name, self._places)]
+        known = [
+            key
+            for key, parameter in inspect.signature(self.get(name)).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in self._reserved
+        ]
+        return [
+            unknown(f"option of {self.noun} {name}", key, known)
+            for key in options
+            if key not in known
+        ]
+
+
+SEARCHERS = Registry(
+    "searcher",
+    {
+        "evolution": "gptailor.search.evolution:Evolution",
+        "random": "gptailor.search.random:RandomSearch",
+        "greedy": "gptailor.search.greedy:Greedy",
+        "smac": "gptailor.search.smac3:Smac",
+        "optuna": "gptailor.search.optuna_tpe:OptunaSearch",
+    },
+    reserved=("space", "objective", "rungs", "max_trials", "seed"),
+)
+
+WORKERS = Registry(
+    "worker pool", {"local": "gptailor.workers.local:LocalPool"}, reserved=("evaluator",)
+)
