@@ -1,7 +1,8 @@
 """The metrics: which way is better, and how examples add up to one number.
 
-Every metric is a weighted mean over examples of one number each, passed through `Metric.transform`;
-so a subset, a group and a bootstrap sample are all computed by `aggregate`. Knows nothing of models.
+Every metric is a weighted mean over examples of one number each, put through `Metric.transform`;
+so a subset, a group and a bootstrap sample are all computed by `aggregate`. Knows nothing of
+models.
 """
 
 import math

@@ -48,7 +48,7 @@ class Registry:
         """Every known name, in the order of registration."""
         return tuple(self._places)
 
-    def get(self, name: str) -> Any:  # noqa: ANN401  # a plug-in's type is its protocol's
+    def get(self, name: str) -> Any:  # a plug-in's type is its protocol's
         """Import and return the plug-in called `name`.
 
         Raises:

@@ -163,7 +163,7 @@ class LayerSpec:
         told += [f"base={self.base}"] if self.base not in (None, default) else []
         return f"{self.method}({', '.join(told)})"
 
-    def to_plain(self) -> Any:  # noqa: ANN401  # YAML's own types
+    def to_plain(self) -> Any:  # YAML's own types
         """The YAML form: ``math:2``, or a mapping with merge, parameters and sources."""
         if self.method is None:
             return str(self.sources[0])

@@ -24,7 +24,7 @@ _MAX_DEPTH = 40
 class _PlainLoader(yaml.SafeLoader):
     """SafeLoader without aliases, tags, timestamps, and repeated keys."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
+    def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases (a few bytes can stand for gigabytes) and deep nesting."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
@@ -40,7 +40,7 @@ class _PlainLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Refuse a key that stands twice: YAML would silently keep the last."""
         seen: set[str] = set()
         for key_node, _ in node.value:
@@ -63,7 +63,7 @@ _PlainLoader.yaml_implicit_resolvers = {
 }
 
 
-def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -> Any:  # noqa: ANN401
+def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -> Any:
     """Turn YAML text into plain data.
 
     Args:
@@ -75,7 +75,7 @@ def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -
         UserError: The text is not YAML, or uses what `_PlainLoader` refuses.
     """
     try:
-        data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506  # derives from SafeLoader
+        data = yaml.load(text, Loader=_PlainLoader)  # derives from SafeLoader
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark or fault.context_mark
         line = f", line {mark.line + 1}" if mark else ""
@@ -87,7 +87,7 @@ def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -
     return data
 
 
-def read_yaml(path: Path, *, error: type[UserError] = ConfigError) -> Any:  # noqa: ANN401
+def read_yaml(path: Path, *, error: type[UserError] = ConfigError) -> Any:
     """Read a YAML file into plain data.
 
     Raises:
@@ -109,7 +109,7 @@ def read_yaml(path: Path, *, error: type[UserError] = ConfigError) -> Any:  # no
     return parse_yaml(text, where=str(path), error=error)
 
 
-def dump_yaml(data: Any) -> str:  # noqa: ANN401
+def dump_yaml(data: Any) -> str:
     """Write plain data as YAML: block style, keys in the order given, short lists inline."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
@@ -135,13 +135,13 @@ def write_atomically(path: Path, text: str) -> None:
 class _Dumper(yaml.SafeDumper):
     """Block style outside, one line for a mapping or list of plain values."""
 
-    def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:  # noqa: ANN401
+    def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
         """Keep a short list of plain values on one line."""
         plain = len(sequence) <= 8 and all(not isinstance(item, dict | list) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=plain)
 
 
-def _refuse_non_finite(data: Any, where: str, error: type[UserError]) -> None:  # noqa: ANN401
+def _refuse_non_finite(data: Any, where: str, error: type[UserError]) -> None:
     pending = [("", data)]
     while pending:
         place, item = pending.pop()

@@ -1,0 +1,395 @@
+"""The whole of ``tailor.yaml`` as frozen data, and how it is read.
+
+Every field is typed, described and bounded; every fault of a file is told at once, with a "did you
+mean" for a misspelt name. Relative paths count from the config's own folder. Knows nothing of how
+the parts are built: `gptailor.assemble` does that.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from gptailor.errors import ConfigError
+from gptailor.methods import METHODS
+from gptailor.metrics import METRICS
+from gptailor.registry import SEARCHERS, WORKERS, Registry, unknown
+from gptailor.tailoring import BASE, Source
+from gptailor.yamlfile import read_yaml
+
+__all__ = [
+    "BudgetConfig",
+    "Config",
+    "EngineConfig",
+    "ExamplesConfig",
+    "FamilyConfig",
+    "MemberConfig",
+    "PluginConfig",
+    "TaskConfig",
+    "load_config",
+]
+
+
+class Frozen(BaseModel):
+    """Base of every section: immutable, no unknown keys, numbers never read from strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class MemberConfig(Frozen):
+    """Where one member's weights come from."""
+
+    path: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Hub id, folder, LoRA adapter, GGUF file, or package://package/file.gguf.",
+        ),
+    ]
+    strength: Annotated[
+        float, Field(ge=-10, le=10, description="Factor on an adapter's weight change.")
+    ] = 1.0
+    base: Annotated[
+        str | None, Field(description="The adapter's own base, if it is not the family's.")
+    ] = None
+    revision: Annotated[str | None, Field(description="A hub revision.")] = None
+
+
+class FamilyConfig(Frozen):
+    """A base and its variants: one architecture, one vocabulary."""
+
+    base: Annotated[MemberConfig, Field(description="The model that the variants were made from.")]
+    variants: Annotated[
+        dict[str, MemberConfig], Field(description="Name to fine-tuned variant; may be empty.")
+    ] = {}
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="Of the weights in memory; auto takes the faster one here."),
+    ] = "auto"
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _base_in_short(cls, value: object) -> object:
+        return _member_in_short(value)
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _variants_in_short(cls, value: object) -> object:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            return value
+        for name in value:
+            if name == BASE:
+                raise ValueError(f"a variant can't be called {BASE!r}; that is the base's name")
+            try:
+                Source(str(name))
+            except Exception as fault:
+                raise ValueError(str(fault)) from None
+        return {str(name): _member_in_short(item) for name, item in value.items()}
+
+
+class TaskConfig(Frozen):
+    """What is measured, on which examples."""
+
+    name: Annotated[
+        str, Field(min_length=1, description="A task or group of lm-eval, or a YAML's path.")
+    ]
+    metric: Annotated[str, Field(description=f"One of {', '.join(METRICS)}.")]
+    weight: Annotated[float, Field(gt=0, le=1e6, description="Relative to the other tasks.")] = 1.0
+    split: Annotated[str | None, Field(description="Where search and choice take examples.")] = None
+    report_split: Annotated[
+        str | None, Field(description="Where the report takes its examples, if elsewhere.")
+    ] = None
+    report_task: Annotated[
+        str | None, Field(description="The task whose examples the report takes, if another.")
+    ] = None
+    num_fewshot: Annotated[int | None, Field(ge=0, le=64, description="Worked examples shown.")] = (
+        None
+    )
+    limit: Annotated[
+        int | None, Field(gt=0, description="Most examples of each part that are used.")
+    ] = None
+    member: Annotated[
+        str | None, Field(description="With metric divergence: from whose predictions.")
+    ] = None
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in METRICS:
+            raise ValueError(unknown("metric", value, METRICS))
+        return value
+
+
+class PluginConfig(Frozen):
+    """A plug-in by name, with its own options."""
+
+    name: Annotated[str, Field(description="The plug-in's name.")]
+    options: Annotated[dict[str, Any], Field(description="Its keyword options.")] = {}
+
+
+class ExamplesConfig(Frozen):
+    """How a split's examples are divided; the parts never overlap."""
+
+    search: Annotated[float, Field(gt=0, le=1, description="Share that the search sees.")] = 0.6
+    choose: Annotated[float, Field(gt=0, le=1, description="Share that picks the winner.")] = 0.2
+    report: Annotated[
+        float, Field(gt=0, le=1, description="Share that nothing but the report sees.")
+    ] = 0.2
+
+
+class BudgetConfig(Frozen):
+    """When the search stops, whichever comes first."""
+
+    max_trials: Annotated[int, Field(gt=0, le=10**6, description="Evaluations in all.")] = 500
+    timeout_s: Annotated[float | None, Field(gt=0, description="Wall-clock seconds.")] = None
+    n_examples: Annotated[
+        tuple[Annotated[int, Field(gt=0)], ...],
+        Field(
+            min_length=1,
+            description="Examples of each task: fewest and most, or every rung, rising.",
+        ),
+    ] = (10, 270)
+    finalists: Annotated[int, Field(gt=0, le=1000, description="Candidates to choose among.")] = 8
+
+    @field_validator("n_examples", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (
+            (value,)
+            if isinstance(value, int)
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+        )
+
+    @field_validator("n_examples")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"must rise, not {list(value)}")
+        return value
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The numbers of examples at which candidates are compared, rising.
+
+        Two numbers are the ends of a ladder whose steps are about threefold.
+        """
+        if len(self.n_examples) != 2:
+            return self.n_examples
+        low, high = self.n_examples
+        rungs = [low]
+        while rungs[-1] * 3 < high:
+            rungs.append(rungs[-1] * 3)
+        return (*rungs, high) if high > rungs[-1] else tuple(rungs)
+
+
+class EngineConfig(Frozen):
+    """How evaluations use the machine."""
+
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda or mps.")
+    ] = "auto"
+    threads: Annotated[int | None, Field(gt=0, le=1024, description="CPU threads.")] = None
+    cache_bytes: Annotated[int, Field(gt=0, description="Most bytes of merged layers kept.")] = (
+        4 * 2**30
+    )
+    max_length: Annotated[
+        int | None, Field(gt=8, description="Longest input in tokens; the model's own if absent.")
+    ] = None
+
+
+class Config(Frozen):
+    """The whole config."""
+
+    family: FamilyConfig
+    remove: Annotated[
+        int | float, Field(ge=0, description="Layers to cut, or a share of them below 1.")
+    ]
+    merge: Annotated[
+        tuple[str, ...], Field(description="Merge methods the search may use; may be empty.")
+    ] = ("task_arithmetic",)
+    keep: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")
+    ] = ()
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1, description="What is measured.")]
+    examples: ExamplesConfig = ExamplesConfig()
+    search: Annotated[PluginConfig, Field(description="How candidates are proposed.")] = (
+        PluginConfig(name="evolution")
+    )
+    workers: Annotated[PluginConfig, Field(description="Where evaluations run.")] = PluginConfig(
+        name="local"
+    )
+    budget: BudgetConfig = BudgetConfig()
+    engine: EngineConfig = EngineConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Of every random draw.")] = 0
+
+    @field_validator("merge", "keep", "tasks", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("merge")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in METHODS:
+                raise ValueError(unknown("merge method", name, METHODS))
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("search", "workers", mode="before")
+    @classmethod
+    def _plugin_in_short(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("search")
+    @classmethod
+    def _known_searcher(cls, value: PluginConfig) -> PluginConfig:
+        return _checked_plugin(SEARCHERS, value)
+
+    @field_validator("workers")
+    @classmethod
+    def _known_workers(cls, value: PluginConfig) -> PluginConfig:
+        return _checked_plugin(WORKERS, value)
+
+    @model_validator(mode="after")
+    def _members_named(self) -> "Config":
+        names = [BASE, *self.family.variants]
+        seen: set[str] = set()
+        for index, task in enumerate(self.tasks):
+            if task.metric == "divergence" and task.member is None:
+                raise ValueError(
+                    f"tasks[{index}]: metric divergence needs 'member', one of {', '.join(names)}"
+                )
+            if task.member is not None and task.member not in names:
+                raise ValueError(f"tasks[{index}].member: {unknown('member', task.member, names)}")
+            if task.name in seen:
+                raise ValueError(f"tasks[{index}].name: {task.name!r} stands twice")
+            seen.add(task.name)
+        return self
+
+    def n_removed(self, n_layers: int) -> int:
+        """How many layers to cut of a model with `n_layers`.
+
+        Raises:
+            ConfigError: Nothing would be left, or what must be kept does not exist or leave enough.
+        """
+        share = isinstance(self.remove, float)
+        if share and self.remove >= 1:
+            raise ConfigError(
+                f"remove: {self.remove} is neither a whole number of layers nor a share below 1"
+            )
+        count = round(self.remove * n_layers) if share else int(self.remove)
+        missing = [layer for layer in self.keep if layer >= n_layers]
+        if missing:
+            raise ConfigError(
+                f"keep: layer {missing[0]} does not exist; the last is {n_layers - 1}"
+            )
+        room = n_layers - max(1, len(set(self.keep)))
+        if count > room:
+            raise ConfigError(
+                f"remove: {count} of {n_layers} layers can't be cut; at most {room} here"
+            )
+        return count
+
+
+def load_config(path: Path) -> Config:
+    """Read a ``tailor.yaml``.
+
+    Paths in it that are relative to its folder come out absolute.
+
+    Raises:
+        ConfigError: Every fault of the file, a sentence each with the file and the key.
+    """
+    plain = read_yaml(path)
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: a config is a mapping with 'family', 'remove' and 'tasks'")
+    try:
+        config = Config.model_validate(plain)
+    except ValidationError as fault:
+        raise ConfigError([_sentence(path, plain, error) for error in fault.errors()]) from None
+    return _anchored(config, path.resolve().parent)
+
+
+def _member_in_short(value: object) -> object:
+    if isinstance(value, Mapping) and "adapter" in value:  # {adapter: path, strength: 0.5}
+        return {"path": value["adapter"], **{k: v for k, v in value.items() if k != "adapter"}}
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _checked_plugin(registry: Registry, plugin: PluginConfig) -> PluginConfig:
+    faults = registry.faults(plugin.name, plugin.options)
+    if faults:
+        raise ValueError("; ".join(faults))
+    return plugin
+
+
+def _sentence(path: Path, plain: Mapping[str, Any], error: Any) -> str:
+    """One pydantic error as a sentence that names the file and the key."""
+    location = [str(item) for item in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        return f"{path}: {key}: {unknown('key', location[-1], known)}"
+    if error["type"] == "missing":
+        return f"{path}: {key}: is missing"
+    told = str(error["msg"]).removeprefix("Value error, ")
+    told = told[0].lower() + told[1:] if told[1:2].islower() else told
+    given = error.get("input")
+    shown = isinstance(given, str | int | float | bool) or given is None
+    shown = shown and error["type"] != "value_error"
+    head = f"{path}: {key}: " if key else f"{path}: "
+    return f"{head}{told}, not {given!r}" if shown else f"{head}{told}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys of the section at a location of the config."""
+    model: type[BaseModel] = Config
+    sections: dict[str, type[BaseModel]] = {
+        "family": FamilyConfig,
+        "base": MemberConfig,
+        "variants": MemberConfig,
+        "tasks": TaskConfig,
+        "examples": ExamplesConfig,
+        "search": PluginConfig,
+        "workers": PluginConfig,
+        "budget": BudgetConfig,
+        "engine": EngineConfig,
+    }
+    for item in location:
+        model = sections.get(str(item), model)
+    return list(model.model_fields)
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """Make the paths that exist beside the config absolute."""
+
+    def place(text: str | None) -> str | None:
+        if text is None or text.startswith("package://"):
+            return text
+        local = text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml", ".gguf"))
+        target = folder / Path(text).expanduser()
+        return str(target.resolve()) if local or target.exists() else text
+
+    def member(item: MemberConfig) -> MemberConfig:
+        return item.model_copy(update={"path": place(item.path), "base": place(item.base)})
+
+    variants = {name: member(item) for name, item in config.family.variants.items()}
+    family = config.family.model_copy(
+        update={"base": member(config.family.base), "variants": variants}
+    )
+    tasks = tuple(
+        task.model_copy(update={"name": place(task.name), "report_task": place(task.report_task)})
+        for task in config.tasks
+    )
+    return config.model_copy(update={"family": family, "tasks": tasks})

@@ -1,0 +1,331 @@
+"""Run tailorings on packed batches, sharing all the work that can be shared.
+
+Candidates asked together are walked depth first along their prefix trie, layer by layer over all
+batches at once: each shared layer runs once, each merged layer is needed at one time only, and one
+hidden state is kept for each branching. Logits are made only where something is predicted. Knows
+nothing of tasks: it tells how likely each wanted token is.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptailor.engine.batches import Batch
+from gptailor.engine.layers import LayerCache
+from gptailor.engine.prefix import Node, prefix_trie
+from gptailor.engine.skeleton import Inputs, Skeleton
+from gptailor.family import Family
+from gptailor.tailoring import Tailoring
+from gptailor.tasks.divergence import Teacher, compact, divergence
+
+__all__ = ["Engine", "Result", "Targets"]
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+_HEAD_BYTES = 64 * 2**20  # float32 logits made at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What was found at the targets of one batch, in the batch's order.
+
+    Args:
+        logprob: Log-probability of the target token in nats, float32 (M,).
+        greedy: Whether the target is the most likely token, bool (M,).
+        divergence: Kullback-Leibler divergence from the teacher in nats, float32 (M,); None
+            without a teacher.
+    """
+
+    logprob: Tensor
+    greedy: Tensor
+    divergence: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What came of one tailoring.
+
+    Args:
+        targets: One for each batch; None if it could not be scored.
+        failure: Why it could not be scored.
+        layer_tokens: Tokens times layers run for it; what candidates share is divided evenly.
+    """
+
+    targets: tuple[Targets, ...] | None
+    failure: str | None
+    layer_tokens: float
+
+
+class Engine:
+    """Score tailorings of one family without building models.
+
+    Args:
+        family: The members, in memory.
+        device: Where layers run.
+        cache_bytes: Most bytes of merged layers kept.
+        state_bytes: Most bytes of hidden states at one level of the trie; more batches than fit
+            are run one block after the other.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        device: str | torch.device = "cpu",
+        cache_bytes: int = 4 * GIB,
+        state_bytes: int = GIB // 4,
+    ) -> None:
+        self.family = family
+        self.device = torch.device(device)
+        self._skeleton = Skeleton(family, self.device)
+        self._layers = LayerCache(family, self._skeleton.templates, cache_bytes)
+        self._state_bytes = state_bytes
+
+    @torch.inference_mode()
+    def run(
+        self,
+        tailorings: Sequence[Tailoring],
+        batches: Sequence[Batch],
+        teachers: Sequence[Teacher] | None = None,
+    ) -> list[Result]:
+        """Score every tailoring on every batch.
+
+        Args:
+            tailorings: Candidates; those that start alike share the work of their common prefix.
+            batches: Packed passages.
+            teachers: For each batch, what a member predicts at its targets; with it, divergences
+                are told.
+
+        Returns:
+            One result a tailoring, in order. A candidate that can't be scored does not harm others.
+        """
+        runs = [_Run(len(batches)) for _ in tailorings]
+        start = 0
+        for block in self._blocks(batches):
+            taught = None if teachers is None else teachers[start : start + len(block)]
+            self._run_block(tailorings, runs, block, taught, start)
+            start += len(block)
+        return [run.result() for run in runs]
+
+    @torch.inference_mode()
+    def teach(self, tailoring: Tailoring, batches: Sequence[Batch]) -> list[Teacher]:
+        """What a model predicts at every target, in the compact form that divergences need."""
+        taught = []
+        for batch in batches:
+            hidden = self._forward(tailoring, batch)
+            logits = self._skeleton.logits(tailoring, hidden)
+            taught.append(compact(logits[batch.target_place]))
+        return taught
+
+    def _forward(self, tailoring: Tailoring, batch: Batch) -> Tensor:
+        """The hidden states after the last layer where something is predicted, (G, H)."""
+        inputs = self._skeleton.inputs(tailoring, batch)
+        hidden = inputs.hidden
+        for spec in tailoring.layers:
+            hidden = self._layers.get(spec)(hidden, **inputs.arguments[spec.position])
+        return _gathered(hidden, batch)
+
+    def _blocks(self, batches: Sequence[Batch]) -> list[list[Batch]]:
+        """Batches in order, as many at a time as `state_bytes` allows."""
+        width = self.family.config.hidden_size * self.family.dtype.itemsize
+        blocks: list[list[Batch]] = []
+        room = 0
+        for batch in batches:
+            need = batch.n_tokens * width
+            if not blocks or need > room:
+                blocks.append([])
+                room = self._state_bytes
+            blocks[-1].append(batch)
+            room -= need
+        return blocks
+
+    def _run_block(
+        self,
+        tailorings: Sequence[Tailoring],
+        runs: list["_Run"],
+        block: list[Batch],
+        teachers: Sequence[Teacher] | None,
+        start: int,
+    ) -> None:
+        """Run a block; with too little memory, batch by batch, then in halves of a batch."""
+        try:
+            walk = _Walk(self, tailorings, block, teachers)
+            for root in prefix_trie(tailorings):
+                walk.begin(root)
+        except (RuntimeError, MemoryError) as fault:
+            if not _out_of_memory(fault):
+                raise
+            logger.warning("out of memory on %d batches; trying smaller ones", len(block))
+        else:
+            for index, run in enumerate(runs):
+                run.add(start, walk.found[index], walk.layer_tokens[index], walk.failures[index])
+            return
+        if len(block) > 1:
+            for place, batch in enumerate(block):
+                taught = None if teachers is None else teachers[place : place + 1]
+                self._run_block(tailorings, runs, [batch], taught, start + place)
+            return
+        self._run_apart(tailorings, runs, block[0], teachers, start)
+
+    def _run_apart(
+        self,
+        tailorings: Sequence[Tailoring],
+        runs: list["_Run"],
+        batch: Batch,
+        teachers: Sequence[Teacher] | None,
+        start: int,
+    ) -> None:
+        """Run the halves of a batch that was too large, and put the targets together again."""
+        halves = batch.split()
+        if len(halves) == 1 or teachers is not None:
+            for run in runs:
+                run.fail(f"out of memory on one batch of {batch.n_tokens} tokens")
+            return
+        parts = [self.run(tailorings, [half]) for half in halves]
+        for index, run in enumerate(runs):
+            results = [part[index] for part in parts]
+            cost = sum(result.layer_tokens for result in results)
+            failure = next((result.failure for result in results if result.failure), None)
+            if failure is not None:
+                run.add(start, [], cost, failure)
+                continue
+            targets = [result.targets[0] for result in results if result.targets]
+            joined = Targets(
+                torch.cat([part.logprob for part in targets]),
+                torch.cat([part.greedy for part in targets]),
+            )
+            run.add(start, [joined], cost, None)
+
+    def score(
+        self, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
+    ) -> Targets:
+        """Turn gathered hidden states, (G, H), into what is wanted at the batch's targets."""
+        vocabulary = self.family.config.vocab_size
+        step = max(1, _HEAD_BYTES // (4 * vocabulary))
+        places, tokens = batch.target_place.to(self.device), batch.target_token.to(self.device)
+        logprob = torch.empty(len(places), dtype=torch.float32, device=self.device)
+        greedy = torch.empty(len(places), dtype=torch.bool, device=self.device)
+        apart = torch.empty_like(logprob) if teacher is not None else None
+        for low in range(0, len(hidden), step):
+            logits = self._skeleton.logits(tailoring, hidden[low : low + step]).float()
+            here = ((places >= low) & (places < low + step)).nonzero()[:, 0]
+            rows, wanted = places[here] - low, tokens[here]
+            logprob[here] = logits[rows, wanted] - logits.logsumexp(dim=-1)[rows]
+            greedy[here] = logits.argmax(dim=-1)[rows] == wanted
+            if apart is not None and teacher is not None:
+                apart[here] = divergence(teacher.rows(here), logits[rows])
+        return Targets(logprob.cpu(), greedy.cpu(), None if apart is None else apart.cpu())
+
+    def explain(self, tailoring: Tailoring, batch: Batch) -> str:
+        """Name the first layer after which a hidden state is not finite."""
+        inputs = self._skeleton.inputs(tailoring, batch)
+        hidden = inputs.hidden
+        for index, spec in enumerate(tailoring.layers):
+            hidden = self._layers.get(spec)(hidden, **inputs.arguments[spec.position])
+            if not bool(hidden.isfinite().all()):
+                return f"non-finite hidden states after layer {index} ({spec})"
+        return "non-finite log-probabilities after the head"
+
+
+class _Walk:
+    """One depth-first walk along the trie over one block of batches."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tailorings: Sequence[Tailoring],
+        block: Sequence[Batch],
+        teachers: Sequence[Teacher] | None,
+    ) -> None:
+        self._engine, self._tailorings, self._block = engine, tailorings, block
+        self._teachers = teachers
+        self._n_tokens = sum(batch.n_tokens for batch in block)
+        self._inputs: list[Inputs] = []
+        self.found: list[list[Targets]] = [[] for _ in tailorings]
+        self.failures: list[str | None] = [None for _ in tailorings]
+        self.layer_tokens = [0.0 for _ in tailorings]
+
+    def begin(self, root: Node) -> None:
+        """Embed the block and walk everything below this embedding."""
+        first = self._tailorings[_any_leaf(root)]
+        self._inputs = [self._engine._skeleton.inputs(first, batch) for batch in self._block]
+        self._visit(root, [inputs.hidden for inputs in self._inputs])
+
+    def _visit(self, node: Node, states: list[Tensor]) -> list[int]:
+        """Score what ends here, run what follows; the indices of all leaves below."""
+        below = list(node.leaves)
+        for leaf in node.leaves:
+            self._score(leaf, states)
+        children = list(node.children.values())
+        for child in children:
+            last = child is children[-1]
+            leaves = self._visit(child, self._step(child, states, in_place=last))
+            for leaf in leaves:
+                self.layer_tokens[leaf] += self._n_tokens / child.n_leaves
+            below += leaves
+        return below
+
+    def _step(self, node: Node, states: list[Tensor], *, in_place: bool) -> list[Tensor]:
+        """Run one layer on every batch; reuse the list where nobody needs the old states."""
+        layer = self._engine._layers.get(node.spec)
+        result = states if in_place else list(states)
+        for index, inputs in enumerate(self._inputs):
+            out = layer(states[index], **inputs.arguments[node.spec.position])
+            result[index] = out if isinstance(out, Tensor) else out[0]
+        return result
+
+    def _score(self, leaf: int, states: Sequence[Tensor]) -> None:
+        tailoring = self._tailorings[leaf]
+        for index, (batch, hidden) in enumerate(zip(self._block, states, strict=True)):
+            teacher = None if self._teachers is None else self._teachers[index]
+            targets = self._engine.score(tailoring, _gathered(hidden, batch), batch, teacher)
+            if not bool(targets.logprob.isfinite().all()):
+                why = self._engine.explain(tailoring, batch)
+                self.failures[leaf] = f"{why}, in batch {index}"
+                return
+            self.found[leaf].append(targets)
+
+
+class _Run:
+    """Gathers what is found for one tailoring, block by block."""
+
+    def __init__(self, n_batches: int) -> None:
+        self._targets: list[Targets | None] = [None] * n_batches
+        self._failure: str | None = None
+        self._layer_tokens = 0.0
+
+    def add(self, start: int, found: Sequence[Targets], cost: float, failure: str | None) -> None:
+        self._targets[start : start + len(found)] = found
+        self._layer_tokens += cost
+        self.fail(failure)
+
+    def fail(self, failure: str | None) -> None:
+        self._failure = self._failure or failure
+
+    def result(self) -> Result:
+        if self._failure is not None:
+            return Result(None, self._failure, self._layer_tokens)
+        targets = tuple(targets for targets in self._targets if targets is not None)
+        assert len(targets) == len(self._targets), "a batch was not run"
+        return Result(targets, None, self._layer_tokens)
+
+
+def _gathered(hidden: Tensor, batch: Batch) -> Tensor:
+    """(B, T, H) -> (G, H), where something is predicted."""
+    return hidden.flatten(0, 1)[batch.gather.to(hidden.device)]
+
+
+def _any_leaf(node: Node) -> int:
+    while not node.leaves:
+        node = next(iter(node.children.values()))
+    return node.leaves[0]
+
+
+def _out_of_memory(fault: BaseException) -> bool:
+    if isinstance(fault, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(fault) or "not enough memory" in str(fault)

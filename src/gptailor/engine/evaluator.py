@@ -1,0 +1,218 @@
+"""Engine x tasks -> Scores: jobs in, per-example numbers out.
+
+Batches depend on the tasks and the number of examples alone, never on the candidates; going from n
+to 3n examples runs only the 2n new ones; and the chunks in which examples are batched are fixed by
+the rungs, so that a candidate's scores are the same to the bit however they were reached. Knows
+nothing of searching or of records.
+"""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gptailor.engine.batches import Batch, pack
+from gptailor.engine.engine import Engine, Targets
+from gptailor.tailoring import Tailoring
+from gptailor.tasks.divergence import Teacher
+from gptailor.tasks.task import Outcome, Passage, Task
+from gptailor.trial import Measurement, Scores
+
+__all__ = ["Evaluation", "Evaluator", "Job"]
+
+_DIGITS = 6  # numbers are rounded when made, so that a record reads back equal
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One evaluation wanted.
+
+    Args:
+        tailoring: The candidate.
+        n_examples: Examples of each task; all there are if a task has fewer.
+        part: ``search``, ``choose`` or ``report``.
+        known: Scores of the same tailoring on fewer examples of the same part; only the others
+            are run.
+    """
+
+    tailoring: Tailoring
+    n_examples: int
+    part: str = "search"
+    known: Scores | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What came of a job: scores, or the reason why there are none.
+
+    Args:
+        scores: Every metric of every task; None if it failed.
+        failure: Why it failed.
+        seconds: Its share of the wall-clock time.
+        layer_tokens: Its share of the tokens times layers that were run.
+    """
+
+    scores: Scores | None
+    failure: str | None
+    seconds: float
+    layer_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chunk:
+    """Some examples of each task, packed."""
+
+    passages: tuple[Passage, ...]
+    owners: tuple[tuple[str, int, int], ...]  # passage -> (task, example, its place in the example)
+    batches: tuple[Batch, ...]
+    teachers: tuple[Teacher, ...] | None
+
+
+class Evaluator:
+    """Score candidates on tasks.
+
+    Args:
+        engine: Runs the models.
+        tasks: Part (``search``, ``choose``, ``report``) to the tasks with that part's examples.
+        rungs: Numbers of examples at which the search looks; chunks never cross them.
+        teachers: Task to the member from whose predictions its divergence is measured.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tasks: Mapping[str, Sequence[Task]],
+        *,
+        rungs: Sequence[int] = (),
+        teachers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.engine = engine
+        self._tasks = {part: {task.name: task for task in given} for part, given in tasks.items()}
+        self._rungs = tuple(sorted(rungs))
+        self._teachers = dict(teachers or {})
+        self._chunks: dict[tuple[str, int, int], tuple[_Chunk, ...]] = {}
+
+    def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
+        """Score every job; those on the same examples are run together.
+
+        Returns:
+            One evaluation a job, in order.
+        """
+        done: dict[int, Evaluation] = {}
+        groups: dict[tuple[str, int, int], list[int]] = {}
+        for index, job in enumerate(jobs):
+            known = 0 if job.known is None else job.known.n_examples
+            groups.setdefault((job.part, known, job.n_examples), []).append(index)
+        for (part, known, n_examples), members in groups.items():
+            group = [jobs[index] for index in members]
+            evaluations = self._evaluate_group(part, known, n_examples, group)
+            done |= dict(zip(members, evaluations, strict=True))
+        return [done[index] for index in range(len(jobs))]
+
+    def tokens(self, part: str, known: int, n_examples: int) -> int:
+        """Tokens that one candidate runs through each of its layers, padding counted."""
+        chunks = self._chunks_between(part, known, n_examples)
+        return sum(batch.n_tokens for chunk in chunks for batch in chunk.batches)
+
+    def _evaluate_group(
+        self, part: str, known: int, n_examples: int, jobs: Sequence[Job]
+    ) -> list[Evaluation]:
+        started = time.perf_counter()
+        outcomes: list[dict[tuple[str, int], dict[int, list[Outcome]]]] = [{} for _ in jobs]
+        failures: list[str | None] = [None for _ in jobs]
+        costs = [0.0 for _ in jobs]
+        for chunk in self._chunks_between(part, known, n_examples):
+            tailorings = [job.tailoring for job in jobs]
+            results = self.engine.run(tailorings, chunk.batches, chunk.teachers)
+            for index, result in enumerate(results):
+                costs[index] += result.layer_tokens
+                failures[index] = failures[index] or result.failure
+                if result.targets is not None:
+                    _collect(chunk, result.targets, outcomes[index])
+        scores = [
+            self._scores(part, job, found) if failure is None else None
+            for job, found, failure in zip(jobs, outcomes, failures, strict=True)
+        ]
+        seconds = (time.perf_counter() - started) / len(jobs)
+        return [
+            Evaluation(score, failure, seconds, round(cost))
+            for score, failure, cost in zip(scores, failures, costs, strict=True)
+        ]
+
+    def _scores(
+        self, part: str, job: Job, outcomes: Mapping[tuple[str, int], Mapping[int, list[Outcome]]]
+    ) -> Scores:
+        """Put the new examples' numbers behind the known ones."""
+        scored: dict[str, dict[str, Measurement]] = {}
+        for name, task in self._tasks[part].items():
+            known = {} if job.known is None else job.known.tasks[name]
+            values = {metric: list(measured.values) for metric, measured in known.items()}
+            n_known = max((len(numbers) for numbers in values.values()), default=0)
+            total = min(job.n_examples, task.n_examples)
+            for example in range(n_known, total):
+                found = outcomes[name, example]
+                measured_now = task.measure(example, [found[place] for place in sorted(found)])
+                for metric, number in measured_now.items():
+                    values.setdefault(metric, []).append(round(float(number), _DIGITS))
+            scored[name] = {
+                metric: Measurement(metric, tuple(numbers), task.weights(metric, total))
+                for metric, numbers in values.items()
+            }
+        return Scores(scored)
+
+    def _chunks_between(self, part: str, known: int, n_examples: int) -> list[_Chunk]:
+        edges = [known, *(rung for rung in self._rungs if known < rung < n_examples), n_examples]
+        chunks: list[_Chunk] = []
+        for low, high in itertools.pairwise(edges):
+            key = (part, low, high)
+            if key not in self._chunks:
+                self._chunks[key] = self._make_chunks(part, low, high)
+            chunks += self._chunks[key]
+        return chunks
+
+    def _make_chunks(self, part: str, low: int, high: int) -> tuple[_Chunk, ...]:
+        """Batch the examples from `low` to `high`; tasks with the same teacher share batches."""
+        by_teacher: dict[str | None, list[tuple[str, int, int]]] = {}
+        passages: dict[str | None, list[Passage]] = {}
+        for name, task in self._tasks[part].items():
+            teacher = self._teachers.get(name)
+            for example in range(min(low, task.n_examples), min(high, task.n_examples)):
+                for place, passage in enumerate(task.passages(example)):
+                    by_teacher.setdefault(teacher, []).append((name, example, place))
+                    passages.setdefault(teacher, []).append(passage)
+        chunks = []
+        for teacher, owners in by_teacher.items():
+            batches = pack(passages[teacher])
+            taught = None if teacher is None else tuple(self._teach(teacher, batches))
+            chunks.append(_Chunk(tuple(passages[teacher]), tuple(owners), batches, taught))
+        return tuple(chunks)
+
+    def _teach(self, member: str, batches: Sequence[Batch]) -> list[Teacher]:
+        whole = Tailoring.whole(member, self.engine.family.n_layers)
+        return self.engine.teach(whole, batches)
+
+
+def _collect(
+    chunk: _Chunk,
+    targets: Sequence[Targets],
+    outcomes: dict[tuple[str, int], dict[int, list[Outcome]]],
+) -> None:
+    """Add up the targets of each continuation and file them under task and example."""
+    for batch, found in zip(chunk.batches, targets, strict=True):
+        n = len(batch.spans)
+        logprob = torch.zeros(n, dtype=torch.float64)
+        logprob.index_add_(0, batch.target_span, found.logprob.double())
+        count = torch.bincount(batch.target_span, minlength=n).tolist()
+        missed = torch.zeros(n, dtype=torch.int64)
+        missed.index_add_(0, batch.target_span, (~found.greedy).long())
+        apart: list[float] | list[None] = [None] * n
+        if found.divergence is not None:
+            total = torch.zeros(n, dtype=torch.float64)
+            apart = total.index_add_(0, batch.target_span, found.divergence.double()).tolist()
+        sums, misses = logprob.tolist(), missed.tolist()
+        for span, (passage, _) in enumerate(batch.spans):
+            task, example, place = chunk.owners[batch.numbers[passage]]
+            outcome = Outcome(sums[span], misses[span] == 0, count[span], apart[span])
+            outcomes.setdefault((task, example), {}).setdefault(place, []).append(outcome)

@@ -1,0 +1,218 @@
+"""The family's Hugging Face model without its layers: embedding, masks, rotary, norm and head.
+
+The model's own forward does the work, so that scalings, soft-caps, rotary embeddings and masks stay
+what Hugging Face made them: `Tap` modules stand where the layers were and note what each layer is
+called with; a `Replay` hands hidden states to the norm and the head. Knows the family; knows
+nothing of candidates' layers.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptailor.engine.batches import Batch
+from gptailor.errors import FamilyError
+from gptailor.family import Family, layers_path
+from gptailor.merge import merge_layer
+from gptailor.tailoring import LayerSpec, Tailoring
+
+__all__ = ["Inputs", "Skeleton"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What the layers are called with for one batch.
+
+    Args:
+        hidden: The embedded tokens, (B, T, H) in the family's dtype.
+        arguments: By position in the original model: the layer's keyword arguments.
+    """
+
+    hidden: Tensor
+    arguments: tuple[Mapping[str, Any], ...]
+
+
+class _Stop(Exception):  # not an error: the last layer was reached
+    """Ends a forward when every layer's arguments are known."""
+
+
+class _Tap(nn.Module):
+    """Stands for a layer and notes what it is called with."""
+
+    def __init__(self, calls: list[tuple[Tensor, dict[str, Any]]], last: bool) -> None:
+        super().__init__()
+        self._calls, self._last = calls, last
+
+    def forward(self, hidden: Tensor, **arguments: Any) -> Tensor:
+        """Note the call; hand the hidden state on, or stop after the last layer."""
+        self._calls.append((hidden, arguments))
+        if self._last:
+            raise _Stop
+        return hidden
+
+
+class _Replay(nn.Module):
+    """Stands for all the layers and gives their result, whatever goes in."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self._hidden = hidden
+
+    def forward(self, hidden: Tensor, **arguments: Any) -> Tensor:
+        """Give the hidden states back that stand for the last layer's."""
+        return self._hidden
+
+
+class Skeleton:
+    """Embed batches, and turn hidden states into logits, for any choice of parts.
+
+    Args:
+        family: Where the weights are.
+        device: Where to run.
+    """
+
+    def __init__(self, family: Family, device: torch.device) -> None:
+        model = family.skeleton()
+        path = layers_path(model)
+        self._parent, _, self._name = path.rpartition(".")
+        layers = model.get_submodule(path)
+        assert isinstance(layers, nn.ModuleList)
+        self.templates: tuple[nn.Module, ...] = tuple(layers)
+        setattr(model.get_submodule(self._parent), self._name, nn.ModuleList())
+        self._bare = model
+        self._family = family
+        self._device = device
+        self._models: dict[tuple[LayerSpec, ...], Any] = {}
+        self._allowed: dict[int, tuple[Tensor, ...]] = {}
+
+    def inputs(self, tailoring: Tailoring, batch: Batch) -> Inputs:
+        """Embed a batch and find out what each original layer would be called with.
+
+        Raises:
+            FamilyError: The architecture calls its layers in a way that can't be packed.
+        """
+        model = self._model(tailoring)
+        tokens, positions = batch.tokens.to(self._device), batch.positions.to(self._device)
+        calls = self._calls(model, tokens, positions)
+        masks = self._masks(model, batch)
+        arguments = tuple(
+            {**arguments, "attention_mask": mask}
+            for (_, arguments), mask in zip(calls, masks, strict=True)
+        )
+        return Inputs(calls[0][0], arguments)
+
+    def logits(self, tailoring: Tailoring, hidden: Tensor) -> Tensor:
+        """Norm and project hidden states: (M, H) -> (M, V), in the family's dtype."""
+        model = self._model(tailoring)
+        self._place(model, [_Replay(hidden[None])])
+        positions = torch.zeros(1, len(hidden), dtype=torch.int64, device=self._device)
+        mask = torch.zeros(1, 1, 1, 1, dtype=hidden.dtype, device=self._device)  # nobody looks
+        out = model(
+            inputs_embeds=hidden[None],
+            position_ids=positions,
+            attention_mask=self._any_mask(model, mask),
+            use_cache=False,
+        )
+        logits: Tensor = out.logits[0]
+        return logits
+
+    def _any_mask(self, model: Any, mask: Tensor) -> Any:
+        kinds = model.config.to_dict().get("layer_types")
+        return dict.fromkeys(kinds, mask) if kinds else mask
+
+    def _model(self, tailoring: Tailoring) -> Any:
+        """The model without layers whose parts are those of the tailoring; made once."""
+        parts = tailoring.parts
+        key = tuple(parts.values())
+        if key not in self._models:
+            state: dict[str, Tensor] = {}
+            for part, spec in parts.items():
+                state |= self._part(part, spec)
+            model = copy.deepcopy(self._bare)
+            model.load_state_dict(state, strict=False, assign=True)
+            model.tie_weights()
+            left = [name for name, tensor in model.named_parameters() if tensor.is_meta]
+            assert not left, f"no weights for {left}"
+            self._models[key] = model.to(self._device)
+        return self._models[key]
+
+    def _part(self, part: str, spec: LayerSpec) -> dict[str, Tensor]:
+        sources = [self._family.part(part, source.member) for source in spec.sources]
+        base = None if spec.base is None else self._family.part(part, spec.base.member)
+        return merge_layer(spec, sources, base, self._family.dtype)
+
+    def _place(self, model: Any, layers: list[nn.Module]) -> None:
+        setattr(model.get_submodule(self._parent), self._name, nn.ModuleList(layers))
+
+    def _calls(
+        self, model: Any, tokens: Tensor, positions: Tensor | None
+    ) -> list[tuple[Tensor, dict[str, Any]]]:
+        calls: list[tuple[Tensor, dict[str, Any]]] = []
+        n_layers = len(self.templates)
+        self._place(model, [_Tap(calls, last=layer == n_layers - 1) for layer in range(n_layers)])
+        try:
+            model.base_model(input_ids=tokens, position_ids=positions, use_cache=False)
+        except _Stop:
+            return calls
+        except TypeError as fault:
+            raise FamilyError(
+                f"{type(model).__name__} calls its layers in a way that can't be shared ({fault}); "
+                "this architecture is not supported"
+            ) from fault
+        raise FamilyError(
+            f"{type(model).__name__} does not run all its layers; it is not supported"
+        )
+
+    def _masks(self, model: Any, batch: Batch) -> list[Tensor]:
+        """The additive mask of each original layer, (B, 1, T, T) in the family's dtype.
+
+        A layer's own pattern (full, sliding, chunked) is read off what the model itself makes for
+        one plain sequence, and looked up by the tokens' positions.
+        """
+        length = int(batch.positions.max()) + 1
+        allowed = self._patterns(model, length)
+        visible = batch.visible().to(self._device)
+        eye = torch.eye(visible.shape[-1], dtype=torch.bool, device=self._device)
+        rows, columns = batch.positions[:, :, None], batch.positions[:, None, :]
+        dtype = self._family.dtype
+        made: dict[int, Tensor] = {}
+        masks = []
+        for pattern in allowed:
+            if id(pattern) not in made:
+                seen = (visible & pattern[rows, columns].to(self._device)) | eye
+                mask = torch.zeros(seen.shape, dtype=dtype, device=self._device)
+                made[id(pattern)] = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+            masks.append(made[id(pattern)])
+        return masks
+
+    def _patterns(self, model: Any, length: int) -> tuple[Tensor, ...]:
+        """For each original layer, who sees whom in a plain sequence: bool (L, L), shared."""
+        room = 1 << max(6, (length - 1).bit_length())  # a few sizes serve all batches
+        if room in self._allowed:
+            return self._allowed[room]
+        chosen = model.config._attn_implementation
+        model.set_attn_implementation("eager")  # the one that always makes its masks
+        tokens = torch.zeros(1, room, dtype=torch.int64, device=self._device)
+        calls = self._calls(model, tokens, None)
+        model.set_attn_implementation(chosen)
+        distinct: list[Tensor] = []
+        patterns = []
+        for _, arguments in calls:
+            pattern = _as_pattern(arguments.get("attention_mask"), room)
+            same = next((other for other in distinct if torch.equal(other, pattern)), None)
+            if same is None:
+                distinct.append(pattern)
+            patterns.append(pattern if same is None else same)
+        self._allowed[room] = tuple(patterns)
+        return self._allowed[room]
+
+
+def _as_pattern(mask: Tensor | None, length: int) -> Tensor:
+    if mask is None:
+        return torch.ones(length, length, dtype=torch.bool).tril()
+    plain = mask[0, 0].cpu()
+    return plain if plain.dtype == torch.bool else plain >= 0
