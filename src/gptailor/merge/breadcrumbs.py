@@ -1,0 +1,41 @@
+"""Breadcrumbs: differences without their smallest and largest entries. Knows one formula."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gptailor.merge.differences import differences, keep_only_, largest, total
+from gptailor.merge.method import merge_method
+
+__all__ = ["breadcrumbs"]
+
+
+@merge_method("breadcrumbs")
+def breadcrumbs(
+    tensors: Sequence[Tensor], base: Tensor, *, density: float, gamma: float, scale: float
+) -> Tensor:
+    """Add the scaled sum of differences without outliers and without the smallest entries.
+
+    Of the n entries of each difference, by magnitude: the ``int(gamma * n)`` largest are dropped,
+    the next ``int(density * n)`` are kept, the rest is dropped; where both do not fit in n, fewer
+    of the largest are dropped. ``base + scale * sum``. Davari and Belilovsky 2023,
+    https://arxiv.org/abs/2312.06795.
+
+    Args:
+        tensors: One per source, each of ``base.shape``, float32.
+        base: The same weight in the base, float32.
+        density: Fraction of entries kept; 0 gives the base back.
+        gamma: Fraction of entries dropped as outliers.
+        scale: Dimensionless; 0 gives the base back.
+
+    Returns:
+        A new float32 tensor of ``base.shape``; the inputs are untouched.
+    """
+    n_entries = base.numel()
+    n_kept = int(density * n_entries)
+    n_outliers = min(int(gamma * n_entries), n_entries - n_kept)
+    crumbs = [
+        keep_only_(each, largest(each, n_outliers + n_kept) & ~largest(each, n_outliers))
+        for each in differences(tensors, base)
+    ]
+    return base + scale * total(crumbs)

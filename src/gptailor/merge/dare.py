@@ -1,0 +1,72 @@
+"""DARE: drop entries of the differences at random and rescale the rest. Knows two formulas."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gptailor.merge.differences import keep_agreeing_, keep_only_, total
+from gptailor.merge.method import merge_method
+
+__all__ = ["dare_linear", "dare_ties"]
+
+
+@merge_method("dare_linear")
+def dare_linear(
+    tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: float, seed: int
+) -> Tensor:
+    """Add the scaled sum of differences of which a random share is kept.
+
+    Each entry of each difference is kept with probability `density` and divided by it, else 0;
+    ``base + scale * sum``. Yu et al. 2024, https://arxiv.org/abs/2311.03099.
+
+    *Differs from mergekit:* rescaled by 1 / density as in the paper, where mergekit 0.1.5 restores
+    each difference's sum of magnitudes; and drawn from a generator of its own on the CPU, so that
+    every device keeps the same entries.
+
+    Args:
+        tensors: One per source, each of ``base.shape``, float32; masks are drawn in their order.
+        base: The same weight in the base, float32.
+        density: Probability that an entry is kept; 0 gives the base back.
+        scale: Dimensionless; 0 gives the base back.
+        seed: Of the generator that the masks are drawn from.
+
+    Returns:
+        A new float32 tensor of ``base.shape``; the inputs are untouched.
+    """
+    return base + scale * total(_sampled(tensors, base, density=density, seed=seed))
+
+
+@merge_method("dare_ties")
+def dare_ties(
+    tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: float, seed: int
+) -> Tensor:
+    """Add those of DARE's kept and rescaled differences that agree in sign.
+
+    As `dare_linear`, but of the kept entries only those with the sign of their sum (plus where they
+    cancel) are added; the sum is not averaged. Yu et al. 2024, https://arxiv.org/abs/2311.03099,
+    with the sign election of https://arxiv.org/abs/2306.01708. *Differs from mergekit:* as there.
+
+    Args:
+        tensors: One per source, each of ``base.shape``, float32; masks are drawn in their order.
+        base: The same weight in the base, float32.
+        density: Probability that an entry is kept; 0 gives the base back.
+        scale: Dimensionless; 0 gives the base back.
+        seed: Of the generator that the masks are drawn from.
+
+    Returns:
+        A new float32 tensor of ``base.shape``; the inputs are untouched.
+    """
+    sampled = _sampled(tensors, base, density=density, seed=seed)
+    keep_agreeing_(sampled)
+    return base + scale * total(sampled)
+
+
+def _sampled(tensors: Sequence[Tensor], base: Tensor, *, density: float, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    sampled = []
+    for tensor in tensors:
+        kept = torch.rand(base.shape, generator=generator) < density
+        # density 0: the division gives inf or NaN, and nothing of it is kept
+        sampled.append(keep_only_((tensor - base).div_(density), kept.to(base.device)))
+    return sampled

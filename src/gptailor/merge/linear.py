@@ -1,0 +1,32 @@
+"""A weighted mean of the sources ("model soup"). Knows one formula."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gptailor.merge.method import merge_method
+
+__all__ = ["linear"]
+
+
+@merge_method("linear")
+def linear(tensors: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
+    """Average the sources, each by its share of the weights.
+
+    ``sum(w * t) / sum(w)``; Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. Computed as the
+    first source plus the shares of the others' differences from it: equal sources come back to the
+    bit.
+
+    Args:
+        tensors: One per source, of one shape, float32.
+        weights: One per source, each 0 or more, with a positive sum.
+
+    Returns:
+        A new float32 tensor of that shape; the inputs are untouched.
+    """
+    first, sum_of_weights = tensors[0], math.fsum(weights)
+    result = first.clone()
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        result += (weight / sum_of_weights) * (tensor - first)
+    return result

@@ -1,0 +1,42 @@
+"""Model Stock: how far to go from the base, told by the angle. Knows one formula."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gptailor.merge.angle import cosine
+from gptailor.merge.differences import differences, total
+from gptailor.merge.method import merge_method
+
+__all__ = ["model_stock"]
+
+_SINGULAR = 1e-6  # below this denominator the differences cancel: there is nowhere to go
+
+
+@merge_method("model_stock")
+def model_stock(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
+    """Go from the base towards the mean of the sources, the further the more they agree.
+
+    ``base + t * mean(t_i - base)`` with ``t = N c / (1 + (N - 1) c)``, N sources, c the mean cosine
+    between their differences; Jang et al. 2024, https://arxiv.org/abs/2403.19522, eq. 7. Where the
+    denominator vanishes (differences that cancel) the base comes back. A negative c gives a
+    negative t, as in the formula.
+
+    *Differs from mergekit:* the angle is measured however small the differences are, where mergekit
+    0.1.5 takes products of norms under 1e-6 for 1e-6.
+
+    Args:
+        tensors: One per source, each of ``base.shape``, float32.
+        base: The same weight in the base, float32.
+
+    Returns:
+        A new float32 tensor of ``base.shape``; the inputs are untouched.
+    """
+    deltas, n_sources = differences(tensors, base), len(tensors)
+    cosines = [cosine(left, right) for left, right in itertools.combinations(deltas, 2)]
+    mean_cosine = math.fsum(cosines) / len(cosines)
+    denominator = 1 + (n_sources - 1) * mean_cosine
+    ratio = n_sources * mean_cosine / denominator if denominator > _SINGULAR else 0.0
+    return base + (ratio / n_sources) * total(deltas)

@@ -1,0 +1,40 @@
+"""Spherical interpolation between two sources. Knows one formula."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gptailor.merge.angle import cosine
+from gptailor.merge.method import merge_method
+
+__all__ = ["slerp"]
+
+_COLINEAR = 0.9995  # beyond this cosine the arc is a line, and 1 / sin(angle) amplifies rounding
+
+
+@merge_method("slerp")
+def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
+    """Go the fraction `t` of the arc from the first source to the second.
+
+    ``(sin((1 - t) a) t0 + sin(t a) t1) / sin(a)`` with a the angle between the two as long vectors;
+    Shoemake 1985, https://doi.org/10.1145/325334.325242. Where they are nearly colinear, or
+    opposite, a straight line: ``t0 + t * (t1 - t0)``. A tensor of zeros has no direction and counts
+    as orthogonal.
+
+    Args:
+        tensors: Two, of one shape, float32.
+        t: From 0, the first source, to 1, the second.
+
+    Returns:
+        A new float32 tensor of that shape; the inputs are untouched.
+    """
+    start, end = tensors
+    cos = cosine(start, end)
+    if abs(cos) > _COLINEAR:
+        return torch.lerp(start, end, t)
+    angle = math.acos(cos)
+    return (math.sin((1 - t) * angle) / math.sin(angle)) * start + (
+        math.sin(t * angle) / math.sin(angle)
+    ) * end

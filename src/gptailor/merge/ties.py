@@ -1,0 +1,34 @@
+"""TIES: trim, elect a sign, average what agrees. Knows one formula."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gptailor.merge.differences import differences, keep_agreeing_, keep_only_, largest, total
+from gptailor.merge.method import merge_method
+
+__all__ = ["ties"]
+
+
+@merge_method("ties")
+def ties(tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: float) -> Tensor:
+    """Add the mean of those large differences that agree in sign.
+
+    Each difference from the base keeps its ``max(1, int(density * n))`` largest of n entries; the
+    sign of their sum is elected, plus where they cancel; ``base + scale * mean`` over the non-zero
+    entries of that sign. Yadav et al. 2023, https://arxiv.org/abs/2306.01708.
+
+    Args:
+        tensors: One per source, each of ``base.shape``, float32.
+        base: The same weight in the base, float32.
+        density: Fraction of entries kept; 0 gives the base back.
+        scale: Dimensionless; 0 gives the base back.
+
+    Returns:
+        A new float32 tensor of ``base.shape``; the inputs are untouched.
+    """
+    count = max(1, int(density * base.numel())) if density > 0 else 0
+    trimmed = [keep_only_(each, largest(each, count)) for each in differences(tensors, base)]
+    keep_agreeing_(trimmed)
+    n_agreeing = total([(each != 0).float() for each in trimmed]).clamp_(min=1)
+    return base + scale * total(trimmed).div_(n_agreeing)
