@@ -117,8 +117,9 @@ def _paired(ours: Measurement, theirs: Measurement) -> tuple[Floats, Floats]:
 def retention(value: float, reference: float, metric: str) -> float:
     """The share of the reference's score that is kept; 1 is all of it.
 
-    ``value / reference`` where higher is better, ``reference / value`` where lower is.
+    ``value / reference`` where higher is better, ``reference / value`` where lower is, and where
+    the scores are log-probabilities, which are below 0.
     """
-    if METRICS[metric].higher_is_better:
-        return value / reference if abs(reference) > _TINY else float("nan")
-    return reference / value if abs(value) > _TINY else float("nan")
+    upside_down = reference < 0 or not METRICS[metric].higher_is_better
+    above, below = (reference, value) if upside_down else (value, reference)
+    return above / below if abs(below) > _TINY else float("nan")
