@@ -1,0 +1,315 @@
+"""The model card: what the model is, where every layer comes from, what it scores.
+
+A pure function of plain facts, but for one look at the disk: a source that exists here is a folder,
+not a hub id, and a hub id alone may stand in the card's front matter. Every name and path is made
+harmless for Markdown and YAML. Knows nothing of weights.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from gptailor.metrics import METRICS
+from gptailor.tailoring import BASE, LayerSpec, Tailoring
+
+__all__ = ["CardFacts", "ScoreRow", "model_card"]
+
+Interval = tuple[float, float]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
+_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|\\`*[]~$"}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One line of the table of scores.
+
+    Args:
+        task: The task's name.
+        metric: The metric's name, with its own unit.
+        base: What the base scores.
+        result: What the tailored model scores, on the same examples.
+        interval: Low and high end of the result's 95 % interval; None if not known.
+        retention: The share of the base's score that is kept; None if it has no meaning.
+        retention_interval: Low and high end of the retention's 95 % interval; None if not known.
+        n_examples: On how many examples; None if not known.
+    """
+
+    task: str
+    metric: str
+    base: float
+    result: float
+    interval: Interval | None = None
+    retention: float | None = None
+    retention_interval: Interval | None = None
+    n_examples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """All that a card tells.
+
+    Args:
+        name: What the model is called.
+        tailoring: How it was made.
+        n_layers: How many layers each member has.
+        sources: Member to where it came from: a hub id, a folder, a file.
+        licence: The base's licence, as hub metadata writes it; None if not known.
+        languages: Language codes, if known.
+        parameters: Of the base and of the result; None if not known.
+        scores: The table of scores, on examples that the search did not see.
+        scores_note: A sentence on which examples these are.
+        n_tried: How many candidates were tried; None if there was no search.
+        notes: Sentences on what happened to the members when they were read.
+        versions: Program to version.
+    """
+
+    name: str
+    tailoring: Tailoring
+    n_layers: int
+    sources: Mapping[str, str]
+    licence: str | None = None
+    languages: tuple[str, ...] = ()
+    parameters: tuple[int, int] | None = None
+    scores: tuple[ScoreRow, ...] = ()
+    scores_note: str = ""
+    n_tried: int | None = None
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_card(facts: CardFacts) -> str:
+    """Write a README.md with the front matter that model hubs read.
+
+    Example:
+        >>> tailoring = Tailoring.from_yaml("{format: gptailor/1, layers: ['base:0', 'base:2']}")
+        >>> card = model_card(CardFacts("pico", tailoring, 3, {"base": "./pico"}))
+        >>> "llama-quantize --prune-layers 1 " in card
+        True
+    """
+    sections = (
+        _front_matter(facts),
+        _headline(facts),
+        _use(),
+        _members(facts),
+        _scores(facts),
+        _lineage(facts),
+        _exact(facts),
+        _made_with(facts),
+    )
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    members = _members_used(facts.tailoring)
+    hub_ids = [_hub_id(facts.sources.get(member, "")) for member in members]
+    ids = list(dict.fromkeys(hub_id for hub_id in hub_ids if hub_id is not None))
+    data = ModelCardData(
+        base_model=ids or None,
+        base_model_relation="merge" if ids else None,
+        eval_results=_eval_results(facts.scores) or None,
+        language=[_clean(language) for language in facts.languages] or None,
+        library_name="transformers",
+        license=None if facts.licence is None else _clean(facts.licence),
+        model_name=_clean(facts.name),
+        pipeline_tag="text-generation",
+        tags=["gptailor", "merge", "layer-pruning"],
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _eval_results(scores: Sequence[ScoreRow]) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=_clean(row.task),
+            dataset_name=_clean(row.task),
+            metric_type=_clean(row.metric),
+            metric_value=row.result,
+        )
+        for row in scores
+        if math.isfinite(row.result)  # JSON, which hubs turn this into, has no NaN
+    ]
+
+
+def _headline(facts: CardFacts) -> str:
+    n_kept = len(facts.tailoring.layers)
+    told = (
+        f"A smaller language model of {n_kept} layers, made without training from a family of "
+        f"models with {facts.n_layers} layers each: whole layers were cut, taken from one member "
+        "or merged from several, as written below."
+    )
+    if facts.parameters is not None:
+        base, result = facts.parameters
+        told += (
+            f" It has {result:,} parameters; the base has {base:,}, "
+            f"so {1 - result / base:.1%} were removed."
+        )
+    if facts.n_tried is not None:
+        told += f" It is the best of {facts.n_tried:,} candidates that were tried."
+    return f"# {_text(facts.name)}\n\n{told}"
+
+
+def _use() -> str:
+    return """## How to use it
+
+A stock checkpoint: it needs nothing but `transformers`, and every program that reads such folders.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file stands
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+inputs = tokenizer("The capital of France is", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
+```"""
+
+
+def _members(facts: CardFacts) -> str:
+    rows = [
+        (_text(member), _text(facts.sources.get(member, "not known")))
+        for member in _members_used(facts.tailoring)
+    ]
+    table = _table(("member", "where it came from"), rows)
+    licence = "The licence of the base is not known to this program; look it up before you share."
+    if facts.licence is not None:
+        licence = f"The base's licence is {_text(facts.licence)}; the variants' may ask for more."
+    notes = "".join(f"\n- {_text(note)}" for note in facts.notes)
+    return f"## The family\n\n{table}\n\n{licence}" + (f"\n{notes}" if notes else "")
+
+
+def _scores(facts: CardFacts) -> str:
+    if not facts.scores:
+        return ""
+    rows = [
+        (
+            _text(row.task),
+            _text(row.metric),
+            _number(row.base),
+            _number(row.result) + _interval(row.interval, _number),
+            ""
+            if row.retention is None
+            else _percent(row.retention) + _interval(row.retention_interval, _percent),
+            "" if row.n_examples is None else f"{row.n_examples:,}",
+        )
+        for row in facts.scores
+    ]
+    head = ("task", "metric", "base", "result [95 % interval]", "retention", "examples")
+    metrics = dict.fromkeys(row.metric for row in facts.scores if row.metric in METRICS)
+    legend = "".join(f"\n- {name}: {_meaning(name)}" for name in metrics)
+    note = f"{_text(facts.scores_note)}\n\n" if facts.scores_note else ""
+    return f"## Scores\n\n{note}{_table(head, rows)}" + (f"\n{legend}" if legend else "")
+
+
+def _meaning(metric: str) -> str:
+    way = "higher" if METRICS[metric].higher_is_better else "lower"
+    return f"{METRICS[metric].meaning}; {way} is better"
+
+
+def _lineage(facts: CardFacts) -> str:
+    layers = facts.tailoring.layers
+    rows = [(str(index), *_origin(spec)) for index, spec in enumerate(layers)]
+    rows += [(part, *_origin(spec)) for part, spec in facts.tailoring.parts.items()]
+    drawn_on = {source.layer for spec in layers for source in spec.sources}
+    cut = [layer for layer in range(facts.n_layers) if layer not in drawn_on]
+    told = f"Cut: {', '.join(map(str, cut))}." if cut else "No layer was cut."
+    if len(cut) + len(layers) != facts.n_layers:
+        told += " Some layers were moved, folded into others or stand more than once."
+    return (
+        "## Where every layer comes from\n\n"
+        f"{_table(('layer', 'from', 'how'), rows)}\n\n{told} Layers are counted from 0."
+    )
+
+
+def _origin(spec: LayerSpec) -> tuple[str, str]:
+    sources = ", ".join(str(source) for source in spec.sources)
+    if spec.method is None:
+        return _text(sources), "taken"
+    told = [spec.method, *(f"{key} {_value(value)}" for key, value in spec.params)]
+    told += [f"differences from {spec.base}"] if spec.base is not None else []
+    return _text(sources), _text(f"merged: {', '.join(told)}")
+
+
+def _exact(facts: CardFacts) -> str:
+    text = (
+        "## The exact tailoring\n\nWith the members above, this rebuilds the model "
+        f"(it is also in `tailoring.yaml`):\n\n```yaml\n{facts.tailoring.to_yaml().rstrip()}\n```"
+    )
+    pruned = _pruned(facts.tailoring, facts.n_layers)
+    if pruned:
+        text += (
+            "\n\nLayers were only cut, so llama.cpp can make the same model from a GGUF file of "
+            "the base:\n\n```\nllama-quantize --prune-layers "
+            f"{','.join(map(str, pruned))} base.gguf tailored.gguf COPY\n```"
+        )
+    return text
+
+
+def _pruned(tailoring: Tailoring, n_layers: int) -> list[int]:
+    """The layers that were cut, if nothing else was done; else none."""
+    specs = [*tailoring.layers, *tailoring.parts.values()]
+    if any(spec.method is not None or spec.members != (BASE,) for spec in specs):
+        return []
+    kept = [spec.position for spec in tailoring.layers]
+    if kept != sorted(set(kept)):
+        return []
+    return [layer for layer in range(n_layers) if layer not in kept]
+
+
+def _made_with(facts: CardFacts) -> str:
+    if not facts.versions:
+        return ""
+    rows = [(_text(name), _text(version)) for name, version in facts.versions.items()]
+    return f"## Made with\n\n{_table(('program', 'version'), rows)}"
+
+
+def _members_used(tailoring: Tailoring) -> list[str]:
+    """The base, then every variant whose weights are in the result, in order of appearance."""
+    specs = [*tailoring.layers, *tailoring.parts.values()]
+    return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
+
+
+def _hub_id(source: str) -> str | None:
+    name = source.partition("@")[0]  # a revision may follow
+    return name if _HUB_ID.match(name) and not Path(name).exists() else None
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _clean(text: str) -> str:
+    """One line without control characters, whatever the text was."""
+    kinds = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    plain = (" " if unicodedata.category(char) in kinds else char for char in text)
+    return " ".join("".join(plain).split())
+
+
+def _text(text: str) -> str:
+    """Text that Markdown shows as it is, in a table too."""
+    return _clean(text).translate(_ENTITIES)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if math.isfinite(value) else "-"
+
+
+def _interval(interval: Interval | None, told: Callable[[float], str]) -> str:
+    return "" if interval is None else f" [{told(interval[0])}, {told(interval[1])}]"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f"{item:g}" for item in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,136 @@
+"""Write a tailoring as a checkpoint that needs nothing of ours to be loaded.
+
+The folder holds what transformers itself saves for a model of the smaller config, so that tied
+weights, the names of experts and shards are its business; beside it the tokenizer, the
+generation config, ``tailoring.yaml`` and the model card. It appears whole or not at all, and only
+after it was read back and scored what was tailored.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from gptailor.errors import ExportError
+from gptailor.export.card import CardFacts, model_card
+from gptailor.export.folder import MANIFEST, written_beside
+from gptailor.export.selfcheck import check_checkpoint
+from gptailor.export.weights import tailored_weights
+from gptailor.family import Family, layers_path, tailored_config
+from gptailor.family.quiet import quiet
+from gptailor.tailoring import Tailoring
+
+__all__ = ["export_checkpoint"]
+
+_SAVED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OURS = ("README.md", "tailoring.yaml", MANIFEST)
+
+
+def export_checkpoint(  # noqa: PLR0913  # two things to export, and options that have defaults
+    family: Family,
+    tailoring: Tailoring,
+    folder: Path,
+    *,
+    card: str | None = None,
+    extra_files: Mapping[str, str] = {},
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = 5_000_000_000,
+    overwrite: bool = False,
+) -> None:
+    """Write a tailoring as a stock Hugging Face checkpoint, checked before it appears.
+
+    Args:
+        family: The members.
+        tailoring: The model to write.
+        folder: Where to; an earlier export, and only that, is replaced.
+        card: The text of README.md; a card without scores when None.
+        extra_files: Name to text of further files.
+        dtype: Of the weights on disk; the family's own when None.
+        shard_bytes: The most bytes of one safetensors file.
+        overwrite: Whether a folder with files that no export wrote may be replaced.
+
+    Raises:
+        TailoringError: The tailoring does not fit the family.
+        ExportError: The folder can't be written or replaced, or the stock model of this
+            architecture can't say the tailoring.
+    """
+    dtype = family.dtype if dtype is None else dtype
+    _refuse_options(dtype, shard_bytes, extra_files)
+    family.check(tailoring)
+    model, weights = _assembled(family, tailoring, dtype)
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    members = [Path(source) for source in family.sources.values()]
+    with (
+        quiet(),
+        written_beside(folder, overwrite=overwrite, keep=members, n_bytes=n_bytes) as beside,
+    ):
+        model.save_pretrained(beside, max_shard_size=shard_bytes)
+        _save_generation_config(family.generation_config, beside)
+        family.tokenizer.save_pretrained(beside)
+        check_checkpoint(beside, family, tailoring, weights)
+        if card is None:
+            card = _plain_card(family, tailoring, folder)
+        texts = {"README.md": card, "tailoring.yaml": tailoring.to_yaml(), **extra_files}
+        for name, text in texts.items():
+            if name not in _OURS and (beside / name).exists():
+                raise ExportError(
+                    f"{name}: is a file of the checkpoint itself; give the extra file another name"
+                )
+            (beside / name).write_text(text, encoding="utf-8")
+
+
+def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[str, str]) -> None:
+    if dtype not in _SAVED_DTYPES:
+        told = ", ".join(str(known).removeprefix("torch.") for known in _SAVED_DTYPES)
+        raise ExportError(f"{dtype}: a checkpoint is written in one of {told}")
+    if shard_bytes < 1:
+        raise ExportError(f"a file of {shard_bytes} bytes holds no weights; give 1 or more")
+    for name in extra_files:
+        if name in _OURS or name in ("", ".", "..") or "\0" in name or Path(name).name != name:
+            raise ExportError(f"{name!r}: is not a name that an extra file may have")
+
+
+def _assembled(
+    family: Family, tailoring: Tailoring, dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """The smaller model on the CPU, its parameters being the assembled tensors."""
+    config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
+    if "quantization_config" in config.to_dict():
+        del config.quantization_config  # the members were dequantised when they were read
+    config.dtype = dtype
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    weights = tailored_weights(family, tailoring, path=layers_path(model), dtype=dtype)
+    left_over = model.load_state_dict(weights, strict=False, assign=True).unexpected_keys
+    model.tie_weights()
+    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if missing or left_over:
+        raise ExportError(
+            f"a stock model of type {config.model_type!r} with {len(tailoring.layers)} layers "
+            f"{'has no weights for' if missing else 'has no place for'} "
+            f"{[*missing, *left_over][0]}; this tailoring can't be written as a checkpoint"
+        )
+    return model.eval(), weights
+
+
+def _save_generation_config(generation_config: Any, folder: Path) -> None:
+    """Carry it over as it is; transformers would refuse to save some that it did read."""
+    if generation_config is not None:
+        copy.deepcopy(generation_config).to_json_file(folder / "generation_config.json")
+
+
+def _plain_card(family: Family, tailoring: Tailoring, folder: Path) -> str:
+    facts = CardFacts(
+        name=folder.resolve().name,
+        tailoring=tailoring,
+        n_layers=family.n_layers,
+        sources=family.sources,
+        licence=family.licence,
+        notes=family.notes,
+    )
+    return model_card(facts)
