@@ -151,7 +151,7 @@ def _headline(facts: CardFacts) -> str:
             f"so {1 - result / base:.1%} were removed."
         )
     if facts.n_tried is not None:
-        told += f" It is the best of {facts.n_tried:,} candidates that were tried."
+        told += f" It was chosen among {facts.n_tried:,} candidates that were tried."
     return f"# {_text(facts.name)}\n\n{told}"
 
 

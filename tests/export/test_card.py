@@ -1,0 +1,200 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from gptailor.export import CardFacts, ScoreRow, model_card
+from gptailor.tailoring import LayerSpec, Tailoring
+
+MIXED = Tailoring(
+    (
+        LayerSpec.of("base:0"),
+        LayerSpec.of("math:1", "code:1", merge="task_arithmetic", scale=0.6),
+        LayerSpec.of("math:3"),
+    )
+)
+FACTS = CardFacts(
+    name="pico",
+    tailoring=MIXED,
+    n_layers=5,
+    sources={"base": "makers/pico-1b", "math": "./adapters/math", "code": "someone/pico-code"},
+    licence="apache-2.0",
+    languages=("en", "no"),
+    parameters=(1000, 700),
+    scores=(ScoreRow("capitals", "acc", 0.8, 0.7, (0.6, 0.8), 0.875, (0.75, 1.0), 120),),
+    n_tried=84,
+    notes=("math: read from an adapter",),
+    versions={"gptailor": "0.1.0"},
+)
+TRICKS = [
+    "a|b",
+    "a\\|b",
+    "<script>alert(1)</script>",
+    "[click](javascript:alert(1))",
+    "`x` ``` y",
+    "x\n---\nlicense: evil\n---\n# y",
+    "x\r\n\u2028| y |",
+    "&lt;b&gt; $x$ ~~y~~ **z**",
+    "\ud800\x00\x1b[31m\u202e",
+    "{{ 7 * 7 }} {% raw %}",
+    "'\": !!python/object [",
+]
+
+
+def cells(card: str, head: str) -> list[list[str]]:
+    """The rows of the table whose first head cell is `head`, as a Markdown reader shows them."""
+    tables: list[list[list[str]]] = []
+    for token in MarkdownIt("commonmark").enable("table").parse(body(card)):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type == "inline" and tables and token.level == 3 + 1:
+            kinds = {child.type for child in token.children or ()}
+            assert kinds <= {"text", "text_special"}, kinds
+            tables[-1][-1].append("".join(child.content for child in token.children or ()))
+    return next(table[1:] for table in tables if table[0][0] == head)
+
+
+def body(card: str) -> str:
+    return ModelCard(card).text
+
+
+def front_matter(card: str) -> dict:
+    return yaml.safe_load(card.split("\n---\n")[0])
+
+
+def shown(text: str) -> str:
+    """What is left of a name in one line: words of printable characters."""
+    return " ".join(
+        "".join(char if char == " " or char.isprintable() else " " for char in text).split()
+    )
+
+
+def test_front_matter_reads_back_as_the_hub_reads_it() -> None:
+    data = ModelCard(model_card(FACTS)).data
+    assert data.license == "apache-2.0"
+    assert data.base_model_relation == "merge"
+    assert data.library_name == "transformers"
+    assert data.language == ["en", "no"]
+    assert data.eval_results[0].metric_value == 0.7
+    assert {"gptailor", "merge"} <= set(data.tags)
+
+
+def test_base_model_lists_hub_ids_alone() -> None:
+    assert front_matter(model_card(FACTS))["base_model"] == ["makers/pico-1b", "someone/pico-code"]
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_not_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "makers" / "pico-1b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert front_matter(model_card(FACTS))["base_model"] == ["someone/pico-code"]
+
+
+def test_a_revision_is_no_part_of_the_base_models_id() -> None:
+    facts = dataclasses.replace(FACTS, sources={"base": "makers/pico-1b@v2"})
+    assert front_matter(model_card(facts))["base_model"] == ["makers/pico-1b"]
+
+
+def test_every_layer_is_listed_with_where_it_comes_from() -> None:
+    rows = cells(model_card(FACTS), "layer")
+    assert rows == [
+        ["0", "base:0", "taken"],
+        ["1", "code:1, math:1", "merged: task_arithmetic, scale 0.6, differences from base:1"],
+        ["2", "math:3", "taken"],
+        ["embedding", "base", "taken"],
+        ["norm", "base", "taken"],
+        ["head", "base", "taken"],
+    ]
+
+
+def test_cut_layers_are_named() -> None:
+    assert "Cut: 2, 4." in model_card(FACTS)
+
+
+def test_members_that_gave_nothing_are_left_out() -> None:
+    facts = dataclasses.replace(FACTS, sources={**FACTS.sources, "chat": "someone/chat"})
+    assert [row[0] for row in cells(model_card(facts), "member")] == ["base", "code", "math"]
+
+
+def test_scores_stand_with_intervals_and_retention() -> None:
+    assert cells(model_card(FACTS), "task") == [
+        ["capitals", "acc", "0.8", "0.7 [0.6, 0.8]", "87.5% [75.0%, 100.0%]", "120"]
+    ]
+
+
+def test_a_score_that_is_no_number_does_not_reach_the_hubs_data() -> None:
+    row = ScoreRow("capitals", "acc", 0.8, float("nan"), retention=float("nan"))
+    card = model_card(dataclasses.replace(FACTS, scores=(row,)))
+    assert "model-index" not in front_matter(card)
+    assert cells(card, "task") == [["capitals", "acc", "0.8", "nan", "-", ""]]
+
+
+def test_the_tailoring_in_the_card_reads_back_equal() -> None:
+    card = model_card(FACTS)
+    text = card.split("```yaml\n")[1].split("```")[0]
+    assert Tailoring.from_yaml(text) == MIXED
+
+
+def test_removals_alone_are_told_to_llama_cpp() -> None:
+    cut = Tailoring(tuple(LayerSpec.of(f"base:{layer}") for layer in (0, 2, 4)))
+    card = model_card(dataclasses.replace(FACTS, tailoring=cut))
+    assert "llama-quantize --prune-layers 1,3 " in card
+
+
+@pytest.mark.parametrize("layers", [(0, 2, 2), (2, 0), (0, 1, 2, 3, 4)])
+def test_what_is_not_a_removal_is_not_told_to_llama_cpp(layers: tuple[int, ...]) -> None:
+    moved = Tailoring(tuple(LayerSpec.of(f"base:{layer}") for layer in layers))
+    assert "llama-quantize" not in model_card(dataclasses.replace(FACTS, tailoring=moved))
+
+
+def test_a_variants_embedding_is_not_a_removal() -> None:
+    embedding = LayerSpec.of("math")
+    cut = Tailoring((LayerSpec.of("base:0"),), embedding=embedding)
+    assert "llama-quantize" not in model_card(dataclasses.replace(FACTS, tailoring=cut))
+
+
+def test_a_card_of_the_barest_facts_can_be_read() -> None:
+    facts = CardFacts("pico", Tailoring.whole("base", 2), 2, {})
+    card = model_card(facts)
+    assert "base_model" not in front_matter(card)
+    assert "No layer was cut." in card
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
+    facts = dataclasses.replace(
+        FACTS,
+        name=trick,
+        sources={"base": trick, "math": trick},
+        licence=trick,
+        languages=(trick,),
+        scores=(ScoreRow(trick, trick, 1.0, 0.5),),
+        scores_note=trick,
+        notes=(trick,),
+        versions={trick: trick},
+    )
+    card = model_card(facts)
+    card.encode("utf-8")
+    kinds = {token.type for token in MarkdownIt("commonmark").parse(body(card))}
+    assert "html_block" not in kinds
+    assert cells(card, "task")[0][:2] == [shown(trick), shown(trick)]
+    assert cells(card, "member")[0][1] == shown(trick)
+    data = front_matter(card)
+    assert data["license"] == shown(trick)
+    assert data["model-index"][0]["name"] == shown(trick)
+    assert "evil" not in data.get("license", "")[:4]
+
+
+@given(name=st.text(max_size=40))
+def test_any_name_stays_in_its_cell(name: str) -> None:
+    row = ScoreRow(name, "acc", 1.0, 0.5)
+    card = model_card(dataclasses.replace(FACTS, scores=(row,)))
+    assert cells(card, "task") == [[shown(name), "acc", "1", "0.5", "", ""]]
