@@ -1,0 +1,205 @@
+"""Evolution of tailorings: the default search.
+
+A generation is the children of one parent: they are asked together, so that the engine runs their
+shared prefixes once, and race over the rungs; who ends on the last rung joins the elite, whose
+members are all compared on the same examples and are the parents to come. Knows nothing of weights
+or of how proposals are evaluated.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+import numpy as np
+
+from gptailor.objective import Objective
+from gptailor.params import Choice, Range
+from gptailor.search.designs import first_designs
+from gptailor.search.dialogue import Dialogue, Group, Plan, checked_rungs
+from gptailor.search.fidelity import Judge, n_entrants, race
+from gptailor.search.history import History
+from gptailor.search.mutation import crossover, mutate
+from gptailor.search.options import check_options
+from gptailor.search.pareto import draw_weights
+from gptailor.search.space import Space
+from gptailor.tailoring import Tailoring
+from gptailor.trial import Trial
+
+__all__ = ["Evolution"]
+
+_LIMITS: dict[str, Range | Choice] = {
+    "population": Range(1, 1000, default=4, integer=True),
+    "children": Range(1, 1000, default=9, integer=True),
+    "seeds": Range(1, 10_000, default=16, integer=True),
+    "share": Range(0.01, 1.0, default=1 / 3),
+    "doubt": Range(0.0, 100.0, default=1.0),
+    "tie": Range(0.0, 100.0, default=0.5),
+    "mutation_rate": Range(1.0, 100.0, default=1.5),
+    "crossover_rate": Range(0.0, 1.0, default=0.1),
+    "swap_rate": Range(0.0, 100.0, default=5.0),
+    "source_rate": Range(0.0, 100.0, default=3.0),
+    "merge_rate": Range(0.0, 100.0, default=1.5),
+    "giver_rate": Range(0.0, 100.0, default=0.3),
+    "share_prefix": Range(0.0, 1.0, default=0.5),
+    "scalarisation": Choice(("weights", "parego"), default="weights"),
+}
+
+
+@dataclass(eq=False)
+class Evolution:
+    """Evolve tailorings by small changes, judged on few examples first.
+
+    Args:
+        space: What may be proposed.
+        objective: What is minimised.
+        rungs: Rising numbers of examples a task.
+        max_trials: The most proposals asked, each rung of each candidate counting as one.
+        seed: Equal seeds and equal scores propose the same.
+        population: How many of the elite may be parents. More explores, fewer is faster.
+        children: How many children of one parent start a race.
+        seeds: How many first designs start the first race; less where the budget is small.
+        share: Which share of a race goes on to the next rung.
+        doubt: A child that is worse than its parent by so many standard errors, on the examples
+            both saw, does not go on.
+        tie: On the last rung, candidates within so many standard errors of the best are told
+            apart by the continuous proxy.
+        mutation_rate: How many changes a child has on average; at least one.
+        crossover_rate: Which share of the children comes from two parents.
+        swap_rate: How often a cut changes places with a kept layer, relative to the other rates.
+        source_rate: How often layers are taken from elsewhere.
+        merge_rate: How often a merge's members or parameters change.
+        giver_rate: How often another member gives embedding, or norm and head.
+        share_prefix: 0 changes every position alike; towards 1 children differ from their parent
+            later, and are cheaper.
+        scalarisation: With ``weights`` tasks add up by their weights; with ``parego`` each
+            generation draws weights, so that the run spreads along the Pareto front.
+
+    Raises:
+        ConfigError: An option is out of its limits.
+    """
+
+    _: KW_ONLY
+    space: Space
+    objective: Objective
+    rungs: tuple[int, ...]
+    max_trials: int
+    seed: int
+    population: int = 4
+    children: int = 9
+    seeds: int = 16
+    share: float = 1 / 3
+    doubt: float = 1.0
+    tie: float = 0.5
+    mutation_rate: float = 1.5
+    crossover_rate: float = 0.1
+    swap_rate: float = 5.0
+    source_rate: float = 3.0
+    merge_rate: float = 1.5
+    giver_rate: float = 0.3
+    share_prefix: float = 0.5
+    scalarisation: str = "weights"
+    _history: History = field(init=False, repr=False, default_factory=History)
+    _dialogue: Dialogue = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.rungs = checked_rungs(self.rungs, self.max_trials)
+        options = {name: vars(self)[name] for name in _LIMITS}
+        check_options("evolution", options, _LIMITS)
+        self._dialogue = Dialogue(self._plan(), self._history, max_trials=self.max_trials)
+
+    def ask(self) -> Group:
+        """Propose the next step of a race."""
+        return self._dialogue.ask()
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Take the trials of the group last asked."""
+        self._dialogue.tell(trials)
+
+    def _plan(self) -> Plan:
+        """Race the seeds, then generation after generation."""
+        start, *generations = np.random.default_rng(self.seed).spawn(2)
+        judge = self._judge(start)
+        first, size = self._size(max(self.seeds, self.children), self.max_trials // 2)
+        designs = first_designs(self.space, start)
+        entrants = dict(itertools.islice(((design, "seed") for design in designs), 4 * size))
+        yield from race(list(entrants.items())[:size], judge, share=self.share, first=first)
+        rng = generations[0]
+        while True:
+            yield from self._generation(rng)
+
+    def _generation(self, rng: np.random.Generator) -> Plan:
+        judge = self._judge(rng)
+        elite = self._elite(judge)
+        first, size = self._size(self.children, self._dialogue.left)
+        if not elite:
+            drawn = [(self.space.random(rng), "random") for _ in range(size)]
+            yield from race(drawn, judge, share=self.share, first=first)
+            return
+        parent = elite[self._rank(len(elite), rng)]
+        children = self._children(parent, elite, size, rng)
+        yield from race(
+            children, judge, share=self.share, doubt=self.doubt, parent=parent, first=first
+        )
+
+    def _judge(self, rng: np.random.Generator) -> Judge:
+        weights = None
+        if self.scalarisation == "parego" and len(self.objective.goals) > 1:
+            weights = draw_weights(len(self.objective.goals), rng)
+        return Judge(self.objective, self._history, self.rungs, self.tie, weights)
+
+    def _size(self, wanted: int, budget: int) -> tuple[int, int]:
+        """The rung a race starts on and its entrants, so that it ends within the budget."""
+        budget = max(1, budget)
+        first = max(0, len(self.rungs) - budget)
+        most = n_entrants(budget, len(self.rungs) - first, self.share)
+        return first, max(1, min(wanted, most))
+
+    def _elite(self, judge: Judge) -> list[Tailoring]:
+        """The best of those tried on the most examples that any was tried on."""
+        for n_examples in reversed(self.rungs):
+            trials = self._history.complete(n_examples)
+            if trials:
+                ranked = judge.ranked([trial.tailoring for trial in trials], n_examples)
+                return ranked[: self.population]
+        return []
+
+    @staticmethod
+    def _rank(n_elite: int, rng: np.random.Generator) -> int:
+        """Draw a place among the elite, the first as often as all lower ones together."""
+        odds = 0.5 ** np.arange(n_elite)
+        return int(rng.choice(n_elite, p=odds / odds.sum()))
+
+    def _children(
+        self, parent: Tailoring, elite: list[Tailoring], n: int, rng: np.random.Generator
+    ) -> list[tuple[Tailoring, str]]:
+        children: dict[Tailoring, str] = {}
+        for _ in range(20 * n):
+            if len(children) == n:
+                break
+            child = self._child(parent, elite, rng)
+            if child is not None and not self._tried(child[0]):
+                children.setdefault(*child)
+        return list(children.items())
+
+    def _child(
+        self, parent: Tailoring, elite: list[Tailoring], rng: np.random.Generator
+    ) -> tuple[Tailoring, str] | None:
+        if len(elite) > 1 and rng.random() < self.crossover_rate:
+            others = [other for other in elite if other != parent]
+            other = others[rng.integers(len(others))]
+            mixed = crossover(self.space, parent, other, rng)
+            return None if mixed is None else (mixed, "crossover")
+        n_changes = 1 + int(rng.poisson(self.mutation_rate - 1.0))
+        rates = {
+            "swap": self.swap_rate,
+            "source": self.source_rate,
+            "everywhere": self.source_rate / 10,
+            "merge": self.merge_rate,
+            "giver": self.giver_rate,
+        }
+        return mutate(
+            self.space, parent, rng, rates=rates, n_changes=n_changes, late=self.share_prefix
+        )
+
+    def _tried(self, tailoring: Tailoring) -> bool:
+        return any(self._history.trial(tailoring, n) is not None for n in self.rungs)
