@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from gptailor.errors import ConfigError
+from gptailor.errors import ConfigError, TailoringError
 from gptailor.methods import METHODS
 from gptailor.metrics import METRICS
 from gptailor.registry import SEARCHERS, WORKERS, Registry, unknown
@@ -92,7 +92,7 @@ class FamilyConfig(Frozen):
                 raise ValueError(f"a variant can't be called {BASE!r}; that is the base's name")
             try:
                 Source(str(name))
-            except Exception as fault:
+            except TailoringError as fault:
                 raise ValueError(str(fault)) from None
         return {str(name): _member_in_short(item) for name, item in value.items()}
 

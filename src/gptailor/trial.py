@@ -1,9 +1,10 @@
-"""Proposal, Scores and Trial: what is asked of an evaluation and what comes back.
+"""Proposal, Job, Scores, Trial: what is asked of an evaluation and what comes back.
 
 All frozen, all plain numbers, all with a JSON form that reads back equal: a trial from the record
 is the trial that was told. Knows nothing of how scores are measured.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from gptailor.metrics import aggregate
 from gptailor.tailoring import Tailoring
 
-__all__ = ["Measurement", "Proposal", "Scores", "Trial"]
+__all__ = ["Evaluation", "Job", "Measurement", "Proposal", "Scores", "Trial"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Measurement:
 
     def to_plain(self) -> dict[str, Any]:
         """The JSON form."""
-        plain: dict[str, Any] = {"value": self.value, "values": list(self.values)}
+        value = self.value if math.isfinite(self.value) else None  # JSON knows no infinity
+        plain: dict[str, Any] = {"value": value, "values": list(self.values)}
         return plain if self.weights is None else plain | {"weights": list(self.weights)}
 
     @classmethod
@@ -166,3 +168,38 @@ class Trial:
             seconds=float(plain["seconds"]),
             layer_tokens=int(plain["layer_tokens"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One evaluation wanted.
+
+    Args:
+        tailoring: The candidate.
+        n_examples: Examples of each task; all there are if a task has fewer.
+        part: ``search``, ``choose`` or ``report``.
+        known: Scores of the same tailoring on fewer examples of the same part; only the others
+            are run.
+    """
+
+    tailoring: Tailoring
+    n_examples: int
+    part: str = "search"
+    known: Scores | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What came of a job: scores, or the reason why there are none.
+
+    Args:
+        scores: Every metric of every task; None if it failed.
+        failure: Why it failed.
+        seconds: Its share of the wall-clock time.
+        layer_tokens: Its share of the tokens times layers that were run.
+    """
+
+    scores: Scores | None
+    failure: str | None
+    seconds: float
+    layer_tokens: int

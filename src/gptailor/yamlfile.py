@@ -27,14 +27,15 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases (a few bytes can stand for gigabytes) and deep nesting."""
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # pyyaml
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases (*name) are not supported", event.start_mark
             )
         self._depth = getattr(self, "_depth", 0) + 1
         if self._depth > _MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # pyyaml
             raise yaml.constructor.ConstructorError(
-                None, None, f"nested deeper than {_MAX_DEPTH} levels", self.peek_event().start_mark
+                None, None, f"nested deeper than {_MAX_DEPTH} levels", mark
             )
         node = super().compose_node(parent, index)
         self._depth -= 1

@@ -1,6 +1,6 @@
 """How thousands of tailorings are evaluated without building a model."""
 
 from gptailor.engine.engine import Engine
-from gptailor.engine.evaluator import Evaluation, Evaluator, Job
+from gptailor.engine.evaluator import Evaluator
 
-__all__ = ["Engine", "Evaluation", "Evaluator", "Job"]
+__all__ = ["Engine", "Evaluator"]

@@ -18,46 +18,11 @@ from gptailor.engine.engine import Engine, Targets
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher
 from gptailor.tasks.task import Outcome, Passage, Task
-from gptailor.trial import Measurement, Scores
+from gptailor.trial import Evaluation, Job, Measurement, Scores
 
-__all__ = ["Evaluation", "Evaluator", "Job"]
+__all__ = ["Evaluator"]
 
 _DIGITS = 6  # numbers are rounded when made, so that a record reads back equal
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One evaluation wanted.
-
-    Args:
-        tailoring: The candidate.
-        n_examples: Examples of each task; all there are if a task has fewer.
-        part: ``search``, ``choose`` or ``report``.
-        known: Scores of the same tailoring on fewer examples of the same part; only the others
-            are run.
-    """
-
-    tailoring: Tailoring
-    n_examples: int
-    part: str = "search"
-    known: Scores | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What came of a job: scores, or the reason why there are none.
-
-    Args:
-        scores: Every metric of every task; None if it failed.
-        failure: Why it failed.
-        seconds: Its share of the wall-clock time.
-        layer_tokens: Its share of the tokens times layers that were run.
-    """
-
-    scores: Scores | None
-    failure: str | None
-    seconds: float
-    layer_tokens: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

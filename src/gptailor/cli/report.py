@@ -1,0 +1,20 @@
+"""``gptailor report``: one self-contained HTML file about a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["command"]
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file; report.html in the run if absent.")
+    ] = None,
+) -> None:
+    """Write one HTML file about a run; it opens offline."""
+    from gptailor.report import write_report
+
+    typer.echo(write_report(run, out))

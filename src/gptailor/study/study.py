@@ -1,0 +1,387 @@
+"""The loop: ask, write down, evaluate, write down, tell. It exists once, here.
+
+Searchers are pure, so a study that was killed goes on by replaying its record: what was told is
+told again, what was asked and not answered is evaluated. After the search, the best candidates are
+compared on examples that it did not see, and the winner is scored on a third part. Knows nothing of
+models, tasks or where evaluations run.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptailor.errors import RecordError
+from gptailor.objective import Goal, Objective
+from gptailor.search.searcher import Searcher
+from gptailor.study.journal import Journal
+from gptailor.study.results import front_of
+from gptailor.study.stopping import out_of_time, refuse_hopeless
+from gptailor.tailoring import BASE, Tailoring
+from gptailor.trial import Evaluation, Job, Proposal, Scores, Trial
+from gptailor.workers import WorkerPool
+
+__all__ = ["Plan", "Progress", "Study"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a study is to do.
+
+    Args:
+        goals: One a task.
+        members: The base and the variants, whose whole models are scored for comparison.
+        n_layers: Layers of each member.
+        n_removed: Layers to cut; only candidates with just so many cut can be chosen.
+        rungs: Numbers of examples at which candidates are compared, rising.
+        sizes: Part to the most examples that any task has there.
+        max_trials: Evaluations in all.
+        timeout_s: Wall-clock seconds of search over all starts; None for no limit.
+        finalists: How many candidates are compared on the choose part.
+    """
+
+    goals: tuple[Goal, ...]
+    members: tuple[str, ...]
+    n_layers: int
+    n_removed: int
+    rungs: tuple[int, ...]
+    sizes: Mapping[str, int]
+    max_trials: int
+    timeout_s: float | None = None
+    finalists: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a study is, for whoever shows it.
+
+    Args:
+        phase: ``references``, ``search``, ``choose``, ``report`` or ``done``.
+        n_trials: Trials told so far.
+        max_trials: Trials in all.
+        elapsed: Seconds of search over all starts.
+        best: Number of the best trial so far, and its loss; None before there is one.
+        examples: Examples scored in this start, over all tasks.
+        seconds: Seconds of this start.
+        last: The trial that was just told; None at a change of phase.
+    """
+
+    phase: str
+    n_trials: int
+    max_trials: int
+    elapsed: float
+    best: tuple[int, float] | None
+    examples: int
+    seconds: float
+    last: Trial | None = None
+
+
+class Study:
+    """Run a plan, writing every step into a record before acting on it.
+
+    Args:
+        journal: The open record, its header written.
+        pool: Where evaluations run.
+        make_searcher: Makes the searcher, once the base's scores are known.
+        plan: What is to be done.
+        on_progress: Told of every step; draws nothing itself.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        pool: WorkerPool,
+        make_searcher: Callable[[Objective], Searcher],
+        *,
+        plan: Plan,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._journal, self._pool, self._plan = journal, pool, plan
+        self._make_searcher, self._on_progress = make_searcher, on_progress
+        self._asked: dict[int, Proposal] = {}
+        self._recorded: dict[int, Trial] = {}
+        self._known: dict[Tailoring, Scores] = {}
+        self._trials: list[Trial] = []
+        self._best: tuple[int, float] | None = None
+        self._examples = 0
+        self._started = time.perf_counter()
+        self._before = 0.0
+        self._objective: Objective | None = None
+        self._read()
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial told so far, in order."""
+        return tuple(self._trials)
+
+    @property
+    def objective(self) -> Objective:
+        """How scores become losses; known once the base is scored."""
+        assert self._objective is not None, "asked before the base was scored"
+        return self._objective
+
+    def front(self) -> list[Trial]:
+        """The trials that no other beats on every task."""
+        n_kept = self._plan.n_layers - self._plan.n_removed
+        return front_of(self._trials, self.objective, n_kept)
+
+    def run(self) -> Trial:
+        """Search, choose, score on the report part; go on wherever an earlier start ended.
+
+        Returns:
+            The chosen trial.
+
+        Raises:
+            RecordError: The record can't be written or does not go with this study; the base
+                can't be scored; every trial failed; no candidate has the number of layers wanted.
+        """
+        if any(True for _ in self._journal.of("reference")):
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            self._journal.append("resumed", time=now, elapsed=round(self._before, 3))
+        self._tell_progress("references")
+        objective = self._objective = Objective(self._plan.goals, self._references()[BASE])
+        self._search(self._make_searcher(objective))
+        self._tell_progress("choose")
+        chosen = self._choose()
+        self._tell_progress("report")
+        self._report(chosen)
+        self._tell_progress("done")
+        return chosen
+
+    def _read(self) -> None:
+        """Take up what an earlier start recorded."""
+        for entry in self._journal.of("asked"):
+            for plain in entry["proposals"]:
+                self._asked[int(plain["number"])] = Proposal.from_plain(plain)
+        for entry in self._journal.of("trial"):
+            number = int(entry["number"])
+            if number not in self._asked or number in self._recorded:
+                raise RecordError(
+                    f"{self._journal.path}: trial {number} was never asked for, or stands twice; "
+                    "restore the file from a copy, or name a new folder"
+                )
+            plain = self._asked[number].to_plain() | entry
+            self._recorded[number] = Trial.from_plain(plain)
+            self._before = max(self._before, float(entry["elapsed"]))
+
+    def _elapsed(self) -> float:
+        return self._before + time.perf_counter() - self._started
+
+    def _references(self) -> dict[str, Scores]:
+        """Scores of every whole member on all the search examples."""
+        known = {
+            str(entry["member"]): Scores.from_plain(entry["scores"])
+            for entry in self._journal.of("reference")
+        }
+        missing = [member for member in self._plan.members if member not in known]
+        jobs = [self._whole(member, "search", self._plan.rungs[-1]) for member in missing]
+        for member, done in zip(missing, self._evaluate(jobs), strict=True):
+            scores = _scores_of(done, f"the member {member!r}")
+            seconds = round(done.seconds, 4)
+            self._journal.append(
+                "reference", member=member, scores=scores.to_plain(), seconds=seconds
+            )
+            known[member] = scores
+        return known
+
+    def _search(self, searcher: Searcher) -> None:
+        self._started = time.perf_counter()
+        while True:
+            if self._trials and self._stops():
+                return
+            proposals = searcher.ask()
+            if not proposals:
+                return
+            first = len(self._trials)
+            group = self._written(first, proposals)
+            trials = self._answered(first, group)
+            self._trials += trials
+            refuse_hopeless(self._trials)
+            searcher.tell(trials)
+
+    def _stops(self) -> bool:
+        """Whether time is up; what is recorded is replayed in any case."""
+        replayed = len(self._trials) >= len(self._asked)
+        return replayed and out_of_time(self._elapsed(), self._plan.timeout_s)
+
+    def _written(self, first: int, proposals: Sequence[Proposal]) -> Sequence[Proposal]:
+        """Write down what is asked for; on a replay, hold it against what was written."""
+        new = []
+        for number, proposal in enumerate(proposals, start=first):
+            before = self._asked.get(number)
+            if before is None:
+                self._asked[number] = proposal
+                new.append({"number": number, **proposal.to_plain()})
+            elif before != proposal:
+                raise RecordError(
+                    f"{self._journal.path}: the searcher now proposes another trial {number} than "
+                    "was recorded; its settings or a library changed since: name a new folder"
+                )
+        if new:
+            self._journal.append("asked", proposals=new)
+        return proposals
+
+    def _answered(self, first: int, proposals: Sequence[Proposal]) -> list[Trial]:
+        """The trials of a group: from the record, or evaluated now and recorded one by one."""
+        numbers = range(first, first + len(proposals))
+        missing = [number for number in numbers if number not in self._recorded]
+        jobs = [self._job(self._asked[number]) for number in missing]
+        for number, done in zip(missing, self._evaluate(jobs), strict=True):
+            trial = Trial(
+                number,
+                self._asked[number],
+                scores=done.scores,
+                failure=done.failure,
+                seconds=done.seconds,
+                layer_tokens=done.layer_tokens,
+            )
+            plain = trial.to_plain()
+            told = {key: plain[key] for key in ("number", "seconds", "layer_tokens")}
+            told |= {key: plain[key] for key in ("scores", "failure") if key in plain}
+            entry = self._journal.append("trial", **told, elapsed=round(self._elapsed(), 3))
+            self._recorded[number] = Trial.from_plain(trial.proposal.to_plain() | entry)
+        trials = [self._recorded[number] for number in numbers]
+        for trial in trials:
+            self._note(trial)
+        return trials
+
+    def _job(self, proposal: Proposal) -> Job:
+        known = self._known.get(proposal.tailoring)
+        if known is not None and known.n_examples >= proposal.n_examples:
+            known = None  # asked on fewer examples than before: nothing to go on from
+        return Job(proposal.tailoring, proposal.n_examples, "search", known)
+
+    def _note(self, trial: Trial) -> None:
+        """Remember scores to go on from, and the best so far."""
+        if trial.scores is not None:
+            known = self._known.get(trial.tailoring)
+            if known is None or known.n_examples < trial.scores.n_examples:
+                self._known[trial.tailoring] = trial.scores
+        ranked = self._ranked(
+            [*([] if self._best is None else [self._recorded[self._best[0]]]), trial]
+        )
+        if ranked and ranked[0].scores is not None:
+            self._best = (ranked[0].number, self.objective.scalar(ranked[0].scores))
+        self._tell_progress("search", trial)
+
+    def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Trials that could be chosen, the best first: more examples, then the lower loss."""
+        objective = self.objective
+        n_kept = self._plan.n_layers - self._plan.n_removed
+        able = [t for t in trials if t.scores is not None and len(t.tailoring.layers) == n_kept]
+
+        def rank(trial: Trial) -> tuple[int, float, float, int]:
+            assert trial.scores is not None
+            own = objective.scalar(trial.scores)
+            proxy = objective.scalar(trial.scores, proxy=True)
+            return -trial.scores.n_examples, own, proxy, trial.number
+
+        return sorted(able, key=rank)
+
+    def _choose(self) -> Trial:
+        """Compare the best candidates on examples that the search did not score."""
+        finalists: dict[Tailoring, Trial] = {}
+        for trial in self._ranked(self._trials):
+            finalists.setdefault(trial.tailoring, trial)
+        if not finalists:
+            raise RecordError(
+                f"no candidate with {self._plan.n_removed} layers cut was scored; raise "
+                "budget.max_trials or budget.timeout_s and run the same command again"
+            )
+        best = list(finalists.values())[: self._plan.finalists]
+        scores = self._finalist_scores(best)
+        objective = Objective(self._plan.goals, scores[BASE])
+        losses = [
+            (
+                objective.scalar(scores[str(trial.number)]),
+                objective.scalar(scores[str(trial.number)], proxy=True),
+                trial.number,
+            )
+            for trial in best
+        ]
+        number = min(losses)[2]
+        if not any(entry["number"] == number for entry in self._journal.of("chosen")):
+            reason = f"lowest loss of {len(best)} finalists on examples the search did not see"
+            self._journal.append(
+                "chosen",
+                number=number,
+                n_tried=self._n_tried(),
+                n_trials=len(self._trials),
+                reason=reason,
+            )
+        return self._recorded[number]
+
+    def _n_tried(self) -> int:
+        """Distinct candidates that were scored."""
+        return len({trial.tailoring for trial in self._trials if trial.complete})
+
+    def _finalist_scores(self, best: Sequence[Trial]) -> dict[str, Scores]:
+        """By trial number, and the base's: scores on the choose part."""
+        known = {
+            str(entry.get("member", entry.get("number"))): Scores.from_plain(entry["scores"])
+            for entry in self._journal.of("finalist")
+        }
+        n_examples = self._plan.sizes["choose"]
+        wanted: dict[str, tuple[dict[str, Any], Job]] = {
+            BASE: ({"member": BASE}, self._whole(BASE, "choose", n_examples))
+        }
+        for trial in best:
+            job = Job(trial.tailoring, n_examples, "choose")
+            wanted[str(trial.number)] = ({"number": trial.number}, job)
+        missing = [key for key in wanted if key not in known]
+        done = self._evaluate([wanted[key][1] for key in missing])
+        for key, evaluation in zip(missing, done, strict=True):
+            scores = _scores_of(evaluation, f"finalist {key}")
+            self._journal.append("finalist", **wanted[key][0], scores=scores.to_plain())
+            known[key] = scores
+        return known
+
+    def _report(self, chosen: Trial) -> None:
+        """Score members and result on the part that nothing else has seen."""
+        known = {(entry["name"], entry.get("number")) for entry in self._journal.of("reported")}
+        n_examples = self._plan.sizes["report"]
+        wanted: dict[tuple[str, int | None], Job] = {
+            (member, None): self._whole(member, "report", n_examples)
+            for member in self._plan.members
+        }
+        wanted["result", chosen.number] = Job(chosen.tailoring, n_examples, "report")
+        missing = [key for key in wanted if key not in known]
+        done = self._evaluate([wanted[key] for key in missing])
+        for (name, number), evaluation in zip(missing, done, strict=True):
+            scores = _scores_of(evaluation, name).to_plain()
+            where = {} if number is None else {"number": number}
+            self._journal.append("reported", name=name, **where, scores=scores)
+
+    def _whole(self, member: str, part: str, n_examples: int) -> Job:
+        return Job(Tailoring.whole(member, self._plan.n_layers), n_examples, part)
+
+    def _evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
+        if not jobs:
+            return []
+        done = self._pool.evaluate(jobs)
+        for job in jobs:
+            known = 0 if job.known is None else job.known.n_examples
+            self._examples += (job.n_examples - known) * len(self._plan.goals)
+        return done
+
+    def _tell_progress(self, phase: str, last: Trial | None = None) -> None:
+        now = time.perf_counter() - self._started
+        n_trials = len(self._trials) if last is None else last.number + 1
+        self._on_progress(
+            Progress(
+                phase,
+                n_trials,
+                self._plan.max_trials,
+                elapsed=self._elapsed(),
+                best=self._best,
+                examples=self._examples,
+                seconds=now,
+                last=last,
+            )
+        )
+
+
+def _scores_of(evaluation: Evaluation, what: str) -> Scores:
+    if evaluation.scores is None:
+        raise RecordError(f"{what} can't be scored: {evaluation.failure}")
+    return evaluation.scores

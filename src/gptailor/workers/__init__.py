@@ -1,0 +1,5 @@
+"""Where evaluations run."""
+
+from gptailor.workers.pool import WorkerPool
+
+__all__ = ["WorkerPool"]
