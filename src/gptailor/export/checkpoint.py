@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gptailor.errors import ExportError
 from gptailor.export.card import CardFacts, model_card
@@ -23,6 +22,7 @@ from gptailor.export.selfcheck import check_checkpoint
 from gptailor.export.weights import tailored_weights
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.quiet import quiet
+from gptailor.family.skeleton import skeleton_of
 from gptailor.tailoring import Tailoring
 
 __all__ = ["export_checkpoint"]
@@ -62,6 +62,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     dtype = family.dtype if dtype is None else dtype
     _refuse_options(dtype, shard_bytes, extra_files)
     family.check(tailoring)
+    tokenizer = family.tokenizer
     model, weights = _assembled(family, tailoring, dtype)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     members = [Path(source) for source in family.sources.values()]
@@ -71,7 +72,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     ):
         model.save_pretrained(beside, max_shard_size=shard_bytes)
         _save_generation_config(family.generation_config, beside)
-        family.tokenizer.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
         check_checkpoint(beside, family, tailoring, weights)
         if card is None:
             card = _plain_card(family, tailoring, folder)
@@ -103,8 +104,7 @@ def _assembled(
     if "quantization_config" in config.to_dict():
         del config.quantization_config  # the members were dequantised when they were read
     config.dtype = dtype
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model = skeleton_of(config, dtype)
     weights = tailored_weights(family, tailoring, path=layers_path(model), dtype=dtype)
     left_over = model.load_state_dict(weights, strict=False, assign=True).unexpected_keys
     model.tie_weights()
@@ -115,7 +115,7 @@ def _assembled(
             f"{'has no weights for' if missing else 'has no place for'} "
             f"{[*missing, *left_over][0]}; this tailoring can't be written as a checkpoint"
         )
-    return model.eval(), weights
+    return model, weights
 
 
 def _save_generation_config(generation_config: Any, folder: Path) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.errors import ExportError
 from gptailor.family import Family, layers_path
+from gptailor.family.skeleton import skeleton_of
 from gptailor.tailoring import BASE, Source, Tailoring
 
 __all__ = ["check_checkpoint"]
@@ -73,8 +73,8 @@ def _scale(logits: Tensor) -> float:
 def _reread(folder: Path, weights: Mapping[str, Tensor]) -> PreTrainedModel:
     """Load the checkpoint as anybody would; hold each tensor against the one in memory.
 
-    The float32 model that is returned has buffers made in float32 (a model read in bfloat16
-    rounds Gemma's embedding scale) and the tensors of the one that was read.
+    What is returned has the tensors of the model that was read, but buffers made in float32: a
+    model read in bfloat16 rounds Gemma's embedding scale.
     """
     stock, told = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -93,8 +93,7 @@ def _reread(folder: Path, weights: Mapping[str, Tensor]) -> PreTrainedModel:
                 f"{kind.removesuffix('_keys')}, {names[0]} among them; "
                 f"model type {stock.config.model_type!r} can't say this tailoring"
             )
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(stock.config)
+    model = skeleton_of(stock.config, torch.float32)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model
@@ -112,7 +111,7 @@ def _tailored_logits(
     The base's layers all run, so that the model calls them as ever; what the last of them returns
     is then replaced by what the tailoring's layers make of the embedded tokens.
     """
-    model = family.skeleton()
+    model = skeleton_of(family.config, torch.float32)
     path = layers_path(model)
     layers = _layers(model)
     kinds = copy.deepcopy(layers)  # without weights, but with each position's window and the like
