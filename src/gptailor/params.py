@@ -49,7 +49,7 @@ class Range:
         told = f"must be a {kind} from {self.low:g} to {self.high:g}, not {value!r}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             return told
-        if self.integer and value != int(value):
+        if self.integer and isinstance(value, float) and not value.is_integer():
             return told
         return None if self.low <= value <= self.high else told
 

@@ -37,10 +37,11 @@ def filled(facts: MethodFacts, params: Mapping[str, object], n_sources: int) -> 
             )
     complete: dict[str, object] = {}
     for key, limits in facts.params.items():
-        complete[key] = params.get(key, limits.default)
-        fault = limits.fault(complete[key])
+        value = params.get(key, limits.default)
+        fault = limits.fault(value)
         if fault is not None:
             raise MergeError(f"{facts.name}: {key} {fault}")
+        complete[key] = int(value) if limits.integer else float(value)  # type: ignore[call-overload, arg-type]  # checked above
     if facts.weighted:
         complete["weights"] = _weights(facts, params.get("weights"), n_sources)
     return complete
