@@ -100,7 +100,8 @@ def _reread(folder: Path, weights: Mapping[str, Tensor]) -> PreTrainedModel:
 
 
 def _same(wanted: Tensor, found: Tensor | None) -> bool:
-    return found is not None and wanted.dtype == found.dtype and torch.equal(wanted, found)
+    # transformers may widen a tensor that it wants in float32, such as a router's bias
+    return found is not None and torch.equal(wanted, found.to(wanted.dtype))
 
 
 def _tailored_logits(
