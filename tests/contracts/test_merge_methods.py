@@ -187,3 +187,13 @@ def test_one_source_is_taken_not_merged(name: str, dtype: torch.dtype) -> None:
     given = weight.to(dtype)
     assert torch.equal(merge(name, [given], base=base), given.float())
     assert torch.equal(merge(name, [given]), given.float())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_gives_the_weights_that_the_cpu_gives(name: str) -> None:
+    *sources, base = tensors(3, 60, 50)
+    merged = merge(name, [source.cuda() for source in sources], base=base.cuda())
+    assert merged.is_cuda
+    torch.testing.assert_close(merged.cpu(), merge(name, sources, base=base))

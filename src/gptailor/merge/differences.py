@@ -61,7 +61,7 @@ def largest(difference: Tensor, count: int) -> Tensor:
     threshold = _largest_value(magnitude, count)
     kept = magnitude > threshold
     if threshold > 0:  # equals at the threshold: only as many as there is room for
-        room = count - int(kept.sum())
+        room = count - int(kept.count_nonzero())
         kept[(magnitude == threshold).nonzero().flatten()[:room]] = True
     return kept.view_as(difference)
 
