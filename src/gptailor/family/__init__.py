@@ -1,0 +1,24 @@
+"""Where weights come from: checkpoints, adapters and GGUF files, opened once and held together.
+
+Knows nothing of tailorings' scores, of tasks and of how layers are merged.
+"""
+
+from gptailor.family.architecture import (
+    layer_kinds,
+    layers_path,
+    refuse_unsupported,
+    tailored_config,
+)
+from gptailor.family.family import Family
+from gptailor.family.loading import load_family
+from gptailor.family.members import MemberSource
+
+__all__ = [
+    "Family",
+    "MemberSource",
+    "layer_kinds",
+    "layers_path",
+    "load_family",
+    "refuse_unsupported",
+    "tailored_config",
+]

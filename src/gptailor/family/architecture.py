@@ -1,0 +1,272 @@
+"""What differs by architecture: where the layers are, and which config fields are per layer.
+
+It is data, in the tables below, with one rule on top: a list with one entry a layer is cut with the
+layers; lists of indices and counts are handled where they are known; what looks per layer and is
+not known is refused rather than guessed. Knows nothing of weights.
+"""
+
+import dataclasses
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from gptailor.errors import FamilyError, TailoringError
+
+__all__ = ["layer_kinds", "layers_path", "n_layers_of", "refuse_unsupported", "tailored_config"]
+
+_RECURRENT = "its layers carry a recurrent state, which candidates that share a prefix can't"
+_SHARED = "its layers share weights or state with one another, so that no layer can be cut alone"
+_PATTERN = "its config says which layer is of which kind by a pattern that can't follow a cut"
+_NO_DECODER = "it is not a causal language model of stacked decoder layers"
+
+# model types that are refused, and why
+_REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("gemma3n", "gemma3n_text", "reformer", "zamba", "zamba2"), _SHARED),
+    **dict.fromkeys(("inkling2_text", "hrm_text", "longcat_flash", "zaya"), _SHARED),
+    **dict.fromkeys(("bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2"), _RECURRENT),
+    **dict.fromkeys(("recurrent_gemma", "rwkv", "xlstm", "nemotron_h", "lfm2_moe"), _RECURRENT),
+    **dict.fromkeys(("ernie4_5_moe", "gpt_neo", "granitemoehybrid"), _PATTERN),
+    **dict.fromkeys(("bert", "bert-generation", "big_bird", "blt", "camembert"), _NO_DECODER),
+    **dict.fromkeys(("data2vec-text", "electra", "ernie", "megatron-bert", "moshi"), _NO_DECODER),
+    **dict.fromkeys(("rembert", "roberta", "roberta-prelayernorm", "roc_bert"), _NO_DECODER),
+    **dict.fromkeys(("roformer", "trocr", "xlm", "xlm-roberta", "xlnet", "xmod"), _NO_DECODER),
+    **dict.fromkeys(("xlm-roberta-xl",), _NO_DECODER),
+}
+_RECURRENT_KINDS = re.compile(r"mamba|conv|recurrent|linear|hybrid|ssm|delta", re.IGNORECASE)
+
+# fields that list the indices of some layers
+_INDEX_LISTS = ("mlp_only_layers", "moe_layers")
+# "the first k layers are dense"; with an explicit list the count says nothing
+_PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
+# a count of layers that is only read where `layer_types` is not given
+_CLAMPED = ("max_window_layers",)
+# patterns that are only read where the explicit list beside them is not given
+_PATTERNS: Mapping[str, str] = {
+    "full_attention_interval": "layer_types",
+    "global_attn_every_n_layers": "layer_types",
+    "interleave_moe_layer_step": "moe_layers",
+    "no_rope_layer_interval": "no_rope_layers",
+    "sliding_window_pattern": "layer_types",
+}
+_SPARSE_STEP = "decoder_sparse_step"
+# what may hold state or weights for several layers at once when it is not 0
+_SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input")
+_LOOKS_PER_LAYER = re.compile(
+    r"period|offset|interval|every_n|_step$|_stage|start_index|end_index|per_stack|_group_size$"
+    r"|(layer|layers|block|blocks)_(ids|idx|idxs|indices|pattern)$|_idxs$|block_types$"
+)
+_NOT_PER_LAYER = re.compile(r"_token_id$|_token_ids$|^time_step|_index$|multipliers$|_factor$")
+
+
+def layers_path(model: PreTrainedModel) -> str:
+    """The name of the model's list of decoder layers, such as ``model.layers``.
+
+    Raises:
+        FamilyError: There is no such list, or more than one.
+    """
+    n_layers = n_layers_of(model.config)
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    depth = min((name.count(".") for name in found), default=0)
+    shallow = [name for name in found if name.count(".") == depth]
+    if len(shallow) != 1:
+        raise FamilyError(
+            f"{model.config.model_type}: expected one list of {n_layers} decoder layers in the "
+            f"model but found {len(shallow)}; this architecture is not supported"
+        )
+    return str(shallow[0])
+
+
+def n_layers_of(config: PreTrainedConfig) -> int:
+    """How many decoder layers the config says.
+
+    Raises:
+        FamilyError: It does not say so.
+    """
+    n_layers = config.to_dict().get(_layers_field(config))
+    if not isinstance(n_layers, int) or isinstance(n_layers, bool) or n_layers < 1:
+        raise FamilyError(
+            f"{config.model_type}: {_layers_field(config)} is {n_layers!r} in its config; "
+            "it must be 1 or more"
+        )
+    return n_layers
+
+
+def layer_kinds(config: PreTrainedConfig) -> tuple[Hashable, ...]:
+    """What kind of layer stands at each position; equal kinds are interchangeable.
+
+    The kind is made of every per-layer field of the config: attention type, dense or expert, with
+    or without rotary embedding, and so on.
+    """
+    fields, n_layers = config.to_dict(), n_layers_of(config)
+    kinds: list[list[Hashable]] = [[] for _ in range(n_layers)]
+    for name in _per_layer_lists(config, fields):
+        for layer in range(n_layers):
+            kinds[layer].append((name, _hashable(fields[name][layer])))
+    for name, chosen in _chosen_layers(fields, n_layers).items():
+        for layer in range(n_layers):
+            kinds[layer].append((name, layer in chosen))
+    for layer, own in _per_layer_config(fields).items():
+        if layer < n_layers:
+            kinds[layer].append(("per_layer_config", _hashable(own)))
+    return tuple(tuple(kind) for kind in kinds)
+
+
+def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTrainedConfig:
+    """Copy a config for a model whose i-th layer is of the kind of `positions[i]`.
+
+    Args:
+        config: The config of the whole model; untouched.
+        positions: For each layer of the result, a position in the whole model.
+
+    Raises:
+        TailoringError: A position does not exist, or the architecture's config can't say this
+            order of layers.
+    """
+    fields, n_layers = config.to_dict(), n_layers_of(config)
+    for position in positions:
+        if not 0 <= position < n_layers:
+            raise TailoringError(f"position {position} is not one of 0 to {n_layers - 1}")
+    for name in _per_layer_lists(config, fields):
+        fields[name] = [fields[name][position] for position in positions]
+    chosen = _chosen_layers(fields, n_layers)
+    for name in _INDEX_LISTS:
+        if isinstance(fields.get(name), list | tuple):
+            fields[name] = [i for i, p in enumerate(positions) if p in fields[name]]
+    if _SPARSE_STEP in chosen:
+        fields[_SPARSE_STEP] = 1
+        fields["mlp_only_layers"] = [
+            i for i, p in enumerate(positions) if p in chosen[_SPARSE_STEP]
+        ]
+    for name in _PREFIX_COUNTS:
+        if isinstance(fields.get(name), int):
+            first = [position < fields[name] for position in positions]
+            if name in chosen and first != sorted(first, reverse=True):
+                raise TailoringError(
+                    f"{config.model_type} has dense layers only before its expert layers "
+                    f"({name}), but here a dense layer stands after an expert one; keep their order"
+                )
+            fields[name] = sum(first)
+    for name in _CLAMPED:
+        if isinstance(fields.get(name), int):
+            fields[name] = sum(position < fields[name] for position in positions)
+    own = _per_layer_config(fields)
+    if own:
+        fields["per_layer_config"] = {
+            str(i): own[position] for i, position in enumerate(positions) if position in own
+        }
+    fields[_layers_field(config)] = len(positions)
+    # made anew rather than edited: some configs derive private state from these fields
+    return type(config).from_dict(fields)
+
+
+def refuse_unsupported(config: PreTrainedConfig) -> None:
+    """Refuse what layers can't be cut from, or can't be told to be.
+
+    Raises:
+        FamilyError: The reason, in one sentence.
+    """
+    reason = _reason(config)
+    if reason is not None:
+        raise FamilyError(f"models of type {config.model_type!r} are not supported: {reason}")
+
+
+def _reason(config: PreTrainedConfig) -> str | None:
+    fields = config.to_dict()
+    if config.is_encoder_decoder:
+        return "it is an encoder with a decoder; only decoders are tailored"
+    if config.model_type in _REFUSED:
+        return _REFUSED[config.model_type]
+    inner = [name for name in config.sub_configs if name.endswith("_config") and fields.get(name)]
+    if inner and _layers_field(config) not in fields:
+        return (
+            f"it is made of several models ({', '.join(inner)}); "
+            "save its language model alone and name that folder"
+        )
+    n_layers = n_layers_of(config)
+    for name in _SHARING:
+        if fields.get(name):
+            return f"{name} is {fields[name]}, so its layers share weights or state"
+    if fields.get("per_layer_config") and not config.model_type.startswith("gemma4"):
+        return "per_layer_config is set, which the model itself does not read"
+    if fields.get("scale_attn_by_inverse_layer_idx"):
+        return "scale_attn_by_inverse_layer_idx makes a layer depend on its number"
+    return _unknown_field(config, fields, n_layers)
+
+
+def _unknown_field(
+    config: PreTrainedConfig, fields: Mapping[str, Any], n_layers: int
+) -> str | None:
+    """Tell of a field that looks per layer and is not known, or of recurrent layers."""
+    for name in _per_layer_lists(config, fields):
+        for value in fields[name]:
+            if isinstance(value, str) and _RECURRENT_KINDS.search(value):
+                return f"{_RECURRENT} ({name} names {value!r})"
+    known = (*_INDEX_LISTS, *_PREFIX_COUNTS, *_CLAMPED, _SPARSE_STEP)
+    for name in _own_fields(config):
+        value = fields.get(name)
+        if name in known or not value or not _LOOKS_PER_LAYER.search(name):
+            continue
+        if _NOT_PER_LAYER.search(name) or not isinstance(value, int | list | tuple):
+            continue
+        if isinstance(value, list | tuple) and len(value) == n_layers:
+            continue  # one entry a layer: cut with the layers
+        explicit = fields.get(_PATTERNS.get(name, ""))
+        if explicit is None:
+            return f"{name} is {value!r} in its config, and it is not known how that follows a cut"
+    return None
+
+
+def _layers_field(config: PreTrainedConfig) -> str:
+    return str(config.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
+
+
+def _own_fields(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Fields that the architecture's own config class declares."""
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return tuple(field.name for field in dataclasses.fields(config) if field.name not in common)
+
+
+def _per_layer_lists(config: PreTrainedConfig, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the fields that hold one entry a layer."""
+    n_layers = n_layers_of(config)
+    return tuple(
+        name
+        for name in _own_fields(config)
+        if isinstance(fields.get(name), list | tuple)
+        and len(fields[name]) == n_layers
+        and name not in _INDEX_LISTS
+        and not _NOT_PER_LAYER.search(name)
+    )
+
+
+def _chosen_layers(fields: Mapping[str, Any], n_layers: int) -> dict[str, frozenset[int]]:
+    """The layers that index lists, prefix counts and the sparse step set apart."""
+    chosen: dict[str, frozenset[int]] = {}
+    for name in _INDEX_LISTS:
+        if isinstance(fields.get(name), list | tuple):
+            chosen[name] = frozenset(fields[name])
+    for name in _PREFIX_COUNTS:
+        if isinstance(fields.get(name), int) and not fields.get("mlp_layer_types"):
+            chosen[name] = frozenset(range(min(fields[name], n_layers)))
+    step = fields.get(_SPARSE_STEP)
+    if isinstance(step, int) and step > 0:
+        listed = chosen.pop("mlp_only_layers", frozenset())
+        skipped = {layer for layer in range(n_layers) if (layer + 1) % step != 0}
+        chosen[_SPARSE_STEP] = frozenset(listed | skipped)
+    return chosen
+
+
+def _per_layer_config(fields: Mapping[str, Any]) -> dict[int, Any]:
+    own = fields.get("per_layer_config")
+    return {int(layer): value for layer, value in own.items()} if isinstance(own, dict) else {}
+
+
+def _hashable(value: Any) -> Hashable:
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)

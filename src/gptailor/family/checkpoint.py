@@ -1,0 +1,293 @@
+"""Open a folder of safetensors: looked over first, then read by transformers.
+
+No code from the folder is run and no pickle is opened. Knows nothing of other members.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from gptailor.errors import FamilyError
+from gptailor.family.architecture import n_layers_of, refuse_unsupported
+from gptailor.family.layout import Layout
+from gptailor.family.licence import licence_of
+from gptailor.family.members import OpenedMember
+from gptailor.family.quiet import quiet
+
+__all__ = [
+    "LIBRARY_FAULTS",
+    "one_line",
+    "open_checkpoint",
+    "read_json",
+    "state_of",
+    "tokenizer_of",
+    "told",
+]
+
+# what transformers, tokenizers and torch raise on broken input
+LIBRARY_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+_MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
+_MAX_SIZE = 2**24  # of a dimension that the config names
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+_MORE_SIZES = ("head_dim", "vocab_size", "max_position_embeddings", "num_hidden_layers")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+_TOLD = 5  # of many faults of one kind
+
+
+def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
+    """Open a folder with a config.json and safetensors.
+
+    Args:
+        folder: The folder.
+        dtype: Of the float tensors.
+        origin: What to call it to people.
+
+    Raises:
+        FamilyError: Something in the folder is missing, broken, or does not fit its config.
+    """
+    config = _config_of(folder)
+    headers = _headers_of(folder)
+    n_layers = n_layers_of(config)
+    if n_layers > len(headers):
+        raise FamilyError(
+            f"{folder / 'config.json'}: num_hidden_layers is {n_layers} but the files hold only "
+            f"{len(headers)} tensors"
+        )
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, all at once
+                local_files_only=True,
+                attn_implementation="eager",  # weights are wanted, not speed
+            )
+    except LIBRARY_FAULTS as fault:
+        raise FamilyError(f"{folder}: transformers can't open it: {one_line(fault)}") from fault
+    _refuse_misfits(folder, info)
+    layout = Layout.of(model)
+    config.tie_word_embeddings = layout.tied  # a head that differs is never tied to the embedding
+    return OpenedMember(
+        where=str(folder),
+        origin=origin,
+        config=config,
+        state=state_of(model, layout, dtype),
+        tied=layout.tied,
+        tokenizer=tokenizer_of(folder),
+        generation_config=model.generation_config,
+        licence=licence_of(folder),
+    )
+
+
+def state_of(model: PreTrainedModel, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A model's weights by name, float ones in `dtype`; a tied head is left out."""
+    state = {
+        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if not (layout.tied and name == layout.head)
+    }
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
+    """The folder's tokenizer, or None where there is none.
+
+    Raises:
+        FamilyError: There is one, and it can't be read.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+    except Exception as fault:  # the tokenizers library raises bare Exception
+        raise FamilyError(f"{folder}: its tokenizer can't be read: {one_line(fault)}") from fault
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FamilyError: The file is missing, huge, not JSON, or not an object.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise FamilyError(f"{path}: {path.stat().st_size} bytes are too many for this file")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FamilyError(f"{path} is missing") from None
+    except OSError as fault:
+        raise FamilyError(f"{path} can't be read: {fault.strerror}") from fault
+    except (ValueError, RecursionError) as fault:
+        raise FamilyError(f"{path} is not valid JSON: {one_line(fault)}") from fault
+    if not isinstance(data, dict):
+        raise FamilyError(f"{path} must hold a JSON object, not a {type(data).__name__}")
+    return data
+
+
+def one_line(fault: BaseException, limit: int = 300) -> str:
+    """An exception's text as one short line."""
+    text = " ".join(str(fault).split()) or type(fault).__name__
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _config_of(folder: Path) -> PreTrainedConfig:
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise FamilyError(f"{folder} is not a folder of a model, nor a GGUF file")
+    if not path.is_file():
+        raise FamilyError(f"{folder} has no config.json; give the folder of a saved model")
+    fields = read_json(path)
+    _refuse_bad_fields(path, fields)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+    except LIBRARY_FAULTS as fault:
+        raise FamilyError(f"{path}: transformers can't read it: {one_line(fault)}") from fault
+    try:
+        refuse_unsupported(config)
+    except FamilyError as fault:
+        raise FamilyError([f"{path}: {sentence}" for sentence in fault.faults]) from None
+    return config
+
+
+def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str):
+        raise FamilyError(f"{path}: model_type is {model_type!r}; it must name an architecture")
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise FamilyError(
+            f"{path}: model_type is {model_type!r}, and transformers {transformers.__version__} "
+            "has no such causal language model; code from a model's folder is never run"
+        )
+    quantised = fields.get("quantization_config") or fields.get("compression_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise FamilyError(
+            f"{path}: its layers are quantised ({method}), and quantised layers can't be merged; "
+            "give the unquantised model, or a GGUF file"
+        )
+    faults = [
+        f"{path}: {name} is {fields[name]!r}; it must be a whole number of 1 to {_MAX_SIZE}"
+        for name in (*_SIZES, *_MORE_SIZES)
+        if isinstance(fields.get(name), int | float) and not _is_size(fields[name])
+    ]
+    if faults:
+        raise FamilyError(faults)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SIZE
+
+
+def _headers_of(folder: Path) -> dict[str, Path]:
+    """Tensor names and the file that holds each, read from the files' headers."""
+    headers: dict[str, Path] = {}
+    for path in _shards_of(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                headers |= dict.fromkeys(file.keys(), path)
+        except (SafetensorError, OSError, ValueError) as fault:
+            raise FamilyError(
+                f"{path} is not a whole safetensors file: {one_line(fault)}; copy it again"
+            ) from fault
+    return headers
+
+
+def _shards_of(folder: Path) -> list[Path]:
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    index = folder / _INDEX
+    if not index.is_file():
+        raise FamilyError(_no_weights(folder))
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise FamilyError(f"{index}: weight_map must map tensor names to files")
+    names = sorted({str(name) for name in places.values()})
+    outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
+    if outside:
+        raise FamilyError(
+            f"{index}: {outside[0]!r} is not a file inside the folder; shards must lie beside it"
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise FamilyError(
+            f"{folder}: {len(missing)} of {len(names)} shards named in {_INDEX} are missing "
+            f"({told(missing)}); copy or download them again"
+        )
+    return [folder / name for name in names]
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")
+    )
+    if not pickles:
+        return f"{folder} has no model.safetensors, nor an index of shards"
+    return (
+        f"{folder} has its weights only as pickles ({told(pickles)}), which can run code and are "
+        'not opened; convert a model that you trust once: python -c "from transformers import '
+        f"AutoModelForCausalLM as M; M.from_pretrained('{folder}', use_safetensors=False)"
+        f".save_pretrained('{folder}-safetensors')\""
+    )
+
+
+def _refuse_misfits(folder: Path, info: Mapping[str, Any]) -> None:
+    faults = []
+    for names, word in (
+        (sorted(info["missing_keys"]), "lack"),
+        (sorted(info["unexpected_keys"]), "hold unknown"),
+    ):
+        if names:
+            faults.append(f"{folder}: the files {word} {len(names)} tensors ({told(names)})")
+    faults += [
+        f"{folder}: tensor {name} has shape {tuple(found)} but the config needs {tuple(needed)}"
+        for name, found, needed in sorted(info["mismatched_keys"])[:_TOLD]
+    ]
+    if info["error_msgs"]:
+        faults.append(f"{folder}: {one_line(ValueError(info['error_msgs'][0]))}")
+    if faults:
+        raise FamilyError(faults)
+
+
+def told(names: list[str]) -> str:
+    """The first few of many names."""
+    rest = f", and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return ", ".join(names[:_TOLD]) + rest

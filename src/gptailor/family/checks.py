@@ -1,0 +1,206 @@
+"""Hold a variant against the base: architecture, sizes, rope, vocabulary, tensors.
+
+Tells every misfit at once, each with the file and both values. Knows nothing of how members were
+opened.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from gptailor.family.layout import Layout
+from gptailor.family.members import OpenedMember
+from gptailor.family.vocabulary import base_rows, token_faults
+
+__all__ = ["config_faults", "fitted", "value_faults"]
+
+_TOLD = 5  # of many tensors
+# what may differ without the weights meaning something else
+_IGNORED = frozenset(
+    [
+        "attention_dropout",
+        "attn_pdrop",
+        "bos_token_id",
+        "classifier_dropout",
+        "embd_pdrop",
+        "eos_token_id",
+        "hidden_dropout",
+        "hidden_dropout_prob",
+        "initializer_range",
+        "max_position_embeddings",
+        "mlp_dropout",
+        "n_positions",
+        "output_router_logits",
+        "pad_token_id",
+        "pretraining_tp",
+        "resid_pdrop",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "sep_token_id",
+        "tie_word_embeddings",
+        "unk_token_id",
+        "use_cache",
+        "vocab_size",
+    ]
+)
+_NOTED = ("max_position_embeddings", "n_positions")
+
+
+def config_faults(
+    name: str, where: str, config: PreTrainedConfig, base: PreTrainedConfig
+) -> list[str]:
+    """Tell which fields of the configs differ that must not."""
+    if config.model_type != base.model_type:
+        return [
+            f"variant {name!r}: {where} is a {config.model_type} model but the base is "
+            f"{base.model_type}; all variants of a family must share one architecture"
+        ]
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    theirs, ours = config.to_dict(), base.to_dict()
+    fields = [field.name for field in dataclasses.fields(base) if field.name not in common]
+    layers = str(base.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
+    if theirs.get(layers) != ours.get(layers):  # lists of another length would only repeat it
+        return [_field_fault(name, where, layers, (theirs.get(layers), ours.get(layers)))]
+    return [
+        _field_fault(name, where, field, (theirs.get(field), ours.get(field)))
+        for field in fields
+        if field not in _IGNORED and not _same(theirs.get(field), ours.get(field))
+    ]
+
+
+def fitted(
+    name: str, member: OpenedMember, base: OpenedMember, layout: Layout
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Bring a variant's weights into the base's shape where that is sound.
+
+    Args:
+        name: The variant's.
+        member: The variant, opened.
+        base: The base, opened.
+        layout: The base's.
+
+    Returns:
+        The weights; faults, one sentence each; notes, one sentence each.
+    """
+    faults = config_faults(name, member.where, member.config, base.config)
+    faults += token_faults(name, member.tokenizer, base.tokenizer)
+    if member.config.model_type != base.config.model_type:
+        return {}, faults, []
+    n_tokens = base.state[layout.embedding].shape[0]
+    rows = member.state[layout.embedding].shape[0] if layout.embedding in member.state else 0
+    if 0 < rows < n_tokens:
+        faults.append(
+            f"variant {name!r}: {member.where}: the embedding {layout.embedding} has {rows} rows "
+            f"but the base has {n_tokens}; a variant must hold every token of the base"
+        )
+        return {}, faults, []
+    state, tie_faults = _tied_as(name, member, layout)
+    notes = _notes(name, member, base)
+    if rows > n_tokens:
+        state, dropped = base_rows(state, n_tokens, layout)
+        notes.append(
+            f"variant {name!r} has {rows} rows of vocabulary and the base {n_tokens}; the rows of "
+            f"the base's tokens are used and the last {dropped} are left out"
+        )
+    return state, faults + tie_faults + _tensor_faults(name, member.where, state, base.state), notes
+
+
+def value_faults(name: str, where: str, state: Mapping[str, Tensor]) -> list[str]:
+    """Tell which tensors hold NaN or infinity."""
+    bad = [
+        tensor_name
+        for tensor_name, tensor in state.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    rest = f" and {len(bad) - _TOLD} more" if len(bad) > _TOLD else ""
+    if not bad:
+        return []
+    dtype = str(state[bad[0]].dtype).removeprefix("torch.")
+    return [
+        f"member {name!r}: {where}: {len(bad)} tensors hold values that are not finite in {dtype} "
+        f"({', '.join(bad[:_TOLD])}{rest})"
+    ]
+
+
+def _tied_as(
+    name: str, member: OpenedMember, layout: Layout
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Give the variant a head where the base has one, and take it where the base has none."""
+    state = dict(member.state)
+    if member.tied == layout.tied:
+        return state, []
+    if not layout.tied:
+        state[layout.head] = state[layout.embedding]
+        return state, [
+            f"variant {name!r}: {member.where} uses its embedding as the head "
+            "(tie_word_embeddings) but the base has a head of its own; untie it and save it again"
+        ]
+    head = state.pop(layout.head, None)
+    if head is None or torch.equal(head, state[layout.embedding]):
+        return state, []
+    return state, [
+        f"variant {name!r}: {member.where} has a head ({layout.head}) that is not its embedding, "
+        "but the base uses its embedding as the head (tie_word_embeddings); tie the variant"
+    ]
+
+
+def _tensor_faults(
+    name: str, where: str, state: Mapping[str, Tensor], base: Mapping[str, Tensor]
+) -> list[str]:
+    faults = []
+    for names, word in (
+        (sorted(base.keys() - state.keys()), "lacks"),
+        (sorted(state.keys() - base.keys()), "has, and the base has not,"),
+    ):
+        if names:
+            rest = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+            faults.append(
+                f"variant {name!r}: {where} {word} {len(names)} tensors "
+                f"({', '.join(names[:_TOLD])}{rest})"
+            )
+    shapes = [
+        f"variant {name!r}: {where}: tensor {key} has shape {tuple(tensor.shape)} but the base's "
+        f"has {tuple(base[key].shape)}"
+        for key, tensor in sorted(state.items())
+        if key in base and tensor.shape != base[key].shape
+    ]
+    if len(shapes) > _TOLD:
+        shapes = [*shapes[:_TOLD], f"variant {name!r}: and {len(shapes) - _TOLD} more tensors"]
+    return faults + shapes
+
+
+def _notes(name: str, member: OpenedMember, base: OpenedMember) -> list[str]:
+    theirs, ours = member.config.to_dict(), base.config.to_dict()
+    notes = [
+        f"variant {name!r} says {field} {theirs.get(field)} and the base {ours[field]}; "
+        "the base's is used"
+        for field in _NOTED
+        if field in ours and theirs.get(field) != ours[field]
+    ]
+    if member.tokenizer is None and base.tokenizer is not None:
+        notes.append(f"variant {name!r} has no tokenizer; its rows are taken to be the base's")
+    return notes
+
+
+def _field_fault(name: str, where: str, field: str, values: tuple[Any, Any]) -> str:
+    return (
+        f"variant {name!r}: {where}: {field} is {values[0]!r} but the base has {values[1]!r}; "
+        "all variants of a family must share one architecture"
+    )
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Equal, with floats as close as a GGUF file's float32 keeps them."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(_same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
+        return len(one) == len(two) and all(map(_same, one, two))
+    numbers = isinstance(one, int | float) and isinstance(two, int | float)
+    if numbers and not isinstance(one, bool) and not isinstance(two, bool):
+        return math.isclose(one, two, rel_tol=1e-6)
+    return bool(one == two)

@@ -1,0 +1,211 @@
+"""A base and its variants in memory: one architecture, one vocabulary.
+
+Hands out layers and parts by name, without copying. Knows nothing of files, and never changes
+a tensor.
+"""
+
+import hashlib
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gptailor.errors import FamilyError, TailoringError
+from gptailor.family.architecture import layer_kinds, tailored_config
+from gptailor.family.layout import PARTS, Layout
+from gptailor.family.skeleton import skeleton_of
+from gptailor.registry import unknown
+from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
+
+__all__ = ["Family"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Family:
+    """The members' weights and what belongs to them; made by `load_family`.
+
+    Args:
+        config: The base's transformers config, a private copy.
+        layout: How names are divided into layers and parts.
+        dtype: Of every float tensor.
+        states: Member to names and tensors; equal tensors are one tensor.
+        sources: Member to where it came from, for people.
+        notes: Sentences for the user.
+        generation_config: The base's, or None.
+        licence: The base's, as its model card or package says, or None.
+        base_tokenizer: The base's tokenizer, or None where it has none.
+    """
+
+    config: Any  # transformers is untyped here
+    layout: Layout
+    dtype: torch.dtype
+    states: Mapping[str, Mapping[str, Tensor]]
+    sources: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    generation_config: Any = None
+    licence: str | None = None
+    base_tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:  # transformers is untyped here
+        """The base's tokenizer; it holds the chat template.
+
+        Raises:
+            FamilyError: The base came without one.
+        """
+        if self.base_tokenizer is None:
+            raise FamilyError(
+                f"the base {self.sources[BASE]} has no tokenizer; save one into its folder "
+                "with tokenizer.save_pretrained"
+            )
+        return self.base_tokenizer
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """``base`` and the variants, in the order of the config."""
+        return tuple(self.states)
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers each member has."""
+        return self.layout.n_layers
+
+    @property
+    def tied(self) -> bool:
+        """Whether the members use the embedding as the head."""
+        return self.layout.tied
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of memory held, each shared tensor counted once."""
+        held = {}
+        for state in self.states.values():
+            for tensor in state.values():
+                storage = tensor.untyped_storage()
+                held[storage.data_ptr()] = storage.nbytes()
+        return sum(held.values())
+
+    @cached_property
+    def kinds(self) -> tuple[Hashable, ...]:
+        """What kind of layer stands at each position; unlike kinds never merge."""
+        said = layer_kinds(self.config)
+        shapes = [
+            tuple(sorted((name, tuple(tensor.shape)) for name, tensor in layer.items()))
+            for layer in self._layers[BASE]
+        ]
+        return tuple(zip(said, shapes, strict=True))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the base; a tied head counts once."""
+        return sum(tensor.numel() for tensor in self.states[BASE].values())
+
+    @cached_property
+    def layer_parameters(self) -> tuple[int, ...]:
+        """Parameters of each layer of the base."""
+        return tuple(
+            sum(tensor.numel() for tensor in layer.values()) for layer in self._layers[BASE]
+        )
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Member to 16 hex digits over every byte of its weights, in this dtype."""
+        known: dict[int, bytes] = {}  # a shared tensor is read once
+        return {member: _digest(state, known) for member, state in self.states.items()}
+
+    @cached_property
+    def _layers(self) -> Mapping[str, tuple[Mapping[str, Tensor], ...]]:
+        return {member: self.layout.layers_of(state) for member, state in self.states.items()}
+
+    @cached_property
+    def _parts(self) -> Mapping[str, Mapping[str, Mapping[str, Tensor]]]:
+        return {member: self.layout.parts_of(state) for member, state in self.states.items()}
+
+    def layer(self, source: Source) -> Mapping[str, Tensor]:
+        """One member's layer, by the names inside it such as ``self_attn.q_proj.weight``.
+
+        Raises:
+            TailoringError: The member or the layer does not exist.
+        """
+        if source.member not in self.states:
+            raise TailoringError(unknown("member", source.member, self.members))
+        if source.layer is None or source.layer >= self.n_layers:
+            raise TailoringError(
+                f"{source} is not a layer; layers go from 0 to {self.n_layers - 1}"
+            )
+        return self._layers[source.member][source.layer]
+
+    def part(self, part: str, member: str) -> Mapping[str, Tensor]:
+        """What one member has outside its layers, by full names.
+
+        Args:
+            part: ``embedding``, ``norm`` or ``head``; a tied head is empty.
+            member: The member's name.
+
+        Raises:
+            TailoringError: The part or the member does not exist.
+        """
+        if part not in PARTS:
+            raise TailoringError(unknown("part", part, PARTS))
+        if member not in self.states:
+            raise TailoringError(unknown("member", member, self.members))
+        return self._parts[member][part]
+
+    def skeleton(self) -> PreTrainedModel:
+        """A fresh model of the base's config without weights: parameters are on meta."""
+        return skeleton_of(self.config, self.dtype)
+
+    def check(self, tailoring: Tailoring) -> None:
+        """Hold a tailoring against this family.
+
+        Raises:
+            TailoringError: A member or layer does not exist, layers of unlike kind are merged, or
+                the architecture can't express this order of layers.
+        """
+        tailoring.check(self.members, self.n_layers, tied=self.tied)
+        faults = [
+            f"layers[{index}]: {spec} merges layers of unlike kind "
+            f"({_difference([self.kinds[layer] for layer in _positions(spec)])})"
+            for index, spec in enumerate(tailoring.layers)
+            if len({self.kinds[layer] for layer in _positions(spec)}) > 1
+        ]
+        if faults:
+            raise TailoringError(faults)
+        if len(set(self.kinds)) > 1:
+            tailored_config(self.config, [spec.position for spec in tailoring.layers])
+
+    def __repr__(self) -> str:
+        return (
+            f"Family({', '.join(self.members)}: {self.n_layers} layers, "
+            f"{self.parameters:,} parameters, {self.nbytes / 2**20:,.0f} MiB)"
+        )
+
+
+def _positions(spec: LayerSpec) -> list[int]:
+    sources = [*spec.sources, *([spec.base] if spec.base else [])]
+    return [source.layer for source in sources if source.layer is not None]
+
+
+def _difference(kinds: list[Any]) -> str:
+    """Say the first two values in which the kinds differ."""
+    first = kinds[0]
+    other = next(kind for kind in kinds if kind != first)
+    for one, two in zip(first[0], other[0], strict=False):
+        if one != two:
+            return f"{one[0]}: {one[1]} and {two[1]}"
+    return "their tensors have other names or shapes"
+
+
+def _digest(state: Mapping[str, Tensor], known: dict[int, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        key = tensor.data_ptr()
+        if key not in known:
+            plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            known[key] = hashlib.sha256(plain.numpy().data).digest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + known[key])
+    return digest.hexdigest()[:16]

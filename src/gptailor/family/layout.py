@@ -1,0 +1,102 @@
+"""How the names of a model's weights are divided: layers, embedding, norm and head.
+
+Knows nothing of values; a tied head has no name of its own.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gptailor.errors import FamilyError
+from gptailor.family.architecture import layers_path, n_layers_of
+
+__all__ = ["PARTS", "Layout"]
+
+PARTS = ("embedding", "norm", "head")
+_BEFORE_LAYERS = re.compile(r"emb|wte|wpe|project_in")
+_AFTER_LAYERS = re.compile(r"norm|ln|final|project_out")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each name belongs.
+
+    Args:
+        layers: Name of the list of layers.
+        n_layers: How many there are.
+        embedding: Name of the token embedding's weight, one row a token.
+        head: Name of the output head's weight, one row a token.
+        tied: Whether the two are one tensor.
+    """
+
+    layers: str
+    n_layers: int
+    embedding: str
+    head: str
+    tied: bool
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Layout":
+        """Read the layout off a model; its weights may be on meta.
+
+        Raises:
+            FamilyError: The model has no list of layers, no embedding or no head.
+        """
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if embedding is None or head is None:
+            raise FamilyError(
+                f"models of type {model.config.model_type!r} are not supported: "
+                "no embedding or no output head was found"
+            )
+        names = {module: f"{name}.weight" for name, module in model.named_modules()}
+        return cls(
+            layers=layers_path(model),
+            n_layers=n_layers_of(model.config),
+            embedding=names[embedding],
+            head=names[head],
+            tied=head.weight is embedding.weight,
+        )
+
+    def layer_of(self, name: str) -> tuple[int, str] | None:
+        """The layer and the name inside it, or None for a name outside the layers."""
+        if not name.startswith(f"{self.layers}."):
+            return None
+        number, _, inner = name[len(self.layers) + 1 :].partition(".")
+        return int(number), inner
+
+    def part_of(self, name: str) -> str:
+        """Which part a name outside the layers belongs to.
+
+        Raises:
+            FamilyError: It can't be told from the name.
+        """
+        if name.startswith(self.head.removesuffix("weight")):
+            return "head"
+        if _BEFORE_LAYERS.search(name):
+            return "embedding"
+        if _AFTER_LAYERS.search(name):
+            return "norm"
+        raise FamilyError(
+            f"tensor {name!r} stands outside the layers and it is not known whether before or "
+            "after them; this architecture is not supported"
+        )
+
+    def layers_of(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
+        """Divide a state dict into its layers, by the names inside them."""
+        layers: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(self.n_layers))
+        for name, tensor in state.items():
+            place = self.layer_of(name)
+            if place is not None:
+                layers[place[0]][place[1]] = tensor
+        return layers
+
+    def parts_of(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Divide what stands outside the layers into the three parts, by full names."""
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+        for name, tensor in state.items():
+            if self.layer_of(name) is None:
+                parts[self.part_of(name)][name] = tensor
+        return parts

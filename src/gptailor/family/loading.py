@@ -1,0 +1,230 @@
+"""Open a base and its variants, hold them together, and share what is equal.
+
+Each member is opened once; a variant is fitted, cast and shared before the next is opened, so that
+memory peaks at the family and one member. Knows nothing of what the members are for.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptailor.errors import FamilyError, TailoringError
+from gptailor.family.adapter import CONFIG, apply_adapter
+from gptailor.family.checkpoint import open_checkpoint, tokenizer_of
+from gptailor.family.checks import fitted, value_faults
+from gptailor.family.family import Family
+from gptailor.family.gguf import open_gguf
+from gptailor.family.layout import Layout
+from gptailor.family.members import MemberSource, OpenedMember
+from gptailor.family.places import find
+from gptailor.family.skeleton import skeleton_of
+from gptailor.tailoring import BASE, Source
+
+__all__ = ["load_family", "open_member"]
+
+
+def load_family(
+    base: MemberSource,
+    variants: Mapping[str, MemberSource],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Family:
+    """Load a family into memory.
+
+    Args:
+        base: A checkpoint's folder or hub id, or a GGUF file.
+        variants: By name; a checkpoint, a GGUF file, or a PEFT adapter. There may be none.
+        dtype: Of every float tensor; merging and dequantising happen in float32 before.
+        device: Where the tensors are to lie.
+
+    Raises:
+        FamilyError: Every fault of every member, a sentence each.
+    """
+    places = _places_of({BASE: base}, variants)
+    on_base = [
+        name
+        for name, source in variants.items()
+        if _is_adapter(places[name]) and source.base is None
+    ]
+    opened = open_member(base, places[BASE], dtype=torch.float32 if on_base else dtype)
+    layout = Layout.of(skeleton_of(opened.config, dtype))
+    faults = value_faults(BASE, opened.where, opened.state)
+    states = {BASE: _cast(opened.state, dtype, device)}
+    sources, notes = {BASE: opened.origin}, list(opened.notes)
+    for name, source in variants.items():
+        try:
+            member = open_member(source, places[name], dtype=dtype, family_base=opened)
+        except FamilyError as fault:
+            faults += [_naming(name, sentence) for sentence in fault.faults]
+            continue
+        state, misfits, own_notes = fitted(name, member, opened, layout)
+        misfits = misfits or value_faults(name, member.where, state)
+        faults += misfits
+        if not misfits:
+            states[name] = _shared(_cast(state, dtype, device), states[BASE])
+            sources[name] = member.origin
+            notes += [*member.notes, *own_notes]
+    faults += [] if faults else _overflows(states, dtype)
+    if faults:
+        raise FamilyError(faults)
+    config = copy.deepcopy(opened.config)
+    config.dtype = dtype
+    return Family(
+        config=config,
+        layout=layout,
+        dtype=dtype,
+        states=states,
+        sources=sources,
+        notes=(*notes, *_sharing_notes(states)),
+        generation_config=opened.generation_config,
+        licence=opened.licence,
+        base_tokenizer=opened.tokenizer,
+    )
+
+
+def open_member(
+    source: MemberSource,
+    place: Path,
+    *,
+    dtype: torch.dtype,
+    family_base: OpenedMember | None = None,
+) -> OpenedMember:
+    """Open one member of whatever kind lies at `place`.
+
+    Args:
+        source: The member, as the config names it.
+        place: Where `find` found it.
+        dtype: Of the float tensors; an adapter's are float32 whatever is asked for.
+        family_base: What an adapter without a base of its own stands on, in float32.
+
+    Raises:
+        FamilyError: It can't be read, or does not fit.
+    """
+    if not _is_adapter(place):
+        return _open_whole(source, place, dtype)
+    if source.base is not None:
+        under = MemberSource(source.base)
+        family_base = open_member(under, find(under), dtype=torch.float32)
+    if family_base is None:
+        raise FamilyError(f"{place} is an adapter; say which model it stands on with 'base'")
+    state = apply_adapter(family_base, place, strength=source.strength)
+    own_base = source.base is not None
+    times = "" if source.strength == 1.0 else f", times {source.strength:g}"
+    return OpenedMember(
+        where=str(place),
+        origin=f"{source.path} (adapter on {family_base.origin}{times})",
+        config=family_base.config,
+        state=state,
+        tied=family_base.tied,
+        # an adapter on the family's base keeps its rows; a tokenizer beside it adds no token
+        tokenizer=(tokenizer_of(place) or family_base.tokenizer)
+        if own_base
+        else family_base.tokenizer,
+        generation_config=family_base.generation_config,
+        licence=family_base.licence,
+        notes=family_base.notes if own_base else (),
+    )
+
+
+def _open_whole(source: MemberSource, place: Path, dtype: torch.dtype) -> OpenedMember:
+    if source.strength != 1.0:
+        raise FamilyError(
+            f"{source.path}: strength is {source.strength:g}, but only an adapter has a strength"
+        )
+    origin = source.path if source.revision is None else f"{source.path}@{source.revision}"
+    file = _gguf_of(place)
+    if file is not None:
+        return open_gguf(file, dtype=dtype, origin=origin)
+    return open_checkpoint(place, dtype=dtype, origin=origin)
+
+
+def _gguf_of(place: Path) -> Path | None:
+    """The GGUF file at a place: the file, or the only one in a folder without a config.json."""
+    if place.is_file():
+        return place
+    if (place / "config.json").is_file() or not place.is_dir():
+        return None
+    files = sorted(place.glob("*.gguf"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise FamilyError(f"{place} holds several GGUF files ({names}); name one of them")
+    return files[0] if files else None
+
+
+def _is_adapter(place: Path) -> bool:
+    return (place / CONFIG).is_file()
+
+
+def _places_of(
+    base: Mapping[str, MemberSource], variants: Mapping[str, MemberSource]
+) -> dict[str, Path]:
+    """Find every member before any is opened: what is missing is told at once."""
+    places: dict[str, Path] = {}
+    faults = _name_faults(variants)
+    for name, source in [*base.items(), *variants.items()]:
+        try:
+            places[name] = find(source)
+            if source.base is not None:
+                find(MemberSource(source.base))
+        except FamilyError as fault:
+            faults += [_naming(name, sentence) for sentence in fault.faults]
+    if faults:
+        raise FamilyError(faults)
+    return places
+
+
+def _name_faults(variants: Mapping[str, MemberSource]) -> list[str]:
+    faults: list[str] = []
+    for name in variants:
+        try:
+            Source(name)
+        except TailoringError as fault:
+            faults += fault.faults
+        if name == BASE:
+            faults.append(f"a variant is named {BASE!r}; that name is the base's own, take another")
+    return faults
+
+
+def _naming(name: str, sentence: str) -> str:
+    return sentence if f"{name!r}" in sentence[:60] else f"member {name!r}: {sentence}"
+
+
+def _cast(
+    state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Tensor]:
+    return {
+        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for name, tensor in state.items()
+    }
+
+
+def _shared(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put the base's own tensor wherever the variant's equals it."""
+    return {
+        name: base[name] if torch.equal(tensor, base[name]) else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _overflows(states: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> list[str]:
+    """What was finite when it was opened and is not in `dtype`."""
+    if dtype == torch.float32:
+        return []
+    return [
+        fault
+        for name, state in states.items()
+        for fault in value_faults(name, "after the cast", state)
+    ]
+
+
+def _sharing_notes(states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    notes = []
+    for name, state in states.items():
+        shared = sum(tensor is states[BASE][key] for key, tensor in state.items())
+        if name != BASE and shared:
+            notes.append(f"variant {name!r} shares {shared} of {len(state)} tensors with the base")
+    return notes

@@ -1,0 +1,58 @@
+"""What a member is asked for by, and what an opened one is.
+
+Knows nothing of the files that members come from, nor of the other members.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["MemberSource", "OpenedMember"]
+
+
+@dataclass(frozen=True)
+class MemberSource:
+    """Where one member comes from, as the config says it.
+
+    Args:
+        path: A folder, a hub id, a GGUF file, or ``package://NAME/FILE`` for a file inside an
+            installed Python package.
+        strength: What an adapter's change is multiplied by; 1 for anything else.
+        base: What an adapter is merged onto, in the same words as `path`; the family's base
+            when None.
+        revision: A branch, tag or commit of a hub id.
+    """
+
+    path: str
+    strength: float = 1.0
+    base: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedMember:
+    """One member's weights in memory, before they are held against the base's.
+
+    Args:
+        where: Its folder or file, for messages.
+        origin: Where it came from, for people.
+        config: The transformers config.
+        state: Names and tensors of the model in memory; a tied head is absent.
+        tied: Whether the head is the embedding.
+        tokenizer: A transformers tokenizer, or None.
+        generation_config: A transformers GenerationConfig, or None.
+        licence: What its model card or package says, or None.
+        notes: Sentences for the user.
+    """
+
+    where: str
+    origin: str
+    config: Any  # transformers is untyped here
+    state: Mapping[str, Tensor]
+    tied: bool
+    tokenizer: Any = None
+    generation_config: Any = None
+    licence: str | None = None
+    notes: tuple[str, ...] = ()

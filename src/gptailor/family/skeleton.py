@@ -1,0 +1,37 @@
+"""Models without weights, and models around weights that are already in memory.
+
+Knows nothing of where weights come from.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from gptailor.family.quiet import quiet
+
+__all__ = ["model_around", "skeleton_of"]
+
+
+def skeleton_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a model in eval mode: parameters on meta, non-persistent buffers real."""
+    # buffers must be real: rotary frequencies can't be loaded from anywhere
+    with quiet(), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=dtype, trust_remote_code=False
+        )
+    model.tie_weights()  # `init_empty_weights` gave a tied head a parameter of its own
+    return model.eval()
+
+
+def model_around(
+    config: PreTrainedConfig, state: Mapping[str, Tensor], dtype: torch.dtype
+) -> PreTrainedModel:
+    """Build a model whose parameters are the given tensors; nothing is copied."""
+    model = skeleton_of(config, dtype)
+    model.load_state_dict(dict(state), strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()
