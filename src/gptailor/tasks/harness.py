@@ -1,0 +1,395 @@
+"""The door to lm-eval: its tasks become ours, and a finished model is scored by it.
+
+Requests are built by lm-eval's own task objects and tokenised as its Hugging Face backend does
+it, so a model's scores here are lm-eval's own, example by example. lm-eval is imported inside
+functions: it is slow, and most of the program does without it.
+Knows nothing of tailorings or searches.
+"""
+
+import copy
+import dataclasses
+import difflib
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptailor.errors import TaskError
+from gptailor.metrics import METRICS
+from gptailor.registry import unknown
+from gptailor.tasks import local
+from gptailor.tasks.opened import Opened, all_documents, build_task, by_leaf, refuse_leak
+from gptailor.tasks.parts import divide, limited
+from gptailor.tasks.quiet import as_lm_eval_runs
+from gptailor.tasks.requests import (
+    FAULTS,
+    FEWSHOT_SEED,
+    OUTPUT_TYPES,
+    choose_split,
+    set_fewshot,
+)
+from gptailor.tasks.task import ExampleTask, Response, plain_numbers
+from gptailor.tasks.tokens import Encoder
+from gptailor.trial import Measurement, Scores
+
+__all__ = ["TaskParts", "TaskRequest", "evaluate_model", "load_tasks"]
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A task as the user asks for it.
+
+    Args:
+        name: Of one of lm-eval's tasks or groups, or the path of a YAML file.
+        metric: What the user looks at; every metric the task can tell is measured beside it.
+        split: The split to search and choose on; None for validation, else test, else train.
+        report_split: The split to report on, where it is another.
+        num_fewshot: Worked examples before each question; None for the task's own number.
+        limit: At most so many search examples.
+        member: The member that a divergence is measured from.
+        report_task: A task or group to report on, where it is another; of the same output type.
+    """
+
+    name: str
+    metric: str
+    split: str | None = None
+    report_split: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    member: str | None = None
+    report_task: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskParts:
+    """The three parts of a task; no two share an example.
+
+    Args:
+        search: What candidates are scored on.
+        choose: What the final pick is made on.
+        report: What the result is reported on.
+        report_docs: Leaf task -> indices of the report part in that task's split, rising.
+        notes: Sentences for the user.
+        request: What was asked.
+    """
+
+    search: ExampleTask
+    choose: ExampleTask
+    report: ExampleTask
+    report_docs: Mapping[str, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
+    request: TaskRequest = field(default_factory=lambda: TaskRequest("", "acc"))
+
+
+def load_tasks(
+    requests: Sequence[TaskRequest],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    seed: int,
+    shares: tuple[float, float, float],
+) -> dict[str, TaskParts]:
+    """Load tasks, divide them into parts, and tokenise every request once.
+
+    Args:
+        requests: What the user asks for.
+        tokenizer: The base's Hugging Face tokenizer.
+        max_length: Tokens that a model is fed at once; longer contexts lose their beginning.
+        seed: Decides the parts and the order within them.
+        shares: Of the search, choose and report part; where the report part comes from another
+            split or task, the first two divide the split searched.
+
+    Returns:
+        One entry a request, in order, by the task's own name.
+
+    Raises:
+        TaskError: With the faults of all requests, a sentence each.
+    """
+    encoder = Encoder.of(tokenizer, max_length)
+    loaded: dict[str, TaskParts] = {}
+    faults: list[str] = []
+    for request in requests:
+        try:
+            with as_lm_eval_runs():
+                parts = _load(request, encoder, seed, shares)
+        except TaskError as fault:
+            faults += fault.faults
+            continue
+        if parts.search.name in loaded:
+            faults.append(f"task {parts.search.name!r} is asked for twice; name it once")
+        loaded[parts.search.name] = parts
+    if faults:
+        raise TaskError(faults)
+    return loaded
+
+
+def evaluate_model(
+    model: Any,
+    tasks: Mapping[str, TaskParts],
+    *,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    dtype: str = "auto",
+    batch_size: int = 8,
+) -> Scores:
+    """Score a finished model on the report parts, through lm-eval from end to end.
+
+    lm-eval's own model class, requests, batches and metrics are used; ours (`answer_bits`,
+    `choice_logprob`) are computed from the log-likelihoods that it returns. The global random
+    states are left as they were found.
+
+    Args:
+        model: A folder or hub id, or a live Hugging Face model.
+        tasks: As `load_tasks` gave them.
+        tokenizer: Needed beside a live model; the folder's own where None.
+        max_length: Tokens fed at once; the model's own limit where None.
+        dtype: Of a model that is loaded: ``auto``, ``float32``, ``bfloat16``, ...
+        batch_size: Sequences in one forward.
+
+    Returns:
+        One number an example, in the order of each task's report part.
+
+    Raises:
+        TaskError: lm-eval can't load the model or a task.
+    """
+    import torch
+
+    with torch.random.fork_rng(), as_lm_eval_runs():
+        backend = _backend(model, tokenizer, max_length, dtype, batch_size)
+        return Scores({name: _evaluate(backend, parts) for name, parts in tasks.items()})
+
+
+def _backend(
+    model: Any, tokenizer: Any, max_length: int | None, dtype: str, batch_size: int
+) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    options: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length}
+    if tokenizer is not None:
+        options["tokenizer"] = copy.deepcopy(tokenizer)  # lm-eval may add a pad token
+    if not isinstance(model, str | Path):
+        return HFLM(pretrained=model, **options)
+    try:
+        return HFLM(pretrained=str(model), dtype=dtype, **options)
+    except (OSError, ValueError) as fault:
+        raise TaskError(f"{model}: lm-eval can't load it: {str(fault).splitlines()[0]}") from None
+
+
+def _evaluate(backend: Any, parts: TaskParts) -> dict[str, Measurement]:
+    from lm_eval.evaluator import evaluate
+
+    request = parts.request
+    opened = _open_report(request) or _open(request.name, request.split, request.num_fewshot)
+    leaves = {leaf: opened.leaves[leaf] for leaf in parts.report_docs}
+    for task in leaves.values():
+        task.set_fewshot_seed(FEWSHOT_SEED)
+    results = evaluate(
+        lm=backend,
+        task_dict={"tasks": leaves, "groups": {}, "group_map": {}},
+        samples={leaf: list(indices) for leaf, indices in parts.report_docs.items()},
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    samples: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for leaf, logged in results["samples"].items():
+        for sample in logged:
+            samples.setdefault((leaf, int(sample["doc_id"])), sample)
+    report = parts.report
+    numbers = []
+    for example, origin in zip(report.examples, report.origins, strict=True):
+        theirs = plain_numbers({m: samples[origin].get(m) for m in ("acc", "acc_norm")})
+        numbers.append(example.score(_responses(samples[origin])) | theirs)
+    n = report.n_examples
+    return {
+        metric: Measurement(
+            metric, tuple(one[metric] for one in numbers), report.weights(metric, n)
+        )
+        for metric in report.metrics
+        if metric != "divergence"
+    }
+
+
+def _responses(sample: Mapping[str, Any]) -> list[Response]:
+    found = sample["filtered_resps"]
+    return [
+        (float(one[0]), bool(one[1])) if isinstance(one, tuple | list) else (float(one), False)
+        for one in found
+    ]
+
+
+def _load(
+    request: TaskRequest, encoder: Encoder, seed: int, shares: tuple[float, float, float]
+) -> TaskParts:
+    if request.metric not in METRICS:
+        raise TaskError(f"task {request.name!r}: " + unknown("metric", request.metric, METRICS))
+    opened = _open(request.name, request.split, request.num_fewshot)
+    apart = _open_report(request)
+    if apart is not None and request.report_task is None and apart.splits == opened.splits:
+        apart = None
+    if request.report_task is None:
+        refuse_leak(opened, apart or opened)
+    parts = limited(
+        opened.name,
+        divide(
+            opened.name,
+            all_documents(opened),
+            report=None if apart is None else all_documents(apart),
+            shares=shares,
+            seed=seed,
+        ),
+        request.limit,
+    )
+    source = apart or opened
+    build = functools.partial(
+        build_task,
+        encoder=encoder,
+        divergence=request.member is not None or request.metric == "divergence",
+    )
+    search, choose = build(opened, parts.search), build(opened, parts.choose)
+    report = build(source, parts.report)
+    metrics = tuple(metric for metric in search.metrics if metric in report.metrics)
+    if request.metric not in metrics:
+        raise TaskError(
+            f"task {opened.name!r} can't tell {request.metric!r}; it can tell: "
+            + ", ".join(metrics)
+        )
+    return TaskParts(
+        search=search,
+        choose=choose,
+        report=report,
+        report_docs=by_leaf(parts.report),
+        notes=(*opened.notes, *_perplexity_notes(opened, request.metric), *parts.notes),
+        request=request,
+    )
+
+
+def _open_report(request: TaskRequest) -> Opened | None:
+    """The task that is reported on, where it is another one or another split."""
+    if request.report_task is None and request.report_split is None:
+        return None
+    return _open(request.report_task or request.name, request.report_split, request.num_fewshot)
+
+
+def _open(name: str, split: str | None, num_fewshot: int | None) -> Opened:
+    """Let lm-eval make a task or group, choose its split and its few-shot examples."""
+    if num_fewshot is not None and num_fewshot < 0:
+        raise TaskError(f"task {name!r}: num_fewshot is {num_fewshot}; it must be 0 or more")
+    own_name, manager = _local(name) if local.is_path(name) else (name, _shipped(name))
+    loaded = _make(own_name, manager)
+    shots: dict[str, str | None] = {}
+    splits: dict[str, str] = {}
+    notes: list[str] = []
+    for leaf, task in loaded["tasks"].items():
+        _refuse_unlike(leaf, task)
+        try:
+            shots[leaf], told = set_fewshot(leaf, task, num_fewshot)
+            splits[leaf] = choose_split(leaf, task, split)
+        except FAULTS as fault:
+            raise TaskError(f"task {leaf!r}: lm-eval can't build it: {fault}") from None
+        notes += told
+    group = loaded["groups"].get(own_name)
+    lists = [] if group is None else group.aggregate_metric_list or []
+    equal = {entry.metric for entry in lists if not entry.weight_by_size}
+    if lists and (lists[0].metric in equal if "acc" not in _names(lists) else "acc" in equal):
+        equal |= {"answer_bits", "choice_logprob", "divergence"}
+    if len(splits) > 1 and not lists:
+        notes.append(
+            f"group {own_name!r} does not say how its {len(splits)} tasks add up; they are "
+            "weighted by their numbers of examples"
+        )
+    return Opened(own_name, loaded["tasks"], frozenset(equal), splits, shots, tuple(notes))
+
+
+def _names(lists: Iterable[Any]) -> set[str]:
+    return {entry.metric for entry in lists}
+
+
+def _make(name: str, manager: Any) -> Any:
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return manager.load([name])
+    except (*FAULTS, DatasetsError) as fault:
+        lines = [line for line in str(fault).splitlines() if line.strip()] or [""]
+        told = f"{type(fault).__name__}: {lines[0][:300]}"
+        if isinstance(fault, OSError):
+            raise TaskError(
+                f"task {name!r}: its data are not on this machine and can't be fetched ({told}); "
+                "load the task once where there is a network, so that the datasets cache has it, "
+                "or write a YAML file of your own over a JSONL file"
+            ) from None
+        raise TaskError(f"task {name!r}: lm-eval can't build it: {told}") from None
+
+
+@functools.cache
+def _manager() -> Any:
+    """Index lm-eval's own tasks: ten seconds, so once, and only when asked for."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _shipped(name: str) -> Any:
+    manager = _manager()
+    entry = manager.task_index.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, manager.all_tasks, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        raise TaskError(
+            f"unknown task {name!r}; {hint}a task of your own is named by the path of its YAML "
+            "file, lm-eval's are listed by `lm-eval ls tasks`"
+        )
+    output_type = (entry.cfg or {}).get("output_type", OUTPUT_TYPES[0])
+    if output_type not in OUTPUT_TYPES:
+        raise TaskError(_unlike(name, output_type))
+    return manager
+
+
+def _local(path: str) -> tuple[str, Any]:
+    """An index that holds a local task or group, and what it refers to."""
+    from lm_eval.config.task import TaskConfig
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._index import TaskIndex
+
+    name, configs = local.read_task_files(Path(path))
+    manager = TaskManager(include_defaults=False)
+    used, foreign = local.references(name, configs)
+    if foreign:
+        for other in foreign:
+            _shipped(other)
+        manager.task_index.update(_manager().task_index)
+    keys = {one.name for one in dataclasses.fields(TaskConfig)} - {"custom_dataset"}
+    for used_name in used:
+        config = local.prepared(configs[used_name], Path(path), keys)
+        TaskIndex.process_cfg(config, Path(path), manager.task_index)
+        manager.task_index[used_name].cfg = config
+        manager.task_index[used_name].yaml_path = None  # lm-eval takes our config, not the file
+    return name, manager
+
+
+def _refuse_unlike(name: str, task: Any) -> None:
+    from lm_eval.api.task import ConfigurableTask
+
+    if task.OUTPUT_TYPE not in OUTPUT_TYPES:
+        raise TaskError(_unlike(name, task.OUTPUT_TYPE))
+    if not isinstance(task, ConfigurableTask):
+        raise TaskError(f"task {name!r} is a Python class without a config, which is not supported")
+    if task.config.unsafe_code or task.config.doc_to_image or task.config.doc_to_audio:
+        raise TaskError(f"task {name!r} runs code, or shows images or sound: not supported")
+
+
+def _unlike(name: str, output_type: object) -> str:
+    return (
+        f"task {name!r} has the output type {output_type}; only {', '.join(OUTPUT_TYPES)} can be "
+        "searched on, since they need no generated text"
+    )
+
+
+def _perplexity_notes(opened: Opened, metric: str) -> list[str]:
+    if len(opened.leaves) > 1 and METRICS[metric].transform == "exp":
+        return [
+            f"group {opened.name!r}: its {metric} is the perplexity of the mean, where "
+            "lm-eval takes the mean of its tasks' perplexities"
+        ]
+    return []

@@ -1,0 +1,132 @@
+"""Parts: which documents a search sees, which it chooses by, and which it reports on.
+
+Documents that read the same never stand in two parts. Knows documents only by their leaf task,
+index and text; so the parts depend on the seed and the data, never on a tokenizer or a model.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gptailor.errors import TaskError
+from gptailor.tasks.task import nested_order
+
+__all__ = ["Document", "Parts", "divide"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a task.
+
+    Args:
+        leaf: The leaf task that it belongs to.
+        index: Its place in that task's split.
+        text: All that a model could be shown of it; equal texts are duplicates.
+    """
+
+    leaf: str
+    index: int
+    text: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The three parts of a task, each in nested order, and what the user should know."""
+
+    search: tuple[Document, ...]
+    choose: tuple[Document, ...]
+    report: tuple[Document, ...]
+    notes: tuple[str, ...] = ()
+
+
+def divide(
+    name: str,
+    documents: Sequence[Document],
+    *,
+    report: Sequence[Document] | None,
+    shares: tuple[float, float, float],
+    seed: int,
+) -> Parts:
+    """Divide a task's documents into a search, a choose and a report part.
+
+    Args:
+        name: The task's name, for messages.
+        documents: Of the split that is searched.
+        report: Documents kept apart for the report; None to take them from `documents` too.
+        shares: Of search, choose and report; the last is not used where `report` is given.
+        seed: Same seed, same parts.
+
+    Returns:
+        Each leaf in each part by its share, within a document or two; the parts in nested order.
+
+    Raises:
+        TaskError: A part would be empty.
+    """
+    units = _units(documents)
+    order = nested_order([unit[0].leaf for unit in units], seed)
+    wanted = shares if report is None else (shares[0], shares[1], 0.0)
+    n_report, n_choose = _counts(len(units), wanted)
+    kept = [units[place] for place in order[:n_report]]
+    chosen = [units[place] for place in order[n_report : n_report + n_choose]]
+    searched = [units[place] for place in order[n_report + n_choose :]]
+    notes: list[str] = []
+    if report is None:
+        reported = [document for unit in kept for document in unit]
+    else:
+        seen = {unit[0].text for unit in (*chosen, *searched)}
+        reported = [document for document in report if document.text not in seen]
+        if dropped := len(report) - len(reported):
+            notes.append(
+                f"task {name!r}: {dropped} of {len(report)} report examples also stand among the "
+                "search or choose examples and were dropped"
+            )
+    parts = Parts(
+        search=_ordered([d for unit in searched for d in unit], seed),
+        choose=_ordered([d for unit in chosen for d in unit], seed),
+        report=_ordered(reported, seed),
+        notes=tuple(notes),
+    )
+    _refuse_empty(name, parts, len(documents), wanted)
+    return parts
+
+
+def limited(name: str, parts: Parts, limit: int | None) -> Parts:
+    """Keep the first `limit` documents of the search part, and say so."""
+    if limit is None or limit >= len(parts.search):
+        return parts
+    note = f"task {name!r}: the search uses {limit} of {len(parts.search)} examples (limit)"
+    return dataclasses.replace(parts, search=parts.search[:limit], notes=(*parts.notes, note))
+
+
+def _units(documents: Sequence[Document]) -> list[list[Document]]:
+    """Gather duplicates, in the order of their first."""
+    units: dict[tuple[str, ...], list[Document]] = {}
+    for document in documents:
+        units.setdefault(document.text, []).append(document)
+    return list(units.values())
+
+
+def _counts(n: int, shares: tuple[float, float, float]) -> tuple[int, int]:
+    """How many units to report on and to choose by; at least one each where a share is asked."""
+    total = sum(shares)
+    n_choose, n_report = (
+        max(1, round(n * share / total)) if share > 0 else 0 for share in shares[1:]
+    )
+    return n_report, n_choose
+
+
+def _ordered(documents: Sequence[Document], seed: int) -> tuple[Document, ...]:
+    by_place = sorted(documents, key=lambda document: (document.leaf, document.index))
+    order = nested_order([document.leaf for document in by_place], seed)
+    return tuple(by_place[place] for place in order)
+
+
+def _refuse_empty(name: str, parts: Parts, n: int, shares: tuple[float, float, float]) -> None:
+    sizes = {"search": parts.search, "choose": parts.choose, "report": parts.report}
+    empty = [part for part, documents in sizes.items() if not documents]
+    if empty:
+        raise TaskError(
+            f"task {name!r}: the {' and '.join(empty)} part would be empty: {n} examples divided "
+            f"by the shares {shares[0]:g} : {shares[1]:g} : {shares[2]:g} (search : choose : "
+            "report); give more examples or other shares"
+        )

@@ -1,0 +1,278 @@
+"""From lm-eval's task objects to examples: splits, few-shot, requests, right answers.
+
+Speaks to objects that lm-eval made, and never imports it: `harness` does. Every fault of a user's
+data becomes a sentence that names the task and the example.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from gptailor.errors import TaskError
+from gptailor.metrics import METRICS
+from gptailor.registry import unknown
+from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
+from gptailor.tasks.parts import Document
+from gptailor.tasks.task import Example, Passage
+from gptailor.tasks.text import ContinuationExample, RollingExample
+from gptailor.tasks.tokens import Encoder
+
+__all__ = ["build_examples", "choose_split", "list_documents", "set_fewshot", "told_metrics"]
+
+OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
+FEWSHOT_SEED = 1234  # lm-eval's own default
+
+# what a task file can raise through lm-eval: templates, literals, missing keys, wrong types
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TemplateError,
+    TypeError,
+    ValueError,
+)
+
+
+def choose_split(name: str, task: Any, wanted: str | None) -> str:
+    """Make a split the one that lm-eval evaluates.
+
+    Args:
+        name: The leaf task's name, for messages.
+        task: lm-eval's task object; its `test_split` is set.
+        wanted: A split of the data, or ``train``, ``validation``, ``test`` for what the task calls
+            so; None for the task's validation split, else its test, else its training split.
+
+    Returns:
+        The split, as the data call it.
+    """
+    roles = {
+        "validation": task.config.validation_split,
+        "test": task.config.test_split,
+        "train": task.config.training_split,
+    }
+    known = list(task.dataset)
+    split = wanted
+    if wanted is None:
+        split = next((role for role in roles.values() if role is not None), None)
+    elif wanted not in known:
+        split = roles.get(wanted)
+    if split not in known:
+        raise TaskError(f"task {name!r}: " + unknown("split", split or wanted, known))
+    task.set_config("test_split", split)
+    task.features = list(task.eval_docs.features)
+    return str(split)
+
+
+def set_fewshot(name: str, task: Any, wanted: int | None) -> tuple[str | None, list[str]]:
+    """Set the number of worked examples before each question, as lm-eval would.
+
+    Returns:
+        The split that they are drawn from (None where there are none, or the task lists them), and
+        notes for the user.
+    """
+    notes = []
+    if wanted is not None:
+        if task.config.num_fewshot == 0 and wanted != 0:
+            notes.append(f"task {name!r}: its own num_fewshot of 0 is kept, as lm-eval keeps it")
+        else:
+            task.set_config("num_fewshot", wanted)
+    if task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    if not task.config.num_fewshot:
+        return None, notes
+    shots = task.fewshot_cfg
+    if shots.split is not None:
+        return str(shots.split), notes
+    if shots.samples is not None:
+        return None, notes
+    own = (task.config.training_split, task.config.validation_split, task.config.test_split)
+    source = next(split for split in own if split is not None)
+    # said aloud, so that lm-eval leaves the question itself out of its own examples
+    shots.split = source
+    return str(source), notes
+
+
+def list_documents(name: str, task: Any) -> list[Document]:
+    """Every document of the chosen split, with all that a model could be shown of it."""
+    found = []
+    for index, doc in enumerate(task.eval_docs):
+        with_name = f"task {name!r}, example {index + 1}"
+        try:
+            text = _text(task, doc)
+        except FAULTS as fault:
+            raise TaskError(f"{with_name}: {_told(fault)}") from None
+        found.append(Document(name, index, text))
+    if not found:
+        raise TaskError(f"task {name!r}: its split {task.config.test_split!r} has no examples")
+    return found
+
+
+def build_examples(
+    name: str, task: Any, indices: Sequence[int], encoder: Encoder
+) -> dict[int, Example]:
+    """Let lm-eval build the requests of some documents, and tokenise them.
+
+    Args:
+        name: The leaf task's name, for messages.
+        task: lm-eval's task object, its split and few-shot set.
+        indices: Of documents in the split.
+        encoder: Of the family's tokenizer.
+
+    Returns:
+        Document index to example.
+
+    Raises:
+        TaskError: An example can't be asked or has no right answer.
+    """
+    ordered = sorted(indices)
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    try:
+        task.build_all_requests(samples=ordered, rank=0, world_size=1)
+    except FAULTS as fault:
+        raise TaskError(f"task {name!r}: lm-eval can't build it: {_told(fault)}") from None
+    grouped: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        grouped.setdefault(ordered[instance.doc_id], []).append(instance)
+    make = _MAKERS[task.OUTPUT_TYPE]
+    made: dict[int, Example] = {}
+    for index, instances in grouped.items():
+        instances.sort(key=lambda instance: instance.idx)
+        try:
+            made[index] = make(task, instances, encoder)
+        except TaskError as fault:
+            raise TaskError(f"task {name!r}, example {index + 1}: {fault}") from None
+        except FAULTS as fault:
+            told = _told(fault)
+            raise TaskError(f"task {name!r}, example {index + 1}: {told}") from None
+    return made
+
+
+def told_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The metrics that every one of the examples tells, in the order of `METRICS`."""
+    told = [set(_probe(example)) for example in examples]
+    return tuple(metric for metric in METRICS if all(metric in names for names in told))
+
+
+def _probe(example: Example) -> dict[str, float]:
+    """Score made-up responses, to see which metrics come back."""
+    n = len(example.places) if isinstance(example, ChoiceExample) else 1
+    return example.score([(-1.0 - place, False) for place in range(n)])
+
+
+def _text(task: Any, doc: Mapping[str, Any]) -> tuple[str, ...]:
+    target = str(task.doc_to_target(doc))
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return (target,)
+    text = task.doc_to_text(doc)
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return (str(text), target)
+    choices = tuple(str(choice) for choice in task.doc_to_choice(doc))
+    return (*choices, target) if task.multiple_input else (str(text), *choices)
+
+
+def _own(task: Any, doc: Mapping[str, Any]) -> Any:
+    """The task's own way from responses to metrics, or None if it is lm-eval's common one."""
+    if callable(task.config.process_results) or _overrides(task):
+        return functools.partial(task.process_results, doc)
+    return None
+
+
+def _overrides(task: Any) -> bool:
+    return not type(task).process_results.__qualname__.startswith("ConfigurableTask.")
+
+
+def _choices(task: Any, instances: Sequence[Any], encoder: Encoder) -> ChoiceExample:
+    doc = instances[0].doc
+    own = _own(task, doc)
+    choices = [str(choice) for choice in task.doc_to_choice(doc)]
+    if len(choices) < 2:
+        raise TaskError(f"it has {len(choices)} choices; two at least are needed")
+    if "" in choices:
+        raise TaskError(f"choice {choices.index('') + 1} is empty: {choices}")
+    # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
+    asked = instances if own is not None else instances[: len(choices)]
+    passages, places = share_contexts([encoder.pair(*one.args[:2]) for one in asked])
+    gold = _gold(task, doc, choices)
+    wrong = [one for one in gold if not 0 <= one < len(choices)]
+    if wrong and own is None:
+        raise TaskError(
+            f"the right answer is {_raw_gold(task, doc)!r}, which is none of its "
+            f"{len(choices)} choices {choices}; does this split have labels?"
+        )
+    gold = () if wrong else gold
+    answer = (
+        str(task.doc_to_target(doc)) if task.multiple_input else choices[gold[0] if gold else 0]
+    )
+    if not answer:
+        raise TaskError("the text after the choices is empty")
+    return ChoiceExample(
+        passages=passages,
+        places=places,
+        gold=gold,
+        lengths=tuple(float(len(choice)) for choice in choices),
+        answer_bytes=len(answer.encode()),
+        own=own,
+    )
+
+
+def _raw_gold(task: Any, doc: Mapping[str, Any]) -> Any:
+    return task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+
+
+def _gold(task: Any, doc: Mapping[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
+    """The indices of the right choices; -1 for one that is none of them."""
+    raw = _raw_gold(task, doc)
+    many = raw if isinstance(raw, list | tuple) else [raw]
+    found = []
+    for one in many or [None]:
+        if isinstance(one, str):
+            found.append(choices.index(one) if one in choices else -1)
+        else:
+            found.append(int(one) if isinstance(one, int) else -1)
+    return tuple(dict.fromkeys(found))
+
+
+def _continuation(task: Any, instances: Sequence[Any], encoder: Encoder) -> ContinuationExample:
+    context, text = instances[0].args[:2]
+    if not isinstance(text, str) or not text:
+        raise TaskError(f"its continuation is {text!r}; it must be a text that is not empty")
+    before, after = encoder.pair(context, text)
+    passages = (Passage(before, (after,)),)
+    return ContinuationExample(passages, len(text.encode()), _own(task, instances[0].doc))
+
+
+def _rolling(task: Any, instances: Sequence[Any], encoder: Encoder) -> RollingExample:
+    (text,) = instances[0].args[:1]
+    if not isinstance(text, str) or not text:
+        raise TaskError(f"its text is {text!r}; it must be a text that is not empty")
+    passages = tuple(Passage(before, (after,)) for before, after in encoder.windows(text))
+    own = _own(task, instances[0].doc)
+    if own is None:
+        n_bytes, n_words = task.count_bytes(text), task.count_words(text)
+        units = {"word_perplexity": n_words, "byte_perplexity": n_bytes, "bits_per_byte": n_bytes}
+        return RollingExample(passages, units)
+    # a task of its own words or bytes tells them beside the log-likelihood it was given
+    told = {k: v for k, v in own((-1.0,)).items() if k in METRICS and isinstance(v, tuple)}
+    if any(pair[0] != -1.0 for pair in told.values()):
+        raise TaskError("its process_results changes the log-likelihood, which can't be followed")
+    return RollingExample(passages, {metric: int(pair[1]) for metric, pair in told.items()})
+
+
+_MAKERS: dict[str, Callable[[Any, Sequence[Any], Encoder], Example]] = {
+    "multiple_choice": _choices,
+    "loglikelihood": _continuation,
+    "loglikelihood_rolling": _rolling,
+}
+
+
+def _told(fault: BaseException) -> str:
+    """One line of what a library said."""
+    first = next((line for line in str(fault).splitlines() if line.strip()), "")
+    return f"{type(fault).__name__}: {first.strip()[:300]}" if first else type(fault).__name__

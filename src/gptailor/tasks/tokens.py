@@ -1,0 +1,115 @@
+"""Text to token ids, exactly as lm-eval's Hugging Face backend does it.
+
+So that what a model is asked here is, token by token, what lm-eval would ask it. Knows nothing of
+tasks; the tokenizer is a Hugging Face one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptailor.errors import TaskError
+
+__all__ = ["Encoder", "rolling_windows"]
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encode contexts, continuations and whole texts for one tokenizer.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        max_length: Tokens that a model is fed at once; what is longer loses its beginning.
+        prefix: The token that stands before a text without a context.
+        prefix_text: The same as text: a string that starts with it gets no special tokens.
+    """
+
+    tokenizer: Any
+    max_length: int
+    prefix: int
+    prefix_text: str
+
+    @classmethod
+    def of(cls, tokenizer: Any, max_length: int) -> "Encoder":
+        """Take the tokenizer's beginning-of-sequence token, or its end-of-sequence token.
+
+        Raises:
+            TaskError: The tokenizer has neither, or the length is too small to score anything.
+        """
+        if max_length < 2:
+            raise TaskError(f"max_length is {max_length}; a model must be fed 2 tokens at least")
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        prefix = eos if bos is None else bos
+        if prefix is None:
+            raise TaskError(
+                "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token; "
+                "one is needed before a text that has no context"
+            )
+        return cls(tokenizer, max_length, int(prefix), str(tokenizer.decode(prefix)))
+
+    def pair(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
+        """Encode a continuation after its context; the context loses what does not fit.
+
+        Spaces at the context's end move to the continuation, which is what the tokens after the
+        context's own tokens are.
+
+        Raises:
+            TaskError: Nothing is left to score, or the continuation alone does not fit.
+        """
+        if context == "":
+            encoded = self._encode(continuation, special=False)
+            before = [self.prefix]
+            if encoded and encoded[0] == self.prefix:
+                before, encoded = encoded[:1], encoded[1:]
+        else:
+            stripped = context.rstrip()
+            continuation = context[len(stripped) :] + continuation
+            before = self._encode(stripped)
+            encoded = self._encode(stripped + continuation)[len(before) :]
+        if not encoded:
+            raise TaskError(f"the continuation {continuation!r} has no tokens of its own")
+        if not before:
+            raise TaskError("the context is nothing but white space, and has no tokens")
+        if len(encoded) > self.max_length:
+            raise TaskError(
+                f"the continuation has {len(encoded)} tokens, more than the {self.max_length} "
+                "that a model is fed at once; shorten it, or raise max_length"
+            )
+        room = self.max_length + 1 - len(encoded)
+        return tuple(before[-room:]), tuple(encoded)
+
+    def windows(self, text: str) -> list[tuple[Tokens, Tokens]]:
+        """Encode a whole text as contexts and continuations; each token is scored once."""
+        tokens = self._encode(text)
+        if not tokens:
+            raise TaskError(f"the text {text!r} has no tokens")
+        return list(rolling_windows(tokens, self.prefix, self.max_length))
+
+    def _encode(self, text: str, *, special: bool | None = None) -> list[int]:
+        if special is None and text.startswith(self.prefix_text):
+            special = False
+        options = {} if special is None else {"add_special_tokens": special}
+        return list(self.tokenizer.encode(text, **options))
+
+
+def rolling_windows(
+    tokens: Sequence[int], prefix: int, max_length: int
+) -> Iterator[tuple[Tokens, Tokens]]:
+    """Cut a text into windows of `max_length` tokens, each token predicted once.
+
+    The first window starts with `prefix`; each later one sees a single token of context, except
+    the last, which is filled up with context. (lm-eval's windows at context length 1.)
+
+    Example:
+        >>> list(rolling_windows([1, 2, 3, 4, 5], prefix=0, max_length=3))
+        [((0,), (1, 2, 3)), ((2, 3), (4, 5))]
+    """
+    first = tuple(tokens[:max_length])
+    yield (prefix,), first
+    done = len(first)
+    while done < len(tokens):
+        end = min(done + max_length, len(tokens))
+        yield tuple(tokens[end - max_length - 1 : done]), tuple(tokens[done:end])
+        done = end
