@@ -85,6 +85,11 @@ class Engine:
         self._layers = LayerCache(family, self._skeleton.templates, cache_bytes)
         self._state_bytes = state_bytes
 
+    @property
+    def merged_bytes(self) -> int:
+        """Bytes of merged layers held now."""
+        return self._layers.merged_bytes
+
     @torch.inference_mode()
     def run(
         self,
@@ -217,7 +222,7 @@ class Engine:
             logprob[here] = logits[rows, wanted] - logits.logsumexp(dim=-1)[rows]
             greedy[here] = logits.argmax(dim=-1)[rows] == wanted
             if apart is not None and teacher is not None:
-                apart[here] = divergence(teacher.rows(here), logits[rows])
+                apart[here] = divergence(teacher[here], logits[rows])
         return Targets(logprob.cpu(), greedy.cpu(), None if apart is None else apart.cpu())
 
     def explain(self, tailoring: Tailoring, batch: Batch) -> str:

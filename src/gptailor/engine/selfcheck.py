@@ -11,11 +11,11 @@ from torch import Tensor
 from gptailor.engine.batches import pack
 from gptailor.engine.engine import Engine
 from gptailor.errors import FamilyError
-from gptailor.family import Family
-from gptailor.tailoring import BASE, Source, Tailoring
+from gptailor.family.skeleton import model_around
+from gptailor.tailoring import BASE, Tailoring
 from gptailor.tasks.task import Passage
 
-__all__ = ["plain_logprobs", "refuse_inexact", "whole_model"]
+__all__ = ["plain_logprobs", "refuse_inexact"]
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.35, torch.float16: 0.1}  # nats a token
 
@@ -41,27 +41,14 @@ def refuse_inexact(engine: Engine) -> None:
         raise FamilyError(f"the base can't be run: {result.failure}")
     packed = torch.cat([targets.logprob for targets in result.targets])
     ordered = [batch.passages for batch in batches]
-    plain = plain_logprobs(whole_model(family, BASE).to(engine.device), sum(ordered, ()))
+    model = model_around(family.config, family.states[BASE], family.dtype).to(engine.device)
+    plain = plain_logprobs(model, sum(ordered, ()))
     apart = float((packed - plain).abs().max())
     if not apart <= _TOLERANCE[family.dtype]:
         raise FamilyError(
             f"{name}: packed scores differ from the model's own by {apart:.3g} nats a token; "
             "this architecture is not supported"
         )
-
-
-def whole_model(family: Family, member: str) -> torch.nn.Module:
-    """A member as its stock Hugging Face model; its weights are the family's, not copies."""
-    model = family.skeleton()
-    state: dict[str, Tensor] = {}
-    for part in ("embedding", "norm", "head"):
-        state |= family.part(part, member)
-    for layer in range(family.n_layers):
-        tensors = family.layer(Source(member, layer))
-        state |= {f"{family.layers_path}.{layer}.{name}": tensors[name] for name in tensors}
-    model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
-    return model.eval()
 
 
 @torch.inference_mode()
