@@ -24,18 +24,13 @@ __all__ = ["CONFIG", "apply_adapter"]
 CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 # adapters that become part of the weights; prompts and prefixes can't
-_MERGED: tuple[str, ...] = (
-    "BOFT",
-    "C3A",
-    "DELORA",
-    "FOURIERFT",
-    "HRA",
-    "IA3",
-    "LOHA",
-    "LOKR",
-    "LORA",
+_MERGED = frozenset(
+    [
+        *("ADALORA", "BOFT", "C3A", "DELORA", "FOURIERFT", "HIRA", "HRA", "IA3", "LN_TUNING"),
+        *("LOHA", "LOKR", "LORA", "MISS", "OFT", "RANDLORA", "ROAD", "SHIRA", "VBLORA", "VERA"),
+        "WAVEFT",
+    ]
 )
-_MERGED += ("MISS", "OFT", "RANDLORA", "ROAD", "SHIRA", "VBLORA", "VERA", "WAVEFT", "ADALORA")
 # fields that make peft load other code, or change the number of layers
 _REFUSED_FIELDS = ("megatron_config", "layer_replication")
 
@@ -61,14 +56,16 @@ def apply_adapter(base: OpenedMember, folder: Path, *, strength: float) -> dict[
     fields = _fields_of(folder)
     weights = _weights_of(folder)
     # peft writes biases and some initial values into the model that it is given
-    state = {k: v if _leaves_base_alone(fields) else v.clone() for k, v in base.state.items()}
+    plain = _leaves_base_alone(fields)
+    state = base.state if plain else {name: t.clone() for name, t in base.state.items()}
     merged = _merged(base, state, folder, weights)
-    return {
-        name: base_tensor
-        if torch.equal(merged[name], base_tensor)
-        else base_tensor + strength * (merged[name] - base_tensor)
-        for name, base_tensor in base.state.items()
-    }
+    return {name: _scaled(tensor, merged[name], strength) for name, tensor in base.state.items()}
+
+
+def _scaled(base: Tensor, merged: Tensor, strength: float) -> Tensor:
+    if merged.data_ptr() == base.data_ptr() or torch.equal(merged, base):
+        return base
+    return merged if strength == 1.0 else base + strength * (merged - base)
 
 
 def _fields_of(folder: Path) -> dict[str, Any]:
@@ -78,7 +75,7 @@ def _fields_of(folder: Path) -> dict[str, Any]:
     if kind not in _MERGED:
         raise FamilyError(
             f"{path}: adapters of type {kind!r} can't be merged into weights; "
-            f"these can: {', '.join(_MERGED)}"
+            f"these can: {', '.join(sorted(_MERGED))}"
         )
     for name in _REFUSED_FIELDS:
         if fields.get(name):
@@ -127,7 +124,7 @@ def _merged(
         with quiet(), torch.no_grad():
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
-            wrapped = get_peft_model(model, config)
+            wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
             outcome = set_peft_model_state_dict(wrapped, weights)
             _refuse_misfits(folder, outcome, wrapped.base_model.prefix)
             # safe_merge: into new tensors, and refused where the result is not finite

@@ -17,7 +17,7 @@ from gptailor.errors import FamilyError, TailoringError
 
 __all__ = ["layer_kinds", "layers_path", "n_layers_of", "refuse_unsupported", "tailored_config"]
 
-_RECURRENT = "its layers carry a recurrent state, which candidates that share a prefix can't"
+_RECURRENT = "its layers carry a recurrent state, which the evaluation of candidates can't share"
 _SHARED = "its layers share weights or state with one another, so that no layer can be cut alone"
 _PATTERN = "its config says which layer is of which kind by a pattern that can't follow a cut"
 _NO_DECODER = "it is not a causal language model of stacked decoder layers"
@@ -133,37 +133,50 @@ def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTr
     for position in positions:
         if not 0 <= position < n_layers:
             raise TailoringError(f"position {position} is not one of 0 to {n_layers - 1}")
+    chosen = _chosen_layers(fields, n_layers)
     for name in _per_layer_lists(config, fields):
         fields[name] = [fields[name][position] for position in positions]
-    chosen = _chosen_layers(fields, n_layers)
+    _remap_indices(fields, positions, chosen)
+    _recount(config.model_type, fields, positions, chosen)
+    fields[_layers_field(config)] = len(positions)
+    # made anew rather than edited: some configs derive private state from these fields
+    return type(config).from_dict(fields)
+
+
+def _remap_indices(
+    fields: dict[str, Any], positions: Sequence[int], chosen: Mapping[str, frozenset[int]]
+) -> None:
+    """Point lists and mappings of layer indices at the layers' new places."""
     for name in _INDEX_LISTS:
         if isinstance(fields.get(name), list | tuple):
             fields[name] = [i for i, p in enumerate(positions) if p in fields[name]]
     if _SPARSE_STEP in chosen:
-        fields[_SPARSE_STEP] = 1
-        fields["mlp_only_layers"] = [
-            i for i, p in enumerate(positions) if p in chosen[_SPARSE_STEP]
-        ]
-    for name in _PREFIX_COUNTS:
-        if isinstance(fields.get(name), int):
-            first = [position < fields[name] for position in positions]
-            if name in chosen and first != sorted(first, reverse=True):
-                raise TailoringError(
-                    f"{config.model_type} has dense layers only before its expert layers "
-                    f"({name}), but here a dense layer stands after an expert one; keep their order"
-                )
-            fields[name] = sum(first)
-    for name in _CLAMPED:
-        if isinstance(fields.get(name), int):
-            fields[name] = sum(position < fields[name] for position in positions)
+        dense = [i for i, p in enumerate(positions) if p in chosen[_SPARSE_STEP]]
+        fields |= {_SPARSE_STEP: 1, "mlp_only_layers": dense}
     own = _per_layer_config(fields)
     if own:
         fields["per_layer_config"] = {
             str(i): own[position] for i, position in enumerate(positions) if position in own
         }
-    fields[_layers_field(config)] = len(positions)
-    # made anew rather than edited: some configs derive private state from these fields
-    return type(config).from_dict(fields)
+
+
+def _recount(
+    model_type: str,
+    fields: dict[str, Any],
+    positions: Sequence[int],
+    chosen: Mapping[str, frozenset[int]],
+) -> None:
+    """Set counts of first layers to how many of those are left."""
+    for name in (*_PREFIX_COUNTS, *_CLAMPED):
+        if not isinstance(fields.get(name), int):
+            continue
+        first = [position < fields[name] for position in positions]
+        if name in chosen and first != sorted(first, reverse=True):
+            raise TailoringError(
+                f"{model_type} has dense layers only before its expert layers ({name}), "
+                "but here a dense layer stands after an expert one; keep their order"
+            )
+        fields[name] = sum(first)
 
 
 def refuse_unsupported(config: PreTrainedConfig) -> None:
@@ -181,44 +194,52 @@ def _reason(config: PreTrainedConfig) -> str | None:
     fields = config.to_dict()
     if config.is_encoder_decoder:
         return "it is an encoder with a decoder; only decoders are tailored"
-    if config.model_type in _REFUSED:
-        return _REFUSED[config.model_type]
     inner = [name for name in config.sub_configs if name.endswith("_config") and fields.get(name)]
     if inner and _layers_field(config) not in fields:
         return (
             f"it is made of several models ({', '.join(inner)}); "
             "save its language model alone and name that folder"
         )
-    n_layers = n_layers_of(config)
+    if config.model_type in _REFUSED:
+        return _REFUSED[config.model_type]
+    return (
+        _sharing_field(config.model_type, fields)
+        or _recurrent_kind(config, fields)
+        or _unknown_field(config, fields)
+    )
+
+
+def _sharing_field(model_type: str, fields: Mapping[str, Any]) -> str | None:
+    """Tell of a field that ties a layer to other layers, or to its own number."""
     for name in _SHARING:
         if fields.get(name):
             return f"{name} is {fields[name]}, so its layers share weights or state"
-    if fields.get("per_layer_config") and not config.model_type.startswith("gemma4"):
+    if fields.get("per_layer_config") and not model_type.startswith("gemma4"):
         return "per_layer_config is set, which the model itself does not read"
     if fields.get("scale_attn_by_inverse_layer_idx"):
         return "scale_attn_by_inverse_layer_idx makes a layer depend on its number"
-    return _unknown_field(config, fields, n_layers)
+    return None
 
 
-def _unknown_field(
-    config: PreTrainedConfig, fields: Mapping[str, Any], n_layers: int
-) -> str | None:
-    """Tell of a field that looks per layer and is not known, or of recurrent layers."""
+def _recurrent_kind(config: PreTrainedConfig, fields: Mapping[str, Any]) -> str | None:
     for name in _per_layer_lists(config, fields):
         for value in fields[name]:
             if isinstance(value, str) and _RECURRENT_KINDS.search(value):
                 return f"{_RECURRENT} ({name} names {value!r})"
+    return None
+
+
+def _unknown_field(config: PreTrainedConfig, fields: Mapping[str, Any]) -> str | None:
+    """Tell of a field that looks per layer and is not known."""
     known = (*_INDEX_LISTS, *_PREFIX_COUNTS, *_CLAMPED, _SPARSE_STEP)
+    one_a_layer = _per_layer_lists(config, fields)
     for name in _own_fields(config):
         value = fields.get(name)
-        if name in known or not value or not _LOOKS_PER_LAYER.search(name):
+        looks = _LOOKS_PER_LAYER.search(name) and not _NOT_PER_LAYER.search(name)
+        if not looks or name in known or name in one_a_layer:
             continue
-        if _NOT_PER_LAYER.search(name) or not isinstance(value, int | list | tuple):
-            continue
-        if isinstance(value, list | tuple) and len(value) == n_layers:
-            continue  # one entry a layer: cut with the layers
         explicit = fields.get(_PATTERNS.get(name, ""))
-        if explicit is None:
+        if value and isinstance(value, int | list | tuple) and explicit is None:
             return f"{name} is {value!r} in its config, and it is not known how that follows a cut"
     return None
 

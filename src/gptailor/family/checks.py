@@ -23,29 +23,12 @@ _TOLD = 5  # of many tensors
 # what may differ without the weights meaning something else
 _IGNORED = frozenset(
     [
-        "attention_dropout",
-        "attn_pdrop",
-        "bos_token_id",
-        "classifier_dropout",
-        "embd_pdrop",
-        "eos_token_id",
-        "hidden_dropout",
-        "hidden_dropout_prob",
-        "initializer_range",
-        "max_position_embeddings",
-        "mlp_dropout",
-        "n_positions",
-        "output_router_logits",
-        "pad_token_id",
-        "pretraining_tp",
-        "resid_pdrop",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
-        "sep_token_id",
-        "tie_word_embeddings",
-        "unk_token_id",
-        "use_cache",
-        "vocab_size",
+        *("attention_dropout", "attn_pdrop", "embd_pdrop", "hidden_dropout", "mlp_dropout"),
+        *("classifier_dropout", "hidden_dropout_prob", "resid_pdrop", "initializer_range"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
+        *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+        *("max_position_embeddings", "n_positions", "pretraining_tp", "use_cache"),
+        *("tie_word_embeddings", "vocab_size"),  # looked at by themselves
     ]
 )
 _NOTED = ("max_position_embeddings", "n_positions")
@@ -110,21 +93,44 @@ def fitted(
     return state, faults + tie_faults + _tensor_faults(name, member.where, state, base.state), notes
 
 
-def value_faults(name: str, where: str, state: Mapping[str, Tensor]) -> list[str]:
-    """Tell which tensors hold NaN or infinity."""
-    bad = [
-        tensor_name
-        for tensor_name, tensor in state.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    rest = f" and {len(bad) - _TOLD} more" if len(bad) > _TOLD else ""
-    if not bad:
-        return []
-    dtype = str(state[bad[0]].dtype).removeprefix("torch.")
-    return [
-        f"member {name!r}: {where}: {len(bad)} tensors hold values that are not finite in {dtype} "
-        f"({', '.join(bad[:_TOLD])}{rest})"
-    ]
+def value_faults(
+    name: str, where: str, state: Mapping[str, Tensor], cast: Mapping[str, Tensor]
+) -> list[str]:
+    """Tell which tensors hold NaN or infinity.
+
+    Args:
+        name: The member's.
+        where: Its folder or file.
+        state: Its weights as they were opened.
+        cast: The same in the dtype asked for; these are looked at.
+    """
+    bad = [key for key, tensor in cast.items() if not _finite(tensor)]
+    broken = [key for key in bad if not _finite(state[key])]
+    faults = []
+    for keys, why in (
+        (broken, "hold values that are not finite"),
+        ([key for key in bad if key not in broken], _too_large(cast)),
+    ):
+        if keys:
+            rest = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
+            faults.append(
+                f"member {name!r}: {where}: {len(keys)} tensors {why} "
+                f"({', '.join(keys[:_TOLD])}{rest})"
+            )
+    return faults
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)  # NaN goes through; no mask of the tensor's size is made
+    return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
+
+
+def _too_large(cast: Mapping[str, Tensor]) -> str:
+    dtypes = {tensor.dtype for tensor in cast.values() if tensor.is_floating_point()}
+    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return f"hold values too large for {names}; take bfloat16 or float32"
 
 
 def _tied_as(

@@ -52,8 +52,8 @@ def load_family(
     ]
     opened = open_member(base, places[BASE], dtype=torch.float32 if on_base else dtype)
     layout = Layout.of(skeleton_of(opened.config, dtype))
-    faults = value_faults(BASE, opened.where, opened.state)
     states = {BASE: _cast(opened.state, dtype, device)}
+    faults = value_faults(BASE, opened.where, opened.state, states[BASE])
     sources, notes = {BASE: opened.origin}, list(opened.notes)
     for name, source in variants.items():
         try:
@@ -62,13 +62,13 @@ def load_family(
             faults += [_naming(name, sentence) for sentence in fault.faults]
             continue
         state, misfits, own_notes = fitted(name, member, opened, layout)
-        misfits = misfits or value_faults(name, member.where, state)
-        faults += misfits
         if not misfits:
             states[name] = _shared(_cast(state, dtype, device), states[BASE])
-            sources[name] = member.origin
-            notes += [*member.notes, *own_notes]
-    faults += [] if faults else _overflows(states, dtype)
+            own = {k: v for k, v in states[name].items() if v is not states[BASE][k]}
+            misfits = value_faults(name, member.where, state, own)
+        faults += misfits
+        sources[name] = member.origin
+        notes += [*member.notes, *own_notes]
     if faults:
         raise FamilyError(faults)
     config = copy.deepcopy(opened.config)
@@ -208,17 +208,6 @@ def _shared(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str
         name: base[name] if torch.equal(tensor, base[name]) else tensor
         for name, tensor in state.items()
     }
-
-
-def _overflows(states: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> list[str]:
-    """What was finite when it was opened and is not in `dtype`."""
-    if dtype == torch.float32:
-        return []
-    return [
-        fault
-        for name, state in states.items()
-        for fault in value_faults(name, "after the cast", state)
-    ]
 
 
 def _sharing_notes(states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
