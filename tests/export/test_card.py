@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -86,8 +86,27 @@ def test_front_matter_reads_back_as_the_hub_reads_it() -> None:
     assert {"gptailor", "merge"} <= set(data.tags)
 
 
-def test_base_model_lists_hub_ids_alone() -> None:
-    assert front_matter(model_card(FACTS))["base_model"] == ["makers/pico-1b", "someone/pico-code"]
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("makers/pico-1b", "makers/pico-1b"),
+        ("makers/pico-1b@v2", "makers/pico-1b"),
+        ("someone/lora (adapter on makers/pico-1b, times 0.5)", "someone/lora"),
+        ("gpt2", "gpt2"),
+        ("/home/jo/secret place/my model", "my-model"),
+        ("./adapters/math/", "math"),
+        ("package://some_package/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M.Q4_1"),
+    ],
+)
+def test_base_model_is_a_hub_id_or_the_last_name_of_a_path(source: str, name: str) -> None:
+    card = model_card(dataclasses.replace(FACTS, sources={"base": source}))
+    assert front_matter(card)["base_model"] == [name]
+
+
+def test_base_model_lists_every_member_once() -> None:
+    sources = {"base": "makers/pico-1b", "math": "makers/pico-1b", "code": "someone/pico-code"}
+    card = model_card(dataclasses.replace(FACTS, sources=sources))
+    assert front_matter(card)["base_model"] == ["makers/pico-1b", "someone/pico-code"]
 
 
 def test_a_folder_that_looks_like_a_hub_id_is_not_one(
@@ -95,12 +114,11 @@ def test_a_folder_that_looks_like_a_hub_id_is_not_one(
 ) -> None:
     (tmp_path / "makers" / "pico-1b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert front_matter(model_card(FACTS))["base_model"] == ["someone/pico-code"]
-
-
-def test_a_revision_is_no_part_of_the_base_models_id() -> None:
-    facts = dataclasses.replace(FACTS, sources={"base": "makers/pico-1b@v2"})
-    assert front_matter(model_card(facts))["base_model"] == ["makers/pico-1b"]
+    assert front_matter(model_card(FACTS))["base_model"] == [
+        "pico-1b",
+        "someone/pico-code",
+        "math",
+    ]
 
 
 def test_every_layer_is_listed_with_where_it_comes_from() -> None:
@@ -193,6 +211,7 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
     assert "evil" not in data.get("license", "")[:4]
 
 
+@settings(max_examples=50, deadline=None)
 @given(name=st.text(max_size=40))
 def test_any_name_stays_in_its_cell(name: str) -> None:
     row = ScoreRow(name, "acc", 1.0, 0.5)

@@ -1,12 +1,8 @@
-"""Exports are held against models put together by hand from the members' own Hugging Face models."""
+"""Exports are held against models put together by hand from plain Hugging Face models."""
 
 import copy
 import json
-import resource
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from transformers.utils import logging
 
 from gptailor.errors import ExportError, FamilyError, TailoringError
 from gptailor.export import export_checkpoint
-from gptailor.family import Family, MemberSource, layers_path, load_family
+from gptailor.family import MemberSource, layers_path, load_family
 from gptailor.tailoring import LayerSpec, Tailoring
 
 ARCHITECTURES = (
@@ -36,52 +32,6 @@ ARCHITECTURES = (
 )
 MEMBERS = ("base", "math", "code")
 SCALE = 0.6
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A family, and its members as plain models."""
-
-    family: Family
-    models: Mapping[str, PreTrainedModel]
-
-
-Open = Callable[..., Opened]
-
-
-@pytest.fixture(scope="module")
-def opened(
-    tiny_model: Callable[..., PreTrainedModel],
-    tiny_tokenizer: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Open:
-    """Make a family of three random models, once a module for each architecture."""
-    known: dict[str, Opened] = {}
-
-    def open_family(
-        model_type: str, *, dtype: torch.dtype = torch.float32, **overrides: Any
-    ) -> Opened:
-        key = repr((model_type, dtype, overrides))
-        if key not in known:
-            root = tmp_path_factory.mktemp(model_type)
-            models = {
-                member: tiny_model(model_type, seed=seed, **overrides)
-                for seed, member in enumerate(MEMBERS)
-            }
-            for member, model in models.items():
-                model.save_pretrained(root / member)
-                tiny_tokenizer.save_pretrained(root / member)
-            sources = {member: MemberSource(str(root / member)) for member in MEMBERS}
-            family = load_family(sources.pop("base"), sources, dtype=dtype)
-            known[key] = Opened(family, models)
-        return known[key]
-
-    return open_family
-
-
-@pytest.fixture(scope="module")
-def llama(opened: Open) -> Opened:
-    return opened("llama")
 
 
 class Nothing(nn.Module):
@@ -155,7 +105,7 @@ def beside(folder: Path) -> list[str]:
 @pytest.mark.parametrize("kept", [(1, 2, 3, 4), (0, 2, 3, 5)], ids=str)
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_stock_reload_scores_as_the_model_made_by_hand(
-    model_type: str, kept: tuple[int, ...], opened: Open, tmp_path: Path
+    model_type: str, kept: tuple[int, ...], opened: Any, tmp_path: Path
 ) -> None:
     family = opened(model_type)
     export_checkpoint(family.family, kept_in_place(kept), tmp_path / "out")
@@ -168,7 +118,7 @@ def test_a_stock_reload_scores_as_the_model_made_by_hand(
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_generating_with_a_cache_equals_generating_without(
-    model_type: str, opened: Open, tmp_path: Path
+    model_type: str, opened: Any, tmp_path: Path
 ) -> None:
     export_checkpoint(opened(model_type).family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
     model = reload(tmp_path / "out")
@@ -182,7 +132,7 @@ def test_generating_with_a_cache_equals_generating_without(
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])
-def test_a_tied_head_stays_tied(model_type: str, opened: Open, tmp_path: Path) -> None:
+def test_a_tied_head_stays_tied(model_type: str, opened: Any, tmp_path: Path) -> None:
     family = opened(model_type, tie_word_embeddings=True)
     export_checkpoint(family.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
@@ -195,7 +145,7 @@ def test_a_tied_head_stays_tied(model_type: str, opened: Open, tmp_path: Path) -
 
 
 def test_embedding_norm_and_head_come_from_whom_the_tailoring_names(
-    llama: Opened, tmp_path: Path
+    llama: Any, tmp_path: Path
 ) -> None:
     tailoring = Tailoring(
         Tailoring.whole("base", 6).layers,
@@ -214,7 +164,7 @@ def test_embedding_norm_and_head_come_from_whom_the_tailoring_names(
     )
 
 
-def test_layers_may_stand_twice_and_move(llama: Opened, tmp_path: Path) -> None:
+def test_layers_may_stand_twice_and_move(llama: Any, tmp_path: Path) -> None:
     order = (("base", 5), ("math", 2), ("math", 2), ("code", 0), ("base", 5))
     tailoring = Tailoring(tuple(LayerSpec.of(f"{member}:{layer}") for member, layer in order))
     export_checkpoint(llama.family, tailoring, tmp_path / "out")
@@ -231,7 +181,7 @@ def test_layers_may_stand_twice_and_move(llama: Opened, tmp_path: Path) -> None:
     assert {f"model.layers.{i}.self_attn.q_proj.weight" for i in range(5)} <= names
 
 
-def test_a_moved_layer_keeps_its_window(opened: Open, tmp_path: Path) -> None:
+def test_a_moved_layer_keeps_its_window(opened: Any, tmp_path: Path) -> None:
     family = opened("gemma2")
     kinds = family.family.config.layer_types
     order = (3, 1, 0, 2, 5)
@@ -240,7 +190,7 @@ def test_a_moved_layer_keeps_its_window(opened: Open, tmp_path: Path) -> None:
     assert reload(tmp_path / "out").config.layer_types == [kinds[layer] for layer in order]
 
 
-def test_bfloat16_members_come_back_to_the_bit(opened: Open, tmp_path: Path) -> None:
+def test_bfloat16_members_come_back_to_the_bit(opened: Any, tmp_path: Path) -> None:
     family = opened("llama", dtype=torch.bfloat16)
     tailoring = kept_in_place((0, 2, 3, 5))
     export_checkpoint(family.family, tailoring, tmp_path / "out")
@@ -260,14 +210,14 @@ def test_bfloat16_members_come_back_to_the_bit(opened: Open, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_another_dtype_may_be_asked_for(dtype: torch.dtype, opened: Open, tmp_path: Path) -> None:
+def test_another_dtype_may_be_asked_for(dtype: torch.dtype, opened: Any, tmp_path: Path) -> None:
     family = opened("gemma3_text")
     export_checkpoint(family.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out", dtype=dtype)
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {dtype}  # noqa: SIM118
 
 
-def test_small_shards_hold_the_same_model(llama: Opened, tmp_path: Path) -> None:
+def test_small_shards_hold_the_same_model(llama: Any, tmp_path: Path) -> None:
     tailoring = kept_in_place((0, 2, 3, 5))
     export_checkpoint(llama.family, tailoring, tmp_path / "whole")
     export_checkpoint(llama.family, tailoring, tmp_path / "parts", shard_bytes=30_000)
@@ -285,7 +235,7 @@ def tensors_in(shard: Path) -> list[str]:
 
 
 def test_the_tokenizer_and_its_chat_template_are_carried_over(
-    llama: Opened, tiny_tokenizer: Any, tmp_path: Path
+    llama: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     export_checkpoint(llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -315,7 +265,7 @@ def test_a_generation_config_is_carried_over_even_if_it_contradicts_itself(
 
 
 def test_the_folder_holds_the_tailoring_the_card_and_further_files(
-    llama: Opened, tmp_path: Path
+    llama: Any, tmp_path: Path
 ) -> None:
     tailoring = kept_in_place((0, 2, 3, 5))
     export_checkpoint(
@@ -330,14 +280,14 @@ def test_the_folder_holds_the_tailoring_the_card_and_further_files(
     assert (tmp_path / "out" / "NOTICE").read_text() == "thanks\n"
 
 
-def test_without_a_card_one_is_written(llama: Opened, tmp_path: Path) -> None:
+def test_without_a_card_one_is_written(llama: Any, tmp_path: Path) -> None:
     export_checkpoint(llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "my model")
     card = (tmp_path / "my model" / "README.md").read_text()
     assert "# my model\n" in card
     assert "Cut: 1, 4." in card
 
 
-def test_the_config_is_stock(llama: Opened, tmp_path: Path) -> None:
+def test_the_config_is_stock(llama: Any, tmp_path: Path) -> None:
     export_checkpoint(llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["num_hidden_layers"] == 4
@@ -346,7 +296,7 @@ def test_the_config_is_stock(llama: Opened, tmp_path: Path) -> None:
     assert not {"quantization_config", "auto_map", "gptailor"} & config.keys()
 
 
-def test_exporting_leaves_the_family_as_it_was(llama: Opened, tmp_path: Path) -> None:
+def test_exporting_leaves_the_family_as_it_was(llama: Any, tmp_path: Path) -> None:
     before = dict(llama.family.digests)
     config = llama.family.config.to_dict()
     export_checkpoint(llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
@@ -358,7 +308,7 @@ def test_exporting_leaves_the_family_as_it_was(llama: Opened, tmp_path: Path) ->
 
 
 def test_exporting_prints_nothing(
-    llama: Opened, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    llama: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     export_checkpoint(llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
@@ -366,7 +316,7 @@ def test_exporting_prints_nothing(
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
 
 
-def test_the_same_export_twice_gives_the_same_bytes(llama: Opened, tmp_path: Path) -> None:
+def test_the_same_export_twice_gives_the_same_bytes(llama: Any, tmp_path: Path) -> None:
     tailoring = kept_in_place((0, 2, 3, 5))
     for name in ("a", "b"):
         export_checkpoint(llama.family, tailoring, tmp_path / name / "out")
@@ -377,7 +327,7 @@ def test_the_same_export_twice_gives_the_same_bytes(llama: Opened, tmp_path: Pat
 
 
 def test_a_tailoring_that_does_not_fit_is_refused_before_anything_is_written(
-    llama: Opened, tmp_path: Path
+    llama: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(TailoringError, match="base:6"):
         export_checkpoint(
@@ -400,142 +350,9 @@ def test_values_that_a_dtype_can_not_hold_are_noticed(
     assert beside(tmp_path / "out") == ["base"]
 
 
-# ---- what may be replaced, and what a fault leaves behind
-
-
-def test_an_earlier_export_is_replaced(llama: Opened, tmp_path: Path) -> None:
-    export_checkpoint(
-        llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out", shard_bytes=30_000
-    )
-    export_checkpoint(llama.family, Tailoring.whole("math", 6), tmp_path / "out")
-    assert Tailoring.load(tmp_path / "out" / "tailoring.yaml") == Tailoring.whole("math", 6)
-    assert not list((tmp_path / "out").glob("model-*"))
-    assert beside(tmp_path / "out") == ["out"]
-    assert torch.equal(logits_of(reload(tmp_path / "out")), logits_of(llama.models["math"]))
-
-
-def test_an_empty_folder_is_filled(llama: Opened, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out")
-    assert (tmp_path / "out" / "config.json").is_file()
-
-
-@pytest.mark.parametrize("name", ["thesis.txt", "tailoring.yaml", ".hidden", "deep/er/file"])
-def test_a_folder_with_other_files_is_refused_unless_told(
-    name: str, llama: Opened, tmp_path: Path
-) -> None:
-    theirs = tmp_path / "out" / name
-    theirs.parent.mkdir(parents=True)
-    theirs.write_text("precious")
-    with pytest.raises(ExportError, match="not empty"):
-        export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out")
-    assert theirs.read_text() == "precious"
-    assert beside(tmp_path / "out") == ["out"]
-    export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out", overwrite=True)
-    assert not theirs.exists() or name == "tailoring.yaml"
-    assert (tmp_path / "out" / "config.json").is_file()
-
-
-def test_a_file_that_was_added_to_an_export_is_not_lost(llama: Opened, tmp_path: Path) -> None:
-    export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out")
-    (tmp_path / "out" / "model.gguf").write_text("made with hours of work")
-    with pytest.raises(ExportError, match="not empty"):
-        export_checkpoint(llama.family, Tailoring.whole("math", 4), tmp_path / "out")
-    assert (tmp_path / "out" / "model.gguf").is_file()
-
-
-@pytest.mark.parametrize("manifest", ["[]", "not json", '{"format": "gptailor-export/1"}', "\0"])
-def test_a_damaged_list_of_files_proves_nothing(
-    manifest: str, llama: Opened, tmp_path: Path
-) -> None:
-    (tmp_path / "gptailor-export.json").write_text(manifest)
-    with pytest.raises(ExportError, match="not empty"):
-        export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path)
-
-
-@pytest.mark.parametrize("inside", ["", "deep/er"])
-def test_the_folder_one_stands_in_is_never_replaced(
-    inside: str, llama: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "here"
-    (target / inside).mkdir(parents=True)
-    monkeypatch.chdir(target / inside)
-    with pytest.raises(ExportError, match="can't replace"):
-        export_checkpoint(llama.family, Tailoring.whole("math", 3), target, overwrite=True)
-    assert target.is_dir()
-
-
-def test_a_members_own_folder_is_never_replaced(llama: Opened) -> None:
-    source = Path(llama.family.sources["math"])
-    for target in (source, source.parent):
-        with pytest.raises(ExportError, match="a member of the family"):
-            export_checkpoint(llama.family, Tailoring.whole("math", 3), target, overwrite=True)
-    assert (source / "model.safetensors").is_file()
-
-
-def test_a_link_to_a_folder_is_followed(llama: Opened, tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "link")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real" / "config.json").is_file()
-
-
-def test_a_file_in_the_way_is_told(llama: Opened, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("precious")
-    for overwrite in (False, True):
-        with pytest.raises(ExportError, match="is a file"):
-            export_checkpoint(
-                llama.family, Tailoring.whole("math", 3), tmp_path / "out", overwrite=overwrite
-            )
-    assert (tmp_path / "out").read_text() == "precious"
-
-
-@pytest.mark.parametrize("inside", ["out", "deep/er/out"])
-def test_a_parent_that_is_a_file_is_told(inside: str, llama: Opened, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(ExportError, match="can't be written"):
-        export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "file" / inside)
-    assert beside(tmp_path / "out") == ["file"]
-
-
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["long", "nul"])
-def test_a_name_that_no_folder_can_have_is_told(name: str, llama: Opened, tmp_path: Path) -> None:
-    with pytest.raises(ExportError):
-        export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "new" / name)
-    assert list(tmp_path.iterdir()) == []
-
-
-@contextmanager
-def files_of_at_most(n_bytes: int) -> Iterator[None]:
-    """Let the kernel refuse longer files, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("n_bytes", [100, 8_000, 100_000], ids=["config", "tokenizer", "weights"])
-def test_a_disk_that_fills_up_leaves_the_old_export(
-    n_bytes: int, llama: Opened, tmp_path: Path
-) -> None:
-    target = tmp_path / "new" / "out"
-    with files_of_at_most(n_bytes), pytest.raises(ExportError, match="can't be written"):
-        export_checkpoint(llama.family, Tailoring.whole("math", 3), target)
-    assert list(tmp_path.iterdir()) == []
-    export_checkpoint(llama.family, Tailoring.whole("math", 3), target)
-    before = {path.name: path.read_bytes() for path in target.iterdir()}
-    with files_of_at_most(n_bytes), pytest.raises(ExportError, match="can't be written"):
-        export_checkpoint(llama.family, Tailoring.whole("code", 4), target)
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
-    assert beside(target) == ["out"]
-
-
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "chat_template.jinja"])
 def test_an_extra_file_can_not_replace_one_of_the_checkpoint(
-    name: str, llama: Opened, tmp_path: Path
+    name: str, llama: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=f"{name}: is a file of the checkpoint"):
         export_checkpoint(
@@ -545,7 +362,7 @@ def test_an_extra_file_can_not_replace_one_of_the_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "", ".", "..", "README.md", "a\0"])
-def test_an_extra_file_has_a_plain_name(name: str, llama: Opened, tmp_path: Path) -> None:
+def test_an_extra_file_has_a_plain_name(name: str, llama: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="not a name"):
         export_checkpoint(
             llama.family, Tailoring.whole("math", 3), tmp_path / "out", extra_files={name: "x"}
@@ -553,7 +370,7 @@ def test_an_extra_file_has_a_plain_name(name: str, llama: Opened, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dtype_that_no_checkpoint_has_is_refused(llama: Opened, tmp_path: Path) -> None:
+def test_a_dtype_that_no_checkpoint_has_is_refused(llama: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="float32, bfloat16, float16"):
         export_checkpoint(
             llama.family, Tailoring.whole("math", 3), tmp_path / "out", dtype=torch.int8
@@ -564,16 +381,7 @@ def test_a_base_without_a_tokenizer_is_told(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "base")
+    family = load_family(MemberSource(str(tmp_path / "base")), {}, dtype=torch.float32)
     with pytest.raises(FamilyError, match="tokenizer"):
-        family = load_family(MemberSource(str(tmp_path / "base")), {}, dtype=torch.float32)
         export_checkpoint(family, Tailoring.whole("base", 3), tmp_path / "out")
     assert beside(tmp_path / "out") == ["base"]
-
-
-def test_everybody_may_read_what_the_umask_allows(llama: Opened, tmp_path: Path) -> None:
-    export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out")
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "plain.txt").write_text("x")
-    rights = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
-    assert rights == {stat.S_IMODE((tmp_path / "plain.txt").stat().st_mode)}
-    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode

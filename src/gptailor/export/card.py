@@ -1,8 +1,8 @@
 """The model card: what the model is, where every layer comes from, what it scores.
 
-A pure function of plain facts, but for one look at the disk: a source that exists here is a folder,
-not a hub id, and a hub id alone may stand in the card's front matter. Every name and path is made
-harmless for Markdown and YAML. Knows nothing of weights.
+A pure function of plain facts, but for one look at the disk: a source that exists here is no hub
+id, and hubs refuse a card whose ``base_model`` is a path. Every name and path is made harmless for
+Markdown and YAML. Knows nothing of weights.
 """
 
 import math
@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from gptailor.metrics import METRICS
 from gptailor.tailoring import BASE, LayerSpec, Tailoring
 
-__all__ = ["CardFacts", "ScoreRow", "model_card"]
+__all__ = ["CardFacts", "ScoreRow", "model_card", "place_of"]
 
 Interval = tuple[float, float]
 
@@ -106,9 +106,9 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _front_matter(facts: CardFacts) -> str:
-    members = _members_used(facts.tailoring)
-    hub_ids = [_hub_id(facts.sources.get(member, "")) for member in members]
-    ids = list(dict.fromkeys(hub_id for hub_id in hub_ids if hub_id is not None))
+    sources = [facts.sources.get(member) for member in _members_used(facts.tailoring)]
+    named = [_hub_name(place_of(source)) for source in sources if source is not None]
+    ids = list(dict.fromkeys(name for name in named if name))
     data = ModelCardData(
         base_model=ids or None,
         base_model_relation="merge" if ids else None,
@@ -275,9 +275,18 @@ def _members_used(tailoring: Tailoring) -> list[str]:
     return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
 
 
-def _hub_id(source: str) -> str | None:
-    name = source.partition("@")[0]  # a revision may follow
-    return name if _HUB_ID.match(name) and not Path(name).exists() else None
+def place_of(source: str) -> str:
+    """What a source says before its remarks: ``./math`` of ``./math (adapter on makers/pico)``."""
+    return source.partition(" (adapter on ")[0]
+
+
+def _hub_name(place: str) -> str:
+    """A hub id, without its revision; of a folder or a file the last name alone."""
+    hub_id = place.partition("@")[0]
+    if _HUB_ID.match(hub_id) and not Path(place).exists():
+        return hub_id
+    name = place.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

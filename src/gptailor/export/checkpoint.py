@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.errors import ExportError
-from gptailor.export.card import CardFacts, model_card
+from gptailor.export.card import CardFacts, model_card, place_of
 from gptailor.export.folder import MANIFEST, written_beside
 from gptailor.export.selfcheck import check_checkpoint
 from gptailor.export.weights import tailored_weights
@@ -65,7 +65,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     tokenizer = family.tokenizer
     model, weights = _assembled(family, tailoring, dtype)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    members = [Path(source) for source in family.sources.values()]
+    members = [Path(place_of(source)) for source in family.sources.values()]
     with (
         quiet(),
         written_beside(folder, overwrite=overwrite, keep=members, n_bytes=n_bytes) as beside,

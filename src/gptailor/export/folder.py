@@ -5,11 +5,13 @@ user stands in. Knows nothing of what a checkpoint holds.
 """
 
 import ctypes
+import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "gptailor-export.json"
 _FORMAT = "gptailor-export/1"
+_BESIDE = ".gptailor-export."
+_ABANDONED_S = 60.0  # between making a folder and locking it
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
@@ -35,6 +39,7 @@ def written_beside(
 
     After a fault, whatever its kind, `folder` is as it was and nothing is left beside it. A list
     of the files is added, by which a later export knows that all it replaces was written by us.
+    What a killed export left beside is swept away by the next.
 
     Args:
         folder: Where the files shall stand in the end.
@@ -47,12 +52,15 @@ def written_beside(
     """
     made: list[Path] = []
     beside: Path | None = None
+    lock = -1
     try:
         target = _resolved(folder)
         _refuse(folder, target, overwrite=overwrite, keep=keep)
         made = _make_parents(target.parent)
         _refuse_full(folder, target.parent, n_bytes)
-        beside = Path(tempfile.mkdtemp(prefix=".gptailor-export.", dir=target.parent))
+        _sweep(target.parent)
+        beside = Path(tempfile.mkdtemp(prefix=_BESIDE, dir=target.parent))
+        lock = _locked(beside)
         yield beside
         _write_manifest(beside)
         _settle(beside)
@@ -68,6 +76,9 @@ def written_beside(
                 "folder (nothing was left behind)"
             ) from fault
         raise
+    finally:
+        if lock >= 0:
+            os.close(lock)
 
 
 def _resolved(folder: Path) -> Path:
@@ -141,6 +152,30 @@ def _make_parents(parent: Path) -> list[Path]:
     return made
 
 
+def _sweep(parent: Path) -> None:
+    """Remove what exports into this folder left when they were killed; nobody holds its lock."""
+    for path in parent.glob(f"{_BESIDE}*"):
+        if path.is_symlink() or time.time() - path.stat().st_mtime < _ABANDONED_S:
+            continue
+        try:
+            lock = _locked(path)
+        except OSError:
+            continue  # somebody is at work there, or it is not ours to touch
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    """Lock a folder until the file descriptor is closed, or its process is gone."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
 def _refuse_full(folder: Path, parent: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < n_bytes:
@@ -205,5 +240,5 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _told(fault: OSError | SafetensorError) -> str:
     if isinstance(fault, OSError) and fault.strerror:
-        return fault.strerror.lower() if fault.filename is None else f"{fault.strerror.lower()}"
+        return fault.strerror.lower()
     return str(fault).splitlines()[0] if str(fault) else type(fault).__name__
