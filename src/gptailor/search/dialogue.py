@@ -17,7 +17,7 @@ __all__ = ["Dialogue", "Group", "Plan", "checked_rungs"]
 Group = tuple[Proposal, ...]
 Plan = Generator[Group, tuple[Trial, ...], None]
 
-_IDLE = 200  # groups in a row with nothing new in them: the space is used up
+_IDLE = 20  # groups in a row with nothing new in them: the space is used up
 
 
 class Dialogue:

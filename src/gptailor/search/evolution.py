@@ -22,10 +22,15 @@ from gptailor.search.mutation import crossover, mutate
 from gptailor.search.options import check_options
 from gptailor.search.pareto import draw_weights
 from gptailor.search.space import Space
+from gptailor.search.surrogate import Surrogate, describe, fit
 from gptailor.tailoring import Tailoring
 from gptailor.trial import Trial
 
 __all__ = ["Evolution"]
+
+_TRIES = 20  # draws for each child before a generation is content with fewer
+_FEWEST = 8  # candidates from which a model is fitted
+_MEMORY = 1000  # candidates that a model is fitted to: its cost must not grow with the run
 
 _LIMITS: dict[str, Range | Choice] = {
     "population": Range(1, 1000, default=4, integer=True),
@@ -41,6 +46,8 @@ _LIMITS: dict[str, Range | Choice] = {
     "merge_rate": Range(0.0, 100.0, default=1.5),
     "giver_rate": Range(0.0, 100.0, default=0.3),
     "share_prefix": Range(0.0, 1.0, default=0.5),
+    "guided": Range(0.0, 1.0, default=0.8),
+    "pool": Range(1, 1000, default=12, integer=True),
     "scalarisation": Choice(("weights", "parego"), default="weights"),
 }
 
@@ -71,6 +78,9 @@ class Evolution:
         giver_rate: How often another member gives embedding, or norm and head.
         share_prefix: 0 changes every position alike; towards 1 children differ from their parent
             later, and are cheaper.
+        guided: Which share of the children is picked by a linear model of the loss, fitted to all
+            trials so far; the others are drawn blindly.
+        pool: From how many children the model picks each.
         scalarisation: With ``weights`` tasks add up by their weights; with ``parego`` each
             generation draws weights, so that the run spreads along the Pareto front.
 
@@ -97,6 +107,8 @@ class Evolution:
     merge_rate: float = 1.5
     giver_rate: float = 0.3
     share_prefix: float = 0.5
+    guided: float = 0.8
+    pool: int = 12
     scalarisation: str = "weights"
     _history: History = field(init=False, repr=False, default_factory=History)
     _dialogue: Dialogue = field(init=False, repr=False)
@@ -131,12 +143,9 @@ class Evolution:
         judge = self._judge(rng)
         elite = self._elite(judge)
         first, size = self._size(self.children, self._dialogue.left)
-        if not elite:
-            drawn = [(self.space.random(rng), "random") for _ in range(size)]
-            yield from race(drawn, judge, share=self.share, first=first)
-            return
-        parent = elite[self._rank(len(elite), rng)]
-        children = self._children(parent, elite, size, rng)
+        parent, children = self._children(judge, elite, size, rng) if elite else (None, [])
+        if not children:  # all failed, or everything near was tried
+            children = [(self.space.random(rng), "random") for _ in range(size)]
         yield from race(
             children, judge, share=self.share, doubt=self.doubt, parent=parent, first=first
         )
@@ -170,16 +179,47 @@ class Evolution:
         return int(rng.choice(n_elite, p=odds / odds.sum()))
 
     def _children(
-        self, parent: Tailoring, elite: list[Tailoring], n: int, rng: np.random.Generator
-    ) -> list[tuple[Tailoring, str]]:
-        children: dict[Tailoring, str] = {}
-        for _ in range(20 * n):
-            if len(children) == n:
+        self, judge: Judge, elite: list[Tailoring], size: int, rng: np.random.Generator
+    ) -> tuple[Tailoring, list[tuple[Tailoring, str]]]:
+        """Draw a parent and its children; most are the model's favourites of a larger pool."""
+        parent = elite[self._rank(len(elite), rng)]
+        n_guided = int(rng.binomial(size, self.guided))
+        model = self._model(judge) if n_guided and self.pool > 1 else None
+        wanted = size if model is None else size + n_guided * (self.pool - 1)
+        drawn: dict[Tailoring, str] = {}
+        for _ in range(_TRIES * size + wanted):
+            if len(drawn) == wanted:
                 break
             child = self._child(parent, elite, rng)
-            if child is not None and not self._tried(child[0]):
-                children.setdefault(*child)
-        return list(children.items())
+            if child is not None and not self._history.tried(child[0]):
+                drawn.setdefault(*child)
+        children = list(drawn)
+        if model is not None and len(children) > size:
+            blind, pool = children[: size - n_guided], children[size - n_guided :]
+            children = blind + self._favourites(model, pool, n_guided, rng)
+        return parent, [(child, drawn[child]) for child in children]
+
+    def _model(self, judge: Judge) -> Surrogate | None:
+        """Fit the model to the latest candidates, each with the most examples it was tried on."""
+        losses = judge.proxy_losses(self._history.tailorings[-_MEMORY:])
+        known = [tailoring for tailoring, loss in losses.items() if loss < np.inf]
+        if len(known) < _FEWEST:
+            return None
+        n_examples = np.array([self._history.most_examples(tailoring) for tailoring in known])
+        ours = np.array([losses[tailoring] for tailoring in known])
+        return fit(describe(self.space, known), ours, n_examples)
+
+    def _favourites(
+        self, model: Surrogate, pool: list[Tailoring], n: int, rng: np.random.Generator
+    ) -> list[Tailoring]:
+        """Take the best of the pool `n` times, each time by other coefficients drawn."""
+        features, left = describe(self.space, pool), list(range(len(pool)))
+        chosen = []
+        for _ in range(n):
+            best = left[int(np.argmin(features[left] @ model.draw(rng)))]
+            left.remove(best)
+            chosen.append(pool[best])
+        return chosen
 
     def _child(
         self, parent: Tailoring, elite: list[Tailoring], rng: np.random.Generator
@@ -200,6 +240,3 @@ class Evolution:
         return mutate(
             self.space, parent, rng, rates=rates, n_changes=n_changes, late=self.share_prefix
         )
-
-    def _tried(self, tailoring: Tailoring) -> bool:
-        return any(self._history.trial(tailoring, n) is not None for n in self.rungs)

@@ -68,6 +68,11 @@ class Judge:
         rest = [tailoring for tailoring in order if tailoring not in set(tied)]
         return sorted(tied, key=lambda tailoring: keys[tailoring][1:]) + rest
 
+    def proxy_losses(self, tailorings: Iterable[Tailoring]) -> dict[Tailoring, float]:
+        """The proxy's loss of each, on the most examples it has scores on."""
+        known = {each: scores for each in tailorings if (scores := self._most(each)) is not None}
+        return dict(zip(known, self._losses(known.values(), proxy=True), strict=True))
+
     def worse(self, ours: Tailoring, theirs: Tailoring, n_examples: int, doubt: float) -> bool:
         """Whether ours is surely worse, on the examples both saw, by the proxy.
 

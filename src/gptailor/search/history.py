@@ -18,18 +18,29 @@ class History:
     def __init__(self) -> None:
         self._trials: dict[tuple[Tailoring, int], Trial] = {}
         self._most: dict[Tailoring, int] = {}
+        self._tried: set[Tailoring] = set()
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Take in trials that were told."""
         for trial in trials:
             n_examples = trial.proposal.n_examples
             self._trials[trial.tailoring, n_examples] = trial
+            self._tried.add(trial.tailoring)
             if trial.complete:
                 most = self._most.get(trial.tailoring, 0)
                 self._most[trial.tailoring] = max(most, n_examples)
 
     def __len__(self) -> int:
         return len(self._trials)
+
+    @property
+    def tailorings(self) -> list[Tailoring]:
+        """Every tailoring that has scores, in the order of its first."""
+        return list(self._most)
+
+    def tried(self, tailoring: Tailoring) -> bool:
+        """Whether it was tried at all, on whatever number of examples; it may have failed."""
+        return tailoring in self._tried
 
     def trial(self, tailoring: Tailoring, n_examples: int) -> Trial | None:
         """The trial of exactly this proposal, complete or failed."""
