@@ -71,8 +71,10 @@ def build_task(
         divergence: Whether the outcomes will carry a divergence.
     """
     made = {
-        leaf: build_examples(leaf, opened.leaves[leaf], indices, encoder)
-        for leaf, indices in by_leaf(part).items()
+        leaf: build_examples(
+            leaf, opened.leaves[leaf], [one for one in part if one.leaf == leaf], encoder
+        )
+        for leaf in by_leaf(part)
     }
     built = tuple(made[document.leaf][document.index] for document in part)
     metrics = told_metrics(built)

@@ -6,7 +6,8 @@ index and text; so the parts depend on the seed and the data, never on a tokeniz
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from gptailor.errors import TaskError
 from gptailor.tasks.task import nested_order
@@ -22,11 +23,14 @@ class Document:
         leaf: The leaf task that it belongs to.
         index: Its place in that task's split.
         text: All that a model could be shown of it; equal texts are duplicates.
+        raw: Context, choices (None where there are none) and target, as the task's templates
+            gave them; kept because rendering them is slow.
     """
 
     leaf: str
     index: int
     text: tuple[str, ...]
+    raw: tuple[Any, Any, Any] = field(default=(None, None, None), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

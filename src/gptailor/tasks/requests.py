@@ -105,24 +105,23 @@ def list_documents(name: str, task: Any) -> list[Document]:
     for index, doc in enumerate(task.eval_docs):
         with_name = f"task {name!r}, example {index + 1}"
         try:
-            text = _text(task, doc)
+            found.append(_document(name, task, index, doc))
         except FAULTS as fault:
             raise TaskError(f"{with_name}: {_told(fault)}") from None
-        found.append(Document(name, index, text))
     if not found:
         raise TaskError(f"task {name!r}: its split {task.config.test_split!r} has no examples")
     return found
 
 
 def build_examples(
-    name: str, task: Any, indices: Sequence[int], encoder: Encoder
+    name: str, task: Any, wanted: Sequence[Document], encoder: Encoder
 ) -> dict[int, Example]:
     """Let lm-eval build the requests of some documents, and tokenise them.
 
     Args:
         name: The leaf task's name, for messages.
         task: lm-eval's task object, its split and few-shot set.
-        indices: Of documents in the split.
+        wanted: Documents of the split.
         encoder: Of the family's tokenizer.
 
     Returns:
@@ -131,7 +130,8 @@ def build_examples(
     Raises:
         TaskError: An example can't be asked or has no right answer.
     """
-    ordered = sorted(indices)
+    by_index = {document.index: document for document in wanted}
+    ordered = sorted(by_index)
     task.set_fewshot_seed(FEWSHOT_SEED)
     try:
         task.build_all_requests(samples=ordered, rank=0, world_size=1)
@@ -145,7 +145,7 @@ def build_examples(
     for index, instances in grouped.items():
         instances.sort(key=lambda instance: instance.idx)
         try:
-            made[index] = make(task, instances, encoder)
+            made[index] = make(task, by_index[index], instances, encoder)
         except TaskError as fault:
             raise TaskError(f"task {name!r}, example {index + 1}: {fault}") from None
         except FAULTS as fault:
@@ -166,15 +166,16 @@ def _probe(example: Example) -> dict[str, float]:
     return example.score([(-1.0 - place, False) for place in range(n)])
 
 
-def _text(task: Any, doc: Mapping[str, Any]) -> tuple[str, ...]:
-    target = str(task.doc_to_target(doc))
+def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Document:
+    target = task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return (target,)
-    text = task.doc_to_text(doc)
+        return Document(name, index, (str(target),), (None, None, target))
+    context = task.doc_to_text(doc)
     if task.OUTPUT_TYPE == "loglikelihood":
-        return (str(text), target)
-    choices = tuple(str(choice) for choice in task.doc_to_choice(doc))
-    return (*choices, target) if task.multiple_input else (str(text), *choices)
+        return Document(name, index, (str(context), str(target)), (context, None, target))
+    choices = [str(choice) for choice in task.doc_to_choice(doc)]
+    shown = (*choices, str(target)) if task.multiple_input else (str(context), *choices)
+    return Document(name, index, shown, (context, choices, target))
 
 
 def _own(task: Any, doc: Mapping[str, Any]) -> Any:
@@ -188,28 +189,28 @@ def _overrides(task: Any) -> bool:
     return not type(task).process_results.__qualname__.startswith("ConfigurableTask.")
 
 
-def _choices(task: Any, instances: Sequence[Any], encoder: Encoder) -> ChoiceExample:
-    doc = instances[0].doc
-    own = _own(task, doc)
-    choices = [str(choice) for choice in task.doc_to_choice(doc)]
+def _choices(
+    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+) -> ChoiceExample:
+    own = _own(task, instances[0].doc)
+    context, choices, target = document.raw
+    raw_gold = context if task.multiple_input else target
     if len(choices) < 2:
         raise TaskError(f"it has {len(choices)} choices; two at least are needed")
     if "" in choices:
         raise TaskError(f"choice {choices.index('') + 1} is empty: {choices}")
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
     asked = instances if own is not None else instances[: len(choices)]
-    passages, places = share_contexts([encoder.pair(*one.args[:2]) for one in asked])
-    gold = _gold(task, doc, choices)
+    passages, places = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
+    gold = _gold(raw_gold, choices)
     wrong = [one for one in gold if not 0 <= one < len(choices)]
     if wrong and own is None:
         raise TaskError(
-            f"the right answer is {_raw_gold(task, doc)!r}, which is none of its "
+            f"the right answer is {raw_gold!r}, which is none of its "
             f"{len(choices)} choices {choices}; does this split have labels?"
         )
     gold = () if wrong else gold
-    answer = (
-        str(task.doc_to_target(doc)) if task.multiple_input else choices[gold[0] if gold else 0]
-    )
+    answer = str(target) if task.multiple_input else choices[gold[0] if gold else 0]
     if not answer:
         raise TaskError("the text after the choices is empty")
     return ChoiceExample(
@@ -222,13 +223,8 @@ def _choices(task: Any, instances: Sequence[Any], encoder: Encoder) -> ChoiceExa
     )
 
 
-def _raw_gold(task: Any, doc: Mapping[str, Any]) -> Any:
-    return task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-
-
-def _gold(task: Any, doc: Mapping[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
+def _gold(raw: Any, choices: Sequence[str]) -> tuple[int, ...]:
     """The indices of the right choices; -1 for one that is none of them."""
-    raw = _raw_gold(task, doc)
     many = raw if isinstance(raw, list | tuple) else [raw]
     found = []
     for one in many or [None]:
@@ -239,16 +235,20 @@ def _gold(task: Any, doc: Mapping[str, Any], choices: Sequence[str]) -> tuple[in
     return tuple(dict.fromkeys(found))
 
 
-def _continuation(task: Any, instances: Sequence[Any], encoder: Encoder) -> ContinuationExample:
+def _continuation(
+    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+) -> ContinuationExample:
     context, text = instances[0].args[:2]
     if not isinstance(text, str) or not text:
         raise TaskError(f"its continuation is {text!r}; it must be a text that is not empty")
-    before, after = encoder.pair(context, text)
+    ((before, after),) = encoder.pairs([(context, text)])
     passages = (Passage(before, (after,)),)
     return ContinuationExample(passages, len(text.encode()), _own(task, instances[0].doc))
 
 
-def _rolling(task: Any, instances: Sequence[Any], encoder: Encoder) -> RollingExample:
+def _rolling(
+    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+) -> RollingExample:
     (text,) = instances[0].args[:1]
     if not isinstance(text, str) or not text:
         raise TaskError(f"its text is {text!r}; it must be a text that is not empty")
@@ -265,7 +265,7 @@ def _rolling(task: Any, instances: Sequence[Any], encoder: Encoder) -> RollingEx
     return RollingExample(passages, {metric: int(pair[1]) for metric, pair in told.items()})
 
 
-_MAKERS: dict[str, Callable[[Any, Sequence[Any], Encoder], Example]] = {
+_MAKERS: dict[str, Callable[[Any, Document, Sequence[Any], Encoder], Example]] = {
     "multiple_choice": _choices,
     "loglikelihood": _continuation,
     "loglikelihood_rolling": _rolling,

@@ -49,15 +49,31 @@ class Encoder:
             )
         return cls(tokenizer, max_length, int(prefix), str(tokenizer.decode(prefix)))
 
-    def pair(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
-        """Encode a continuation after its context; the context loses what does not fit.
+    def pairs(self, requests: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
+        """Encode continuations after their contexts; a context loses what does not fit.
 
-        Spaces at the context's end move to the continuation, which is what the tokens after the
-        context's own tokens are.
+        Spaces at a context's end move to the continuation, which is whatever tokens follow the
+        context's own.
+
+        Args:
+            requests: Context and continuation of each.
 
         Raises:
-            TaskError: Nothing is left to score, or the continuation alone does not fit.
+            TaskError: Nothing is left to score, or a continuation alone does not fit.
         """
+        known: dict[str, list[int]] = {}  # the choices of a question share its context
+        return [self._pair(context, continuation, known) for context, continuation in requests]
+
+    def windows(self, text: str) -> list[tuple[Tokens, Tokens]]:
+        """Encode a whole text as contexts and continuations; each token is scored once."""
+        tokens = self._encode(text)
+        if not tokens:
+            raise TaskError(f"the text {text!r} has no tokens")
+        return list(rolling_windows(tokens, self.prefix, self.max_length))
+
+    def _pair(
+        self, context: str, continuation: str, known: dict[str, list[int]]
+    ) -> tuple[Tokens, Tokens]:
         if context == "":
             encoded = self._encode(continuation, special=False)
             before = [self.prefix]
@@ -66,7 +82,9 @@ class Encoder:
         else:
             stripped = context.rstrip()
             continuation = context[len(stripped) :] + continuation
-            before = self._encode(stripped)
+            if stripped not in known:
+                known[stripped] = self._encode(stripped)
+            before = known[stripped]
             encoded = self._encode(stripped + continuation)[len(before) :]
         if not encoded:
             raise TaskError(f"the continuation {continuation!r} has no tokens of its own")
@@ -79,13 +97,6 @@ class Encoder:
             )
         room = self.max_length + 1 - len(encoded)
         return tuple(before[-room:]), tuple(encoded)
-
-    def windows(self, text: str) -> list[tuple[Tokens, Tokens]]:
-        """Encode a whole text as contexts and continuations; each token is scored once."""
-        tokens = self._encode(text)
-        if not tokens:
-            raise TaskError(f"the text {text!r} has no tokens")
-        return list(rolling_windows(tokens, self.prefix, self.max_length))
 
     def _encode(self, text: str, *, special: bool | None = None) -> list[int]:
         if special is None and text.startswith(self.prefix_text):
