@@ -72,6 +72,7 @@ _LACKS = {  # fields of `_COMMON` that the architecture does not have
     "olmo2": ("head_dim",),
     "smollm3": ("head_dim",),
     "gpt_neox": ("head_dim", "num_key_value_heads"),
+    "falcon": ("head_dim", "num_key_value_heads"),
 }
 
 

@@ -20,6 +20,7 @@ __all__ = ["layer_kinds", "layers_path", "n_layers_of", "refuse_unsupported", "t
 _RECURRENT = "its layers carry a recurrent state, which the evaluation of candidates can't share"
 _SHARED = "its layers share weights or state with one another, so that no layer can be cut alone"
 _PATTERN = "its config says which layer is of which kind by a pattern that can't follow a cut"
+_NUMBERED = "a layer computes with its number, or with how many layers there are"
 _NO_DECODER = "it is not a causal language model of stacked decoder layers"
 
 # model types that are refused, and why
@@ -28,6 +29,10 @@ _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("inkling2_text", "hrm_text", "longcat_flash", "zaya"), _SHARED),
     **dict.fromkeys(("bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2"), _RECURRENT),
     **dict.fromkeys(("recurrent_gemma", "rwkv", "xlstm", "nemotron_h", "lfm2_moe"), _RECURRENT),
+    **dict.fromkeys(("beam", "deepseek_v4"), _SHARED),
+    **dict.fromkeys(("diffllama", "minicpm3"), _NUMBERED),
+    **dict.fromkeys(("gpt_neox_japanese", "modernbert-decoder"), _NUMBERED),
+    **dict.fromkeys(("cpmant", "git", "phi4_multimodal"), _NO_DECODER),
     **dict.fromkeys(("ernie4_5_moe", "gpt_neo", "granitemoehybrid"), _PATTERN),
     **dict.fromkeys(("bert", "bert-generation", "big_bird", "blt", "camembert"), _NO_DECODER),
     **dict.fromkeys(("data2vec-text", "electra", "ernie", "megatron-bert", "moshi"), _NO_DECODER),
@@ -216,8 +221,10 @@ def _sharing_field(model_type: str, fields: Mapping[str, Any]) -> str | None:
             return f"{name} is {fields[name]}, so its layers share weights or state"
     if fields.get("per_layer_config") and not model_type.startswith("gemma4"):
         return "per_layer_config is set, which the model itself does not read"
+    if "shared" in (fields.get("indexer_types") or ()):
+        return "some layers use the index of the layer before (indexer_types: shared)"
     if fields.get("scale_attn_by_inverse_layer_idx"):
-        return "scale_attn_by_inverse_layer_idx makes a layer depend on its number"
+        return f"{_NUMBERED} (scale_attn_by_inverse_layer_idx)"
     return None
 
 
