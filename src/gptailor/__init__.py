@@ -1,1 +1,80 @@
-"""GPTailor: make a smaller language model from a family of fine-tuned ones."""
+"""GPTailor: make a smaller language model from a family of fine-tuned ones.
+
+The names below are the public interface. Each is imported from its own module when it is first
+asked for, so that ``import gptailor`` loads nothing heavy. The merge methods are called as
+``gptailor.merge.merge(name, tensors, base, **params)``.
+"""
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gptailor import merge
+    from gptailor.config import Config, load_config
+    from gptailor.engine import Engine, Evaluator
+    from gptailor.errors import GPTailorError, UserError
+    from gptailor.export import export_checkpoint
+    from gptailor.family import Family, MemberSource, load_family
+    from gptailor.objective import Goal, Objective
+    from gptailor.report import write_report
+    from gptailor.study import Study
+    from gptailor.tailoring import LayerSpec, Source, Tailoring
+    from gptailor.trial import Job, Proposal, Scores, Trial
+
+    __version__: str
+
+__all__ = [
+    "Config",
+    "Engine",
+    "Evaluator",
+    "Family",
+    "GPTailorError",
+    "Goal",
+    "Job",
+    "LayerSpec",
+    "MemberSource",
+    "Objective",
+    "Proposal",
+    "Scores",
+    "Source",
+    "Study",
+    "Tailoring",
+    "Trial",
+    "UserError",
+    "__version__",
+    "export_checkpoint",
+    "load_config",
+    "load_family",
+    "merge",
+    "write_report",
+]
+
+_HOMES = {
+    "config": ("Config", "load_config"),
+    "engine": ("Engine", "Evaluator"),
+    "errors": ("GPTailorError", "UserError"),
+    "export": ("export_checkpoint",),
+    "family": ("Family", "MemberSource", "load_family"),
+    "objective": ("Goal", "Objective"),
+    "report": ("write_report",),
+    "study": ("Study",),
+    "tailoring": ("LayerSpec", "Source", "Tailoring"),
+    "trial": ("Job", "Proposal", "Scores", "Trial"),
+}
+_HOME = {name: f"gptailor.{module}" for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name == "__version__":
+        return importlib.metadata.version("gptailor")
+    if name == "merge":  # a module: its function of the same name stays one step further in
+        return importlib.import_module("gptailor.merge")
+    if name not in _HOME:
+        raise AttributeError(f"module 'gptailor' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
