@@ -283,6 +283,8 @@ def test_the_folder_holds_the_tailoring_the_card_and_further_files(
 def test_without_a_card_one_is_written(llama: Any, tmp_path: Path) -> None:
     export_checkpoint(llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "my model")
     card = (tmp_path / "my model" / "README.md").read_text()
+    n_parameters = reload(tmp_path / "my model").num_parameters()
+    assert f"It has {n_parameters:,} parameters; the base has " in card
     assert "# my model\n" in card
     assert "Cut: 1, 4." in card
 
@@ -296,15 +298,22 @@ def test_the_config_is_stock(llama: Any, tmp_path: Path) -> None:
     assert not {"quantization_config", "auto_map", "gptailor"} & config.keys()
 
 
-def test_exporting_leaves_the_family_as_it_was(llama: Any, tmp_path: Path) -> None:
-    before = dict(llama.family.digests)
-    config = llama.family.config.to_dict()
-    export_checkpoint(llama.family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
-    assert llama.family.config.to_dict() == config
-    for member, state in llama.family.states.items():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_exporting_leaves_the_family_as_it_was(
+    dtype: torch.dtype, opened: Any, tmp_path: Path
+) -> None:
+    family = opened("llama", dtype=dtype).family
+    config = family.config.to_dict()
+    before = {
+        member: {name: tensor.clone() for name, tensor in state.items()}
+        for member, state in family.states.items()
+    }
+    export_checkpoint(family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
+    assert family.config.to_dict() == config
+    for member, state in family.states.items():
         for name, tensor in state.items():
-            assert tensor.dtype == torch.float32, (member, name)
-    assert before == llama.family.digests
+            assert tensor.dtype == dtype
+            assert torch.equal(tensor, before[member][name]), (member, name)
 
 
 def test_exporting_prints_nothing(

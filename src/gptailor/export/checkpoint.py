@@ -8,6 +8,7 @@ after it was read back and scored what was tailored.
 
 import copy
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from gptailor.family.quiet import quiet
 from gptailor.family.skeleton import skeleton_of
 from gptailor.tailoring import Tailoring
 
-__all__ = ["export_checkpoint"]
+__all__ = ["card_facts", "export_checkpoint"]
 
 _SAVED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_PROGRAMS = ("gptailor", "torch", "transformers")
 _OURS = ("README.md", "tailoring.yaml", MANIFEST)
 
 
@@ -63,19 +65,19 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     _refuse_options(dtype, shard_bytes, extra_files)
     family.check(tailoring)
     tokenizer = family.tokenizer
-    model, weights = _assembled(family, tailoring, dtype)
-    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    n_bytes = _n_parameters(family, tailoring) * dtype.itemsize
     members = [Path(place_of(source)) for source in family.sources.values()]
     with (
         quiet(),
         written_beside(folder, overwrite=overwrite, keep=members, n_bytes=n_bytes) as beside,
     ):
+        model, weights = _assembled(family, tailoring, dtype)
         model.save_pretrained(beside, max_shard_size=shard_bytes)
         _save_generation_config(family.generation_config, beside)
         tokenizer.save_pretrained(beside)
         check_checkpoint(beside, family, tailoring, weights)
         if card is None:
-            card = _plain_card(family, tailoring, folder)
+            card = model_card(card_facts(family, tailoring, folder.resolve().name))
         texts = {"README.md": card, "tailoring.yaml": tailoring.to_yaml(), **extra_files}
         for name, text in texts.items():
             if name not in _OURS and (beside / name).exists():
@@ -83,6 +85,31 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
                     f"{name}: is a file of the checkpoint itself; give the extra file another name"
                 )
             (beside / name).write_text(text, encoding="utf-8")
+
+
+def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
+    """What a family and a tailoring tell of themselves; scores may be added with `replace`.
+
+    Args:
+        family: The members.
+        tailoring: How the model was made.
+        name: What the model is called.
+    """
+    return CardFacts(
+        name=name,
+        tailoring=tailoring,
+        n_layers=family.n_layers,
+        sources=family.sources,
+        licence=family.licence,
+        parameters=(family.parameters, _n_parameters(family, tailoring)),
+        notes=family.notes,
+        versions={program: version(program) for program in _PROGRAMS},
+    )
+
+
+def _n_parameters(family: Family, tailoring: Tailoring) -> int:
+    outside = family.parameters - sum(family.layer_parameters)
+    return outside + sum(family.layer_parameters[spec.position] for spec in tailoring.layers)
 
 
 def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[str, str]) -> None:
@@ -122,15 +149,3 @@ def _save_generation_config(generation_config: Any, folder: Path) -> None:
     """Carry it over as it is; transformers would refuse to save some that it did read."""
     if generation_config is not None:
         copy.deepcopy(generation_config).to_json_file(folder / "generation_config.json")
-
-
-def _plain_card(family: Family, tailoring: Tailoring, folder: Path) -> str:
-    facts = CardFacts(
-        name=folder.resolve().name,
-        tailoring=tailoring,
-        n_layers=family.n_layers,
-        sources=family.sources,
-        licence=family.licence,
-        notes=family.notes,
-    )
-    return model_card(facts)

@@ -91,7 +91,7 @@ def _resolved(folder: Path) -> Path:
 def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Path]) -> None:
     if target.exists() and not target.is_dir():
         raise ExportError(f"{folder}: is a file; name a folder to write the checkpoint into")
-    for path in (Path.cwd(), Path.home()):
+    for path in (Path.cwd(), Path(os.path.expanduser("~"))):  # Path.home raises where none is set
         if path.resolve().is_relative_to(target):
             raise ExportError(
                 f"{folder}: is or holds {path}, which an export can't replace; "

@@ -8,6 +8,7 @@ position. Matching names and shapes alone would let a sliding-window layer lose 
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +155,21 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
     """Let a model compute in float32, each layer widened only while it runs; shorten windows."""
+
+    def widen(layer: nn.Module, _: tuple[Any, ...]) -> None:
+        layer.float()
+
+    def narrow(layer: nn.Module, _: tuple[Any, ...], __: Any, stored: torch.dtype) -> None:
+        layer.to(stored)
+
     inside = f"{layers_path(model)}."
     for name, parameter in model.named_parameters():
         if not name.startswith(inside):
             parameter.data = parameter.data.float()
     for layer in _layers(model):
         stored = next(layer.parameters()).dtype
-        layer.register_forward_pre_hook(lambda layer, _: layer.float() and None)
-        layer.register_forward_hook(lambda layer, *_, stored=stored: layer.to(stored) and None)
+        layer.register_forward_pre_hook(widen)
+        layer.register_forward_hook(partial(narrow, stored=stored))
     known = model.config.to_dict()
     for field in _WINDOW_FIELDS:
         if isinstance(known.get(field), int) and known[field] > _WINDOW:
