@@ -191,10 +191,12 @@ def _pair(
     """The metric of both on the same drawn examples; two of shape (n_resamples,)."""
     if ours.metric != theirs.metric:
         raise RecordError(f"{ours.metric} of one model can't be held against {theirs.metric}")
-    if len(ours.values) != len(theirs.values) or ours.weights != theirs.weights:
+    n_ours, n_theirs = len(ours.values), len(theirs.values)
+    if n_ours != n_theirs or ours.weights != theirs.weights:
+        told = f"{n_ours} and {n_theirs}" if n_ours != n_theirs else "their weights differ"
         raise RecordError(
-            f"two models were not measured on the same examples ({len(ours.values)} and "
-            f"{len(theirs.values)}); evaluate both again on one set"
+            f"two models were not measured on the same examples ({told}); "
+            "evaluate both again on one set"
         )
     ours_drawn, theirs_drawn = _resampled((ours, theirs), n_resamples, rng)
     return ours_drawn, theirs_drawn

@@ -1,0 +1,81 @@
+"""How the pick was made: the finalists on examples that the search did not score.
+
+Knows nothing of pages.
+"""
+
+from dataclasses import dataclass
+
+from gptailor.objective import Objective
+from gptailor.report.run import Run
+from gptailor.statistics import Estimate
+from gptailor.tailoring import BASE
+from gptailor.trial import Scores, Trial
+
+__all__ = ["Choice", "FinalistRow", "choice"]
+
+_NORMAL_95 = 1.959964  # two-sided 95% of a normal distribution, in standard errors
+
+
+@dataclass(frozen=True, slots=True)
+class FinalistRow:
+    """One finalist.
+
+    Args:
+        number: Of the trial.
+        origin: How the searcher came to it.
+        search_loss: Mean loss on the search part.
+        choose_loss: Mean loss on the choose part; None where the base was not scored there.
+        behind: Its choose loss less the pick's, in pairs; None for the pick itself.
+        values: The user's metric on the choose part, one a task.
+    """
+
+    number: int
+    origin: str
+    search_loss: float | None
+    choose_loss: float | None
+    behind: Estimate | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """All finalists, the best on the choose part first, and the base's values beside them."""
+
+    rows: tuple[FinalistRow, ...]
+    base: tuple[float, ...] | None
+
+
+def choice(run: Run) -> Choice | None:
+    """Tell how the pick was made; None before any finalist was compared."""
+    if not run.finalists:
+        return None
+    base = run.compared.get(BASE)
+    objective = None if base is None else Objective(run.goals, base)
+    trials = {trial.number: trial for trial in run.trials}
+    rows = [_row(run, trials[number], objective) for number in run.finalists]
+    rows.sort(key=lambda row: (row.choose_loss if row.choose_loss is not None else 0, row.number))
+    return Choice(tuple(rows), None if base is None else _values(run, base))
+
+
+def _row(run: Run, trial: Trial, objective: Objective | None) -> FinalistRow:
+    scores = run.finalists[trial.number]
+    behind = None
+    picked = None if run.chosen is None else run.finalists.get(run.chosen.number)
+    if objective is not None and picked is not None and picked is not scores:
+        mean, error = objective.difference(scores, picked)
+        behind = Estimate(mean, mean - _NORMAL_95 * error, mean + _NORMAL_95 * error)
+    searched = run.objective
+    return FinalistRow(
+        number=trial.number,
+        origin=trial.proposal.origin,
+        search_loss=None
+        if searched is None or trial.scores is None
+        else searched.scalar(trial.scores),
+        choose_loss=None if objective is None else objective.scalar(scores),
+        behind=behind,
+        values=_values(run, scores),
+    )
+
+
+def _values(run: Run, scores: Scores) -> tuple[float, ...]:
+    return tuple(scores.value(goal.task, goal.metric) for goal in run.goals)

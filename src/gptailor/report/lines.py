@@ -1,0 +1,195 @@
+"""The shapes of a record's lines, as far as the report needs them.
+
+Only what is drawn is required; whatever else a line says is passed over, so that a record of a
+later version with more to say can still be read. Knows nothing of files.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+
+from gptailor.metrics import METRICS
+from gptailor.trial import Measurement, Scores
+
+__all__ = [
+    "Asked",
+    "Chosen",
+    "Evaluation",
+    "Finalist",
+    "Header",
+    "Reference",
+    "Repaired",
+    "Reported",
+    "Resumed",
+    "Told",
+]
+
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class _Line(BaseModel):
+    """Frozen; unknown keys are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class MeasurementLine(_Line):
+    """One metric of one task; the value is computed again from the examples."""
+
+    values: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    weights: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] | None = None
+
+
+ScoresLine = dict[str, dict[str, MeasurementLine]]
+
+
+def to_scores(line: ScoresLine) -> Scores:
+    """Turn the JSON form into `Scores`, without the metrics that this version does not know."""
+    return Scores(
+        {
+            task: {
+                name: Measurement(name, item.values, item.weights)
+                for name, item in metrics.items()
+                if name in METRICS
+            }
+            for task, metrics in line.items()
+        }
+    )
+
+
+class FamilyFacts(_Line):
+    """What the record says of the family."""
+
+    members: Annotated[tuple[str, ...], Field(min_length=1)]
+    sources: dict[str, str] = {}
+    n_layers: Annotated[int, Field(gt=0)]
+    parameters: NonNegativeInt = 0
+    layer_parameters: tuple[NonNegativeInt, ...] = ()
+    nbytes: NonNegativeInt = 0
+    notes: tuple[str, ...] = ()
+    digests: dict[str, str] = {}
+
+
+class GoalFacts(_Line):
+    """What is wanted of one task."""
+
+    task: str
+    metric: str
+    weight: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    proxy: str | None = None
+
+
+class TaskFacts(_Line):
+    """How many examples of one task stand in which part."""
+
+    search: NonNegativeInt = 0
+    choose: NonNegativeInt = 0
+    report: NonNegativeInt = 0
+    notes: tuple[str, ...] = ()
+    digest: str = ""
+
+
+class Header(_Line):
+    """The first line: what the study is."""
+
+    format: str
+    created: str = ""
+    config: dict[str, Any] = {}
+    versions: dict[str, str | None] = {}
+    machine: dict[str, Any] = {}
+    seed: int = 0
+    family: FamilyFacts
+    remove: NonNegativeInt = 0
+    goals: Annotated[tuple[GoalFacts, ...], Field(min_length=1)]
+    rungs: tuple[int, ...] = ()
+    tasks: dict[str, TaskFacts] = {}
+
+
+class Reference(_Line):
+    """A whole member on the search part."""
+
+    member: str
+    scores: ScoresLine
+
+
+class AskedProposal(_Line):
+    """One proposal of a group, with the number of its trial."""
+
+    number: NonNegativeInt
+    tailoring: dict[str, Any]
+    n_examples: NonNegativeInt
+    origin: str = ""
+
+
+class Asked(_Line):
+    """A group of proposals."""
+
+    proposals: tuple[AskedProposal, ...]
+
+
+class Told(_Line):
+    """The outcome of one trial: scores or a failure."""
+
+    number: NonNegativeInt
+    scores: ScoresLine | None = None
+    failure: str | None = None
+    seconds: Seconds = 0.0
+    layer_tokens: NonNegativeInt = 0
+    elapsed: Seconds = 0.0
+
+
+class Resumed(_Line):
+    """The study went on after a stop."""
+
+    time: str = ""
+    elapsed: Seconds = 0.0
+
+
+class Repaired(_Line):
+    """A torn last line was taken off at a restart."""
+
+    dropped_bytes: NonNegativeInt = 0
+
+
+class Finalist(_Line):
+    """A candidate, or a member for comparison, on the choose part."""
+
+    number: NonNegativeInt | None = None
+    member: str | None = None
+    scores: ScoresLine
+
+
+class Chosen(_Line):
+    """The pick among the finalists."""
+
+    number: NonNegativeInt
+    n_tried: NonNegativeInt = 0
+    reason: str = ""
+
+
+class Reported(_Line):
+    """A member or the result on the report part, by the engine."""
+
+    name: str
+    number: NonNegativeInt | None = None
+    scores: ScoresLine
+
+
+class EvaluatedModel(_Line):
+    """One model of an evaluation."""
+
+    name: str
+    path: str = ""
+    parameters: NonNegativeInt | None = None
+    scores: ScoresLine
+
+
+class Evaluation(_Line):
+    """What ``gptailor evaluate`` wrote."""
+
+    format: str
+    part: str = "report"
+    models: tuple[EvaluatedModel, ...]
+    versions: dict[str, str | None] = {}
+    n_resamples: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
+    backend: str = ""

@@ -1,0 +1,106 @@
+"""Numbers as people read them.
+
+Knows nothing of what the numbers mean.
+"""
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["amount", "bounds", "count", "decimal", "duration", "listed", "percent", "spans"]
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as percent.
+
+    Example:
+        >>> percent(0.9213), percent(math.inf)
+        ('92.1%', '∞')
+    """
+    return f"{share:.{digits}%}" if math.isfinite(share) else "∞"
+
+
+def decimal(value: float) -> str:
+    """A score: three digits after the point, fewer where it is large.
+
+    Example:
+        >>> decimal(0.64), decimal(23.456), decimal(4821.3)
+        ('0.640', '23.46', '4,821')
+    """
+    if not math.isfinite(value):
+        return "∞"
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
+    return f"{value:,.{digits}f}".replace("-", "−")  # noqa: RUF001  # a minus as wide as a digit
+
+
+def bounds(low: float, high: float) -> str:
+    """Two scores as an interval."""
+    return f"{decimal(low)} to {decimal(high)}"
+
+
+def amount(value: float) -> str:
+    """A large number with its unit's prefix.
+
+    Example:
+        >>> amount(134515008), amount(950), amount(0)
+        ('134.5 M', '950', '0')
+    """
+    for limit, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.4g}{prefix}"
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """A time span in at most two units.
+
+    Example:
+        >>> duration(0.25), duration(75), duration(7260)
+        ('0.25 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    for unit, below, size in (("d", "h", 86400), ("h", "min", 3600), ("min", "s", 60)):
+        if whole >= size:
+            rest = whole % size // {"h": 3600, "min": 60, "s": 1}[below]
+            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
+    return f"{whole} s"
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> count(1, "layer"), count(1200, "layer")
+        ('1 layer', '1,200 layers')
+    """
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """A list as English has it.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    if len(words) < 2:
+        return "".join(words)
+    return ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Rising whole numbers, neighbours drawn together.
+
+    Example:
+        >>> spans([3, 4, 5, 9, 11, 12])
+        '3-5, 9, 11, 12'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(told)
