@@ -39,7 +39,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             "acc_norm",
             True,
-            "share answered right, choices compared by log-likelihood per byte",
+            "share answered right, choices compared by log-likelihood per character",
             proxy="answer_bits",
         ),
         Metric("answer_bits", False, "bits per byte of the right answer"),

@@ -11,75 +11,28 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gptailor.errors import TaskError
 from gptailor.metrics import METRICS
-from gptailor.registry import unknown
 from gptailor.tasks import local
-from gptailor.tasks.opened import Opened, all_documents, build_task, by_leaf, refuse_leak
-from gptailor.tasks.parts import divide, limited
-from gptailor.tasks.quiet import as_lm_eval_runs
-from gptailor.tasks.requests import (
+from gptailor.tasks.building import (
     FAULTS,
     FEWSHOT_SEED,
     OUTPUT_TYPES,
     choose_split,
     set_fewshot,
 )
-from gptailor.tasks.task import ExampleTask, Response, plain_numbers
+from gptailor.tasks.opened import Opened, all_documents, build_task, by_leaf, refuse_leak
+from gptailor.tasks.parts import divide, limited
+from gptailor.tasks.quiet import as_lm_eval_runs
+from gptailor.tasks.request import TaskParts, TaskRequest, check_request
+from gptailor.tasks.task import Response, plain_numbers
 from gptailor.tasks.tokens import Encoder
 from gptailor.trial import Measurement, Scores
 
 __all__ = ["TaskParts", "TaskRequest", "evaluate_model", "load_tasks"]
-
-
-@dataclass(frozen=True)
-class TaskRequest:
-    """A task as the user asks for it.
-
-    Args:
-        name: Of one of lm-eval's tasks or groups, or the path of a YAML file.
-        metric: What the user looks at; every metric the task can tell is measured beside it.
-        split: The split to search and choose on; None for validation, else test, else train.
-        report_split: The split to report on, where it is another.
-        num_fewshot: Worked examples before each question; None for the task's own number.
-        limit: At most so many search examples.
-        member: The member that a divergence is measured from.
-        report_task: A task or group to report on, where it is another; of the same output type.
-    """
-
-    name: str
-    metric: str
-    split: str | None = None
-    report_split: str | None = None
-    num_fewshot: int | None = None
-    limit: int | None = None
-    member: str | None = None
-    report_task: str | None = None
-
-
-@dataclass(frozen=True)
-class TaskParts:
-    """The three parts of a task; no two share an example.
-
-    Args:
-        search: What candidates are scored on.
-        choose: What the final pick is made on.
-        report: What the result is reported on.
-        report_docs: Leaf task -> indices of the report part in that task's split, rising.
-        notes: Sentences for the user.
-        request: What was asked.
-    """
-
-    search: ExampleTask
-    choose: ExampleTask
-    report: ExampleTask
-    report_docs: Mapping[str, tuple[int, ...]]
-    notes: tuple[str, ...] = ()
-    request: TaskRequest = field(default_factory=lambda: TaskRequest("", "acc"))
 
 
 def load_tasks(
@@ -221,8 +174,7 @@ def _responses(sample: Mapping[str, Any]) -> list[Response]:
 def _load(
     request: TaskRequest, encoder: Encoder, seed: int, shares: tuple[float, float, float]
 ) -> TaskParts:
-    if request.metric not in METRICS:
-        raise TaskError(f"task {request.name!r}: " + unknown("metric", request.metric, METRICS))
+    check_request(request)
     opened = _open(request.name, request.split, request.num_fewshot)
     apart = _open_report(request)
     if apart is not None and request.report_task is None and apart.splits == opened.splits:
@@ -244,7 +196,7 @@ def _load(
     build = functools.partial(
         build_task,
         encoder=encoder,
-        divergence=request.member is not None or request.metric == "divergence",
+        divergence=request.member is not None,
     )
     search, choose = build(opened, parts.search), build(opened, parts.choose)
     report = build(source, parts.report)
@@ -273,8 +225,6 @@ def _open_report(request: TaskRequest) -> Opened | None:
 
 def _open(name: str, split: str | None, num_fewshot: int | None) -> Opened:
     """Let lm-eval make a task or group, choose its split and its few-shot examples."""
-    if num_fewshot is not None and num_fewshot < 0:
-        raise TaskError(f"task {name!r}: num_fewshot is {num_fewshot}; it must be 0 or more")
     own_name, manager = _local(name) if local.is_path(name) else (name, _shipped(name))
     loaded = _make(own_name, manager)
     shots: dict[str, str | None] = {}
@@ -319,7 +269,10 @@ def _make(name: str, manager: Any) -> Any:
                 "load the task once where there is a network, so that the datasets cache has it, "
                 "or write a YAML file of your own over a JSONL file"
             ) from None
-        raise TaskError(f"task {name!r}: lm-eval can't build it: {told}") from None
+        raise TaskError(
+            f"task {name!r}: lm-eval can't build it ({told}); check its keys, and its templates "
+            "against its first example"
+        ) from None
 
 
 @functools.cache
@@ -348,11 +301,13 @@ def _shipped(name: str) -> Any:
 
 def _local(path: str) -> tuple[str, Any]:
     """An index that holds a local task or group, and what it refers to."""
+    from lm_eval.api.registry import METRIC_REGISTRY
     from lm_eval.config.task import TaskConfig
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import TaskIndex
 
-    name, configs = local.read_task_files(Path(path))
+    file = Path(path).expanduser()
+    name, configs = local.read_task_files(file)
     manager = TaskManager(include_defaults=False)
     used, foreign = local.references(name, configs)
     if foreign:
@@ -361,8 +316,8 @@ def _local(path: str) -> tuple[str, Any]:
         manager.task_index.update(_manager().task_index)
     keys = {one.name for one in dataclasses.fields(TaskConfig)} - {"custom_dataset"}
     for used_name in used:
-        config = local.prepared(configs[used_name], Path(path), keys)
-        TaskIndex.process_cfg(config, Path(path), manager.task_index)
+        config = local.prepared(configs[used_name], file, keys=keys, metrics=list(METRIC_REGISTRY))
+        TaskIndex.process_cfg(config, file, manager.task_index)
         manager.task_index[used_name].cfg = config
         manager.task_index[used_name].yaml_path = None  # lm-eval takes our config, not the file
     return name, manager

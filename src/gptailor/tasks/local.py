@@ -1,31 +1,26 @@
-"""Local tasks: lm-eval task files of the user's own, and the JSON data beside them.
+"""Local tasks: lm-eval task files of the user's own.
 
-A file is read as plain data: it can't run code, and file names in it are taken from its own folder,
-never from where the program was started. The data are read anew each time; nothing is cached.
-Knows the layout of lm-eval's YAML, but not lm-eval.
+A file is read as plain data, so it names no code to run, and file names in it are taken from its
+own folder, never from where the program was started. Knows the layout of lm-eval's YAML, but not
+lm-eval.
 """
 
 import functools
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gptailor.errors import TaskError
 from gptailor.registry import unknown
+from gptailor.tasks.json_data import json_dataset, json_files
 from gptailor.yamlfile import read_yaml
 
-__all__ = [
-    "is_path",
-    "json_files",
-    "prepared",
-    "read_json_split",
-    "read_task_file",
-    "read_task_files",
-    "references",
-]
+__all__ = ["is_path", "prepared", "read_task_file", "read_task_files", "references"]
 
 _MAX_INCLUDES = 16
+_SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
+_TEXTS = ("description", "target_delimiter", "fewshot_delimiter", "gen_prefix", "output_type")
+_NEED_FILES = frozenset({"json", "csv", "text", "parquet"})  # else the current folder is searched
 
 
 def is_path(name: str) -> bool:
@@ -133,137 +128,92 @@ def _members(config: Mapping[str, Any]) -> list[str]:
     return named
 
 
-def read_json_split(paths: list[str], task: str) -> dict[str, list[Any]]:
-    """Read JSON lines, or a JSON list of objects, as columns.
-
-    Args:
-        paths: One or more files that make up one split.
-        task: The task's name, for messages.
-
-    Returns:
-        Column name to values; a key that an object lacks is None.
-
-    Raises:
-        TaskError: A file is missing, empty or broken; names the file and the line.
-    """
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        rows += _rows(Path(path), task)
-    if not rows:
-        raise TaskError(f"task {task!r}: {', '.join(paths)}: holds no examples")
-    columns = dict.fromkeys(key for row in rows for key in row)
-    return {column: [row.get(column) for row in rows] for column in columns}
-
-
-def prepared(config: Mapping[str, Any], path: Path, known_keys: Collection[str]) -> dict[str, Any]:
+def prepared(
+    config: Mapping[str, Any], path: Path, *, keys: Collection[str], metrics: Collection[str]
+) -> dict[str, Any]:
     """Make a config ready for lm-eval: JSON data read by us, an evaluated split named.
 
     Args:
         config: As `read_task_files` gives it.
         path: The file the user named, for messages.
-        known_keys: The keys that lm-eval knows in a task.
+        keys: That lm-eval knows in a task.
+        metrics: That lm-eval knows.
 
     Raises:
-        TaskError: A key is unknown, or no split is named.
+        TaskError: With every fault found before lm-eval sees the config.
     """
     ready = dict(config)
     name = ready.get("task")
     if isinstance(name, list):
         ready["task"] = [
-            prepared(one, path, known_keys)
-            if isinstance(one, Mapping) and ("dataset_path" in one or "group" in one)
-            else one
+            prepared(one, path, keys=keys, metrics=metrics) if _is_inside(one) else one
             for one in name
         ]
         return ready
-    for key in ready:
-        if key not in known_keys:
-            raise TaskError(f"{path}: task {name!r}: " + unknown("key", key, sorted(known_keys)))
+    faults = [
+        *(unknown("key", key, sorted(keys)) for key in ready if key not in keys),
+        *_metric_faults(ready.get("metric_list"), metrics),
+        *_data_faults(ready),
+        *(
+            f"{key} is {ready[key]!r}; it must be text, in quotes"
+            for key in _TEXTS
+            if key in ready and not isinstance(ready[key], str)
+        ),
+    ]
+    if faults:
+        raise TaskError([f"{path}: task {name!r}: {fault}" for fault in faults])
     if json_files(ready) is not None:
-        ready["custom_dataset"] = functools.partial(_json_dataset, str(name))
-    splits = [ready.get(f"{role}_split") for role in ("test", "validation", "training")]
-    if splits == [None, None, None]:
-        raise TaskError(
-            f"{path}: task {name!r} names no split: give test_split, validation_split or "
-            "training_split"
-        )
-    if splits[:2] == [None, None]:
-        ready["test_split"] = splits[2]  # lm-eval wants one to evaluate
+        ready["custom_dataset"] = functools.partial(json_dataset, str(name))
+    if ready.get("test_split") is None and ready.get("validation_split") is None:
+        ready["test_split"] = ready["training_split"]  # lm-eval wants one to evaluate
     return ready
 
 
-def json_files(config: Mapping[str, Any]) -> dict[str, list[str]] | None:
-    """The local JSON files of a config by split, or None if its data come from elsewhere."""
-    options = config.get("dataset_kwargs")
-    if config.get("dataset_path") != "json" or not isinstance(options, Mapping):
-        return None
-    if set(options) - {"data_files", "trust_remote_code"}:
-        return None
-    files = options.get("data_files")
-    splits = files if isinstance(files, Mapping) else {"train": files}
-    found = {str(k): [v] if isinstance(v, str) else list(v or []) for k, v in splits.items()}
-    flat = [path for paths in found.values() for path in paths]
-    if not flat or not all(isinstance(path, str) and _is_plain_file(path) for path in flat):
-        return None
-    return found
+def _is_inside(member: Any) -> bool:
+    """Whether a member of a group is written inside it, rather than named."""
+    if not isinstance(member, Mapping):
+        return False
+    return "dataset_path" in member or isinstance(member.get("task"), list)
 
 
-def _json_dataset(task: str, data_files: Any = None, **_: Any) -> dict[str, Any]:
-    """What lm-eval calls for the data of a local task: one dataset a split, read now."""
-    from datasets import Dataset
-
-    config = {"dataset_path": "json", "dataset_kwargs": {"data_files": data_files}}
-    made = {}
-    for split, paths in (json_files(config) or {}).items():
-        columns = read_json_split(paths, task)
-        for column, values in columns.items():
-            try:
-                Dataset.from_dict({column: values})
-            except (TypeError, ValueError, OverflowError):
-                raise TaskError(
-                    f"task {task!r}: {', '.join(paths)}: the values of {column!r} are of unlike "
-                    "types; give all examples the same"
-                ) from None
-        made[split] = Dataset.from_dict(columns)
-    return made
+def _metric_faults(listed: Any, metrics: Collection[str]) -> list[str]:
+    if listed is None:
+        return []
+    if not isinstance(listed, list) or not all(
+        isinstance(one, Mapping) and isinstance(one.get("metric"), str) for one in listed
+    ):
+        return [f"metric_list is {listed!r}; write it as [{{metric: acc}}]"]
+    return [
+        unknown("metric", one["metric"], sorted(metrics))
+        for one in listed
+        if one["metric"] not in metrics
+    ]
 
 
-def _is_plain_file(path: str) -> bool:
-    odd = "://" in path or (any(sign in path for sign in "*?[") and not Path(path).is_file())
-    return not odd and Path(path).suffix not in {".gz", ".zip", ".zst", ".xz", ".bz2"}
+def _data_faults(config: Mapping[str, Any]) -> list[str]:
+    source, options = config.get("dataset_path"), config.get("dataset_kwargs")
+    named = {role: config.get(role) for role in _SPLITS if config.get(role) is not None}
+    if not isinstance(source, str):
+        return [f"dataset_path is {source!r}; give 'json' for a JSONL file of your own"]
+    if options is not None and not isinstance(options, Mapping):
+        return [f"dataset_kwargs is {options!r}; write it as {{data_files: {{test: FILE}}}}"]
+    if source in _NEED_FILES and not _are_files((options or {}).get("data_files")):
+        found = (options or {}).get("data_files")
+        return [f"data_files is {found!r}; write dataset_kwargs: {{data_files: {{test: FILE}}}}"]
+    if not set(named) - {"fewshot_split"}:
+        return ["it names no split: give test_split, validation_split or training_split"]
+    files = json_files(config)
+    return [
+        f"{role}: " + unknown("split", split, files)
+        for role, split in named.items()
+        if files is not None and split not in files
+    ]
 
 
-def _rows(path: Path, task: str) -> list[dict[str, Any]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TaskError(f"task {task!r}: its data file {path} does not exist") from None
-    except UnicodeDecodeError as fault:
-        raise TaskError(f"{path}: not UTF-8 text (byte {fault.start}); save it so") from None
-    except OSError as fault:
-        raise TaskError(f"{path}: can't be read: {fault.strerror}") from None
-    if text.lstrip().startswith("["):
-        rows: list[Any] = _parse(text, f"{path}")
-        where = [f"{path}, item {number}" for number in range(1, len(rows) + 1)]
-    else:
-        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        where = [f"{path}, line {number}" for number, _ in lines]
-        rows = [_parse(line, place) for (_, line), place in zip(lines, where, strict=True)]
-    for place, row in zip(where, rows, strict=True):
-        if not isinstance(row, dict):
-            raise TaskError(f"{place}: not a JSON object but {type(row).__name__}")
-    return rows
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as fault:
-        raise TaskError(
-            f"{where}: not usable as JSON: {fault.msg} (column {fault.colno})"
-        ) from None
-    except (RecursionError, ValueError) as fault:
-        raise TaskError(f"{where}: not usable as JSON: {fault}") from None
+def _are_files(files: Any) -> bool:
+    listed = list(files.values()) if isinstance(files, Mapping) else [files]
+    flat = [path for one in listed for path in (one if isinstance(one, list) else [one])]
+    return bool(flat) and all(isinstance(path, str) and path for path in flat)
 
 
 def _read(path: Path, above: list[Path]) -> dict[str, Any]:
@@ -282,9 +232,12 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
         raise TaskError(f"{path}: not a task: a mapping with the key 'task' or 'group' is wanted")
     _make_absolute(config, path.resolve().parent)
     includes = config.pop("include", None) or []
+    includes = [includes] if isinstance(includes, str) else includes
+    if not isinstance(includes, list) or not all(isinstance(one, str) for one in includes):
+        raise TaskError(f"{path}: include is {includes!r}; it must name a file, or list some")
     merged: dict[str, Any] = {}
-    for include in [includes] if isinstance(includes, str) else includes:
-        merged |= _read(path.parent / str(include), [*above, path.resolve()])
+    for include in includes:
+        merged |= _read(path.parent / include, [*above, path.resolve()])
     return merged | config
 
 

@@ -25,7 +25,7 @@ class ChoiceExample:
     Args:
         passages: One where all choices follow the same context tokens, else several.
         places: For each choice the passage and the continuation that stand for it.
-        gold: The indices of the right choices; empty where lm-eval's task does not say.
+        gold: The indices of the right choices, one at least.
         lengths: Characters of each choice, which `acc_norm` divides by.
         answer_bytes: UTF-8 bytes of the first right choice.
         own: The task's own way from responses to metrics, where it has one.
@@ -54,18 +54,12 @@ class ChoiceExample:
             numbers = self._lm_eval(loglikelihoods)
         else:
             numbers = plain_numbers(self.own(responses))
-        if self.gold:
-            top = max(loglikelihoods)
-            total = math.fsum(math.exp(one - top) for one in loglikelihoods)
-            right = math.fsum(math.exp(loglikelihoods[index] - top) for index in self.gold)
-            if right > 0:
-                numbers["choice_logprob"] = math.log(right / total)
-            else:  # underflow: the likeliest right choice is all there is
-                best = max(loglikelihoods[index] for index in self.gold)
-                numbers["choice_logprob"] = best - top - math.log(total)
-            answer = loglikelihoods[self.gold[0]]
-            numbers["answer_bits"] = -answer / (self.answer_bytes * math.log(2))
-        return numbers
+        choices = loglikelihoods[: len(self.lengths)]
+        right = [choices[index] for index in self.gold]
+        return numbers | {
+            "choice_logprob": _log_sum(right) - _log_sum(choices),
+            "answer_bits": -right[0] / (self.answer_bytes * math.log(2)),
+        }
 
     def weight(self, metric: str) -> float:
         """The answer's bytes for `answer_bits`, else 1."""
@@ -107,3 +101,9 @@ def share_contexts(
         continuations.append(continuation)
     passages = tuple(Passage(context, tuple(found)) for context, found in gathered.items())
     return passages, tuple(places)
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    """The log of the sum of exponentials, without under- or overflow."""
+    top = max(logs)
+    return top + math.log(math.fsum(math.exp(one - top) for one in logs))

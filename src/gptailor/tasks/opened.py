@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptailor.errors import TaskError
+from gptailor.tasks.building import build_examples, list_documents, told_metrics
 from gptailor.tasks.parts import Document
-from gptailor.tasks.requests import build_examples, list_documents, told_metrics
 from gptailor.tasks.task import ExampleTask
 from gptailor.tasks.tokens import Encoder
 

@@ -106,6 +106,8 @@ def list_documents(name: str, task: Any) -> list[Document]:
         with_name = f"task {name!r}, example {index + 1}"
         try:
             found.append(_document(name, task, index, doc))
+        except TaskError as fault:
+            raise TaskError(f"{with_name}: {fault}") from None
         except FAULTS as fault:
             raise TaskError(f"{with_name}: {_told(fault)}") from None
     if not found:
@@ -174,6 +176,8 @@ def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Docum
     if task.OUTPUT_TYPE == "loglikelihood":
         return Document(name, index, (str(context), str(target)), (context, None, target))
     choices = [str(choice) for choice in task.doc_to_choice(doc)]
+    if len(choices) < 2:
+        raise TaskError(f"it has {len(choices)} choices; two at least are needed")
     shown = (*choices, str(target)) if task.multiple_input else (str(context), *choices)
     return Document(name, index, shown, (context, choices, target))
 
@@ -195,8 +199,6 @@ def _choices(
     own = _own(task, instances[0].doc)
     context, choices, target = document.raw
     raw_gold = context if task.multiple_input else target
-    if len(choices) < 2:
-        raise TaskError(f"it has {len(choices)} choices; two at least are needed")
     if "" in choices:
         raise TaskError(f"choice {choices.index('') + 1} is empty: {choices}")
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
@@ -204,13 +206,12 @@ def _choices(
     passages, places = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
     gold = _gold(raw_gold, choices)
     wrong = [one for one in gold if not 0 <= one < len(choices)]
-    if wrong and own is None:
+    if wrong:
         raise TaskError(
             f"the right answer is {raw_gold!r}, which is none of its "
             f"{len(choices)} choices {choices}; does this split have labels?"
         )
-    gold = () if wrong else gold
-    answer = str(target) if task.multiple_input else choices[gold[0] if gold else 0]
+    answer = str(target) if task.multiple_input else choices[gold[0]]
     if not answer:
         raise TaskError("the text after the choices is empty")
     return ChoiceExample(

@@ -1,0 +1,78 @@
+"""A task as the user asks for it, and the three parts that it is given back as.
+
+Knows nothing of lm-eval.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gptailor.errors import TaskError
+from gptailor.metrics import METRICS
+from gptailor.registry import unknown
+from gptailor.tasks.task import ExampleTask
+
+__all__ = ["TaskParts", "TaskRequest", "check_request"]
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A task as the user asks for it.
+
+    Args:
+        name: Of one of lm-eval's tasks or groups, or the path of a YAML file.
+        metric: What the user looks at; every metric the task can tell is measured beside it.
+        split: The split to search and choose on; None for validation, else test, else train.
+        report_split: The split to report on, where it is another.
+        num_fewshot: Worked examples before each question; None for the task's own number.
+        limit: At most so many search examples.
+        member: The member that a divergence is measured from.
+        report_task: A task or group to report on, where it is another; of the same output type.
+    """
+
+    name: str
+    metric: str
+    split: str | None = None
+    report_split: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    member: str | None = None
+    report_task: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskParts:
+    """The three parts of a task; no two share an example.
+
+    Args:
+        search: What candidates are scored on.
+        choose: What the final pick is made on.
+        report: What the result is reported on.
+        report_docs: Leaf task -> indices of the report part in that task's split, rising.
+        notes: Sentences for the user.
+        request: What was asked.
+    """
+
+    search: ExampleTask
+    choose: ExampleTask
+    report: ExampleTask
+    report_docs: Mapping[str, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
+    request: TaskRequest = field(default_factory=lambda: TaskRequest("", "acc"))
+
+
+def check_request(request: TaskRequest) -> None:
+    """Refuse what no task could answer.
+
+    Raises:
+        TaskError: The metric, the limit or the number of few-shot examples is at fault.
+    """
+    if request.metric not in METRICS:
+        raise TaskError(f"task {request.name!r}: " + unknown("metric", request.metric, METRICS))
+    if request.num_fewshot is not None and request.num_fewshot < 0:
+        raise TaskError(
+            f"task {request.name!r}: num_fewshot is {request.num_fewshot}; it must be 0 or more"
+        )
+    if request.limit is not None and request.limit < 1:
+        raise TaskError(f"task {request.name!r}: limit is {request.limit}; it must be 1 or more")
+    if request.metric == "divergence" and request.member is None:
+        raise TaskError(f"task {request.name!r}: say from which member the divergence is measured")
