@@ -5,7 +5,8 @@ mean" for a misspelt name. Relative paths count from the config's own folder. Kn
 the parts are built: `gptailor.assemble` does that.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from gptailor.errors import ConfigError, TailoringError
+from gptailor.faults import sentences
 from gptailor.methods import METHODS
 from gptailor.metrics import METRICS
 from gptailor.registry import SEARCHERS, WORKERS, Registry, unknown
@@ -31,6 +33,7 @@ __all__ = [
     "EngineConfig",
     "ExamplesConfig",
     "FamilyConfig",
+    "Frozen",
     "MemberConfig",
     "PluginConfig",
     "TaskConfig",
@@ -197,9 +200,7 @@ class BudgetConfig(Frozen):
 class EngineConfig(Frozen):
     """How evaluations use the machine."""
 
-    device: Annotated[
-        str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda or mps.")
-    ] = "auto"
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     threads: Annotated[int | None, Field(gt=0, le=1024, description="CPU threads.")] = None
     cache_bytes: Annotated[int, Field(gt=0, description="Most bytes of merged layers kept.")] = (
         4 * 2**30
@@ -208,14 +209,19 @@ class EngineConfig(Frozen):
         int | None, Field(gt=8, description="Longest input in tokens; the model's own if absent.")
     ] = None
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?|mps", value):
+            raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, not {value!r}")
+        return value
+
 
 class Config(Frozen):
     """The whole config."""
 
     family: FamilyConfig
-    remove: Annotated[
-        int | float, Field(ge=0, description="Layers to cut, or a share of them below 1.")
-    ]
+    remove: Annotated[int | float, Field(description="Layers to cut, or a share of them below 1.")]
     merge: Annotated[
         tuple[str, ...], Field(description="Merge methods the search may use; may be empty.")
     ] = ("task_arithmetic",)
@@ -233,6 +239,17 @@ class Config(Frozen):
     budget: BudgetConfig = BudgetConfig()
     engine: EngineConfig = EngineConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Of every random draw.")] = 0
+
+    @field_validator("remove", mode="before")
+    @classmethod
+    def _count_or_share(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or value < 0 or (isinstance(value, float) and value >= 1):  # type: ignore[operator]  # a number here
+            raise ValueError(
+                "must be a whole number of layers, 0 or more, or a share from 0.0 to below 1, "
+                f"not {value!r}"
+            )
+        return value
 
     @field_validator("merge", "keep", "tasks", mode="before")
     @classmethod
@@ -265,17 +282,17 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _members_named(self) -> "Config":
         names = [BASE, *self.family.variants]
-        seen: set[str] = set()
+        faults = []
         for index, task in enumerate(self.tasks):
             if task.metric == "divergence" and task.member is None:
-                raise ValueError(
+                faults.append(
                     f"tasks[{index}]: metric divergence needs 'member', one of {', '.join(names)}"
                 )
             if task.member is not None and task.member not in names:
-                raise ValueError(f"tasks[{index}].member: {unknown('member', task.member, names)}")
-            if task.name in seen:
-                raise ValueError(f"tasks[{index}].name: {task.name!r} stands twice")
-            seen.add(task.name)
+                faults.append(f"tasks[{index}].member: {unknown('member', task.member, names)}")
+        faults += _repeated(self.tasks)
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     def n_removed(self, n_layers: int) -> int:
@@ -285,10 +302,6 @@ class Config(Frozen):
             ConfigError: Nothing would be left, or what must be kept does not exist or leave enough.
         """
         share = isinstance(self.remove, float)
-        if share and self.remove >= 1:
-            raise ConfigError(
-                f"remove: {self.remove} is neither a whole number of layers nor a share below 1"
-            )
         count = round(self.remove * n_layers) if share else int(self.remove)
         missing = [layer for layer in self.keep if layer >= n_layers]
         if missing:
@@ -317,12 +330,21 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(plain)
     except ValidationError as fault:
-        raise ConfigError([_sentence(path, plain, error) for error in fault.errors()]) from None
-    return _anchored(config, path.resolve().parent)
+        raise ConfigError(sentences(str(path), Config, fault)) from None
+    try:
+        anchored = _anchored(config, path.resolve().parent)
+    except (OSError, RuntimeError, ValueError) as fault:  # ~nobody, a NUL, 5,000 letters
+        raise ConfigError(f"{path}: a path in it is not usable: {fault}") from None
+    faults = _repeated(anchored.tasks)
+    if faults:
+        raise ConfigError([f"{path}: {sentence}" for sentence in faults])
+    return anchored
 
 
 def _member_in_short(value: object) -> object:
     if isinstance(value, Mapping) and "adapter" in value:  # {adapter: path, strength: 0.5}
+        if "path" in value:
+            raise ValueError("has both 'adapter' and 'path'; one is another word for the other")
         return {"path": value["adapter"], **{k: v for k, v in value.items() if k != "adapter"}}
     return {"path": value} if isinstance(value, str) else value
 
@@ -334,41 +356,13 @@ def _checked_plugin(registry: Registry, plugin: PluginConfig) -> PluginConfig:
     return plugin
 
 
-def _sentence(path: Path, plain: Mapping[str, Any], error: Any) -> str:
-    """One pydantic error as a sentence that names the file and the key."""
-    location = [str(item) for item in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
-        return f"{path}: {key}: {unknown('key', location[-1], known)}"
-    if error["type"] == "missing":
-        return f"{path}: {key}: is missing"
-    told = str(error["msg"]).removeprefix("Value error, ")
-    told = told[0].lower() + told[1:] if told[1:2].islower() else told
-    given = error.get("input")
-    shown = isinstance(given, str | int | float | bool) or given is None
-    shown = shown and error["type"] != "value_error"
-    head = f"{path}: {key}: " if key else f"{path}: "
-    return f"{head}{told}, not {given!r}" if shown else f"{head}{told}"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """The keys of the section at a location of the config."""
-    model: type[BaseModel] = Config
-    sections: dict[str, type[BaseModel]] = {
-        "family": FamilyConfig,
-        "base": MemberConfig,
-        "variants": MemberConfig,
-        "tasks": TaskConfig,
-        "examples": ExamplesConfig,
-        "search": PluginConfig,
-        "workers": PluginConfig,
-        "budget": BudgetConfig,
-        "engine": EngineConfig,
-    }
-    for item in location:
-        model = sections.get(str(item), model)
-    return list(model.model_fields)
+def _repeated(tasks: Sequence[TaskConfig]) -> list[str]:
+    names = [task.name for task in tasks]
+    return [
+        f"tasks[{index}].name: {name!r} stands twice"
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
 
 
 def _anchored(config: Config, folder: Path) -> Config:

@@ -3,9 +3,11 @@
 A loss is relative to the base, so that tasks with unlike metrics add up: 0 is as good as the base,
 0.1 is a tenth of the base's score lost, below 0 is better than the base. It is linear in the
 per-example numbers of every metric that is a plain mean, so two candidates can be compared pair by
-pair. Knows nothing of how scores are measured or who searches.
+pair; a perplexity, which is not, is compared along the chord of exp. Knows nothing of how scores
+are measured or who searches.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ __all__ = ["Goal", "Objective", "retention"]
 
 Floats = NDArray[np.float64]
 _TINY = 1e-9
+_MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,10 @@ class Objective:
         for goal, weight in zip(self.goals, self.weights, strict=True):
             metric = goal.measured(proxy=proxy)
             ours_m, theirs_m = ours.tasks[goal.task][metric], theirs.tasks[goal.task][metric]
-            gaps, shares = _paired(ours_m, theirs_m)
+            gap, error = _paired(ours_m, theirs_m)
             factor = weight * self._sign(metric) / self._unit(goal, metric)
-            center = float(shares @ gaps)
-            mean += factor * center
-            if len(gaps) > 1:
-                spread = float((shares**2) @ (gaps - center) ** 2) * len(gaps) / (len(gaps) - 1)
-                variance += factor**2 * spread
+            mean += factor * gap
+            variance += (factor * error) ** 2
         return mean, variance**0.5
 
     def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:
@@ -106,12 +106,27 @@ class Objective:
         return -1.0 if METRICS[metric].higher_is_better else 1.0
 
 
-def _paired(ours: Measurement, theirs: Measurement) -> tuple[Floats, Floats]:
-    """Differences on the examples both saw, and the share each example counts for."""
+def _paired(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
+    """How far ours is above theirs on the examples both saw, and its standard error."""
     n = min(len(ours.values), len(theirs.values))
-    gaps = np.array(ours.values[:n]) - np.array(theirs.values[:n])
-    weights = np.ones(n) if ours.weights is None else np.array(ours.weights[:n])
-    return gaps, weights / weights.sum()
+    given = ours.weights if len(ours.values) == n else theirs.weights  # those of n examples
+    shares = np.ones(n) if given is None else np.array(given)
+    shares = shares / shares.sum()
+    ours_n, theirs_n = np.array(ours.values[:n]), np.array(theirs.values[:n])
+    gaps = ours_n - theirs_n
+    center = float(shares @ gaps)
+    spread = float((shares**2) @ (gaps - center) ** 2) * n / (n - 1) if n > 1 else 0.0
+    slope = 1.0
+    if METRICS[ours.metric].transform == "exp":  # nats per word to perplexity: the chord of exp
+        means = float(shares @ ours_n), float(shares @ theirs_n)
+        slope = _slope_of_exp(min(*means, _MAX_LOG), min(max(means), _MAX_LOG))
+    return slope * center, slope * spread**0.5
+
+
+def _slope_of_exp(low: float, high: float) -> float:
+    """``(exp(high) - exp(low)) / (high - low)``; the tangent's where the two are one."""
+    rise = high - low
+    return math.exp(low) * (math.expm1(rise) / rise if rise > 0 else 1.0)
 
 
 def retention(value: float, reference: float, metric: str) -> float:

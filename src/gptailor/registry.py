@@ -57,15 +57,26 @@ class Registry:
         if name not in self._places:
             raise ConfigError(unknown(self.noun, name, self._places))
         module, _, attribute = self._places[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as fault:
+            missing = str(fault.name).partition(".")[0]
+            if missing == "gptailor":  # our own mistake, not the user's
+                raise
+            raise ConfigError(
+                f"{self.noun} {name!r} needs the library {missing!r}, which is not installed; "
+                f"run: pip install {missing}"
+            ) from None
 
     def faults(self, name: str, options: Mapping[str, object]) -> list[str]:
         """Hold options against the plug-in's signature; one sentence for each fault."""
-        if name not in self._places:
-            return [unknown(self.noun, name, self._places)]
+        try:
+            plugin = self.get(name)
+        except ConfigError as fault:
+            return list(fault.faults)
         known = [
             key
-            for key, parameter in inspect.signature(self.get(name)).parameters.items()
+            for key, parameter in inspect.signature(plugin).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in self._reserved
         ]
         return [

@@ -7,6 +7,7 @@ file and the line. Knows nothing of what the data means.
 
 import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,26 @@ __all__ = ["dump_yaml", "parse_yaml", "read_yaml", "write_atomically"]
 
 _MAX_BYTES = 4 * 2**20  # a tailoring of 1,000 merged layers is 100 kB
 _MAX_DEPTH = 40
+_TOO_LARGE = 2**63
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader without aliases, tags, timestamps, and repeated keys."""
+    """SafeLoader without aliases, tags, repeated keys, and with YAML 1.2's plain words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse aliases (a few bytes can stand for gigabytes) and deep nesting."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]  # pyyaml
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not supported", event.start_mark
-            )
-        self._depth = getattr(self, "_depth", 0) + 1
+        """Refuse aliases (a few bytes can stand for gigabytes), tags and deep nesting."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # pyyaml
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("aliases (*name) are not supported", event)
+        if event.tag is not None:
+            raise _refused(f"tags ({event.tag}) are not supported", event)
+        self._depth += 1
         if self._depth > _MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # pyyaml
-            raise yaml.constructor.ConstructorError(
-                None, None, f"nested deeper than {_MAX_DEPTH} levels", mark
-            )
+            raise _refused(f"nested deeper than {_MAX_DEPTH} levels", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -44,24 +47,54 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Refuse a key that stands twice: YAML would silently keep the last."""
         seen: set[str] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain word", key_node.start_mark
-                )
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} stands twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused("a key must be a plain word", key)
+            if key.value in seen:
+                raise _refused(f"the key {key.value!r} stands twice", key)
+            seen.add(key.value)
+        return {
+            self.construct_object(key): self.construct_object(item, deep=deep)
+            for key, item in node.value
+        }
 
 
-# dates become strings: no key of ours is a date, and `2024-01-01` may name a folder
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+class _Dumper(yaml.SafeDumper):
+    """Block style outside, one line for a mapping or list of plain values."""
+
+    def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
+        """Keep a short list of plain values on one line."""
+        plain = len(sequence) <= 8 and all(not isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what stands twice twice: an alias would not be read back."""
+        return True
+
+
+def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
+
+
+# YAML 1.2's core schema: in YAML 1.1 a member called `no` is false, `1:30` is 90 and 1e-3 is text;
+# and no dates: no key of ours is one, and `2024-01-01` may name a folder
+_WORDS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+)
+_PlainLoader.yaml_implicit_resolvers = {}
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+for _tag, _words, _firsts in _WORDS:
+    _resolver = (f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_words})\\Z"), list(_firsts))
+    _PlainLoader.add_implicit_resolver(*_resolver)
+    _Dumper.add_implicit_resolver(*_resolver)  # beside YAML 1.1's: text is quoted for both
 
 
 def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -> Any:
@@ -84,7 +117,7 @@ def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -
     except (yaml.YAMLError, ValueError, RecursionError) as fault:
         first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise error(f"{where}: not usable as YAML: {first}") from None
-    _refuse_non_finite(data, where, error)
+    _refuse_unusable_numbers(data, where, error)
     return data
 
 
@@ -95,14 +128,15 @@ def read_yaml(path: Path, *, error: type[UserError] = ConfigError) -> Any:
         UserError: The file can't be read, is too large, not UTF-8 or not usable as YAML.
     """
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise error(f"{path}: is a folder; name a YAML file")
-        if size > _MAX_BYTES:
-            raise error(f"{path}: {size:,} bytes; a YAML file may have {_MAX_BYTES:,} at most")
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            read = file.read(_MAX_BYTES + 1)  # not all of it: a weights file, a device
+        if len(read) > _MAX_BYTES:
+            raise error(f"{path}: too large; a YAML file may have {_MAX_BYTES:,} bytes at most")
+        text = read.decode("utf-8-sig")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise error(f"{path}: is a folder; name a YAML file") from None
     except UnicodeDecodeError as fault:
         raise error(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
     except OSError as fault:
@@ -133,16 +167,7 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-class _Dumper(yaml.SafeDumper):
-    """Block style outside, one line for a mapping or list of plain values."""
-
-    def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
-        """Keep a short list of plain values on one line."""
-        plain = len(sequence) <= 8 and all(not isinstance(item, dict | list) for item in sequence)
-        return super().represent_sequence(tag, sequence, flow_style=plain)
-
-
-def _refuse_non_finite(data: Any, where: str, error: type[UserError]) -> None:
+def _refuse_unusable_numbers(data: Any, where: str, error: type[UserError]) -> None:
     pending = [("", data)]
     while pending:
         place, item = pending.pop()
@@ -152,3 +177,5 @@ def _refuse_non_finite(data: Any, where: str, error: type[UserError]) -> None:
             pending += [(f"{place}[{index}]", value) for index, value in enumerate(item)]
         elif isinstance(item, float) and not math.isfinite(item):
             raise error(f"{where}: {place or 'the value'} is {item}; give a finite number")
+        elif isinstance(item, int) and abs(item) >= _TOO_LARGE:
+            raise error(f"{where}: {place or 'the value'} has {len(str(item))} digits; too large")

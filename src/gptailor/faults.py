@@ -1,0 +1,86 @@
+"""A validation's faults as sentences that name the file and the key.
+
+Turns what pydantic says of a config into the house's words: which key, what it must be, what it is,
+and which key may have been meant. Knows nothing of what a config holds.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from gptailor.registry import unknown
+
+__all__ = ["sentences"]
+
+_MAX_SHOWN = 60  # characters of a value in a message
+_MAPPING = "must be a mapping, written as 'key: value' lines or {key: value}"
+_LIST = "must be a list, written as [a, b] or '- a' lines"
+_TOLD = {
+    "bool_type": "must be true or false",
+    "dict_type": _MAPPING,
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "invalid_key": "a key must be text; put it in quotes",
+    "list_type": _LIST,
+    "missing": "is missing",
+    "model_attributes_type": _MAPPING,
+    "model_type": _MAPPING,
+    "string_too_short": "must not be empty",
+    "string_type": "must be text; a number or a word such as true needs quotes to be text",
+    "too_short": "must have at least one item",
+    "tuple_type": _LIST,
+}
+_BARE = ("missing", "too_short", "string_too_short", "invalid_key")  # the value says nothing more
+
+
+def sentences(where: str, model: type[BaseModel], error: ValidationError) -> list[str]:
+    """Tell every fault, one sentence each.
+
+    Args:
+        where: The file.
+        model: What the file was held against.
+        error: What pydantic found.
+    """
+    return [f"{where}: {sentence}" for fault in error.errors() for sentence in _told(model, fault)]
+
+
+def _told(model: type[BaseModel], fault: Mapping[str, Any]) -> Iterator[str]:
+    location, kind = fault["loc"], fault["type"]
+    key = _key(location)
+    if kind == "extra_forbidden":
+        known = _section(model, location[:-1]).model_fields
+        yield f"{key}: {unknown('key', location[-1], known)}"
+    elif kind == "value_error":  # one of our own validators, which says all there is to say
+        for line in str(fault["ctx"]["error"]).splitlines():
+            yield f"{key}: {line}" if key else line
+    else:
+        told = _TOLD.get(kind) or fault["msg"].replace("Input should be", "must be")
+        yield f"{key}: {told}" + ("" if kind in _BARE else f", not {_shown(fault['input'])}")
+
+
+def _key(location: tuple[Any, ...]) -> str:
+    """``tasks[0].metric``, from ``("tasks", 0, "metric")``."""
+    parts = [f"[{item}]" if isinstance(item, int) else f".{item}" for item in location]
+    return "".join(parts).lstrip(".")
+
+
+def _section(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
+    """The model of the section at a location."""
+    for item in location:
+        field = model.model_fields.get(str(item))  # a list's index or a variant's name is none
+        inner = None if field is None else _model_in(field.annotation)
+        model = inner or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
