@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptailor.errors import FamilyError
-from gptailor.family.checkpoint import LIBRARY_FAULTS, one_line, read_json, told
+from gptailor.family.files import LIBRARY_FAULTS, one_line, read_json, told
 from gptailor.family.members import OpenedMember
 from gptailor.family.quiet import quiet
 from gptailor.family.skeleton import model_around
@@ -125,7 +125,7 @@ def _merged(
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
             wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
-            outcome = set_peft_model_state_dict(wrapped, weights)
+            outcome = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=True)
             _refuse_misfits(folder, outcome, wrapped.base_model.prefix)
             # safe_merge: into new tensors, and refused where the result is not finite
             plain = wrapped.merge_and_unload(safe_merge=True)

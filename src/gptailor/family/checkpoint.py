@@ -3,15 +3,13 @@
 No code from the folder is run and no pickle is opened. Knows nothing of other members.
 """
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -24,44 +22,21 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import n_layers_of, refuse_unsupported
+from gptailor.family.files import LIBRARY_FAULTS, one_line, read_json, shapes_of, told
 from gptailor.family.layout import Layout
 from gptailor.family.licence import licence_of
 from gptailor.family.members import OpenedMember
 from gptailor.family.quiet import quiet
+from gptailor.family.skeleton import skeleton_of
 
-__all__ = [
-    "LIBRARY_FAULTS",
-    "one_line",
-    "open_checkpoint",
-    "read_json",
-    "state_of",
-    "tokenizer_of",
-    "told",
-]
+__all__ = ["open_checkpoint", "state_of", "tokenizer_of"]
 
-# what transformers, tokenizers and torch raise on broken input
-LIBRARY_FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
-_MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
 _MAX_SIZE = 2**24  # of a dimension that the config names
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 _MORE_SIZES = ("head_dim", "vocab_size", "max_position_embeddings", "num_hidden_layers")
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
+_TOLD = 5  # of many tensors
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-_TOLD = 5  # of many faults of one kind
 
 
 def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
@@ -76,13 +51,9 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
         FamilyError: Something in the folder is missing, broken, or does not fit its config.
     """
     config = _config_of(folder)
-    headers = _headers_of(folder)
-    n_layers = n_layers_of(config)
-    if n_layers > len(headers):
-        raise FamilyError(
-            f"{folder / 'config.json'}: num_hidden_layers is {n_layers} but the files hold only "
-            f"{len(headers)} tensors"
-        )
+    _refuse_shortfall(folder, config, shapes_of(folder))
+    if (folder / _GENERATION).is_file():
+        read_json(folder / _GENERATION)  # transformers passes over a broken one
     try:
         with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -139,33 +110,6 @@ def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
         raise FamilyError(f"{folder}: its tokenizer can't be read: {one_line(fault)}") from fault
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FamilyError: The file is missing, huge, not JSON, or not an object.
-    """
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise FamilyError(f"{path}: {path.stat().st_size} bytes are too many for this file")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FamilyError(f"{path} is missing") from None
-    except OSError as fault:
-        raise FamilyError(f"{path} can't be read: {fault.strerror}") from fault
-    except (ValueError, RecursionError) as fault:
-        raise FamilyError(f"{path} is not valid JSON: {one_line(fault)}") from fault
-    if not isinstance(data, dict):
-        raise FamilyError(f"{path} must hold a JSON object, not a {type(data).__name__}")
-    return data
-
-
-def one_line(fault: BaseException, limit: int = 300) -> str:
-    """An exception's text as one short line."""
-    text = " ".join(str(fault).split()) or type(fault).__name__
-    return text if len(text) <= limit else f"{text[:limit]}..."
-
-
 def _config_of(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     if not folder.is_dir():
@@ -217,55 +161,37 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SIZE
 
 
-def _headers_of(folder: Path) -> dict[str, Path]:
-    """Tensor names and the file that holds each, read from the files' headers."""
-    headers: dict[str, Path] = {}
-    for path in _shards_of(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                headers |= dict.fromkeys(file.keys(), path)
-        except (SafetensorError, OSError, ValueError) as fault:
-            raise FamilyError(
-                f"{path} is not a whole safetensors file: {one_line(fault)}; copy it again"
-            ) from fault
-    return headers
-
-
-def _shards_of(folder: Path) -> list[Path]:
-    if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
-    index = folder / _INDEX
-    if not index.is_file():
-        raise FamilyError(_no_weights(folder))
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise FamilyError(f"{index}: weight_map must map tensor names to files")
-    names = sorted({str(name) for name in places.values()})
-    outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
-    if outside:
+def _refuse_shortfall(
+    folder: Path, config: PreTrainedConfig, held: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse a config that needs more than the files hold: the rest would be made up, at length."""
+    n_layers = n_layers_of(config)
+    if n_layers > len(held):
         raise FamilyError(
-            f"{index}: {outside[0]!r} is not a file inside the folder; shards must lie beside it"
+            f"{folder / 'config.json'}: num_hidden_layers is {n_layers} but the files hold only "
+            f"{len(held)} tensors"
         )
-    missing = [name for name in names if not (folder / name).is_file()]
+    try:
+        model = skeleton_of(config, torch.float32)
+    except LIBRARY_FAULTS as fault:
+        raise FamilyError(
+            f"{folder / 'config.json'}: no model can be made of it: {one_line(fault)}"
+        ) from fault
+    needed = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    # by count, for some architectures have other names on disk than in memory
+    n_needed, n_held = (sum(map(math.prod, shapes.values())) for shapes in (needed, held))
+    if n_needed <= n_held:
+        return
+    faults = [
+        f"{folder}: tensor {name} has shape {held[name]} but the config needs {shape}"
+        for name, shape in needed.items()
+        if name in held and held[name] != shape
+    ][:_TOLD]
+    missing = sorted(needed.keys() - held.keys())
     if missing:
-        raise FamilyError(
-            f"{folder}: {len(missing)} of {len(names)} shards named in {_INDEX} are missing "
-            f"({told(missing)}); copy or download them again"
-        )
-    return [folder / name for name in names]
-
-
-def _no_weights(folder: Path) -> str:
-    pickles = sorted(
-        path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")
-    )
-    if not pickles:
-        return f"{folder} has no model.safetensors, nor an index of shards"
-    return (
-        f"{folder} has its weights only as pickles ({told(pickles)}), which can run code and are "
-        'not opened; convert a model that you trust once: python -c "from transformers import '
-        f"AutoModelForCausalLM as M; M.from_pretrained('{folder}', use_safetensors=False)"
-        f".save_pretrained('{folder}-safetensors')\""
+        faults.append(f"{folder}: the files lack {len(missing)} tensors ({told(missing)})")
+    raise FamilyError(
+        faults or f"{folder}: the config needs {n_needed} parameters, the files hold {n_held}"
     )
 
 
@@ -285,9 +211,3 @@ def _refuse_misfits(folder: Path, info: Mapping[str, Any]) -> None:
         faults.append(f"{folder}: {one_line(ValueError(info['error_msgs'][0]))}")
     if faults:
         raise FamilyError(faults)
-
-
-def told(names: list[str]) -> str:
-    """The first few of many names."""
-    rest = f", and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return ", ".join(names[:_TOLD]) + rest

@@ -93,31 +93,18 @@ def fitted(
     return state, faults + tie_faults + _tensor_faults(name, member.where, state, base.state), notes
 
 
-def value_faults(
-    name: str, where: str, state: Mapping[str, Tensor], cast: Mapping[str, Tensor]
-) -> list[str]:
-    """Tell which tensors hold NaN or infinity.
-
-    Args:
-        name: The member's.
-        where: Its folder or file.
-        state: Its weights as they were opened.
-        cast: The same in the dtype asked for; these are looked at.
-    """
-    bad = [key for key, tensor in cast.items() if not _finite(tensor)]
-    broken = [key for key in bad if not _finite(state[key])]
-    faults = []
-    for keys, why in (
-        (broken, "hold values that are not finite"),
-        ([key for key in bad if key not in broken], _too_large(cast)),
-    ):
-        if keys:
-            rest = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
-            faults.append(
-                f"member {name!r}: {where}: {len(keys)} tensors {why} "
-                f"({', '.join(keys[:_TOLD])}{rest})"
-            )
-    return faults
+def value_faults(name: str, where: str, state: Mapping[str, Tensor]) -> list[str]:
+    """Tell which tensors of a member hold NaN or infinity."""
+    bad = [key for key, tensor in state.items() if not _finite(tensor)]
+    if not bad:
+        return []
+    dtype = str(state[bad[0]].dtype).removeprefix("torch.")
+    hint = "; it ends at 65504, take bfloat16" if dtype == "float16" else ""
+    rest = f" and {len(bad) - _TOLD} more" if len(bad) > _TOLD else ""
+    return [
+        f"member {name!r}: {where}: {len(bad)} tensors hold values that are not finite "
+        f"({', '.join(bad[:_TOLD])}{rest}) in {dtype}{hint}"
+    ]
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -125,12 +112,6 @@ def _finite(tensor: Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor)  # NaN goes through; no mask of the tensor's size is made
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
-
-
-def _too_large(cast: Mapping[str, Tensor]) -> str:
-    dtypes = {tensor.dtype for tensor in cast.values() if tensor.is_floating_point()}
-    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-    return f"hold values too large for {names}; take bfloat16 or float32"
 
 
 def _tied_as(

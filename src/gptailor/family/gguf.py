@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import refuse_unsupported
-from gptailor.family.checkpoint import LIBRARY_FAULTS, one_line, state_of
+from gptailor.family.checkpoint import state_of
+from gptailor.family.files import LIBRARY_FAULTS, one_line
 from gptailor.family.layout import Layout
 from gptailor.family.licence import licence_of
 from gptailor.family.members import OpenedMember

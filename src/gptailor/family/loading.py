@@ -53,7 +53,7 @@ def load_family(
     opened = open_member(base, places[BASE], dtype=torch.float32 if on_base else dtype)
     layout = Layout.of(skeleton_of(opened.config, dtype))
     states = {BASE: _cast(opened.state, dtype, device)}
-    faults = value_faults(BASE, opened.where, opened.state, states[BASE])
+    faults = value_faults(BASE, opened.where, states[BASE])
     sources, notes = {BASE: opened.origin}, list(opened.notes)
     for name, source in variants.items():
         try:
@@ -65,7 +65,7 @@ def load_family(
         if not misfits:
             states[name] = _shared(_cast(state, dtype, device), states[BASE])
             own = {k: v for k, v in states[name].items() if v is not states[BASE][k]}
-            misfits = value_faults(name, member.where, state, own)
+            misfits = value_faults(name, member.where, own)
         faults += misfits
         sources[name] = member.origin
         notes += [*member.notes, *own_notes]
