@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from gptailor.errors import ConfigError, TailoringError
-from gptailor.faults import sentences
+from gptailor.faults import not_empty, sentences, usable_path
 from gptailor.methods import METHODS
 from gptailor.metrics import METRICS
 from gptailor.registry import SEARCHERS, WORKERS, Registry, unknown
@@ -65,6 +65,20 @@ class MemberConfig(Frozen):
     ] = None
     revision: Annotated[str | None, Field(description="A hub revision.")] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: object) -> object:
+        if isinstance(value, Mapping) and "adapter" in value:  # {adapter: path, strength: 0.5}
+            if "path" in value:
+                raise ValueError("has both 'adapter' and 'path'; one is another word for the other")
+            return {"path" if key == "adapter" else key: item for key, item in value.items()}
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path", "base")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return usable_path(value)
+
 
 class FamilyConfig(Frozen):
     """A base and its variants: one architecture, one vocabulary."""
@@ -78,14 +92,9 @@ class FamilyConfig(Frozen):
         Field(description="Of the weights in memory; auto takes the faster one here."),
     ] = "auto"
 
-    @field_validator("base", mode="before")
-    @classmethod
-    def _base_in_short(cls, value: object) -> object:
-        return _member_in_short(value)
-
     @field_validator("variants", mode="before")
     @classmethod
-    def _variants_in_short(cls, value: object) -> object:
+    def _named_variants(cls, value: object) -> object:
         if value is None:
             return {}
         if not isinstance(value, Mapping):
@@ -97,7 +106,7 @@ class FamilyConfig(Frozen):
                 Source(str(name))
             except TailoringError as fault:
                 raise ValueError(str(fault)) from None
-        return {str(name): _member_in_short(item) for name, item in value.items()}
+        return {str(name): item for name, item in value.items()}
 
 
 class TaskConfig(Frozen):
@@ -124,6 +133,11 @@ class TaskConfig(Frozen):
     member: Annotated[
         str | None, Field(description="With metric divergence: from whose predictions.")
     ] = None
+
+    @field_validator("name", "report_task")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return usable_path(value)
 
     @field_validator("metric")
     @classmethod
@@ -158,7 +172,6 @@ class BudgetConfig(Frozen):
     n_examples: Annotated[
         tuple[Annotated[int, Field(gt=0)], ...],
         Field(
-            min_length=1,
             description="Examples of each task: fewest and most, or every rung, rising.",
         ),
     ] = (10, 270)
@@ -167,13 +180,9 @@ class BudgetConfig(Frozen):
     @field_validator("n_examples", mode="before")
     @classmethod
     def _one_or_more(cls, value: object) -> object:
-        return (
-            (value,)
-            if isinstance(value, int)
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-        )
+        if isinstance(value, int):
+            return (value,)
+        return not_empty(tuple(value) if isinstance(value, list) else value)
 
     @field_validator("n_examples")
     @classmethod
@@ -228,7 +237,7 @@ class Config(Frozen):
     keep: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")
     ] = ()
-    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1, description="What is measured.")]
+    tasks: Annotated[tuple[TaskConfig, ...], Field(description="What is measured; at least one.")]
     examples: ExamplesConfig = ExamplesConfig()
     search: Annotated[PluginConfig, Field(description="How candidates are proposed.")] = (
         PluginConfig(name="evolution")
@@ -255,6 +264,11 @@ class Config(Frozen):
     @classmethod
     def _list_to_tuple(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _some_task(cls, value: object) -> object:
+        return not_empty(value)
 
     @field_validator("merge")
     @classmethod
@@ -333,20 +347,12 @@ def load_config(path: Path) -> Config:
         raise ConfigError(sentences(str(path), Config, fault)) from None
     try:
         anchored = _anchored(config, path.resolve().parent)
-    except (OSError, RuntimeError, ValueError) as fault:  # ~nobody, a NUL, 5,000 letters
-        raise ConfigError(f"{path}: a path in it is not usable: {fault}") from None
+    except OSError as fault:  # a folder that may not be looked into
+        raise ConfigError(f"{path}: {fault.filename}: {fault.strerror}") from None
     faults = _repeated(anchored.tasks)
     if faults:
         raise ConfigError([f"{path}: {sentence}" for sentence in faults])
     return anchored
-
-
-def _member_in_short(value: object) -> object:
-    if isinstance(value, Mapping) and "adapter" in value:  # {adapter: path, strength: 0.5}
-        if "path" in value:
-            raise ValueError("has both 'adapter' and 'path'; one is another word for the other")
-        return {"path": value["adapter"], **{k: v for k, v in value.items() if k != "adapter"}}
-    return {"path": value} if isinstance(value, str) else value
 
 
 def _checked_plugin(registry: Registry, plugin: PluginConfig) -> PluginConfig:

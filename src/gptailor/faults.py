@@ -1,19 +1,22 @@
-"""A validation's faults as sentences that name the file and the key.
+"""Faults of a config as sentences that name the file and the key.
 
 Turns what pydantic says of a config into the house's words: which key, what it must be, what it is,
-and which key may have been meant. Knows nothing of what a config holds.
+and which key may have been meant; and has the checks that several sections share. Knows nothing of
+what a config holds.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from gptailor.registry import unknown
 
-__all__ = ["sentences"]
+__all__ = ["not_empty", "sentences", "usable_path"]
 
 _MAX_SHOWN = 60  # characters of a value in a message
+_MAX_NAME = 255  # bytes of a file's name, on every common file system
 _MAPPING = "must be a mapping, written as 'key: value' lines or {key: value}"
 _LIST = "must be a list, written as [a, b] or '- a' lines"
 _TOLD = {
@@ -44,6 +47,36 @@ def sentences(where: str, model: type[BaseModel], error: ValidationError) -> lis
         error: What pydantic found.
     """
     return [f"{where}: {sentence}" for fault in error.errors() for sentence in _told(model, fault)]
+
+
+def usable_path(text: str | None) -> str | None:
+    """Refuse what no file system takes; whether something is there is seen when it is read.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if text is None:
+        return None
+    if not text.isprintable():
+        raise ValueError(f"{text[:60]!r} has characters that no path has")
+    if max(len(name.encode()) for name in text.split("/")) > _MAX_NAME:
+        raise ValueError(f"{text[:60]!r}... is too long; a name has {_MAX_NAME} bytes at most")
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r}: there is no such user") from None
+    return text
+
+
+def not_empty(value: object) -> object:
+    """Refuse an empty list; not by `min_length`, which counts what was valid.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if value in ((), []):
+        raise ValueError("must have at least one item")
+    return value
 
 
 def _told(model: type[BaseModel], fault: Mapping[str, Any]) -> Iterator[str]:
