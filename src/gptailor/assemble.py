@@ -25,9 +25,19 @@ from gptailor.search.space import Space
 from gptailor.study import Journal, Plan, Progress, Study
 from gptailor.tasks.harness import TaskParts, TaskRequest, load_tasks
 
-__all__ = ["Assembly", "assemble", "check_header", "load_members", "open_study", "run_folder"]
+__all__ = [
+    "DTYPES",
+    "Assembly",
+    "assemble",
+    "check_header",
+    "load_members",
+    "max_length_of",
+    "open_study",
+    "open_tasks",
+    "run_folder",
+]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval", "peft", "numpy", "safetensors")
 _MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval does
 
@@ -75,6 +85,37 @@ def load_members(config: Config) -> Family:
     )
 
 
+def open_tasks(config: Config, family: Family) -> dict[str, TaskParts]:
+    """Load, divide and tokenise the tasks of a config; names to parts, in the config's order."""
+    requests = [
+        TaskRequest(
+            name=task.name,
+            metric=task.metric,
+            split=task.split,
+            report_split=task.report_split,
+            report_task=task.report_task,
+            num_fewshot=task.num_fewshot,
+            limit=task.limit,
+            member=task.member,
+        )
+        for task in config.tasks
+    ]
+    shares = config.examples
+    return load_tasks(
+        requests,
+        family.tokenizer,
+        max_length=max_length_of(config, family),
+        seed=config.seed,
+        shares=(shares.search, shares.choose, shares.report),
+    )
+
+
+def max_length_of(config: Config, family: Family) -> int:
+    """Most tokens fed at once: the config's, or the model's own up to 2,048."""
+    known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
+    return config.engine.max_length or min(known or _MAX_LENGTH, _MAX_LENGTH)
+
+
 def assemble(config: Config) -> Assembly:
     """Put everything together: the members loaded, the tasks tokenised, the engine checked.
 
@@ -83,7 +124,7 @@ def assemble(config: Config) -> Assembly:
     """
     family = load_members(config)
     n_removed = config.n_removed(family.n_layers)
-    tasks = _load_tasks(config, family)
+    tasks = open_tasks(config, family)
     engine = Engine(family, device=_device(config), cache_bytes=config.engine.cache_bytes)
     refuse_inexact(engine)
     plan = _plan(config, family, tasks, n_removed)
@@ -185,7 +226,7 @@ def _device(config: Config) -> str:
 def _dtype(config: Config, device: str) -> torch.dtype:
     """The dtype asked for; `auto` is bfloat16 on a GPU, and on a CPU the faster of the two."""
     if config.family.dtype != "auto":
-        return _DTYPES[config.family.dtype]
+        return DTYPES[config.family.dtype]
     if device != "cpu":
         return torch.bfloat16
     return torch.bfloat16 if _seconds(torch.bfloat16) < _seconds(torch.float32) else torch.float32
@@ -200,32 +241,6 @@ def _seconds(dtype: torch.dtype) -> float:
         torch.nn.functional.linear(left, right)
         times.append(time.perf_counter() - started)
     return min(times)
-
-
-def _load_tasks(config: Config, family: Family) -> dict[str, TaskParts]:
-    requests = [
-        TaskRequest(
-            name=task.name,
-            metric=task.metric,
-            split=task.split,
-            report_split=task.report_split,
-            report_task=task.report_task,
-            num_fewshot=task.num_fewshot,
-            limit=task.limit,
-            member=task.member,
-        )
-        for task in config.tasks
-    ]
-    known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
-    max_length = config.engine.max_length or min(known or _MAX_LENGTH, _MAX_LENGTH)
-    shares = config.examples
-    return load_tasks(
-        requests,
-        family.tokenizer,
-        max_length=max_length,
-        seed=config.seed,
-        shares=(shares.search, shares.choose, shares.report),
-    )
 
 
 def _plan(config: Config, family: Family, tasks: Mapping[str, TaskParts], n_removed: int) -> Plan:

@@ -1,0 +1,80 @@
+"""``gptailor evaluate``: lm-eval on unseen examples; base, variants and result side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gptailor.cli.console import config_of, errors, screen
+from gptailor.errors import ConfigError
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="The exported folder.")],
+    run: Annotated[
+        Path | None, typer.Option(help="The run it came from; its report picks the scores up.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The tailor.yaml, where there is no run.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one forward.")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Score a finished model, its base and the variants on examples the search never saw."""
+    from gptailor.assemble import load_members, max_length_of, open_tasks
+    from gptailor.config import load_config
+    from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
+    from gptailor.objective import Goal
+
+    if (run is None) == (config is None):
+        raise ConfigError("evaluate: name the run with --run, or the config with --config")
+    if not (model / "config.json").is_file():
+        raise ConfigError(f"{model}: has no config.json; name a folder that `export` made")
+    loaded = config_of(run) if run is not None else load_config(config or Path())
+    errors.print("loading the family and the tasks ...", style="dim")
+    family = load_members(loaded)
+    tasks = open_tasks(loaded, family)
+    models = evaluate_side_by_side(
+        family,
+        tasks,
+        model,
+        max_length=max_length_of(loaded, family),
+        batch_size=batch_size,
+        on_model=lambda name: errors.print(f"evaluating {name} ...", style="dim"),
+    )
+    goals = [Goal(name, task.metric) for name, task in zip(tasks, loaded.tasks, strict=True)]
+    rows = table(models, goals)
+    if run is not None:
+        save_evaluation(run, models)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    screen.print(_drawn(rows))
+    screen.print(
+        "mean or metric with its 95 % bootstrap interval, on examples that the search never saw; "
+        "% is the share of the base's score, paired"
+    )
+
+
+def _drawn(rows: list[dict[str, Any]]) -> Table:
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    drawn = Table("task", *names)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        cells = [_cell(row) for row in rows if row["task"] == task]
+        first = next(row for row in rows if row["task"] == task)
+        label = "mean kept" if task is None else f"{task} {first['metric']}, {first['n_examples']}"
+        drawn.add_row(label, *cells)
+    return drawn
+
+
+def _cell(row: dict[str, Any]) -> str:
+    low, high = row["retention_interval"]
+    kept = f"{row['retention']:.1%} ({low:.1%} to {high:.1%})"
+    if row["task"] is None:
+        return kept
+    low, high = row["interval"]
+    return f"{row['value']:.3f} ({low:.3f} to {high:.3f})\n{kept}"

@@ -1,0 +1,165 @@
+"""Base, variants and result side by side, through lm-eval, on examples that the search never saw.
+
+Every model is a stock Hugging Face model run by lm-eval's own backend: nothing of the engine that
+searched takes part. Knows the record's format of an evaluation; knows nothing of searching.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from gptailor.family import Family
+from gptailor.family.skeleton import model_around, skeleton_of
+from gptailor.objective import Goal, retention
+from gptailor.statistics import average_retention, bootstrap_interval, retention_interval
+from gptailor.tailoring import BASE
+from gptailor.tasks.harness import TaskParts, evaluate_model
+from gptailor.trial import Scores
+from gptailor.yamlfile import write_atomically
+
+__all__ = ["EVALUATION", "Evaluated", "evaluate_side_by_side", "save_evaluation", "table"]
+
+EVALUATION = "evaluation.json"
+RESULT = "result"
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One model's scores on the report part.
+
+    Args:
+        name: ``base``, a variant's name, or ``result``.
+        path: Where it came from.
+        parameters: How many it has.
+        scores: Example by example.
+    """
+
+    name: str
+    path: str
+    parameters: int
+    scores: Scores
+
+
+def evaluate_side_by_side(
+    family: Family,
+    tasks: Mapping[str, TaskParts],
+    model: Path,
+    *,
+    max_length: int,
+    batch_size: int = 16,
+    on_model: Callable[[str], None] = lambda _: None,
+) -> list[Evaluated]:
+    """Score every member and the finished model.
+
+    Args:
+        family: The members.
+        tasks: Their report parts are used.
+        model: The exported folder.
+        max_length: Tokens fed at once.
+        batch_size: Sequences in one forward.
+        on_model: Told the name of each model before it is scored.
+
+    Raises:
+        UserError: The model can't be loaded, or a task can't be run.
+    """
+    told = []
+    dtype = str(family.dtype).removeprefix("torch.")
+    for name in (*family.members, RESULT):
+        on_model(name)
+        if name == RESULT:
+            live: Any = model
+            path, parameters = str(model), _parameters(model, family)
+        else:
+            live = model_around(family.config, family.states[name], family.dtype)
+            path, parameters = (
+                family.sources[name],
+                sum(t.numel() for t in family.states[name].values()),
+            )
+        scores = evaluate_model(
+            live,
+            tasks,
+            tokenizer=None if name == RESULT else family.tokenizer,
+            max_length=max_length,
+            dtype=dtype,
+            batch_size=batch_size,
+        )
+        told.append(Evaluated(name, path, parameters, scores))
+    return told
+
+
+def save_evaluation(folder: Path, models: Sequence[Evaluated]) -> Path:
+    """Write ``evaluation.json`` beside a run's record; the report picks it up."""
+    libraries = ("gptailor", "torch", "transformers", "lm-eval")
+    plain = {
+        "format": "gptailor-evaluation/1",
+        "part": "report",
+        "backend": "lm-eval hf",
+        "n_resamples": _RESAMPLES,
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "models": [
+            {
+                "name": model.name,
+                "path": model.path,
+                "parameters": model.parameters,
+                "scores": model.scores.to_plain(),
+            }
+            for model in models
+        ],
+    }
+    path = folder / EVALUATION
+    write_atomically(path, json.dumps(plain))
+    return path
+
+
+def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, Any]]:
+    """One row a task and model, and one a model for the mean retention over the tasks.
+
+    Returns:
+        Rows with model, task, metric, n_examples, value, interval, retention and its interval
+        (shares of the base's score, paired bootstrap, 95 %); task None is the mean.
+    """
+    base = next(model for model in models if model.name == BASE)
+    rows = []
+    for model in models:
+        pairs = []
+        for goal in goals:
+            ours = model.scores.tasks[goal.task][goal.metric]
+            theirs = base.scores.tasks[goal.task][goal.metric]
+            pairs.append((ours, theirs))
+            own = bootstrap_interval(ours, n_resamples=_RESAMPLES)
+            kept = retention_interval(ours, theirs, n_resamples=_RESAMPLES)
+            rows.append(
+                {
+                    "model": model.name,
+                    "task": goal.task,
+                    "metric": goal.metric,
+                    "n_examples": len(ours.values),
+                    "value": ours.value,
+                    "interval": [own.low, own.high],
+                    "retention": retention(ours.value, theirs.value, goal.metric),
+                    "retention_interval": [kept.low, kept.high],
+                }
+            )
+        mean = average_retention(pairs, n_resamples=_RESAMPLES)
+        rows.append(
+            {
+                "model": model.name,
+                "task": None,
+                "retention": mean.value,
+                "retention_interval": [mean.low, mean.high],
+                "parameters": model.parameters,
+            }
+        )
+    return rows
+
+
+def _parameters(model: Path, family: Family) -> int:
+    """Parameters of a checkpoint, from its config; nothing is loaded."""
+    config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
+    return sum(tensor.numel() for tensor in skeleton_of(config, family.dtype).parameters())

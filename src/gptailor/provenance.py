@@ -1,0 +1,112 @@
+"""What is to be exported, and what is known of it: read from a run, or from a config.
+
+Knows the record's format; knows nothing of weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptailor.cli.console import config_of
+from gptailor.config import Config, load_config
+from gptailor.errors import ConfigError, RecordError
+from gptailor.export import ScoreRow
+from gptailor.objective import retention
+from gptailor.statistics import bootstrap_interval, retention_interval
+from gptailor.study.journal import RECORD, read_record
+from gptailor.tailoring import BASE, Tailoring
+from gptailor.trial import Scores
+
+__all__ = ["Provenance", "find_provenance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """A tailoring and where it comes from.
+
+    Args:
+        config: With which it was searched, or for which it was written.
+        tailoring: What is to be exported.
+        rows: Its scores on examples the search never saw, if they are recorded.
+        rows_note: Which examples these are.
+        n_tried: How many candidates were tried; None where there was no search.
+    """
+
+    config: Config
+    tailoring: Tailoring
+    rows: tuple[ScoreRow, ...] = ()
+    rows_note: str = ""
+    n_tried: int | None = None
+
+
+def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> Provenance:
+    """Find out what is to be exported.
+
+    Args:
+        run: A run's folder, or a config.
+        trial: A trial's number; the chosen one if None.
+        tailoring: A tailoring.yaml, instead of a trial.
+
+    Raises:
+        UserError: The folder is not a run's, the trial does not exist, nothing was chosen yet.
+    """
+    if trial is not None and tailoring is not None:
+        raise ConfigError("export: give --trial or --tailoring, not both")
+    if run.is_file():
+        if tailoring is None:
+            raise ConfigError(f"export: {run} is a config; name a tailoring.yaml with --tailoring")
+        return Provenance(load_config(run), Tailoring.load(tailoring))
+    config = config_of(run)
+    if tailoring is not None:
+        return Provenance(config, Tailoring.load(tailoring))
+    entries = read_record(run / RECORD)
+    chosen = [entry for entry in entries if entry["kind"] == "chosen"]
+    if trial is None and not chosen:
+        raise RecordError(
+            f"{run}: nothing was chosen yet; finish the search, or name a trial with --trial"
+        )
+    number = chosen[-1]["number"] if trial is None else trial
+    found = _tailoring_of(run, entries, number)
+    n_tried = chosen[-1]["n_tried"] if chosen else None
+    rows = _rows(entries, number)
+    note = "Examples that neither the search nor the choice among finalists had seen."
+    return Provenance(config, found, rows, note if rows else "", n_tried)
+
+
+def _tailoring_of(run: Path, entries: Sequence[Mapping[str, Any]], number: int) -> Tailoring:
+    for entry in entries:
+        for proposal in entry.get("proposals", ()):
+            if proposal["number"] == number:
+                return Tailoring.from_plain(proposal["tailoring"])
+    raise RecordError(f"{run}: there is no trial {number}; see the report for their numbers")
+
+
+def _rows(entries: Sequence[Mapping[str, Any]], number: int) -> tuple[ScoreRow, ...]:
+    """Scores of base and result on the report part, where that trial was scored there."""
+    reported = [entry for entry in entries if entry["kind"] == "reported"]
+    base = [entry for entry in reported if entry["name"] == BASE]
+    result = [entry for entry in reported if entry.get("number") == number]
+    if not base or not result:
+        return ()
+    theirs = Scores.from_plain(base[-1]["scores"])
+    ours = Scores.from_plain(result[-1]["scores"])
+    rows = []
+    for goal in entries[0]["goals"]:
+        task, metric = goal["task"], goal["metric"]
+        mine, base_m = ours.tasks[task][metric], theirs.tasks[task][metric]
+        own = bootstrap_interval(mine)
+        kept = retention_interval(mine, base_m)
+        rows.append(
+            ScoreRow(
+                task,
+                metric,
+                base=base_m.value,
+                result=mine.value,
+                interval=(own.low, own.high),
+                retention=retention(mine.value, base_m.value, metric),
+                retention_interval=(kept.low, kept.high),
+                n_examples=len(mine.values),
+            )
+        )
+    return tuple(rows)
