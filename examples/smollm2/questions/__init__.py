@@ -1,0 +1,1 @@
+"""The demo's questions, one module a task: tables of facts and templates in, questions out."""
