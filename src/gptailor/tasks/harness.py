@@ -116,9 +116,15 @@ def evaluate_model(
 def _backend(
     model: Any, tokenizer: Any, max_length: int | None, dtype: str, batch_size: int
 ) -> Any:
+    import torch
     from lm_eval.models.huggingface import HFLM
 
-    options: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length}
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval's own default is cuda
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "device": device,
+    }
     if tokenizer is not None:
         options["tokenizer"] = copy.deepcopy(tokenizer)  # lm-eval may add a pad token
     if not isinstance(model, str | Path):
