@@ -72,7 +72,7 @@ def _fields_of(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     fields = read_json(path)
     kind = fields.get("peft_type")
-    if kind not in _MERGED:
+    if not isinstance(kind, str) or kind not in _MERGED:
         raise FamilyError(
             f"{path}: adapters of type {kind!r} can't be merged into weights; "
             f"these can: {', '.join(sorted(_MERGED))}"

@@ -1,0 +1,261 @@
+"""Adapters merged into weights, judged by peft's own forward and by arithmetic."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from gptailor.errors import FamilyError
+from gptailor.family import Family, MemberSource, load_family
+from gptailor.tailoring import Source
+
+# peft asks transformers for something by its old name when an adapter is made
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers. to:UserWarning"),
+]
+UP = "mlp.up_proj.weight"
+
+
+def _randomise(model: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+def _trained(base: Path, config: peft.PeftConfig, *, seed: int = 0) -> Any:
+    """A peft model on a base, its adapter drawn at random."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    wrapped = peft.get_peft_model(model, copy.deepcopy(config))
+    _randomise(wrapped, seed)
+    return wrapped.eval()
+
+
+def _load(base: Path, *, dtype: torch.dtype = torch.float32, **variants: MemberSource) -> Family:
+    return load_family(MemberSource(str(base)), variants, dtype=dtype)
+
+
+def _logits(model: Any) -> torch.Tensor:
+    tokens = torch.randint(3, 300, (2, 11), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model(input_ids=tokens, use_cache=False).logits
+
+
+def _rebuilt(family: Family, member: str) -> PreTrainedModel:
+    model = family.skeleton()
+    model.load_state_dict(dict(family.states[member]), strict=False, assign=True)
+    model.tie_weights()
+    return model
+
+
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CONFIGS = {
+    "lora": peft.LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR),
+    "lora of a rank each": peft.LoraConfig(
+        r=4, target_modules=["q_proj", "up_proj"], rank_pattern={"up_proj": 2}, use_rslora=True
+    ),
+    "dora": peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], use_dora=True),
+    "lora with biases": peft.LoraConfig(r=4, target_modules=["q_proj"], bias="all"),
+    "lora and a head": peft.LoraConfig(
+        r=4, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"
+    ),
+    "lora on embeddings": peft.LoraConfig(r=4, target_modules=["embed_tokens", "q_proj"]),
+    "loha": peft.LoHaConfig(r=4, target_modules=["q_proj", "up_proj"]),
+    "lokr": peft.LoKrConfig(r=4, target_modules=["q_proj", "up_proj"]),
+    "ia3": peft.IA3Config(
+        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
+    ),
+    "vera": peft.VeraConfig(r=4, target_modules=["q_proj"], d_initial=0.1),
+    "oft": peft.OFTConfig(r=0, oft_block_size=8, target_modules=["q_proj"]),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_merged_adapter_is_what_peft_computes(
+    pico_family: Any, tmp_path: Path, kind: str
+) -> None:
+    wrapped = _trained(pico_family.base, CONFIGS[kind])
+    wrapped.save_pretrained(tmp_path / "adapter")
+    family = _load(pico_family.base, it=MemberSource(str(tmp_path / "adapter")))
+    alone = _load(pico_family.base)
+    assert family.digests["base"] == alone.digests["base"]  # the base is left as it is
+    assert family.digests["it"] != family.digests["base"]
+    torch.testing.assert_close(_logits(_rebuilt(family, "it")), _logits(wrapped), rtol=0, atol=2e-4)
+
+
+@pytest.fixture
+def adapter(pico_family: Any, tmp_path: Path) -> Path:
+    """A LoRA adapter of the pico base that a test may break."""
+    _trained(pico_family.base, CONFIGS["lora"]).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_strength_scales_what_the_adapter_changes(pico_family: Any, adapter: Path) -> None:
+    path = str(adapter)
+    variants = {
+        "full": MemberSource(path),
+        "half": MemberSource(path, strength=0.5),
+        "none": MemberSource(path, strength=0.0),
+        "back": MemberSource(path, strength=-1.0),
+    }
+    family = _load(pico_family.base, **variants)
+    base, full, half, none, back = (
+        family.layer(Source(member, 3))[UP] for member in ("base", *variants)
+    )
+    torch.testing.assert_close(half - base, 0.5 * (full - base))
+    torch.testing.assert_close(back - base, base - full)
+    assert none.data_ptr() == base.data_ptr()
+    assert "times 0.5" in family.sources["half"]
+
+
+def test_an_adapter_is_merged_in_float32_and_cast_once(pico_family: Any, adapter: Path) -> None:
+    wide = _load(pico_family.base, it=MemberSource(str(adapter)))
+    narrow = _load(pico_family.base, dtype=torch.bfloat16, it=MemberSource(str(adapter)))
+    for name, tensor in wide.layer(Source("it", 2)).items():
+        assert torch.equal(narrow.layer(Source("it", 2))[name], tensor.to(torch.bfloat16))
+
+
+def test_only_touched_tensors_take_memory(pico_family: Any, tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1])
+    _trained(pico_family.base, config).save_pretrained(tmp_path)
+    family = _load(pico_family.base, it=MemberSource(str(tmp_path)))
+    assert family.nbytes == 4 * (family.parameters + 32 * 32)
+
+
+def test_an_adapter_may_name_a_base_of_its_own(pico_family: Any, tmp_path: Path) -> None:
+    wrapped = _trained(pico_family.variants["math"], CONFIGS["lora"])
+    wrapped.save_pretrained(tmp_path)
+    source = MemberSource(str(tmp_path), base=str(pico_family.variants["math"]))
+    family = _load(pico_family.base, it=source)
+    torch.testing.assert_close(_logits(_rebuilt(family, "it")), _logits(wrapped), rtol=0, atol=2e-4)
+
+
+def test_an_adapter_works_on_tied_embeddings(
+    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    tiny_model("llama", tie_word_embeddings=True).save_pretrained(tmp_path / "base")
+    wrapped = _trained(tmp_path / "base", CONFIGS["lora"])
+    wrapped.save_pretrained(tmp_path / "adapter")
+    family = _load(tmp_path / "base", it=MemberSource(str(tmp_path / "adapter")))
+    assert family.tied
+    torch.testing.assert_close(_logits(_rebuilt(family, "it")), _logits(wrapped), rtol=0, atol=2e-4)
+
+
+def _faults(base: Path, adapter: Path, **fields: Any) -> str:
+    with pytest.raises(FamilyError) as caught:
+        _load(base, it=MemberSource(str(adapter), **fields))
+    (told,) = caught.value.faults
+    assert "'it'" in told
+    assert "\n" not in told
+    return told
+
+
+def _edit(adapter: Path, **fields: Any) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "'PREFIX_TUNING' can't be merged"),
+        ({"peft_type": None}, "None can't be merged"),
+        ({"peft_type": ["LORA"]}, "can't be merged"),
+        ({"target_modules": ["no_such"]}, "no_such"),
+        ({"target_modules": ["q_proj"]}, "have no place in the base"),
+        ({"target_modules": 7}, "does not fit"),
+        ({"r": 2}, "does not fit"),
+        ({"r": 0}, "does not fit"),
+        ({"r": "four"}, "does not fit"),
+        ({"megatron_config": {"a": 1}}, "megatron_config is not supported"),
+        ({"layer_replication": [[0, 3], [2, 6]]}, "layer_replication is not supported"),
+    ],
+    ids=str,
+)
+def test_an_adapter_whose_config_is_at_fault(
+    pico_family: Any, adapter: Path, fields: dict[str, Any], words: str
+) -> None:
+    _edit(adapter, **fields)
+    assert words in _faults(pico_family.base, adapter)
+
+
+def test_an_adapter_config_that_is_not_json(pico_family: Any, adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text("{")
+    assert "not valid JSON" in _faults(pico_family.base, adapter)
+
+
+def test_an_adapter_whose_weights_are_a_pickle(pico_family: Any, adapter: Path) -> None:
+    shutil.move(adapter / "adapter_model.safetensors", adapter / "adapter_model.bin")
+    assert "is a pickle, which can run code" in _faults(pico_family.base, adapter)
+
+
+def test_an_adapter_without_weights(pico_family: Any, adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors is missing" in _faults(pico_family.base, adapter)
+
+
+def test_an_adapter_that_is_truncated(pico_family: Any, adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:3000])
+    assert "is not a whole safetensors file" in _faults(pico_family.base, adapter)
+
+
+def test_an_adapter_that_lacks_a_tensor(pico_family: Any, adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "layers.3.mlp.up_proj.lora_B" in name)
+    del weights[name]
+    save_file(weights, path)
+    assert "lacks 1 tensors" in _faults(pico_family.base, adapter)
+
+
+def test_an_adapter_with_values_that_are_not_finite(pico_family: Any, adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[3] = float("nan")
+    save_file(weights, path)
+    assert "not finite" in _faults(pico_family.base, adapter)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"hidden_size": 64}, {"num_hidden_layers": 8}, {"intermediate_size": 64}], ids=str
+)
+def test_an_adapter_for_another_shape(
+    tiny_model: Callable[..., PreTrainedModel],
+    pico_family: Any,
+    tmp_path: Path,
+    fields: dict[str, int],
+) -> None:
+    tiny_model("llama", **fields).save_pretrained(tmp_path / "other")
+    _trained(tmp_path / "other", CONFIGS["lora"]).save_pretrained(tmp_path / "adapter")
+    told = _faults(pico_family.base, tmp_path / "adapter")
+    assert "does not fit" in told or "no place in the base" in told
+
+
+def test_an_adapter_for_another_architecture(
+    tiny_model: Callable[..., PreTrainedModel], pico_family: Any, tmp_path: Path
+) -> None:
+    tiny_model("gpt_neox").save_pretrained(tmp_path / "other")
+    config = peft.LoraConfig(r=4, target_modules=["query_key_value"])
+    _trained(tmp_path / "other", config).save_pretrained(tmp_path / "adapter")
+    assert "does not fit" in _faults(pico_family.base, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_must_be_finite(pico_family: Any, adapter: Path, strength: float) -> None:
+    assert "finite number" in _faults(pico_family.base, adapter, strength=strength)
+
+
+def test_an_adapter_alone_is_no_base(adapter: Path) -> None:
+    with pytest.raises(FamilyError, match="say which model it stands on"):
+        _load(adapter)
