@@ -230,7 +230,7 @@ def nested_order(parts: Sequence[Hashable], seed: int) -> tuple[int, ...]:
 
     Example:
         >>> [("a" if i < 4 else "b") for i in nested_order(["a"] * 4 + ["b"] * 2, seed=0)]
-        ['a', 'b', 'a', 'a', 'b', 'a']
+        ['a', 'a', 'b', 'a', 'a', 'b']
     """
     members: dict[Hashable, list[int]] = {}
     for index, part in enumerate(parts):

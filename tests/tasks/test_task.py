@@ -1,0 +1,96 @@
+"""The nested order, the weights and the digest of a task."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptailor.metrics import aggregate
+from gptailor.tasks.multiple_choice import ChoiceExample
+from gptailor.tasks.task import ExampleTask, Outcome, Passage, nested_order
+from gptailor.tasks.text import RollingExample
+
+PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(parts=PARTS, seed=st.integers(0, 2**32))
+def test_the_order_is_a_permutation(parts: list[str], seed: int) -> None:
+    assert sorted(nested_order(parts, seed)) == list(range(len(parts)))
+
+
+@settings(deadline=None)
+@given(parts=PARTS, seed=st.integers(0, 2**32))
+def test_every_beginning_of_the_order_stands_for_the_whole(parts: list[str], seed: int) -> None:
+    sizes = Counter(parts)
+    order = nested_order(parts, seed)
+    for n in range(1, len(parts) + 1):
+        found = Counter(parts[index] for index in order[:n])
+        for part, size in sizes.items():
+            assert abs(found[part] - n * size / len(parts)) < len(sizes)
+
+
+def test_the_order_is_the_same_on_every_machine() -> None:
+    assert nested_order("aabbbbcccccc", seed=7) == nested_order("aabbbbcccccc", seed=7)
+    assert nested_order("aaaaaaaa", seed=0) == (2, 4, 3, 6, 5, 0, 1, 7)
+    assert nested_order("a" * 30, seed=1) != nested_order("a" * 30, seed=2)
+
+
+def choice(tokens: int, answer_bytes: int = 4) -> ChoiceExample:
+    passage = Passage((0,), tuple((tokens, n) for n in range(2)))
+    return ChoiceExample((passage,), ((0, 0), (0, 1)), (1,), (3.0, 4.0), answer_bytes)
+
+
+def group(equal: bool) -> ExampleTask:
+    metrics = ("acc", "answer_bits", "divergence")
+    return ExampleTask(
+        name="group",
+        metrics=metrics,
+        examples=tuple(choice(n, answer_bytes=2 + n) for n in range(5)),
+        origins=(("big", 0), ("small", 0), ("big", 1), ("big", 2), ("small", 1)),
+        equal_parts=frozenset(metrics) if equal else frozenset(),
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_equal_parts_of_a_group_count_the_same_among_any_first_n(n: int) -> None:
+    task = group(equal=True)
+    values = [1.0 if part == "big" else 0.0 for part, _ in task.origins[:n]]
+    assert aggregate("acc", values, task.weights("acc", n)) == pytest.approx(0.5)
+    assert aggregate("acc", values, task.weights("answer_bits", n)) == pytest.approx(0.5)
+
+
+def test_within_a_part_examples_count_by_their_bytes_and_parts_by_their_size() -> None:
+    task = group(equal=False)
+    assert task.weights("acc", 5) is None
+    weights = task.weights("answer_bits", 5)
+    assert weights is not None
+    # big: bytes 2, 4, 5 and three examples; small: bytes 3, 6 and two examples
+    assert weights == pytest.approx((2 * 3 / 11, 3 * 2 / 9, 4 * 3 / 11, 5 * 3 / 11, 6 * 2 / 9))
+
+
+def test_divergence_is_per_token_and_only_told_where_it_was_measured() -> None:
+    task = group(equal=False)
+    outcomes = [[Outcome(-1.0, False, 2, 0.5), Outcome(-2.0, False, 2, 1.5)]]
+    assert task.measure(0, outcomes)["divergence"] == pytest.approx(0.5)
+    without = [[Outcome(-1.0, False, 2), Outcome(-2.0, False, 2)]]
+    assert "divergence" not in task.measure(0, without)
+
+
+def test_a_text_counts_by_its_own_unit() -> None:
+    example = RollingExample((Passage((0,), ((1,),)),), {"word_perplexity": 3, "bits_per_byte": 17})
+    assert example.weight("word_perplexity") == 3.0
+    assert example.weight("bits_per_byte") == 17.0
+
+
+def test_the_digest_sees_every_token_and_where_it_stands() -> None:
+    def digest(*passages: Passage) -> str:
+        example = ChoiceExample(passages, ((0, 0),), (0,), (1.0,), 1)
+        return ExampleTask("t", ("acc",), (example,), (("t", 0),)).digest
+
+    one = digest(Passage((1, 2), ((3,), (4,))))
+    assert one == digest(Passage((1, 2), ((3,), (4,))))
+    assert one != digest(Passage((1,), ((2, 3), (4,))))
+    assert one != digest(Passage((1, 2), ((3, 4),)))
+    assert len(one) == 64
