@@ -55,10 +55,7 @@ def apply_adapter(base: OpenedMember, folder: Path, *, strength: float) -> dict[
         raise FamilyError(f"{folder}: strength is {strength}; it must be a finite number")
     fields = _fields_of(folder)
     weights = _weights_of(folder)
-    # peft writes biases and some initial values into the model that it is given
-    plain = _leaves_base_alone(fields)
-    state = base.state if plain else {name: t.clone() for name, t in base.state.items()}
-    merged = _merged(base, state, folder, weights)
+    merged = _merged(base, folder, weights, apart=not _leaves_base_alone(fields))
     return {name: _scaled(tensor, merged[name], strength) for name, tensor in base.state.items()}
 
 
@@ -115,25 +112,28 @@ def _leaves_base_alone(fields: Mapping[str, Any]) -> bool:
 
 
 def _merged(
-    base: OpenedMember, state: Mapping[str, Tensor], folder: Path, weights: dict[str, Tensor]
+    base: OpenedMember, folder: Path, weights: dict[str, Tensor], *, apart: bool
 ) -> dict[str, Tensor]:
+    """Let peft merge; `apart` when it would write into the model that it is given."""
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
+    state = {name: t.clone() if apart else t for name, t in base.state.items()}
     model = model_around(base.config, state, torch.float32)
     try:
         with quiet(), torch.no_grad():
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
-            wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
-            outcome = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=True)
+            # on meta nothing is drawn at random first; some initial values need real weights
+            wrapped = get_peft_model(model, config, low_cpu_mem_usage=not apart)
+            outcome = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=not apart)
             _refuse_misfits(folder, outcome, wrapped.base_model.prefix)
             # safe_merge: into new tensors, and refused where the result is not finite
-            plain = wrapped.merge_and_unload(safe_merge=True)
+            merged = wrapped.merge_and_unload(safe_merge=True)
     except LIBRARY_FAULTS as fault:
         raise FamilyError(
             f"{folder}: the adapter does not fit {base.origin}: {one_line(fault)}"
         ) from fault
-    return {name: tensor.detach() for name, tensor in plain.state_dict().items()}
+    return {name: tensor.detach() for name, tensor in merged.state_dict().items()}
 
 
 def _refuse_misfits(folder: Path, outcome: Any, prefix: str) -> None:  # peft is untyped here
