@@ -49,14 +49,11 @@ class ChoiceExample:
         `choice_logprob` is the log of the right choices' joint probability among the choices,
         `answer_bits` looks at the first right choice.
         """
-        loglikelihoods = [loglikelihood for loglikelihood, _ in responses]
-        if self.own is None:
-            numbers = self._lm_eval(loglikelihoods)
-        else:
-            numbers = plain_numbers(self.own(responses))
-        choices = loglikelihoods[: len(self.lengths)]
+        # lm-eval asks for more than the choices where a task wants acc_mutual_info
+        choices = [loglikelihood for loglikelihood, _ in responses[: len(self.lengths)]]
         right = [choices[index] for index in self.gold]
-        return numbers | {
+        own = self._lm_eval(choices) if self.own is None else plain_numbers(self.own(responses))
+        return own | {
             "choice_logprob": _log_sum(right) - _log_sum(choices),
             "answer_bits": -right[0] / (self.answer_bytes * math.log(2)),
         }
