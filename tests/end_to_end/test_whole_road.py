@@ -1,0 +1,112 @@
+"""From a family of models to one smaller model, through the command line alone."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Job = Callable[..., Path]
+ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def gptailor(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user would."""
+    command = [sys.executable, "-m", "gptailor", *(str(word) for word in words)]
+    return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_from_check_to_report(job: Job, tmp_path: Path) -> None:
+    config = job()
+    run, out = config.parent / "runs" / "tailor", tmp_path / "the result"
+    for words in (
+        ("check", config),
+        ("search", config),
+        ("export", run, "-o", out),
+        ("evaluate", out, "--run", run),
+        ("report", run),
+    ):
+        done = gptailor(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (run / "report.html").stat().st_size > 10_000
+    assert "base:" in (run / "best.yaml").read_text()
+    searched, exported = _reported(run), _evaluated(run)
+    for task, metrics in searched.items():
+        for metric, measured in metrics.items():
+            told = exported[task].get(metric)
+            if told is not None:  # lm-eval knows nothing of some of ours
+                assert told["values"] == pytest.approx(measured["values"], abs=1e-3), metric
+
+
+def _reported(run: Path) -> dict[str, Any]:
+    """What the engine scored for the result on the report part."""
+    lines = (run / "record.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    (entry,) = (e for e in entries if e["kind"] == "reported" and e["name"] == "result")
+    return dict(entry["scores"])
+
+
+def _evaluated(run: Path) -> dict[str, Any]:
+    """What lm-eval's own backend scored for the exported checkpoint on the same examples."""
+    told = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    return dict(next(model for model in told["models"] if model["name"] == "result")["scores"])
+
+
+@pytest.mark.slow
+def test_a_search_killed_at_any_moment_goes_on_to_the_same_end(job: Job, tmp_path: Path) -> None:
+    undisturbed, killed = job("undisturbed"), job("killed")
+    assert gptailor("search", undisturbed, cwd=tmp_path).returncode == 0
+    rng = np.random.default_rng(0)
+    record = killed.parent / "runs" / "tailor" / "record.jsonl"
+    for _ in range(3):
+        wanted = (record.stat().st_size if record.exists() else 0) + int(rng.integers(1, 20_000))
+        _kill_when(record, wanted, killed, tmp_path)
+    assert gptailor("search", killed, cwd=tmp_path).returncode == 0
+    assert _facts(killed) == _facts(undisturbed)
+
+
+def _kill_when(record: Path, size: int, config: Path, cwd: Path) -> None:
+    """Start a search and kill -9 it as soon as its record has grown to a size, or it is done."""
+    command = [sys.executable, "-m", "gptailor", "search", str(config)]
+    with subprocess.Popen(command, cwd=cwd, env=ENV, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if record.exists() and record.stat().st_size >= size:
+                process.kill()
+                return
+
+
+def _facts(config: Path) -> list[dict[str, Any]]:
+    """The record without times and without what tells of stops."""
+    times = ("elapsed", "seconds", "time", "created", "config")
+    lines = (config.parent / "runs" / "tailor" / "record.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    kept = [entry for entry in entries if entry["kind"] not in ("resumed", "repaired")]
+    return [{k: v for k, v in entry.items() if k not in times} for entry in kept]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed was 0"),
+        ({"remove": 3}, "remove was 2"),
+        ({"search": {"name": "random"}}, "search was"),
+        ({"budget": {"max_trials": 24, "n_examples": [6, 12]}}, "budget.n_examples"),
+    ],
+)
+@pytest.mark.slow
+def test_a_record_is_not_continued_with_another_config(
+    job: Job, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    first = job("first", budget={"max_trials": 4, "n_examples": [4, 12]})
+    assert gptailor("search", first, "--out", tmp_path / "run", cwd=tmp_path).returncode == 0
+    second = job("second", **change)
+    done = gptailor("search", second, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,95 @@
+"""A pool that scores tailorings by a formula: a study without models."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptailor.objective import Goal, Objective
+from gptailor.search.evolution import Evolution
+from gptailor.search.searcher import Searcher
+from gptailor.search.space import Space
+from gptailor.study import Journal, Plan, Study
+from gptailor.tailoring import Tailoring
+from gptailor.trial import Evaluation, Job, Measurement, Scores
+
+SPACE = Space(6, 2, ("math", "code"), ("task_arithmetic",))
+PLAN = Plan(
+    goals=(Goal("which", "acc"), Goal("texts", "bits_per_byte")),
+    members=("base", "math", "code"),
+    n_layers=6,
+    n_removed=2,
+    rungs=(3, 9),
+    sizes={"search": 9, "choose": 5, "report": 7},
+    max_trials=30,
+    finalists=3,
+)
+
+
+def score(tailoring: Tailoring, part: str, n_examples: int) -> Scores:
+    """Numbers that depend on the tailoring, the part and the example, and on nothing else."""
+    key = zlib.crc32(f"{tailoring.digest} {part}".encode())
+    noise = np.random.default_rng(key).random((2, n_examples)).round(6)
+    value = len(tailoring.layers) / 10
+    acc = tuple(float(x) for x in noise[0] < value)
+    bits = tuple(float(x) for x in (2 - value + noise[1]).round(6))
+    weights = tuple(float(10 + i) for i in range(n_examples))
+    return Scores(
+        {
+            "which": {
+                "acc": Measurement("acc", acc),
+                "answer_bits": Measurement("answer_bits", bits, weights),
+            },
+            "texts": {"bits_per_byte": Measurement("bits_per_byte", bits, weights)},
+        }
+    )
+
+
+class Formula:
+    """A pool without workers; `fails` says which jobs fail, and why."""
+
+    def __init__(self, fails: Callable[[Job], str | None] = lambda _: None) -> None:
+        self._fails = fails
+        self.jobs: list[Job] = []
+
+    def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
+        self.jobs += jobs
+        done = []
+        for job in jobs:
+            failure = self._fails(job)
+            scores = None if failure else score(job.tailoring, job.part, job.n_examples)
+            done.append(Evaluation(scores, failure, 0.25, 100))
+        return done
+
+    def close(self) -> None:
+        pass
+
+
+def searcher(objective: Objective) -> Searcher:
+    return Evolution(
+        space=SPACE, objective=objective, rungs=PLAN.rungs, max_trials=PLAN.max_trials, seed=3
+    )
+
+
+@pytest.fixture
+def run_study() -> Callable[..., tuple[Study, int]]:
+    """Factory: runs or goes on with a study in a folder; gives it and the number chosen."""
+
+    def run(folder: Path, pool: Formula, **changes: Any) -> tuple[Study, int]:
+        plan = dataclasses.replace(PLAN, **changes)
+        with Journal(folder) as journal:
+            if journal.header() is None:
+                journal.append("header", format="gptailor-record/1")
+            study = Study(journal, pool, searcher, plan=plan)
+            return study, study.run().number
+
+    return run
+
+
+@pytest.fixture
+def formula() -> type[Formula]:
+    return Formula

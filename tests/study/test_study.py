@@ -1,0 +1,151 @@
+"""Killed and resumed equals never killed; failures are facts, not scores."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptailor.errors import RecordError
+from gptailor.study import Journal
+from gptailor.trial import Job
+
+_TIMES = ("elapsed", "seconds", "time", "dropped_bytes")
+
+
+def facts(folder: Path) -> list[dict[str, Any]]:
+    """The record without times, and without the notes of having been stopped."""
+    lines = (folder / "record.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    kept = [entry for entry in entries if entry["kind"] not in ("resumed", "repaired")]
+    return [{k: v for k, v in entry.items() if k not in _TIMES} for entry in kept]
+
+
+def test_a_study_leaves_every_kind_of_fact(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    study, number = run_study(tmp_path, formula())
+    entries = facts(tmp_path)
+    kinds = [entry["kind"] for entry in entries]
+    assert kinds.count("reference") == 3
+    assert kinds.count("trial") == 30
+    assert kinds.count("reported") == 4
+    (chosen,) = (entry for entry in entries if entry["kind"] == "chosen")
+    assert chosen["number"] == number
+    assert chosen["n_tried"] == len({trial.tailoring for trial in study.trials})
+    finalists = {e["number"] for e in entries if e["kind"] == "finalist" and "number" in e}
+    assert number in finalists
+
+
+SEEDS = [
+    *range(10),
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 100)),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_record_cut_anywhere_goes_on_as_if_nothing_had_happened(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path, seed: int
+) -> None:
+    """Whatever the instant of a kill, the disk holds a beginning of the record."""
+    rng = np.random.default_rng(seed)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    _, number = run_study(whole, formula())
+    record = (whole / "record.jsonl").read_bytes()
+    first_line = record.index(b"\n") + 1
+    cut.mkdir()
+    (cut / "record.jsonl").write_bytes(record[: rng.integers(first_line, len(record))])
+    study, resumed = run_study(cut, formula())
+    assert resumed == number
+    assert facts(cut) == facts(whole)
+    assert [trial.number for trial in study.trials] == list(range(30))
+
+
+def test_what_was_scored_is_not_scored_again(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    run_study(tmp_path, formula())
+    again = formula()
+    run_study(tmp_path, again)
+    assert again.jobs == []
+
+
+def test_going_from_few_to_more_examples_hands_the_known_scores_on(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    pool = formula()
+    run_study(tmp_path, pool)
+    promoted = [job for job in pool.jobs if job.part == "search" and job.known is not None]
+    assert promoted
+    assert all(job.known.n_examples == 3 and job.n_examples == 9 for job in promoted)
+
+
+def test_failed_trials_have_a_reason_and_no_score_and_are_never_chosen(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    def fails(job: Job) -> str | None:
+        bad = job.part == "search" and len(job.tailoring.layers) == 4
+        return "out of memory" if bad and int(job.tailoring.digest, 16) % 3 == 0 else None
+
+    study, number = run_study(tmp_path, formula(fails))
+    failed = [trial for trial in study.trials if not trial.complete]
+    assert failed
+    assert all(trial.failure == "out of memory" and trial.scores is None for trial in failed)
+    assert study.trials[number].complete
+
+
+def test_a_study_whose_trials_all_fail_stops_and_says_why(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    def fails(job: Job) -> str | None:
+        return "out of memory" if len(job.tailoring.layers) == 4 else None
+
+    with pytest.raises(RecordError, match=r"all failed.*out of memory"):
+        run_study(tmp_path, formula(fails))
+
+
+def test_a_base_that_cannot_be_scored_stops_the_study(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(RecordError, match="'base' can't be scored: non-finite"):
+        run_study(tmp_path, formula(lambda job: "non-finite"))
+
+
+def test_more_budget_goes_on_with_the_same_record(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    run_study(tmp_path, formula(), timeout_s=1e-9)
+    before = len(facts(tmp_path))
+    study, _ = run_study(tmp_path, formula())
+    assert len(study.trials) == 30
+    assert len(facts(tmp_path)) > before
+
+
+def test_a_record_of_another_search_is_refused(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    run_study(tmp_path, formula())
+    path = tmp_path / "record.jsonl"
+    path.write_text(path.read_text().replace('"base:0"', '"math:0"'))
+    with pytest.raises(RecordError, match="proposes another trial"):
+        run_study(tmp_path, formula())
+
+
+def test_a_damaged_line_in_the_middle_is_refused_by_its_number(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    run_study(tmp_path, formula())
+    path = tmp_path / "record.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    lines[3] = lines[3][: len(lines[3]) // 2]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(RecordError, match="line 4: damaged"):
+        run_study(tmp_path, formula())
+
+
+def test_two_processes_can_not_hold_one_folder(tmp_path: Path) -> None:
+    with Journal(tmp_path), pytest.raises(RecordError, match="another process"):
+        Journal(tmp_path)
+    Journal(tmp_path).close()  # the lock went with its holder
