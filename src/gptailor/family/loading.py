@@ -6,6 +6,7 @@ memory peaks at the family and one member. Knows nothing of what the members are
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,8 +19,9 @@ from gptailor.family.checks import fitted, value_faults
 from gptailor.family.family import Family
 from gptailor.family.gguf import open_gguf
 from gptailor.family.layout import Layout
+from gptailor.family.licence import package_licence
 from gptailor.family.members import MemberSource, OpenedMember
-from gptailor.family.places import find
+from gptailor.family.places import find, package_of
 from gptailor.family.skeleton import skeleton_of
 from gptailor.tailoring import BASE, Source
 
@@ -137,9 +139,14 @@ def _open_whole(source: MemberSource, place: Path, dtype: torch.dtype) -> Opened
         )
     origin = source.path if source.revision is None else f"{source.path}@{source.revision}"
     file = _gguf_of(place)
-    if file is not None:
-        return open_gguf(file, dtype=dtype, origin=origin)
-    return open_checkpoint(place, dtype=dtype, origin=origin)
+    if file is None:
+        opened = open_checkpoint(place, dtype=dtype, origin=origin)
+    else:
+        opened = open_gguf(file, dtype=dtype, origin=origin)
+    package = package_of(source.path)
+    if opened.licence is None and package is not None:
+        return replace(opened, licence=package_licence(package))
+    return opened
 
 
 def _gguf_of(place: Path) -> Path | None:

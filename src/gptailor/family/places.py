@@ -14,7 +14,7 @@ from gptailor.errors import FamilyError
 from gptailor.family.members import MemberSource
 from gptailor.family.quiet import quiet
 
-__all__ = ["find"]
+__all__ = ["find", "package_of"]
 
 _PACKAGE = "package://"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
@@ -44,6 +44,13 @@ def find(source: MemberSource) -> Path:
     if not _HUB_ID.match(text) or text.endswith((".gguf", ".safetensors")):
         raise FamilyError(f"{text} does not exist; check the path")
     return _downloaded(text, source.revision)
+
+
+def package_of(text: str) -> str | None:
+    """The name of the package that a path leads into, or None."""
+    if not text.startswith(_PACKAGE):
+        return None
+    return text[len(_PACKAGE) :].partition("/")[0]
 
 
 def _inside_package(text: str) -> Path:
