@@ -15,7 +15,7 @@ from typing import Any
 from gptailor.errors import TailoringError, UserError
 from gptailor.layerspec import BASE, LayerSpec, Source, Value
 from gptailor.registry import unknown
-from gptailor.yamlfile import dump_yaml, parse_yaml, read_yaml, write_atomically
+from gptailor.yamlfile import Column, dump_yaml, parse_yaml, read_yaml, write_atomically
 
 __all__ = ["BASE", "FORMAT", "LayerSpec", "Source", "Tailoring", "Value"]
 
@@ -117,7 +117,8 @@ class Tailoring:
 
     def to_yaml(self) -> str:
         """The text of a ``tailoring.yaml``."""
-        return dump_yaml(self.to_plain())
+        plain = self.to_plain()
+        return dump_yaml(plain | {"layers": Column(plain["layers"])})
 
     def save(self, path: Path) -> None:
         """Write a ``tailoring.yaml``: the old file or the new, never half of one."""

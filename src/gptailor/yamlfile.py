@@ -16,7 +16,7 @@ import yaml
 
 from gptailor.errors import ConfigError, UserError
 
-__all__ = ["dump_yaml", "parse_yaml", "read_yaml", "write_atomically"]
+__all__ = ["Column", "dump_yaml", "parse_yaml", "read_yaml", "write_atomically"]
 
 _MAX_BYTES = 4 * 2**20  # a tailoring of 1,000 merged layers is 100 kB
 _MAX_DEPTH = 40
@@ -59,12 +59,17 @@ class _PlainLoader(yaml.SafeLoader):
         }
 
 
+class Column(list[Any]):
+    """A list that is written with one item a line, however short."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Block style outside, one line for a mapping or list of plain values."""
 
     def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
         """Keep a short list of plain values on one line."""
-        plain = len(sequence) <= 8 and all(not isinstance(item, dict | list) for item in sequence)
+        plain = len(sequence) <= 8 and not any(isinstance(item, dict | list) for item in sequence)
+        plain = plain and not isinstance(sequence, Column)
         return super().represent_sequence(tag, sequence, flow_style=plain)
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -179,3 +184,6 @@ def _refuse_unusable_numbers(data: Any, where: str, error: type[UserError]) -> N
             raise error(f"{where}: {place or 'the value'} is {item}; give a finite number")
         elif isinstance(item, int) and abs(item) >= _TOO_LARGE:
             raise error(f"{where}: {place or 'the value'} has {len(str(item))} digits; too large")
+
+
+_Dumper.add_representer(Column, _Dumper.represent_list)

@@ -35,7 +35,7 @@ def test_the_main_job_runs_from_check_to_report(job: Job, tmp_path: Path) -> Non
         done = gptailor(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert (run / "report.html").stat().st_size > 10_000
-    assert "base:" in (run / "best.yaml").read_text()
+    assert "- math:" in (run / "best.yaml").read_text()
     searched, exported = _reported(run), _evaluated(run)
     for task, metrics in searched.items():
         for metric, measured in metrics.items():

@@ -79,7 +79,10 @@ def header_of(sketch: Sketch) -> dict[str, Any]:
         "format": "gptailor-record/1",
         "created": "2026-01-02T03:04:05+0000",
         "config": {
-            "family": {"base": {"path": "smol"}, "variants": {v: {"path": v} for v in sketch.variants}},
+            "family": {
+                "base": {"path": "smol"},
+                "variants": {v: {"path": v} for v in sketch.variants},
+            },
             "remove": sketch.remove,
             "tasks": [{"name": t, "metric": m} for t, m in sketch.metrics.items()],
             "search": {"name": "evolution", "options": {}},
@@ -108,7 +111,13 @@ def header_of(sketch: Sketch) -> dict[str, Any]:
         ],
         "rungs": list(sketch.rungs),
         "tasks": {
-            task: {"search": sketch.rungs[-1], "choose": 20, "report": 50, "notes": [], "digest": "ab"}
+            task: {
+                "search": sketch.rungs[-1],
+                "choose": 20,
+                "report": 50,
+                "notes": [],
+                "digest": "ab",
+            }
             for task in sketch.metrics
         },
     }
@@ -119,7 +128,9 @@ def record_of(sketch: Sketch) -> list[dict[str, Any]]:
     lines = [header_of(sketch)]
     for member in sketch.members:
         scores = random_scores(sketch, 0.75, sketch.rungs[-1], rng)
-        lines.append({"kind": "reference", "member": member, "scores": scores.to_plain(), "seconds": 1})
+        lines.append(
+            {"kind": "reference", "member": member, "scores": scores.to_plain(), "seconds": 1}
+        )
     quality = 0.3
     tops: list[tuple[float, int]] = []
     for number in range(sketch.n_trials):

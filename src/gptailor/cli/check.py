@@ -55,4 +55,6 @@ def command(
         f"memory:   {expected.family_bytes / 2**20:,.0f} MiB of weights, "
         f"{expected.merged_bytes / 2**20:,.0f} MiB of merged layers at most"
     )
-    screen.print(f"time:     about {expected.seconds / 60:.1f} min at the speed measured here")
+    minutes = expected.seconds / 60
+    told = f"{minutes:.0f} min" if minutes >= 3 else f"{expected.seconds:.0f} s"
+    screen.print(f"time:     about {told} at the speed measured here")

@@ -11,8 +11,8 @@ from gptailor.errors import RecordError
 
 __all__ = ["config_of", "errors", "header_of", "screen"]
 
-screen = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+screen = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def header_of(run: Path) -> Mapping[str, Any]:

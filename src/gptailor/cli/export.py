@@ -56,4 +56,4 @@ def command(
         f"parameters ({1 - after / before:.1%} fewer); reloaded with stock transformers and equal "
         "to what was searched"
     )
-    screen.print(f"the checkpoint: {out}", soft_wrap=True)
+    screen.print(f"the checkpoint: {out}")

@@ -73,7 +73,7 @@ class ProgressDisplay:
         if changed or time.monotonic() - self._last_line > _QUIET_S:
             self._last_line = time.monotonic()
             trials = f"{progress.n_trials}/{progress.max_trials} trials"
-            self._console.print(f"{description}: {trials} {told}", soft_wrap=True)
+            self._console.print(f"{description}: {trials} {told}")
 
     def _told(self, progress: Progress) -> str:
         told = []

@@ -45,9 +45,9 @@ def command(
         f"{entry['n_tried']} candidates tried in {entry['n_trials']} trials; trial {chosen.number} "
         f"is the best: {kept} of {n_layers} layers"
     )
-    screen.print(f"the run:       {folder}", soft_wrap=True)
-    screen.print(f"the tailoring: {folder / 'best.yaml'}", soft_wrap=True)
-    screen.print(f"next:          gptailor export {folder} -o DIR", soft_wrap=True)
+    screen.print(f"the run:       {folder}")
+    screen.print(f"the tailoring: {folder / 'best.yaml'}")
+    screen.print(f"next:          gptailor export {folder} -o DIR")
 
 
 def _task_notes(assembly: Any) -> list[str]:

@@ -53,7 +53,8 @@ def choice(run: Run) -> Choice | None:
     objective = None if base is None else Objective(run.goals, base)
     trials = {trial.number: trial for trial in run.trials}
     rows = [_row(run, trials[number], objective) for number in run.finalists]
-    rows.sort(key=lambda row: (row.choose_loss if row.choose_loss is not None else 0, row.number))
+    # the pick stands before its equals: ties were broken by the continuous metric
+    rows.sort(key=lambda row: (row.choose_loss or 0.0, row.behind is not None, row.number))
     return Choice(tuple(rows), None if base is None else _values(run, base))
 
 

@@ -208,27 +208,22 @@ def _front_marks(
         )
         if row.is_chosen:
             drawn.append(tag("circle", cx=place[0], cy=place[1], r=8.5, class_="ring"))
-            drawn.append(text(place[0] + 12, place[1] + 16, "chosen", class_="note strong"))
     return drawn
 
 
 def _member_marks(
     marks: Sequence[_Mark], pair: tuple[int, int], x: Scale, y: Scale
 ) -> list[Markup]:
-    drawn = []
-    for mark in marks:
-        left, top = x(mark.values[pair[0]]), y(mark.values[pair[1]])
-        is_right = left > _RIGHT - 80
-        box = tag(
+    return [
+        tag(
             "rect",
             tag("title", f"{mark.name}, whole"),
-            x=left - 5,
-            y=top - 5,
+            x=round(x(mark.values[pair[0]]) - 5, 1),
+            y=round(y(mark.values[pair[1]]) - 5, 1),
             width=10,
             height=10,
             rx=2,
             class_=mark.kind,
         )
-        shift, anchor = (-10, "end") if is_right else (10, "start")
-        drawn += [box, text(left + shift, top - 7, mark.name, class_=f"note {anchor}")]
-    return drawn
+        for mark in marks
+    ]

@@ -109,9 +109,13 @@ def _summary(tailoring: Tailoring, n_layers: int) -> tuple[str, ...]:
         + (f"{'is' if len(cut) == 1 else 'are'} not used: {spans(cut)}." if cut else "are unused.")
     ]
     kinds = [_row("", spec).kind for spec in tailoring.layers]
-    names = (("base", "as in the base"), ("taken", "taken from one variant"), ("merged", "merged"))
+    names = (
+        ("base", "taken from the base"),
+        ("taken", "taken from one variant"),
+        ("merged", "merged"),
+    )
     parts = [f"{kinds.count(kind)} {name}" for kind, name in names if kind in kinds]
-    told.append(f"Of the {count(len(kinds), 'layer')} of the result, {listed(parts)}.")
+    told.append(f"The {count(len(kinds), 'layer')} of the result: {listed(parts)}.")
     firsts = [spec.sources[0].layer or 0 for spec in tailoring.layers]
     if firsts != sorted(firsts):
         told.append("Some layers stand in another order than in the base.")
@@ -146,7 +150,8 @@ class _Plan:
             + " ".join(_summary(self.tailoring, self.n_layers))
         )
         drawn = [*self._names(), *self._grid(), *self._threads(), *self._result()]
-        height = self.foot + _THREADS + _RESULT + 22
+        drawn += (strengths := self._strengths())
+        height = self.foot + _THREADS + _RESULT + (38 if strengths else 22)
         return picture(self.width, height, drawn, title="Where every layer comes from", about=about)
 
     def x(self, column: int, n_layers: int) -> float:
@@ -252,6 +257,23 @@ class _Plan:
             x, y = self.x(column, n_result), self.foot + _THREADS
             drawn += self._stripes(x, y, spec, f"{place} of the result: {spec_title(spec)}")
         return drawn
+
+    def _strengths(self) -> list[Markup]:
+        """How strongly each layer is merged, where there is room to say it."""
+        if self.cell < 20:
+            return []
+        y = self.foot + _THREADS + _RESULT + 30
+        n_result = len(self.tailoring.layers)
+        drawn = []
+        for column, spec in enumerate(self.tailoring.layers):
+            params = dict(spec.params)
+            strength = params.get("scale", params.get("t"))
+            if isinstance(strength, float):
+                middle = self.x(column, n_result) + self.cell / 2
+                told = f"{strength:.2f}".removeprefix("0")
+                drawn.append(text(middle, y, told, class_="tick mid small"))
+        named = text(self.left - 10, y, "scale", class_="tick end small")
+        return [named, *drawn] if drawn else []
 
     def _stripes(self, x: float, y: float, spec: LayerSpec, title: str) -> list[Markup]:
         gap = 1.0 if self.cell < 16 else 2.0

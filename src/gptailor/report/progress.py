@@ -170,7 +170,7 @@ class _Chart:
             drawn.append(text(_LEFT - 8, place + 4, f"{value:g}", class_="tick end"))
         if self.low < 0 < self.high:
             drawn.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=y(0.0), y2=y(0.0), class_="base-line"))
-            drawn.append(text(_RIGHT, y(0.0) - 5, "as good as the base", class_="note end"))
+            drawn.append(text(_LEFT + 4, y(0.0) - 5, "as good as the base", class_="note"))
         for value in _round_times(x.high) if told is duration else x.ticks(8):
             place = x(value)
             drawn.append(tag("line", x1=place, x2=place, y1=foot, y2=foot + 4, class_="axis-line"))
@@ -238,7 +238,7 @@ class _Chart:
 
 def rung_radius(rung: int, n_rungs: int) -> float:
     """Pixels: the more examples, the larger the dot."""
-    return 3.5 if rung == n_rungs - 1 else round(1.6 + 1.2 * rung / max(n_rungs - 1, 1), 2)
+    return 3.8 if rung == n_rungs - 1 else round(2.0 + 1.2 * rung / max(n_rungs - 1, 1), 2)
 
 
 def _cross(x: float, y: float, title: str) -> Markup:

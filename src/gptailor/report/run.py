@@ -5,6 +5,7 @@ record that can't be used is refused with a sentence. Knows nothing of pages, an
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,11 +139,17 @@ def read_run(folder: Path) -> Run:
     path = folder / RECORD
     entries = read_record(path)
     header = _header(path, entries)
-    torn = [] if path.read_bytes().endswith(b"\n") else [_TORN]
+    torn = [] if _ends_whole(path) else [_TORN]
     reader = _Reader(header, torn)
     for number, entry in enumerate(entries[1:], start=2):
         reader.take(f"{path}, line {number}", entry)
     return reader.run(folder, _read_evaluation(folder / EVALUATION))
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _parsed(model: type[LineT], plain: object, where: str) -> LineT:
@@ -296,8 +303,9 @@ class _Reader:
 
     def _take_chosen(self, where: str, plain: dict[str, Any]) -> None:
         line = _parsed(Chosen, plain, where)
-        if line.number not in self._trials:
-            raise RecordError(f"{where}: the chosen trial {line.number} was never tried")
+        trial = self._trials.get(line.number)
+        if trial is None or not trial.complete:
+            raise RecordError(f"{where}: the chosen trial {line.number} was never scored")
         self._chosen = line
 
     def _take_reported(self, where: str, plain: dict[str, Any]) -> None:

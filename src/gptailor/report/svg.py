@@ -15,13 +15,12 @@ __all__ = ["Scale", "dots", "path", "picture", "tag", "text", "ticks"]
 
 def tag(name: str, *children: str | Markup, **attributes: object) -> Markup:
     """One element; ``class_`` stands for ``class`` and ``stroke_width`` for ``stroke-width``."""
-    given = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _told(value))
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_told(value))}"'
         for key, value in attributes.items()
-        if value is not None
     )
-    inside = Markup("").join(escape(child) for child in children)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), given, inside)
+    inside = "".join(escape(child) for child in children)
+    return Markup(f"<{name}{given}>{inside}</{name}>")
 
 
 def text(x: float, y: float, words: str, **attributes: object) -> Markup:

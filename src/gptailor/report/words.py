@@ -42,9 +42,9 @@ def amount(value: float) -> str:
 
     Example:
         >>> amount(134515008), amount(950), amount(0)
-        ('134.5 M', '950', '0')
+        ('134.5M', '950', '0')
     """
-    for limit, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.4g}{prefix}"
     return f"{value:.4g}"
