@@ -1,0 +1,170 @@
+"""Imports go strictly down the floors, and each big library has one door.
+
+Read from the source with `ast`, imports inside functions included: a wing that is imported late is
+still a wing that is known.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import gptailor
+
+PACKAGE = Path(gptailor.__file__).parent
+
+WORDS = {
+    "config",
+    "errors",
+    "faults",
+    "layerspec",
+    "methods",
+    "metrics",
+    "objective",
+    "params",
+    "registry",
+    "statistics",
+    "tailoring",
+    "trial",
+    "yamlfile",
+}
+FLOORS = (
+    WORDS,
+    {"merge", "family", "tasks", "search", "workers"},
+    {"engine", "study"},
+    {"baselines", "export", "report"},
+    {"assemble", "cli", "evaluation", "forecast", "provenance", "__main__", "__init__"},
+)
+FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+TOP = len(FLOORS) - 1
+
+# who may know a library; a trailing / stands for a whole wing
+DOORS = {
+    "accelerate": {"family/"},
+    "ConfigSpace": {"search/smac3.py"},
+    "datasets": {"tasks/"},
+    "gguf": {"family/", "export/"},
+    "jinja2": {"report/", "export/card.py", "tasks/building.py"},
+    "lm_eval": {"tasks/harness.py"},
+    "mergekit": set(),
+    "optuna": {"search/"},
+    "peft": {"family/", "export/"},
+    "ray": {"workers/ray_pool.py"},
+    "rich": {"cli/"},
+    "smac": {"search/smac3.py"},
+    "typer": {"cli/"},
+    "yaml": {"yamlfile.py"},
+}
+NO_TORCH = {*WORDS, "search", "study", "report"}
+TORCH = {"torch", "transformers", "safetensors", "accelerate", "peft", "tokenizers"}
+
+
+def _dotted(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {_dotted(path) for path in FILES}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module imported by one of our files."""
+
+    path: str
+    line: int
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} imports {self.module}"
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Every import of a file; ``from a import b`` counts as ``a.b`` where b is a module of ours."""
+    told = path.relative_to(PACKAGE).as_posix()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (Import(told, node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{told}:{node.lineno}: relative import"
+            module = node.module or ""
+            deep = {f"{module}.{alias.name}" for alias in node.names} & MODULES
+            yield from (Import(told, node.lineno, name) for name in sorted(deep) or [module])
+
+
+def part_of(dotted: str) -> str:
+    """The wing or word of ours that a module belongs to."""
+    return [*dotted.split("."), "__init__"][1]
+
+
+IMPORTS = [found for path in FILES for found in imports_of(path)]
+OURS = [found for found in IMPORTS if found.module.split(".")[0] == "gptailor"]
+
+
+def part_of_file(path: str) -> str:
+    return path.split("/")[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_every_file_stands_on_a_floor(path: Path) -> None:
+    assert part_of_file(path.relative_to(PACKAGE).as_posix()) in FLOOR
+
+
+def test_imports_go_down_and_wings_do_not_see_each_other() -> None:
+    wrong = []
+    for found in OURS:
+        here, there = part_of_file(found.path), part_of(found.module)
+        if here == there:
+            continue
+        # words and the rooms of the top floor may see their like; wings may not
+        same = FLOOR[here] == FLOOR[there] and FLOOR[here] in (0, TOP)
+        if FLOOR[there] > FLOOR[here] or (FLOOR[there] == FLOOR[here] and not same):
+            wrong.append(str(found))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_part_imports_itself_in_a_circle() -> None:
+    """Module by module: the words and the files inside a wing have an order, too."""
+    edges: dict[str, set[str]] = {_dotted(path): set() for path in FILES}
+    for path in FILES:
+        if _dotted(path) != "gptailor":  # lazy, and it may know everything
+            edges[_dotted(path)] |= {found.module for found in imports_of(path)} & MODULES
+    while free := [name for name, below in edges.items() if not below & edges.keys()]:
+        for name in free:
+            del edges[name]
+    assert not edges, f"in circles: {sorted(edges)}"
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_big_library_has_one_door(library: str) -> None:
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if found.module.split(".")[0] == library and not _behind(found.path, DOORS[library])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_torch_is_unknown_where_words_searches_and_records_are() -> None:
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if found.module.split(".")[0] in TORCH and part_of_file(found.path) in NO_TORCH
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_assemble_and_the_command_line_know_the_config() -> None:
+    wrong = [
+        str(found)
+        for found in OURS
+        if part_of(found.module) == "config" and FLOOR[part_of_file(found.path)] != TOP
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def _behind(path: str, doors: set[str]) -> bool:
+    return any(path.startswith(door) if door.endswith("/") else path == door for door in doors)
