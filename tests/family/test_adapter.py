@@ -70,6 +70,7 @@ CONFIGS = {
         r=4, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"
     ),
     "lora on embeddings": peft.LoraConfig(r=4, target_modules=["embed_tokens", "q_proj"]),
+    "pissa": peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"),
     "loha": peft.LoHaConfig(r=4, target_modules=["q_proj", "up_proj"]),
     "lokr": peft.LoKrConfig(r=4, target_modules=["q_proj", "up_proj"]),
     "ia3": peft.IA3Config(

@@ -114,7 +114,7 @@ def test_a_gguf_file_holds_the_model_it_was_made_from(
     model.save_pretrained(tmp_path)
     family = _load(tmp_path, twin=str(file))
     assert family.digests["twin"] == family.digests["base"]
-    assert any("is quantised" in note for note in family.notes)
+    assert any("is a GGUF file" in note for note in family.notes)
 
 
 def test_a_gguf_base_gives_config_and_tokenizer(

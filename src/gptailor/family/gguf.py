@@ -52,7 +52,7 @@ def open_gguf(path: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
         tokenizer=_tokenizer_of(path),
         generation_config=model.generation_config,
         licence=licence_of(path.parent),
-        notes=(f"{origin} is quantised; its weights were made float32 again before any use",),
+        notes=(f"{origin} is a GGUF file; its weights were made float32 before any other use",),
     )
 
 
