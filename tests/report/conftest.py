@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptailor.report import write_report
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.trial import Measurement, Scores
 
@@ -135,6 +136,8 @@ def record_of(sketch: Sketch) -> list[dict[str, Any]]:
     tops: list[tuple[float, int]] = []
     for number in range(sketch.n_trials):
         rung = int(rng.choice(len(sketch.rungs), p=_odds(len(sketch.rungs))))
+        is_last = sketch.ends and number == sketch.n_trials - 1  # there is one to be chosen
+        rung = len(sketch.rungs) - 1 if is_last else rung
         n_examples = sketch.rungs[rung]
         asked = {
             "number": number,
@@ -146,7 +149,7 @@ def record_of(sketch: Sketch) -> list[dict[str, Any]]:
         quality = min(quality + 0.35 / max(sketch.n_trials, 1) * rng.random() * 2, 0.7)
         told = {"kind": "trial", "number": number, "seconds": 0.4}
         told["layer_tokens"] = int(n_examples * rng.integers(2000, 9000))
-        if rng.random() < sketch.failing:
+        if rng.random() < sketch.failing and not is_last:
             told["failure"] = "out of memory: 2.1 GiB asked for, 0.3 GiB free, at batch size 1"
         else:
             mine = float(np.clip(quality + rng.normal(0, 0.08), 0.02, 0.95))
@@ -205,16 +208,29 @@ def write_lines(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     (folder / "record.jsonl").write_text(text, encoding="utf-8")
 
 
+def write_run(folder: Path, sketch: Sketch) -> Path:
+    write_lines(folder, record_of(sketch))
+    if sketch.evaluates and sketch.ends:
+        text = json.dumps(evaluation_of(sketch))
+        (folder / "evaluation.json").write_text(text, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Make a run's folder from a `Sketch`'s fields."""
+    return lambda **fields: write_run(tmp_path / "run", Sketch(**fields))
 
-    def make(name: str = "run", **fields: Any) -> Path:
-        sketch, folder = Sketch(**fields), tmp_path / name
-        write_lines(folder, record_of(sketch))
-        if sketch.evaluates and sketch.ends:
-            text = json.dumps(evaluation_of(sketch))
-            (folder / "evaluation.json").write_text(text, encoding="utf-8")
-        return folder
+
+@pytest.fixture(scope="session")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a run's folder that is only read: each name once."""
+    root, made = tmp_path_factory.mktemp("runs"), dict[str, Path]()
+
+    def make(name: str, **fields: Any) -> Path:
+        if name not in made:
+            made[name] = write_run(root / str(len(made)), Sketch(**fields))
+            write_report(made[name])
+        return made[name]
 
     return make

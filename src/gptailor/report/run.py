@@ -277,10 +277,11 @@ class _Reader:
         if (line.scores is None) == (line.failure is None):
             raise RecordError(f"{where}: trial {line.number} must have scores or a failure")
         try:
-            tailoring = Tailoring.from_plain(asked.tailoring, f"{where}: trial {line.number}")
+            tailoring = Tailoring.from_plain(asked.tailoring)
             tailoring.check(self._header.family.members, self._header.family.n_layers)
         except UserError as fault:
-            raise RecordError(fault.faults) from None
+            told = [f"{where}: trial {line.number}: {sentence}" for sentence in fault.faults]
+            raise RecordError(told) from None
         scores = None if line.scores is None else self._wanted(to_scores(line.scores), where)
         proposal = Proposal(tailoring, asked.n_examples, asked.origin)
         self._elapsed[line.number] = line.elapsed

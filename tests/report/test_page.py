@@ -1,0 +1,249 @@
+"""The page: whole, right, safe and alone, whatever the run is like."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor.errors import RecordError
+from gptailor.metrics import aggregate
+from gptailor.objective import retention
+from gptailor.report import read_run, write_report
+from gptailor.report.progress import progress
+from gptailor.report.words import decimal, percent
+from gptailor.statistics import average_retention, retention_interval
+from gptailor.trial import Measurement
+
+MakeRun = Callable[..., Path]
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+EVIL = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """Collects what a page holds; refuses tags that do not close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> in the wrong place"
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "engine's scores": {"evaluates": False},
+    "choose part only": {"evaluates": False, "reports": False},
+    "going on": {"ends": False, "n_trials": 20},
+    "nothing tried": {"ends": False, "n_trials": 0},
+    "all failed": {"ends": False, "n_trials": 9, "failing": 1.0},
+    "one trial": {"ends": False, "n_trials": 1, "rungs": (5,), "failing": 0.0},
+    "cutting only": {"variants": (), "n_trials": 30},
+    "one task": {"tasks": {"mmlu": "acc"}, "n_trials": 30},
+    "two tasks": {"tasks": {"a": "acc", "b": "word_perplexity"}, "n_trials": 30},
+    "80 layers": {
+        "n_layers": 80,
+        "remove": 20,
+        "variants": tuple(f"v{i}" for i in range(8)),
+        "n_trials": 25,
+    },
+}
+
+
+def page_of(shared_run: MakeRun, kind: str) -> Page:
+    folder = shared_run(kind, **KINDS[kind])
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_makes_a_page_that_parses_and_stands_alone(
+    shared_run: MakeRun, kind: str
+) -> None:
+    text = (shared_run(kind, **KINDS[kind]) / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "action", "data", "poster", "srcset", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not {tag for tag, _ in page.tags} & {"link", "img", "iframe", "object", "base"}
+    assert "//" not in "".join(re.findall(r"url\([^)]*\)|@import[^;]*", text))
+    assert "None" not in page.text
+    assert "nan" not in page.text.lower().split()
+    assert "{{" not in page.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_and_tables_speak_to_who_cannot_see_them(shared_run: MakeRun, kind: str) -> None:
+    page = page_of(shared_run, kind)
+    names = [tag for tag, _ in page.tags]
+    pictures = [i for i, (tag, a) in enumerate(page.tags) if tag == "svg" and a.get("role")]
+    for index in pictures:
+        assert names[index + 1 : index + 3] == ["title", "desc"]
+    hidden = [a for tag, a in page.tags if tag == "svg" and a.get("role") is None]
+    assert all(attributes.get("aria-hidden") == "true" for attributes in hidden)
+    assert all(a.get("scope") in ("col", "row") for tag, a in page.tags if tag == "th")
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_numbers_are_those_worked_out_from_the_examples(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=40)
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    models = {model["name"]: model["scores"] for model in evaluation["models"]}
+    text = Page(write_report(folder).read_text(encoding="utf-8")).text
+    kept = []
+    for task, metric in (("capitals", "acc"), ("stories", "acc"), ("python", "bits_per_byte")):
+        values = {}
+        for name in ("base", "math", "code", "common", "result"):
+            measured = models[name][task][metric]
+            values[name] = aggregate(metric, measured["values"], measured.get("weights"))
+            assert decimal(values[name]) in text
+        kept.append(retention(values["result"], values["base"], metric))
+        assert f"keeps {percent(kept[-1])}" in text
+    assert f"The result keeps {percent(sum(kept) / 3)} of the base's score" in text
+    pairs = [
+        tuple(Measurement.from_plain(metric, models[name][task][metric]) for name in pair)
+        for task, metric in (("capitals", "acc"), ("stories", "acc"), ("python", "bits_per_byte"))
+        for pair in [("result", "base")]
+    ]
+    average = average_retention(pairs, n_resamples=2000)  # type: ignore[arg-type]
+    assert average is not None
+    assert f"95% interval {percent(average.low)} to {percent(average.high)}" in text
+    alone = retention_interval(*pairs[0], n_resamples=2000)
+    assert alone is not None
+    assert f"{percent(alone.low)} to {percent(alone.high)}" in text
+
+
+def test_parameters_are_counted_layer_by_layer(shared_run: MakeRun) -> None:
+    text = page_of(shared_run, "whole").text
+    base = 28_311_552 + 1000 + 3_540_096 * 30
+    share = 7 * 3_540_096 / base
+    assert "134.5M → 109.7M" in text
+    assert f"{share:.1%} removed" in text
+
+
+def test_the_best_line_and_every_trial_are_drawn(make_run: MakeRun) -> None:
+    run = read_run(make_run(n_trials=60))
+    drawn = progress(run)
+    assert drawn is not None
+    assert run.objective is not None
+    spent = 0
+    for trial, point in zip(run.trials, drawn.points, strict=True):
+        spent += trial.layer_tokens
+        assert point.layer_tokens == spent
+        assert (point.loss is None) == (trial.scores is None)
+        if trial.scores is not None:
+            assert point.loss == run.objective.scalar(trial.scores)
+    for panel in drawn.panels:
+        assert panel.svg.count("<circle") == len(run.complete) + 1  # and the ring
+        assert panel.svg.count('class="cross"') == len(run.failed)
+        assert panel.svg.count('class="best"') == 1
+
+
+def test_hostile_names_are_shown_as_text(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=25, failing=0.3, tasks={EVIL: "acc", "b": "acc"})
+    record = (folder / "record.jsonl").read_text(encoding="utf-8")
+    evil = json.dumps(EVIL)[1:-1]
+    for plain in ("SmolLM2-135M-Instruct", "out of memory", "swap of 3f2a", "Some CPU", "Q4_1"):
+        record = record.replace(plain, evil)
+    (folder / "record.jsonl").write_text(record, encoding="utf-8")
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation["models"].append(evaluation["models"][1] | {"name": EVIL})
+    evaluation["backend"] = EVIL
+    (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
+    page = Page(text)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert text.count("<script>") == 1
+    assert "alert(1)" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_only_the_page_s_own_script_may_run(shared_run: MakeRun) -> None:
+    page = page_of(shared_run, "whole")
+    policy = next(
+        a["content"] or "" for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+    assert "script-src 'sha256-" in policy
+    assert "script-src 'unsafe-inline'" not in policy
+
+
+def test_the_page_says_which_examples_its_scores_come_from(shared_run: MakeRun) -> None:
+    told = {
+        kind: page_of(shared_run, kind).text
+        for kind in ("whole", "engine's scores", "choose part only", "going on")
+    }
+    for kind in ("whole", "engine's scores"):
+        assert "examples that neither the search nor the choice saw" in told[kind]
+    assert "lm-eval hf" in told["whole"]
+    assert "by the search's own engine" in told["engine's scores"]
+    assert "lean to the good side" in told["choose part only"]
+    assert "the very examples that candidates were selected on" in told["going on"]
+    assert "This study has not ended: 20 trials so far" in told["going on"]
+
+
+def test_failures_are_listed_with_their_reasons_and_never_scored(shared_run: MakeRun) -> None:
+    text = page_of(shared_run, "all failed").text
+    assert "All of 9 candidates failed" in text
+    assert "out of memory: 2.1 GiB asked for" in text
+    assert "keeps" not in text
+
+
+def test_a_report_goes_where_it_is_asked_to_and_replaces_the_old(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder, out = make_run(n_trials=3), tmp_path / "deep er" / "page.html"
+    assert write_report(folder, out) == out
+    before = out.read_text(encoding="utf-8")
+    assert write_report(folder, out) == out
+    assert out.read_text(encoding="utf-8") == before
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+    assert not (folder / "report.html").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(n_trials=3)
+    with pytest.raises(RecordError, match="is a folder"):
+        write_report(folder, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordError, match="can't be written"):
+        write_report(folder, tmp_path / "file" / "report.html")
+
+
+def test_models_measured_on_other_examples_are_refused(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=5)
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation["models"][1]["scores"]["capitals"]["acc"]["values"].pop()
+    (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    with pytest.raises(RecordError, match=r"'capitals', 'math' and 'base'.*49 and 50"):
+        write_report(folder)
+
+
+@pytest.mark.slow
+def test_two_thousand_trials_still_make_a_page_that_opens(make_run: MakeRun) -> None:
+    path = write_report(make_run(n_trials=2000, n_layers=6, remove=2, rungs=(2, 4)))
+    assert path.stat().st_size < 3_000_000
