@@ -12,7 +12,7 @@ from gptailor.methods import METHODS
 from gptailor.search.space import Space
 from gptailor.tailoring import Tailoring, Value
 
-__all__ = ["first_designs", "late_blocks", "mean_merges", "paper_cuts", "paper_designs"]
+__all__ = ["first_designs", "late_blocks", "mean_merges", "paper_cuts", "paper_designs", "patterns"]
 
 _SCALES = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0)  # of the GPTailor reference code
 _ALL_SUBSETS = 4  # variants up to which every subset of them is a pattern: 2^4 - 1
@@ -60,7 +60,7 @@ def paper_designs(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]
     four: pairs and all, not every subset), every merge method of the space, and nothing twice.
     """
     seen: set[Tailoring] = set()
-    for cuts, pattern in itertools.product(paper_cuts(space, rng), _patterns(space)):
+    for pattern, cuts in itertools.product(patterns(space), paper_cuts(space, rng)):
         for tailoring in _treated(space, cuts, pattern):
             if tailoring not in seen and space.accepts(tailoring):
                 seen.add(tailoring)
@@ -79,16 +79,12 @@ def mean_merges(space: Space, cuts: Cuts) -> Iterator[Tailoring]:
 def first_designs(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]:
     """Candidates to start a search with, the likeliest first and without end, nothing refused.
 
-    The base, each variant and their mean without a late block; the base without other blocks; the
-    paper's designs one from each set of cuts in turn; then random ones.
+    The base, each variant and their mean without a late block; the base without other blocks and
+    without each of the paper's sets of cuts; then random ones.
     """
     for tailoring in _informed(space, rng):
         if space.accepts(tailoring):
             yield tailoring
-    designs = list(paper_designs(space, rng))
-    n_cuts = max(1, len(paper_cuts(space, rng)))
-    for start in range(n_cuts):
-        yield from designs[start :: max(1, len(designs) // n_cuts)][:1]
     while True:
         yield space.random(rng)
 
@@ -103,8 +99,11 @@ def _informed(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]:
         yield space.uniform(cuts)
 
 
-def _patterns(space: Space) -> list[tuple[str, ...]]:
-    """Which variants are used: none, then each, then the sets that can be merged."""
+def patterns(space: Space) -> list[tuple[str, ...]]:
+    """Which variants may be used together: none, each, and the sets that can be merged.
+
+    Beyond four variants only pairs and all of them are sets: their number would double each time.
+    """
     names = space.variants
     sizes: Iterable[int] = range(2, len(names) + 1)
     if len(names) > _ALL_SUBSETS:
