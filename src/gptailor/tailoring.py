@@ -51,7 +51,7 @@ class Tailoring:
                 raise TailoringError(
                     f"layers[{index}]: {spec} names no layer; write 'member:layer'"
                 )
-        for part, spec in self.parts.items():
+        for part, spec in reversed(self.parts.items()):  # the head before the norm it gives
             if any(source.layer is not None for source in spec.sources):
                 raise TailoringError(f"{part}: {spec} names a layer; write the member alone")
 
