@@ -7,32 +7,68 @@ themselves are made in ``questions/``.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from questions import arithmetic, capitals, commonsense, elements, python
+from questions import (
+    arithmetic,
+    capitals,
+    chemistry,
+    commonsense,
+    functions,
+    python,
+    solutions,
+)
 from questions.question import Question, Row, shuffled
 
 HERE = Path(__file__).parent
 SPLITS = ("search", "report")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
-    """How one task is made: its facts in groups, and questions from facts."""
+class Maker(Generic[T]):
+    """How one task is made: its facts in groups, and questions or texts from facts."""
 
     groups: Callable[[], list[list[Row]]]
-    questions: Callable[[Sequence[Row]], list[Question]]
+    make: Callable[[Sequence[Row]], list[T]]
 
 
 CHOICES = {
     "capitals": Maker(capitals.groups, capitals.questions),
-    "elements": Maker(elements.groups, elements.questions),
+    "chemistry": Maker(chemistry.groups, chemistry.questions),
     "arithmetic": Maker(arithmetic.groups, arithmetic.questions),
     "commonsense": Maker(commonsense.groups, commonsense.questions),
     "python": Maker(python.groups, python.questions),
 }
+TEXTS = {
+    "solutions": Maker(solutions.groups, solutions.texts),
+    "functions": Maker(functions.groups, functions.texts),
+}
+COMMON = """\
+# Made by make_tasks.py from tables of facts and templates; change those, not this file.
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{search: {name}.search.jsonl, report: {name}.report.jsonl}}}}
+validation_split: search
+test_split: report
+num_fewshot: 0
+"""
+CHOICES_YAML = """\
+output_type: multiple_choice
+doc_to_text: "{{query}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{gold}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+TEXTS_YAML = """\
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: bits_per_byte}]
+"""
 
 
 def split_facts(groups: Sequence[Sequence[Row]]) -> tuple[list[Row], list[Row]]:
@@ -56,9 +92,12 @@ def place_answers(questions: Sequence[Question]) -> list[dict[str, object]]:
     return lines
 
 
-def write_lines(path: Path, lines: Sequence[dict[str, object]]) -> None:
+def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
     """Write one JSON object a line."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -67,12 +106,18 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, maker in CHOICES.items():
         for split, rows in zip(SPLITS, split_facts(maker.groups()), strict=True):
-            write_lines(folder / f"{name}.{split}.jsonl", place_answers(maker.questions(rows)))
+            write_lines(folder / f"{name}.{split}.jsonl", place_answers(maker.make(rows)))
+        _write(folder / f"{name}.yaml", COMMON.format(name=name) + CHOICES_YAML)
+    for name, writer in TEXTS.items():
+        for split, rows in zip(SPLITS, split_facts(writer.groups()), strict=True):
+            lines = [{"text": text} for text in shuffled("order", writer.make(rows))]
+            write_lines(folder / f"{name}.{split}.jsonl", lines)
+        _write(folder / f"{name}.yaml", COMMON.format(name=name) + TEXTS_YAML)
 
 
 def main() -> None:
     """Read the command line and make the tasks."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--output", type=Path, default=HERE / "tasks", help="folder to write to")
     make(parser.parse_args().output)
 

@@ -101,12 +101,13 @@ def add_adapter(model: Any, *, rank: int, alpha: int) -> Any:
         lora_alpha=alpha,
         target_modules=LAYERS,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=BASE_NAME,
     )
     try:
         adapted = get_peft_model(model, config)
     except ValueError as fault:
         raise FamilyError(f"the base has no linear layers called {', '.join(LAYERS)}") from fault
+    # peft puts the folder of this machine here
+    adapted.peft_config["default"].base_model_name_or_path = BASE_NAME
     return adapted
 
 
@@ -135,7 +136,7 @@ def train(model: Any, rows: Tensor, *, lr: float, batch_rows: int) -> float:
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
-    batches = rows.split(batch_rows)
+    batches = torch.split(rows, batch_rows)
     losses: list[float] = []
     started = time.monotonic()
     model.train()
@@ -166,8 +167,8 @@ def _tell(step: int, n_steps: int, losses: list[float], elapsed_s: float) -> Non
 
 
 def save(model: Any, folder: Path, *, told: str) -> None:
-    """Write the adapter and a README that says how it was made."""
-    model.save_pretrained(folder)
+    """Write the adapter, in bfloat16, and a README that says how it was made."""
+    model.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").write_text(told, encoding="utf-8")
 
 
