@@ -206,6 +206,16 @@ def test_the_page_says_which_examples_its_scores_come_from(shared_run: MakeRun) 
     assert "This study has not ended: 20 trials so far" in told["going on"]
 
 
+def test_an_evaluation_on_seen_examples_is_not_passed_off_as_unseen(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=5)
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation["part"] = "choose"
+    (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    text = Page(write_report(folder).read_text(encoding="utf-8")).text
+    assert "lean to the good side" in text
+    assert "examples that neither the search nor the choice saw" not in text
+
+
 def test_failures_are_listed_with_their_reasons_and_never_scored(shared_run: MakeRun) -> None:
     text = page_of(shared_run, "all failed").text
     assert "All of 9 candidates failed" in text

@@ -4,7 +4,7 @@ Only what is drawn is required; whatever else a line says is passed over, so tha
 later version with more to say can still be read. Knows nothing of files.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
@@ -188,7 +188,7 @@ class Evaluation(_Line):
     """What ``gptailor evaluate`` wrote."""
 
     format: str
-    part: str = "report"
+    part: Literal["report", "choose", "search"] = "report"
     models: tuple[EvaluatedModel, ...]
     versions: dict[str, str | None] = {}
     n_resamples: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000

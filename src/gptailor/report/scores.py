@@ -136,7 +136,8 @@ def evidence(run: Run) -> Evidence | None:
     if run.evaluation is not None and run.evaluation.models:
         models = {model.name: to_scores(model.scores) for model in run.evaluation.models}
         told = {m.name: m.parameters for m in run.evaluation.models if m.parameters is not None}
-        return Evidence("report", "evaluation", models, told, run.evaluation.n_resamples)
+        part, n_resamples = run.evaluation.part, run.evaluation.n_resamples
+        return Evidence(part, "evaluation", models, told, n_resamples)
     if RESULT in run.reported:
         return Evidence("report", "engine", run.reported, {})
     best = best_trial(run)
