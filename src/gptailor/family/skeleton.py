@@ -18,11 +18,11 @@ __all__ = ["model_around", "skeleton_of"]
 
 def skeleton_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Build a model in eval mode: parameters on meta, non-persistent buffers real."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = None  # the architecture's best, whatever it was read with
     # buffers must be real: rotary frequencies can't be loaded from anywhere
     with quiet(), init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), dtype=dtype, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()  # `init_empty_weights` gave a tied head a parameter of its own
     return model.eval()
 
