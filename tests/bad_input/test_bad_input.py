@@ -1,0 +1,210 @@
+"""Malformed input ends in sentences that name the file and the key, never in a traceback."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from gptailor.cli import main
+from gptailor.config import load_config
+from gptailor.errors import UserError
+from gptailor.tailoring import Tailoring
+
+HERE = Path(__file__).parent
+READERS: dict[str, Callable[[Path], object]] = {
+    "configs": load_config,
+    "tailorings": Tailoring.load,
+}
+CATALOGUE = {
+    kind: yaml.safe_load((HERE / f"{kind}.yaml").read_text(encoding="utf-8")) for kind in READERS
+}
+CASES = [
+    pytest.param(kind, case, id=f"{kind}-{number}")
+    for kind, catalogue in CATALOGUE.items()
+    for number, case in enumerate(catalogue["cases"])
+]
+
+
+def text_of(kind: str, case: dict[str, Any]) -> str:
+    if "text" in case:
+        return str(case["text"])
+    keys = CATALOGUE[kind]["sound"] | case["say"]
+    return "".join(f"{key}: {value}\n" for key, value in keys.items())
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CASES) >= 180
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_the_sound_file_is_sound(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "sound.yaml"
+    path.write_text(text_of(kind, {"say": {}}), encoding="utf-8")
+    assert READERS[kind](path)
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES)
+def test_each_fault_is_a_sentence_with_file_and_key(
+    kind: str, case: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "my file.yaml"
+    path.write_text(text_of(kind, case), encoding="utf-8")
+    with pytest.raises(UserError) as fault:
+        READERS[kind](path)
+    expected = [case["told"]] if isinstance(case["told"], str) else case["told"]
+    faults = fault.value.faults
+    assert len(faults) == len(expected), faults
+    for sentence in faults:
+        assert sentence.startswith(str(path))
+        assert "\n" not in sentence
+        assert len(sentence.removeprefix(str(path))) < 400
+    for part in expected:
+        assert any(part in sentence for sentence in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb"), [("configs", "check"), ("configs", "search")], ids=["check", "search"]
+)
+def test_the_command_line_tells_faults_and_exits_with_2(
+    kind: str,
+    verb: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "tailor.yaml"
+    path.write_text(text_of(kind, {"say": {"remove": "x", "sed": "1"}}), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["gptailor", verb, str(path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert out == ""
+    assert err.count("error: ") == 2
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+# -- mutated files: whatever a file says, it is read or its faults are told
+
+junk = st.sampled_from(
+    [
+        *("null", "true", "[]", "{}", "-1", "0", "1e400", ".nan", "''", "~", "[[]]", "{a: {}}"),
+        *(
+            "!!int x",
+            "&a",
+            "*a",
+            "? x",
+            "- -",
+            "|",
+            ">",
+            "%",
+            "@",
+            "`",
+            "\t",
+            "\x00",
+            "é",
+            "\U0001f600",
+        ),
+        *(
+            "9" * 25,
+            "9" * 5000,
+            "base:0",
+            "base",
+            "a:1",
+            "[a:1, b:1]",
+            "x" * 300,
+            "~x",
+            "/",
+            "..",
+            "'",
+        ),
+    ]
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, kind: str) -> str:
+    """A sound file with pieces swapped, cut, repeated or replaced by junk."""
+    text = text_of(kind, {"say": {}})
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        stop = min(len(text), start + draw(st.integers(0, 12)))
+        text = text[:start] + draw(junk | st.text(max_size=4)) + text[stop:]
+    return text
+
+
+@st.composite
+def restated(draw: st.DrawFn, kind: str) -> str:
+    """A sound file with any value, deep down, replaced by any plain data."""
+    plain = yaml.safe_load(text_of(kind, {"say": {}}))
+    places = list(_places(plain))
+    for _ in range(draw(st.integers(1, 3))):
+        holder, key = draw(st.sampled_from(places))
+        with contextlib.suppress(KeyError, IndexError):
+            holder[key] = draw(anything)
+    return str(yaml.safe_dump(plain, allow_unicode=True))
+
+
+def _places(item: Any) -> list[tuple[Any, Any]]:
+    keys = item if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else ()
+    return [(item, key) for key in keys] + [place for key in keys for place in _places(item[key])]
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.just("base:0")
+)
+anything = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("kind", READERS)
+@given(data=st.data())
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_a_mutated_file_is_read_or_its_faults_are_told(
+    kind: str, data: st.DataObject, tmp_path: Path
+) -> None:
+    text = data.draw(mutated(kind) | restated(kind))
+    path = tmp_path / "mutated.yaml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        READERS[kind](path)
+    except UserError as fault:
+        told = fault.faults
+    else:
+        return
+    assert told
+    assert all(sentence.startswith(str(path)) for sentence in told)
+
+
+@given(content=st.binary(max_size=80))
+@example(content=b"\xff\xfe")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("kind", READERS)
+def test_any_bytes_are_read_or_their_faults_are_told(
+    kind: str, content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "bytes.yaml"
+    path.write_bytes(content)
+    with contextlib.suppress(UserError):
+        READERS[kind](path)
