@@ -1,11 +1,10 @@
 """A made-up landscape that searchers are tried on: shaped as real ones, and cheap."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from gptailor.metrics import aggregate
 from gptailor.objective import Goal, Objective
 from gptailor.search.searcher import Searcher
 from gptailor.search.space import Space, kept_positions
@@ -108,3 +107,9 @@ class Landscape:
             trials += told
             searcher.tell(told)
         return trials
+
+
+@pytest.fixture(scope="session")
+def landscapes() -> list[Landscape]:
+    """Four landscapes; every one has its own layers that matter."""
+    return [Landscape(seed=seed) for seed in range(4)]

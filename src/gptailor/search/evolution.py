@@ -28,7 +28,7 @@ from gptailor.trial import Trial
 
 __all__ = ["Evolution"]
 
-_TRIES = 20  # draws for each child before a generation is content with fewer
+_TRIES = 20  # draws beyond three a child before a generation is content with fewer
 _FEWEST = 8  # candidates from which a model is fitted
 _MEMORY = 1000  # candidates that a model is fitted to: its cost must not grow with the run
 
@@ -187,7 +187,7 @@ class Evolution:
         model = self._model(judge) if n_guided and self.pool > 1 else None
         wanted = size if model is None else size + n_guided * (self.pool - 1)
         drawn: dict[Tailoring, str] = {}
-        for _ in range(_TRIES * size + wanted):
+        for _ in range(3 * wanted + _TRIES):
             if len(drawn) == wanted:
                 break
             child = self._child(parent, elite, rng)

@@ -115,7 +115,7 @@ def race(
     judge: Judge,
     *,
     share: float,
-    doubt: float = math.inf,
+    doubt: float = 1.0,
     parent: Tailoring | None = None,
     first: int = 0,
 ) -> Generator[Group, tuple[Trial, ...], None]:

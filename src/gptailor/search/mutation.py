@@ -15,7 +15,7 @@ from gptailor.tailoring import LayerSpec, Source, Tailoring, Value
 
 __all__ = ["CHANGES", "Where", "crossover", "mutate"]
 
-_TRIES = 50  # draws before giving up on a child that differs and is allowed
+_TRIES = 10  # draws before giving up on a child that differs and is allowed
 _NUDGE = 0.15  # standard deviation of a nudge, as a share of a parameter's span
 _RUNS = (1, 1, 2, 4, 8)  # how many neighbouring layers change their source together
 

@@ -1,8 +1,8 @@
 """Optuna's samplers (TPE, NSGA-II, random) over tailorings; the door to optuna's samplers.
 
-Optuna's cost is per suggested parameter, so a candidate is told in few: one number a layer, of which
-the highest are cut; a source and, where something may be merged, its numbers. Parameters of cut
-layers are suggested without effect, which keeps the space the same for all and lets TPE see
+Optuna's cost is per suggested parameter, so a candidate is told in few: one number a layer, of
+which the highest are cut; a source and, where something may be merged, its numbers. Parameters of
+cut layers are suggested without effect, which keeps the space the same for all and lets TPE see
 parameters together. Knows nothing of files: the storage is in memory, and is filled again when a
 stopped study is replayed.
 """
@@ -83,7 +83,7 @@ class OptunaSearch:
     def __post_init__(self) -> None:
         self.rungs = checked_rungs(self.rungs, self.max_trials)
         options = {name: vars(self)[name] for name in ("sampler", "rung", "batch", "startup")}
-        limits = {
+        limits: dict[str, Range | Choice] = {
             "sampler": Choice(("tpe", "nsga2", "random"), default="tpe"),
             "rung": rung_limits(self.rungs),
             "batch": _BATCH,

@@ -44,6 +44,7 @@ try:
         InCondition,
     )
     from smac.intensifier.hyperband import Hyperband
+    from smac.main.exceptions import ConfigurationSpaceExhaustedException
     from smac.multi_objective.parego import ParEGO
     from smac.runhistory.dataclasses import TrialInfo, TrialValue
     from smac.runhistory.encoder import RunHistoryLogScaledEncoder
@@ -75,7 +76,8 @@ class Smac:
         space: What may be proposed. Where it has more than four variants, pairs and all of them
             are merged, and no other sets.
         objective: What is minimised.
-        rungs: Rising numbers of examples a task: Hyperband's budgets.
+        rungs: Rising numbers of examples a task: Hyperband's budgets. Where `max_trials` would
+            end before one candidate comes to the last, the lowest are left out.
         max_trials: The most proposals asked, each rung of each candidate counting as one.
         seed: Equal seeds and equal scores propose the same.
         eta: One of so many candidates goes on to the next rung. *Differs from the paper:* its code
@@ -107,6 +109,8 @@ class Smac:
     def __post_init__(self) -> None:
         self.rungs = checked_rungs(self.rungs, self.max_trials)
         check_options("smac", {name: vars(self)[name] for name in _LIMITS}, _LIMITS)
+        while len(self.rungs) > 1 and self._first_bracket > self.max_trials:
+            self.rungs = self.rungs[1:]
         self._dialogue = Dialogue(self._plan(), self._history, max_trials=self.max_trials)
 
     def ask(self) -> Group:
@@ -145,6 +149,11 @@ class Smac:
                 return TrialValue(cost=losses.tolist() if many else scalar)
         cost = [math.inf] * len(self.objective.goals) if many else math.inf
         return TrialValue(cost=cost, status=StatusType.CRASHED)
+
+    @property
+    def _first_bracket(self) -> int:
+        """Trials after which Hyperband has tried a candidate on the last rung."""
+        return sum(self.eta**rung for rung in range(len(self.rungs)))
 
     @property
     def _many_costs(self) -> bool:
@@ -344,7 +353,7 @@ def _asked(optimiser: Any, n: int) -> list[TrialInfo]:
         for _ in range(n):
             try:
                 infos.append(optimiser.ask())
-            except StopIteration:  # the space is used up
+            except (StopIteration, ConfigurationSpaceExhaustedException):
                 break
     return infos
 

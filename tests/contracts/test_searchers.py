@@ -1,0 +1,238 @@
+"""What every searcher must do, whatever it is called."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from gptailor.errors import ConfigError, GPTailorError
+from gptailor.objective import Goal, Objective
+from gptailor.registry import SEARCHERS
+from gptailor.search.searcher import Searcher
+from gptailor.search.space import Space, kept_positions
+from gptailor.tailoring import BASE, Tailoring
+from gptailor.trial import Measurement, Proposal, Scores, Trial
+
+RUNGS = (2, 4, 8)
+TASKS = ("capitals", "stories")
+SPACES = {
+    "three variants": Space(6, 2, ("code", "math", "world"), ("task_arithmetic", "linear")),
+    "two variants, tied, slerp": Space(5, 1, ("code", "math"), ("slerp",), tied=True),
+    "one variant": Space(5, 2, ("math",), ("task_arithmetic",), keep=frozenset({0, 4})),
+    "cutting only": Space(6, 2),
+    "nothing to cut": Space(3, 0, ("code", "math"), ("task_arithmetic",)),
+    "one layer stays": Space(4, 3, ("math",)),
+    "one tailoring alone": Space(3, 0),
+    "two layers": Space(2, 1),
+    "the last layer must stay": Space(
+        6, 2, ("math",), allowed=lambda tailoring: kept_positions(tailoring)[-1] == 5
+    ),
+}
+
+
+def scores(tailoring: Tailoring, n_examples: int) -> Scores:
+    """Made-up scores that depend on nothing but the tailoring and the example."""
+    rng = np.random.default_rng(int(tailoring.digest, 16))
+    tasks = {}
+    for task in TASKS:
+        bits = 1.0 + rng.random(RUNGS[-1]) + 0.1 * len(tailoring.layers)
+        tasks[task] = {
+            "acc": Measurement("acc", tuple((bits[:n_examples] < 1.9).astype(float).tolist())),
+            "answer_bits": Measurement("answer_bits", tuple(bits[:n_examples].tolist())),
+        }
+    return Scores(tasks)
+
+
+def make(
+    name: str, space: Space, *, max_trials: int = 40, seed: int = 0, **more: object
+) -> Searcher:
+    try:
+        searcher = SEARCHERS.get(name)
+    except ConfigError as missing:
+        pytest.skip(str(missing))
+    goals = [Goal(task, "acc") for task in TASKS]
+    objective = Objective(goals, scores(Tailoring.whole(BASE, space.n_layers), RUNGS[-1]))
+    keys = {"rungs": RUNGS, "max_trials": max_trials, "seed": seed, **more}
+    made: Searcher = searcher(space=space, objective=objective, **keys)
+    return made
+
+
+def evaluated(
+    group: Sequence[Proposal], start: int, fails: Callable[[Proposal], bool] = lambda _: False
+) -> list[Trial]:
+    return [
+        Trial(number, proposal, failure="out of memory")
+        if fails(proposal)
+        else Trial(number, proposal, scores(proposal.tailoring, proposal.n_examples))
+        for number, proposal in enumerate(group, start)
+    ]
+
+
+def drive(
+    searcher: Searcher, fails: Callable[[Proposal], bool] = lambda _: False
+) -> list[list[Trial]]:
+    groups: list[list[Trial]] = []
+    while group := searcher.ask():
+        groups.append(evaluated(group, sum(map(len, groups)), fails))
+        searcher.tell(groups[-1])
+    return groups
+
+
+def proposals(groups: list[list[Trial]]) -> list[list[Proposal]]:
+    return [[trial.proposal for trial in group] for group in groups]
+
+
+def results(groups: list[list[Trial]], space: Space) -> list[Trial]:
+    trials = itertools.chain.from_iterable(groups)
+    return [trial for trial in trials if len(trial.tailoring.layers) == space.n_keep]
+
+
+@pytest.fixture(params=SEARCHERS.names)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=SPACES)
+def space(request: pytest.FixtureRequest) -> Space:
+    return SPACES[request.param]
+
+
+def test_every_proposal_is_valid_new_on_a_rung_and_within_the_budget(
+    name: str, space: Space
+) -> None:
+    groups = drive(make(name, space, max_trials=30))
+    trials = list(itertools.chain.from_iterable(groups))
+    assert 1 <= len(trials) <= 30
+    keys = [(trial.tailoring, trial.proposal.n_examples) for trial in trials]
+    assert len(set(keys)) == len(keys)
+    for trial in trials:
+        trial.tailoring.check(space.members, space.n_layers, tied=space.tied)
+        assert trial.proposal.n_examples in RUNGS
+        assert trial.proposal.origin
+        places = kept_positions(trial.tailoring)
+        assert list(places) == sorted(set(places))
+        assert space.keep <= set(places)
+        assert len(places) >= space.n_keep
+    for trial in results(groups, space):
+        assert space.holds(trial.tailoring)
+
+
+@pytest.mark.parametrize("max_trials", [1, 2, 3, 7])
+def test_the_smallest_budgets_end_with_a_result_on_the_last_rung(
+    name: str, space: Space, max_trials: int
+) -> None:
+    groups = drive(make(name, space, max_trials=max_trials))
+    assert sum(map(len, groups)) <= max_trials
+    assert any(trial.proposal.n_examples == RUNGS[-1] for trial in results(groups, space))
+
+
+def test_the_same_seed_proposes_the_same_and_another_seed_something_else(name: str) -> None:
+    space = SPACES["three variants"]
+    first, again = (proposals(drive(make(name, space))) for _ in range(2))
+    assert first == again
+    if name != "greedy":
+        assert first != proposals(drive(make(name, space, seed=1)))
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_record_replayed_goes_on_as_if_never_stopped(name: str, stop: int) -> None:
+    space = SPACES["three variants"]
+    whole = drive(make(name, space))
+    record = json.dumps([[trial.to_plain() for trial in group] for group in whole[:stop]])
+    resumed = make(name, space)
+    for told in json.loads(record):
+        trials = [Trial.from_plain(plain) for plain in told]
+        assert list(resumed.ask()) == [trial.proposal for trial in trials]
+        resumed.tell(trials)
+    assert proposals(drive(resumed)) == proposals(whole[stop:])
+
+
+def test_ask_and_tell_must_alternate(name: str) -> None:
+    searcher = make(name, SPACES["three variants"])
+    with pytest.raises(GPTailorError, match="nothing asked"):
+        searcher.tell([])
+    group = searcher.ask()
+    with pytest.raises(GPTailorError, match="called twice"):
+        searcher.ask()
+    with pytest.raises(GPTailorError, match="not those"):
+        searcher.tell(evaluated(group, 0)[1:])
+    searcher.tell(evaluated(group, 0))
+    with pytest.raises(GPTailorError, match="nothing asked"):
+        searcher.tell(evaluated(group, 0))
+
+
+def test_a_finished_search_stays_finished(name: str) -> None:
+    searcher = make(name, SPACES["cutting only"], max_trials=5)
+    drive(searcher)
+    assert searcher.ask() == ()
+    assert searcher.ask() == ()
+
+
+@pytest.mark.parametrize("which", ["all", "half", "first group"])
+def test_failed_trials_are_survived(name: str, which: str) -> None:
+    space = SPACES["three variants"]
+    searcher = make(name, space)
+    first = {"n": 0}
+
+    def fails(proposal: Proposal) -> bool:
+        first["n"] += 1
+        if which == "first group":
+            return first["n"] <= 8
+        return which == "all" or int(proposal.tailoring.digest, 16) % 2 == 0
+
+    groups = drive(searcher, fails)
+    trials = list(itertools.chain.from_iterable(groups))
+    assert 1 <= len(trials) <= 40
+    assert len({(trial.tailoring, trial.proposal.n_examples) for trial in trials}) == len(trials)
+    failed = {trial.tailoring for trial in trials if not trial.complete}
+    assert failed
+
+
+def test_one_rung_and_one_task_are_enough(name: str) -> None:
+    space = SPACES["three variants"]
+    goals = [Goal("capitals", "acc")]
+    objective = Objective(goals, scores(Tailoring.whole(BASE, 6), 8))
+    try:
+        plug_in = SEARCHERS.get(name)
+    except ConfigError as missing:
+        pytest.skip(str(missing))
+    searcher = plug_in(space=space, objective=objective, rungs=(8,), max_trials=20, seed=0)
+    groups = drive(searcher)
+    assert {trial.proposal.n_examples for group in groups for trial in group} == {8}
+    assert results(groups, space)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rungs": ()}, {"rungs": (4, 2)}, {"rungs": (0, 2)}, {"max_trials": 0}, {"rungs": (3, 3)}],
+)
+def test_impossible_rungs_and_budgets_are_told_in_a_sentence(
+    name: str, wrong: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=r"n_examples|max_trials"):
+        make(name, SPACES["cutting only"], **wrong)  # type: ignore[arg-type]
+
+
+def test_options_out_of_their_limits_are_told_by_name(name: str) -> None:
+    options = {
+        "evolution": {"population": 0, "share": 2.0, "scalarisation": "sum"},
+        "random": {"group": 0, "rung": 7},
+        "greedy": {"start": "medicine", "finals": "many"},
+        "smac": {"eta": 1, "batch": 0.5},
+        "optuna": {"sampler": "gp", "startup": -1},
+    }[name]
+    with pytest.raises(ConfigError) as caught:
+        make(name, SPACES["cutting only"], **options)  # type: ignore[arg-type]
+    assert len(caught.value.faults) == len(options)
+    for option in options:
+        assert any(fault.startswith(f"search.options.{option}: ") for fault in caught.value.faults)
+    assert "\n" not in "".join(caught.value.faults)
+
+
+def test_the_registry_knows_a_misspelt_option(name: str) -> None:
+    make(name, SPACES["cutting only"])
+    faults = SEARCHERS.faults(name, {"rnug": 1})
+    assert len(faults) == 1
+    assert "rnug" in faults[0]
