@@ -217,7 +217,7 @@ def test_impossible_rungs_and_budgets_are_told_in_a_sentence(
 
 def test_options_out_of_their_limits_are_told_by_name(name: str) -> None:
     options = {
-        "evolution": {"population": 0, "share": 2.0, "scalarisation": "sum"},
+        "evolution": {"population": 0, "children": 9.0, "share": 2.0, "scalarisation": "sum"},
         "random": {"group": 0, "rung": 7},
         "greedy": {"start": "medicine", "finals": "many"},
         "smac": {"eta": 1, "batch": 0.5},

@@ -35,7 +35,7 @@ class Landscape:
         self.gains += 0.004 * rng.standard_normal(self.gains.shape)
         n_examples = 1000
         self.bits = rng.lognormal(0, 0.4, (n_tasks, n_examples))
-        self.limits = rng.gamma(2.0, 0.5, (n_tasks, n_examples)) * (rng.random() > -1) - 0.1
+        self.limits = rng.gamma(2.0, 0.5, (n_tasks, n_examples)) - 0.1
         self.felt = rng.lognormal(0, 1.0, (n_tasks, n_examples, n_layers)) * (
             rng.lognormal(0, 0.5, (n_tasks, n_examples, 1))
         )

@@ -27,7 +27,7 @@ def check_options(
     faults = [
         f"search.options.{option}: {name}'s {option} {fault}"
         for option, value in values.items()
-        if (fault := limits[option].fault(value)) is not None
+        if (fault := _fault(limits[option], value)) is not None
     ]
     if faults:
         raise ConfigError(faults)
@@ -36,3 +36,9 @@ def check_options(
 def rung_limits(rungs: tuple[int, ...]) -> Range:
     """What an option may be that names one of the rungs; -1 is the last."""
     return Range(-len(rungs), len(rungs) - 1, default=-1, integer=True)
+
+
+def _fault(limits: Range | Choice, value: object) -> str | None:
+    if isinstance(limits, Range) and limits.integer and isinstance(value, float):
+        return f"must be a whole number, not {value!r}; write it without a point"
+    return limits.fault(value)
