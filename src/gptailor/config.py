@@ -127,9 +127,9 @@ class TaskConfig(Frozen):
     num_fewshot: Annotated[int | None, Field(ge=0, le=64, description="Worked examples shown.")] = (
         None
     )
-    limit: Annotated[
-        int | None, Field(gt=0, description="Most examples of each part that are used.")
-    ] = None
+    limit: Annotated[int | None, Field(gt=0, description="Most search examples that are used.")] = (
+        None
+    )
     member: Annotated[
         str | None, Field(description="With metric divergence: from whose predictions.")
     ] = None

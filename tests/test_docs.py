@@ -1,0 +1,132 @@
+"""What the docs and the README show is true: links, keys, snippets."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gptailor import config as config_module
+from gptailor.config import Config, Frozen, load_config
+from gptailor.methods import METHODS
+from gptailor.metrics import METRICS
+from gptailor.objective import Goal, Objective
+from gptailor.registry import SEARCHERS, WORKERS
+from gptailor.search.space import Space
+from gptailor.tailoring import Tailoring
+from gptailor.trial import Measurement, Scores
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+SECTIONS = [
+    item
+    for item in vars(config_module).values()
+    if isinstance(item, type) and issubclass(item, Frozen) and item is not Frozen
+]
+
+
+def told(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=told)
+def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    local = [target.partition("#")[0] for target in targets if "://" not in target]
+    missing = [target for target in local if target and not (path.parent / target).exists()]
+    assert not missing
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for path in ROOT.glob("docs/**/*.md"):
+        assert path.relative_to(ROOT / "docs").as_posix() in nav
+
+
+@pytest.mark.parametrize("path", PAGES, ids=told)
+def test_every_python_snippet_is_python_and_names_what_exists(path: Path) -> None:
+    for source in blocks(path, "python"):
+        if source.lstrip().startswith(('"', "MethodFacts", "@merge_method")):
+            continue  # lines of a file, shown out of their place
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptailor"):
+                module = __import__(str(node.module), fromlist=["_"])
+                assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=told)
+def test_every_whole_config_and_tailoring_shown_is_sound(path: Path, tmp_path: Path) -> None:
+    for text in blocks(path, "yaml"):
+        plain: Any = yaml.safe_load(text)
+        if isinstance(plain, dict) and {"family", "remove", "tasks"} <= plain.keys():
+            (tmp_path / "tailor.yaml").write_text(text, encoding="utf-8")
+            load_config(tmp_path / "tailor.yaml")
+        if isinstance(plain, dict) and "format" in plain:
+            Tailoring.from_yaml(text)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_the_config_page_has_every_key_with_its_meaning(section: type[Frozen]) -> None:
+    page = (ROOT / "docs/reference/config.md").read_text(encoding="utf-8")
+    for name, field in section.model_fields.items():
+        assert f"| `{name}` |" in page
+        assert (field.description or "") in page
+
+
+def test_the_pages_have_every_method_metric_searcher_and_pool() -> None:
+    shown = {
+        "merge-methods": METHODS,
+        "task": METRICS,
+        "searcher": SEARCHERS.names,
+        "workers": WORKERS.names,
+    }
+    for page, names in shown.items():
+        text = (ROOT / f"docs/concepts/{page}.md").read_text(encoding="utf-8")
+        assert all(f"| `{name}` |" in text for name in names)
+
+
+def test_the_paper_scale_config_of_the_readme_is_the_one_in_configs(tmp_path: Path) -> None:
+    (text,) = [text for text in blocks(ROOT / "README.md", "yaml") if "remove:" in text]
+    (tmp_path / "tailor.yaml").write_text(text, encoding="utf-8")
+    shown, kept = (
+        load_config(tmp_path / "tailor.yaml"),
+        load_config(ROOT / "configs/llama2_7b.yaml"),
+    )
+
+    def without_paths(config: Config) -> dict[str, Any]:
+        plain = config.model_dump(exclude={"family": {"variants"}, "engine": {"cache_bytes"}})
+        return plain | {"variants": list(config.family.variants)}
+
+    assert without_paths(shown) == without_paths(kept)
+
+
+def test_the_searcher_of_the_how_to_asks_and_is_told() -> None:
+    (source,) = blocks(ROOT / "docs/how-to/add-a-searcher.md", "python")[:1]
+    names: dict[str, Any] = {"__name__": "shown"}
+    exec(compile(source, "add-a-searcher.md", "exec"), names)
+    base = Scores({"t": {"acc": Measurement("acc", (1.0,))}})
+    searcher = names["Threes"](
+        space=Space(6, 2, ("math",), ("task_arithmetic",)),
+        objective=Objective([Goal("t", "acc")], base),
+        rungs=(4,),
+        max_trials=5,
+        seed=0,
+    )
+    assert len(searcher.ask()) == 3
+
+
+def test_contributing_is_short() -> None:
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize("path", PAGES, ids=told)
+def test_no_page_names_a_folder_of_somebodys_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w./])/(home|Users|root|work|tmp)/", text)
