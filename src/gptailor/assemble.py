@@ -15,6 +15,7 @@ import torch
 
 from gptailor.config import Config, MemberConfig
 from gptailor.engine import Engine, Evaluator
+from gptailor.engine.allocator import keep_freed_pages
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError
 from gptailor.family import Family, MemberSource, load_family
@@ -122,6 +123,7 @@ def assemble(config: Config) -> Assembly:
     Raises:
         UserError: Something in the config, a member or a task is at fault.
     """
+    keep_freed_pages()
     family = load_members(config)
     n_removed = config.n_removed(family.n_layers)
     tasks = open_tasks(config, family)

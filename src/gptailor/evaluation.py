@@ -15,9 +15,9 @@ from transformers import AutoConfig
 
 from gptailor.family import Family
 from gptailor.family.skeleton import model_around, skeleton_of
-from gptailor.objective import Goal, retention
+from gptailor.objective import Goal
 from gptailor.statistics import average_retention, bootstrap_interval, retention_interval
-from gptailor.tailoring import BASE
+from gptailor.tailoring import BASE, Tailoring
 from gptailor.tasks.harness import TaskParts, evaluate_model
 from gptailor.trial import Scores
 from gptailor.yamlfile import write_atomically
@@ -93,12 +93,19 @@ def evaluate_side_by_side(
     return told
 
 
-def save_evaluation(folder: Path, models: Sequence[Evaluated]) -> Path:
-    """Write ``evaluation.json`` beside a run's record; the report picks it up."""
+def save_evaluation(folder: Path, models: Sequence[Evaluated], tailoring: Tailoring) -> Path:
+    """Write ``evaluation.json`` beside a run's record; the report picks it up.
+
+    Args:
+        folder: The run's.
+        models: What was scored.
+        tailoring: That of the result, so that nobody takes it for another's.
+    """
     libraries = ("gptailor", "torch", "transformers", "lm-eval")
     plain = {
         "format": "gptailor-evaluation/1",
         "part": "report",
+        "tailoring": tailoring.digest,
         "backend": "lm-eval hf",
         "n_resamples": _RESAMPLES,
         "versions": {name: importlib.metadata.version(name) for name in libraries},
@@ -129,6 +136,8 @@ def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, 
     for model in models:
         pairs = []
         for goal in goals:
+            if goal.metric not in model.scores.tasks[goal.task]:
+                continue  # lm-eval can't tell a divergence
             ours = model.scores.tasks[goal.task][goal.metric]
             theirs = base.scores.tasks[goal.task][goal.metric]
             pairs.append((ours, theirs))
@@ -142,11 +151,13 @@ def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, 
                     "n_examples": len(ours.values),
                     "value": ours.value,
                     "interval": [own.low, own.high],
-                    "retention": retention(ours.value, theirs.value, goal.metric),
-                    "retention_interval": [kept.low, kept.high],
+                    "retention": None if kept is None else kept.value,
+                    "retention_interval": None if kept is None else [kept.low, kept.high],
                 }
             )
-        mean = average_retention(pairs, n_resamples=_RESAMPLES)
+        mean = average_retention(pairs, n_resamples=_RESAMPLES) if pairs else None
+        if mean is None:
+            continue  # the base scored 0 somewhere, or nothing could be told
         rows.append(
             {
                 "model": model.name,

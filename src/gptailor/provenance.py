@@ -12,7 +12,6 @@ from gptailor.cli.console import config_of
 from gptailor.config import Config, load_config
 from gptailor.errors import ConfigError, RecordError
 from gptailor.export import ScoreRow
-from gptailor.objective import retention
 from gptailor.statistics import bootstrap_interval, retention_interval
 from gptailor.study.journal import RECORD, read_record
 from gptailor.tailoring import BASE, Tailoring
@@ -104,8 +103,8 @@ def _rows(entries: Sequence[Mapping[str, Any]], number: int) -> tuple[ScoreRow, 
                 base=base_m.value,
                 result=mine.value,
                 interval=(own.low, own.high),
-                retention=retention(mine.value, base_m.value, metric),
-                retention_interval=(kept.low, kept.high),
+                retention=None if kept is None else kept.value,
+                retention_interval=None if kept is None else (kept.low, kept.high),
                 n_examples=len(mine.values),
             )
         )

@@ -11,7 +11,12 @@ import sys
 
 import typer
 
-from gptailor.cli import check, evaluate, export, init, report, search
+from gptailor.cli.check import command as check
+from gptailor.cli.evaluate import command as evaluate
+from gptailor.cli.export import command as export
+from gptailor.cli.init import command as init
+from gptailor.cli.report import command as report
+from gptailor.cli.search import command as search
 from gptailor.errors import UserError
 
 __all__ = ["app", "main"]
@@ -22,8 +27,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (init, check, search, report, export, evaluate):
-    app.command(verb.__name__.rpartition(".")[2])(verb.command)
+app.command("init")(init)
+app.command("check")(check)
+app.command("search")(search)
+app.command("report")(report)
+app.command("export")(export)
+app.command("evaluate")(evaluate)
 
 
 def main() -> None:
@@ -36,6 +45,3 @@ def main() -> None:
         for sentence in fault.faults:
             sys.stderr.write(f"error: {sentence}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; what was scored is recorded: run the same command to go on\n")
-        raise SystemExit(130) from None

@@ -29,6 +29,7 @@ def command(
     from gptailor.config import load_config
     from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
     from gptailor.objective import Goal
+    from gptailor.tailoring import Tailoring
 
     if (run is None) == (config is None):
         raise ConfigError("evaluate: name the run with --run, or the config with --config")
@@ -49,7 +50,7 @@ def command(
     goals = [Goal(name, task.metric) for name, task in zip(tasks, loaded.tasks, strict=True)]
     rows = table(models, goals)
     if run is not None:
-        save_evaluation(run, models)
+        save_evaluation(run, models, Tailoring.load(model / "tailoring.yaml"))
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -72,8 +73,10 @@ def _drawn(rows: list[dict[str, Any]]) -> Table:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    low, high = row["retention_interval"]
-    kept = f"{row['retention']:.1%} ({low:.1%} to {high:.1%})"
+    kept = "the base scored 0"
+    if row["retention"] is not None:
+        low, high = row["retention_interval"]
+        kept = f"{row['retention']:.1%} ({low:.1%} to {high:.1%})"
     if row["task"] is None:
         return kept
     low, high = row["interval"]

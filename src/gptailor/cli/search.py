@@ -34,7 +34,11 @@ def command(
             errors.print(f"note: {note}", style="dim", markup=False)
         with ProgressDisplay(errors) as display:
             study = open_study(assembly, journal, on_progress=display.show)
-            chosen = study.run()
+            try:
+                chosen = study.run()
+            except KeyboardInterrupt:
+                errors.print("stopped; what was scored is recorded: run the same command to go on")
+                raise typer.Exit(130) from None
         write_results(folder, chosen, study.front(), study.objective)
         entry = list(journal.of("chosen"))[-1]
     if as_json:

@@ -149,11 +149,17 @@ def _batch(
     )
     gather, target_place = np.unique(flat, return_inverse=True)
     return Batch(
-        *(torch.from_numpy(array) for array in (tokens, positions, owner, branch, gather)),
-        *(torch.from_numpy(array) for array in (target_place, target_token, target_span)),
-        spans,
-        passages,
-        numbers,
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions),
+        owner=torch.from_numpy(owner),
+        branch=torch.from_numpy(branch),
+        gather=torch.from_numpy(gather),
+        target_place=torch.from_numpy(target_place),
+        target_token=torch.from_numpy(target_token),
+        target_span=torch.from_numpy(target_span),
+        spans=spans,
+        passages=passages,
+        numbers=numbers,
     )
 
 

@@ -189,6 +189,7 @@ class Evaluation(_Line):
 
     format: str
     part: Literal["report", "choose", "search"] = "report"
+    tailoring: str | None = None
     models: tuple[EvaluatedModel, ...]
     versions: dict[str, str | None] = {}
     n_resamples: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000

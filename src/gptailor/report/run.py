@@ -38,6 +38,7 @@ __all__ = ["Run", "read_run"]
 
 EVALUATION = "evaluation.json"
 _TORN = "The last line of the record is not whole yet, or torn, and was left out."
+_OUTDATED = "evaluation.json is of a model that was chosen before; run 'gptailor evaluate' again."
 _EVALUATION_FORMAT = "gptailor-evaluation/1"
 
 LineT = TypeVar("LineT", bound=BaseModel)
@@ -229,6 +230,9 @@ class _Reader:
 
     def run(self, folder: Path, evaluation: Evaluation | None) -> Run:
         """Everything taken so far."""
+        if evaluation is not None and self._outdated(evaluation):
+            evaluation = None
+            self._notes.append(_OUTDATED)
         return Run(
             folder=folder,
             header=self._header,
@@ -244,6 +248,12 @@ class _Reader:
             evaluation=evaluation,
             notes=tuple(self._notes),
         )
+
+    def _outdated(self, evaluation: Evaluation) -> bool:
+        """Whether it is of another tailoring than the one chosen now."""
+        if self._chosen is None or evaluation.tailoring is None:
+            return False
+        return evaluation.tailoring != self._trials[self._chosen.number].tailoring.digest
 
     def _reported_now(self) -> dict[str, Scores]:
         """Without the results that were chosen before, and then were not."""

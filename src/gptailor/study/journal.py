@@ -145,6 +145,6 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) and "kind" in entry else None

@@ -300,7 +300,8 @@ class Study:
             for trial in best
         ]
         number = min(losses)[2]
-        if not any(entry["number"] == number for entry in self._journal.of("chosen")):
+        before = [entry["number"] for entry in self._journal.of("chosen")]
+        if before[-1:] != [number]:
             reason = f"lowest loss of {len(best)} finalists on examples the search did not see"
             self._journal.append(
                 "chosen",
