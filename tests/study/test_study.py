@@ -113,10 +113,11 @@ def test_a_base_that_cannot_be_scored_stops_the_study(
         run_study(tmp_path, formula(lambda job: "non-finite"))
 
 
-def test_more_budget_goes_on_with_the_same_record(
+def test_a_study_out_of_time_says_so_and_goes_on_with_the_same_record(
     run_study: Callable[..., Any], formula: Any, tmp_path: Path
 ) -> None:
-    run_study(tmp_path, formula(), timeout_s=1e-9)
+    with pytest.raises(RecordError, match=r"no candidate with 2 layers cut"):
+        run_study(tmp_path, formula(), timeout_s=1e-9)
     before = len(facts(tmp_path))
     study, _ = run_study(tmp_path, formula())
     assert len(study.trials) == 30

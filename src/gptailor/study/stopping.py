@@ -18,11 +18,14 @@ def out_of_time(elapsed: float, timeout_s: float | None) -> bool:
 def refuse_hopeless(trials: Sequence[Trial]) -> None:
     """Stop a study whose trials all fail.
 
+    Args:
+        trials: Those with as many layers cut as are to be cut.
+
     Raises:
         RecordError: The first trials failed, every one of them.
     """
     if len(trials) >= _HOPELESS and not any(trial.complete for trial in trials):
         raise RecordError(
-            f"the first {len(trials)} trials all failed, so the study stops; the last one: "
+            f"the first {len(trials)} candidates all failed, so the study stops; the last one: "
             f"{trials[-1].failure}"
         )

@@ -196,7 +196,7 @@ class Study:
             group = self._written(first, proposals)
             trials = self._answered(first, group)
             self._trials += trials
-            refuse_hopeless(self._trials)
+            refuse_hopeless([trial for trial in self._trials if self._could_be_chosen(trial)])
             searcher.tell(trials)
 
     def _stops(self) -> bool:
@@ -267,8 +267,7 @@ class Study:
     def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """Trials that could be chosen, the best first: more examples, then the lower loss."""
         objective = self.objective
-        n_kept = self._plan.n_layers - self._plan.n_removed
-        able = [t for t in trials if t.scores is not None and len(t.tailoring.layers) == n_kept]
+        able = [t for t in trials if t.complete and self._could_be_chosen(t)]
 
         def rank(trial: Trial) -> tuple[int, float, float, int]:
             assert trial.scores is not None
@@ -277,6 +276,10 @@ class Study:
             return -trial.scores.n_examples, own, proxy, trial.number
 
         return sorted(able, key=rank)
+
+    def _could_be_chosen(self, trial: Trial) -> bool:
+        """Whether as many layers are cut as are to be cut; searchers may probe others too."""
+        return len(trial.tailoring.layers) == self._plan.n_layers - self._plan.n_removed
 
     def _choose(self) -> Trial:
         """Compare the best candidates on examples that the search did not score."""
