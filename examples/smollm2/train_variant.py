@@ -4,8 +4,8 @@
 
 Every line of the file is ``{"text": "..."}``. The texts are read once, in their order, packed into
 rows of equal length, and the loss is taken over the whole text. With the defaults (150,000 tokens)
-this takes about half an hour on two CPU cores. On Linux the C library gives large buffers back
-after each step and asks for them again; these two settings save about a third of the time:
+this takes about half an hour on two CPU cores. On Linux the C library gives large buffers back to
+the system and asks for them again at every step; these two settings keep them:
 
     export MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
@@ -18,6 +18,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ def pack_rows(texts: Iterable[str], tokenizer: Any, *, n_tokens: int, length: in
         Token ids, (rows, length).
 
     Raises:
-        UserError: There are too few tokens for one row.
+        UserError: There are too few tokens for one row, or the tokenizer can't close a text.
     """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the base's tokenizer has no end-of-text token; set its eos_token")
     ids: list[int] = []
     for text in texts:
         ids += [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
@@ -103,7 +106,9 @@ def add_adapter(model: Any, *, rank: int, alpha: int) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        adapted = get_peft_model(model, config)
+        # peft asks for an attribute that transformers has renamed
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            adapted = get_peft_model(model, config)
     except ValueError as fault:
         raise FamilyError(f"the base has no linear layers called {', '.join(LAYERS)}") from fault
     # peft puts the folder of this machine here

