@@ -12,7 +12,15 @@ from gptailor.methods import METHODS
 from gptailor.search.space import Space
 from gptailor.tailoring import Tailoring, Value
 
-__all__ = ["first_designs", "late_blocks", "mean_merges", "paper_cuts", "paper_designs", "patterns"]
+__all__ = [
+    "Cuts",
+    "first_designs",
+    "late_blocks",
+    "mean_merges",
+    "paper_cuts",
+    "paper_designs",
+    "patterns",
+]
 
 _SCALES = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0)  # of the GPTailor reference code
 _ALL_SUBSETS = 4  # variants up to which every subset of them is a pattern: 2^4 - 1

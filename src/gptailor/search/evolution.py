@@ -1,26 +1,28 @@
 """Evolution of tailorings: the default search.
 
-A generation is the children of one parent: they are asked together, so that the engine runs their
-shared prefixes once, and race over the rungs; who ends on the last rung joins the elite, whose
-members are all compared on the same examples and are the parents to come. Knows nothing of weights
-or of how proposals are evaluated.
+It starts by probing what is lost without each layer. A generation is the children of one parent:
+they are asked together, so that the engine runs their shared prefixes once, and race over the
+rungs; who ends on the last rung joins the elite, whose members are all compared on the same
+examples and are the parents to come. Knows nothing of weights or of how proposals are evaluated.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gptailor.objective import Objective
 from gptailor.params import Choice, Range
-from gptailor.search.designs import first_designs
+from gptailor.search.designs import Cuts, first_designs
 from gptailor.search.dialogue import Dialogue, Group, Plan, checked_rungs
 from gptailor.search.fidelity import Judge, n_entrants, race
 from gptailor.search.history import History
 from gptailor.search.mutation import crossover, mutate
 from gptailor.search.options import check_options
 from gptailor.search.pareto import draw_weights
+from gptailor.search.probing import probe, probed_designs
 from gptailor.search.space import Space
 from gptailor.search.surrogate import Surrogate, describe, fit
 from gptailor.tailoring import Tailoring
@@ -46,6 +48,7 @@ _LIMITS: dict[str, Range | Choice] = {
     "merge_rate": Range(0.0, 100.0, default=1.5),
     "giver_rate": Range(0.0, 100.0, default=0.3),
     "share_prefix": Range(0.0, 1.0, default=0.5),
+    "probes": Range(0.0, 1.0, default=0.75),
     "guided": Range(0.0, 1.0, default=0.8),
     "pool": Range(1, 1000, default=12, integer=True),
     "scalarisation": Choice(("weights", "parego"), default="weights"),
@@ -78,6 +81,10 @@ class Evolution:
         giver_rate: How often another member gives embedding, or norm and head.
         share_prefix: 0 changes every position alike; towards 1 children differ from their parent
             later, and are cheaper.
+        probes: Which share of the budget may go into probes: the base without one layer, on the
+            fewest examples, and in later rounds without one more. They have fewer layers cut than
+            wanted and are no results, but they find a good set of cuts fast; none where the
+            budget's share is smaller than the number of layers.
         guided: Which share of the children is picked by a linear model of the loss, fitted to all
             trials so far; the others are drawn blindly.
         pool: From how many children the model picks each.
@@ -107,6 +114,7 @@ class Evolution:
     merge_rate: float = 1.5
     giver_rate: float = 0.3
     share_prefix: float = 0.5
+    probes: float = 0.75
     guided: float = 0.8
     pool: int = 12
     scalarisation: str = "weights"
@@ -128,16 +136,33 @@ class Evolution:
         self._dialogue.tell(trials)
 
     def _plan(self) -> Plan:
-        """Race the seeds, then generation after generation."""
-        start, *generations = np.random.default_rng(self.seed).spawn(2)
+        """Probe the layers, race the seeds, then generation after generation."""
+        start, rng = np.random.default_rng(self.seed).spawn(2)
         judge = self._judge(start)
-        first, size = self._size(max(self.seeds, self.children), self.max_trials // 2)
-        designs = first_designs(self.space, start)
-        entrants = dict(itertools.islice(((design, "seed") for design in designs), 4 * size))
+        n_probes = int(self.probes * self.max_trials)
+        cuts = yield from probe(self.space, judge, n_probes)
+        first, size = self._size(max(self.seeds, self.children), self._dialogue.left // 2)
+        entrants = dict(itertools.islice(self._seeds(judge, cuts, start), 4 * size))
         yield from race(list(entrants.items())[:size], judge, share=self.share, first=first)
-        rng = generations[0]
         while True:
             yield from self._generation(rng)
+
+    def _seeds(
+        self, judge: Judge, cuts: Cuts, rng: np.random.Generator
+    ) -> Iterator[tuple[Tailoring, str]]:
+        """First candidates, the likeliest first and without end; what was probed comes first."""
+        model = self._model(judge) if cuts else None
+        if model is not None:
+            drawn = (self._least_missed(model.draw(rng)) for _ in range(2 * self.seeds))
+            for design in probed_designs(self.space, itertools.chain([cuts], drawn)):
+                yield design, "least missed"
+        for design in first_designs(self.space, rng):
+            yield design, "seed"
+
+    def _least_missed(self, coefficients: NDArray[np.float64]) -> Cuts:
+        """The layers that cost least to cut; the first coefficients are those of cuts."""
+        order = sorted(self.space.free, key=lambda layer: float(coefficients[layer]))
+        return tuple(sorted(order[: self.space.n_remove]))
 
     def _generation(self, rng: np.random.Generator) -> Plan:
         judge = self._judge(rng)
@@ -164,12 +189,12 @@ class Evolution:
         return first, max(1, min(wanted, most))
 
     def _elite(self, judge: Judge) -> list[Tailoring]:
-        """The best of those tried on the most examples that any was tried on."""
+        """The best of those tried on the most examples that any was tried on; never a probe."""
         for n_examples in reversed(self.rungs):
-            trials = self._history.complete(n_examples)
-            if trials:
-                ranked = judge.ranked([trial.tailoring for trial in trials], n_examples)
-                return ranked[: self.population]
+            tried = (trial.tailoring for trial in self._history.complete(n_examples))
+            results = [each for each in tried if len(each.layers) == self.space.n_keep]
+            if results:
+                return judge.ranked(results, n_examples)[: self.population]
         return []
 
     @staticmethod
@@ -207,7 +232,8 @@ class Evolution:
             return None
         n_examples = np.array([self._history.most_examples(tailoring) for tailoring in known])
         ours = np.array([losses[tailoring] for tailoring in known])
-        return fit(describe(self.space, known), ours, n_examples)
+        n_layers = np.array([len(tailoring.layers) for tailoring in known])
+        return fit(describe(self.space, known), ours, n_examples, n_layers)
 
     def _favourites(
         self, model: Surrogate, pool: list[Tailoring], n: int, rng: np.random.Generator

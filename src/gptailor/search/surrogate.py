@@ -59,18 +59,22 @@ def describe(space: Space, tailorings: Sequence[Tailoring]) -> Floats:
     return np.concatenate(columns, axis=1)
 
 
-def fit(features: Floats, losses: Floats, n_examples: NDArray[np.int64]) -> Surrogate:
+def fit(
+    features: Floats, losses: Floats, n_examples: NDArray[np.int64], n_layers: NDArray[np.int64]
+) -> Surrogate:
     """Fit coefficients to losses; of many noise levels the likeliest is taken.
 
     Args:
         features: Of `describe`, shape (n_trials, n_features).
         losses: One a trial, finite.
         n_examples: On how many examples each was measured; noise falls with it.
+        n_layers: How many layers each has.
     """
     weights = np.sqrt(n_examples / n_examples.mean())[:, None]
-    rungs = (n_examples[:, None] == np.unique(n_examples)[None, :]).astype(np.float64)
-    # Other examples are harder or easier: each rung has a level of its own, taken out beforehand.
-    levels = weights * rungs
+    # Other examples are harder or easier, and the cost of cuts does not add up exactly: each rung
+    # and each number of layers has a level of its own, taken out beforehand.
+    kinds = np.unique(np.stack([n_examples, n_layers], axis=1), axis=0, return_inverse=True)[1]
+    levels = weights * np.eye(kinds.max() + 1)[kinds.ravel()]
     basis, _ = np.linalg.qr(levels)
     rows, target = weights * features, weights[:, 0] * _tamed(losses)
     rows, target = rows - basis @ (basis.T @ rows), target - basis @ (basis.T @ target)
