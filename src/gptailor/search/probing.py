@@ -21,7 +21,8 @@ __all__ = ["probe", "probed_designs"]
 
 
 def probe(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], Cuts]:
-    """Cut what is missed least, round by round: every layer is tried first, then the better half.
+    """Cut what is missed least, round by round: every layer is tried first, then only
+    the better half of them, less what was cut since.
 
     Args:
         space: What may be proposed.
