@@ -21,8 +21,9 @@ __all__ = ["probe", "probed_designs"]
 
 
 def probe(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], Cuts]:
-    """Cut what is missed least, round by round: every layer is tried first, then only
-    the better half of them, less what was cut since.
+    """Cut what is missed least, round by round.
+
+    The first round tries every layer, the next ones the better half of them that is still there.
 
     Args:
         space: What may be proposed.
