@@ -3,6 +3,7 @@
 Knows every part by its constructor; no part knows the config.
 """
 
+import functools
 import importlib.metadata
 import platform
 import time
@@ -17,13 +18,14 @@ from gptailor.config import Config, MemberConfig
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.allocator import keep_freed_pages
 from gptailor.engine.selfcheck import refuse_inexact
-from gptailor.errors import ConfigError
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.errors import ConfigError, UserError
+from gptailor.family import Family, MemberSource, load_family, tailored_config
 from gptailor.objective import Goal, Objective
 from gptailor.registry import SEARCHERS, WORKERS
 from gptailor.search.searcher import Searcher
 from gptailor.search.space import Space
 from gptailor.study import Journal, Plan, Progress, Study
+from gptailor.tailoring import Tailoring
 from gptailor.tasks.harness import TaskParts, TaskRequest, load_tasks
 
 __all__ = [
@@ -152,6 +154,7 @@ def assemble(config: Config) -> Assembly:
         keep=frozenset(config.keep),
         kinds=family.kinds,
         tied=family.tied,
+        allowed=_expressible(family),
         givers=_givers(family),
     )
     return Assembly(config, family, tasks, evaluator, space, plan)
@@ -267,6 +270,22 @@ def _plan(config: Config, family: Family, tasks: Mapping[str, TaskParts], n_remo
         timeout_s=config.budget.timeout_s,
         finalists=config.budget.finalists,
     )
+
+
+def _expressible(family: Family) -> Callable[[Tailoring], bool] | None:
+    """What the architecture's config can say; None where it can say any order of layers."""
+    if len(set(family.kinds)) == 1:
+        return None
+
+    @functools.cache  # asked for the same cuts over and over
+    def positions_fit(positions: tuple[int, ...]) -> bool:
+        try:
+            tailored_config(family.config, positions)
+        except UserError:
+            return False
+        return True
+
+    return lambda tailoring: positions_fit(tuple(spec.position for spec in tailoring.layers))
 
 
 def _givers(family: Family) -> tuple[str, ...]:
