@@ -14,7 +14,7 @@ from gptailor.report.svg import picture, tag, text
 from gptailor.report.words import count, listed, spans
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
 
-__all__ = ["LayerPicture", "LayerRow", "layer_picture"]
+__all__ = ["LayerPicture", "LayerRow", "layer_picture", "spec_title"]
 
 _WIDTH = 1040.0
 _ROW = 20.0

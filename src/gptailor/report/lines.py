@@ -13,15 +13,22 @@ from gptailor.trial import Measurement, Scores
 
 __all__ = [
     "Asked",
+    "AskedProposal",
     "Chosen",
+    "EvaluatedModel",
     "Evaluation",
+    "FamilyFacts",
     "Finalist",
+    "GoalFacts",
     "Header",
+    "MeasurementLine",
     "Reference",
     "Repaired",
     "Reported",
     "Resumed",
+    "TaskFacts",
     "Told",
+    "to_scores",
 ]
 
 Seconds = Annotated[FiniteFloat, Field(ge=0)]

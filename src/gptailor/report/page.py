@@ -27,7 +27,7 @@ from gptailor.report.scores import ScoreTable, best_trial, parameters_of, score_
 from gptailor.statistics import Estimate
 from gptailor.yamlfile import dump_yaml, write_atomically
 
-__all__ = ["render", "write_report"]
+__all__ = ["Headline", "render", "write_report"]
 
 _FILE = "report.html"
 _SHOWN_FAILURES = 50

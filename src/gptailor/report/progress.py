@@ -14,7 +14,7 @@ from gptailor.report.run import Run
 from gptailor.report.svg import Scale, path, picture, tag, text, ticks
 from gptailor.report.words import amount, count, decimal, duration
 
-__all__ = ["Panel", "Point", "Progress", "progress"]
+__all__ = ["Panel", "Point", "Progress", "progress", "rung_radius"]
 
 _WIDTH, _HEIGHT = 1040.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 1024.0, 24.0, 282.0

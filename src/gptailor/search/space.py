@@ -17,7 +17,16 @@ from gptailor.params import Range
 from gptailor.registry import unknown
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring, Value
 
-__all__ = ["Counts", "Space", "complexity", "counts", "kept_positions"]
+__all__ = [
+    "Counts",
+    "Space",
+    "complexity",
+    "counts",
+    "kept_positions",
+    "on_step",
+    "random_params",
+    "shares",
+]
 
 _TRIES = 200  # draws before giving up on what `allowed` refuses
 _STEPS = 100  # a parameter's span is cut into so many steps: merged layers recur, and are cached

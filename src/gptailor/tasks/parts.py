@@ -12,7 +12,7 @@ from typing import Any
 from gptailor.errors import TaskError
 from gptailor.tasks.task import nested_order
 
-__all__ = ["Document", "Parts", "divide"]
+__all__ = ["Document", "Parts", "divide", "limited"]
 
 
 @dataclass(frozen=True, slots=True)
