@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from gptailor.family import Family, MemberSource, load_family
 from gptailor.family.skeleton import model_around
 from gptailor.merge import merge_layer
 from gptailor.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import Passage
 
 
@@ -108,3 +110,22 @@ def by_hand() -> Callable[[Family, Tailoring, list[Passage]], list[list[float]]]
         return logprobs_by_hand(build_by_hand(family, tailoring), passages)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def choice_example() -> Callable[[int], ChoiceExample]:
+    """Factory: a question with two to four choices, drawn from its number."""
+
+    def make(number: int) -> ChoiceExample:
+        rng = np.random.default_rng(number)
+
+        def tokens(low: int, high: int) -> tuple[int, ...]:
+            return tuple(int(t) for t in rng.integers(3, 300, rng.integers(low, high)))
+
+        choices = tuple(tokens(1, 6) for _ in range(rng.integers(2, 5)))
+        passage = Passage(tokens(2, 20), choices)
+        places = tuple((0, index) for index in range(len(choices)))
+        lengths = tuple(float(len(choice)) for choice in choices)
+        return ChoiceExample((passage,), places, (0,), lengths, answer_bytes=2 * len(choices[0]))
+
+    return make
