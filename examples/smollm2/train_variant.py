@@ -4,7 +4,7 @@
 
 Every line of the file is ``{"text": "..."}``. The texts are read once, in their order, packed into
 rows of equal length, and the loss is taken over the whole text. With the defaults (150,000 tokens)
-this takes about twenty minutes of one CPU core (8 ms a token on an AMD EPYC). On Linux the C library
+this takes about twenty minutes of one CPU core (8 ms a token on an EPYC). On Linux the C library
 gives large buffers back to the system and asks for them again at every step; these two settings
 make it keep them:
 
