@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -213,6 +213,9 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(name=st.text(max_size=40))
+@example(name="_0_")
+@example(name="a_b_")
+@example(name="__é_")
 def test_any_name_stays_in_its_cell(name: str) -> None:
     row = ScoreRow(name, "acc", 1.0, 0.5)
     card = model_card(dataclasses.replace(FACTS, scores=(row,)))

@@ -23,6 +23,7 @@ Interval = tuple[float, float]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|\\`*[]~$"}
+_EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # within a word it is text
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +304,7 @@ def _clean(text: str) -> str:
 
 def _text(text: str) -> str:
     """Text that Markdown shows as it is, in a table too."""
-    return _clean(text).translate(_ENTITIES)
+    return _EDGE_UNDERSCORE.sub("&#95;", _clean(text).translate(_ENTITIES))
 
 
 def _number(value: float) -> str:
