@@ -6,7 +6,7 @@
 #   make lint         ruff and mypy
 #   make check        lint and test: what CI runs
 #   make docs         build the documentation into site/
-#   make bench        measure the engine
+#   make bench        measure this machine on the demo: tokens, memory, time
 #   make clean        remove what can be made again; .venv goes with `make clean-all`
 
 # the first Python on the path that is new enough; say PYTHON=/path/to/python for another
@@ -66,7 +66,7 @@ docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 bench: $(STAMP)
-	$(PY) benchmarks/engine.py
+	$(PY) -m gptailor check examples/smollm2/tailor.yaml
 
 install: $(STAMP)
 
