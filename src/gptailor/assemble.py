@@ -99,6 +99,7 @@ def open_tasks(config: Config, family: Family) -> dict[str, TaskParts]:
             report_task=task.report_task,
             num_fewshot=task.num_fewshot,
             limit=task.limit,
+            report_limit=task.report_limit,
             member=task.member,
         )
         for task in config.tasks

@@ -130,6 +130,9 @@ class TaskConfig(Frozen):
     limit: Annotated[int | None, Field(gt=0, description="Most search examples that are used.")] = (
         None
     )
+    report_limit: Annotated[
+        int | None, Field(gt=0, description="Most report examples that are used.")
+    ] = None
     member: Annotated[
         str | None, Field(description="With metric divergence: from whose predictions.")
     ] = None

@@ -71,8 +71,16 @@ def test_a_limit_keeps_the_beginning_of_the_search_part() -> None:
     assert short.search == parts.search[:7]
     assert short.report == parts.report
     assert short.notes == ("task 't': the search uses 7 of 25 examples (limit)",)
-    assert limited("t", parts, 25) is parts
-    assert limited("t", parts, None) is parts
+    assert limited("t", parts, 25) == parts
+    assert limited("t", parts, None) == parts
+
+
+def test_a_report_limit_keeps_the_beginning_of_the_report_part() -> None:
+    parts = split(documents(list(range(50))))
+    short = limited("t", parts, None, 3)
+    assert short.search == parts.search
+    assert short.report == parts.report[:3]
+    assert short.notes == (f"task 't': the report uses 3 of {len(parts.report)} examples (limit)",)
 
 
 @pytest.mark.parametrize(

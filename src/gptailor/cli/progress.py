@@ -78,8 +78,8 @@ class ProgressDisplay:
     def _told(self, progress: Progress) -> str:
         told = []
         if progress.best is not None:
-            number, loss = progress.best
-            told.append(f"best #{number} {-100 * loss:+.1f}% against the base")
+            number, loss, n_examples = progress.best
+            told.append(f"best #{number} {-100 * loss:+.1f}% of the base on {n_examples} examples")
         if progress.phase == "search" and progress.examples:
             told.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")
             told.append(_left(progress))

@@ -60,7 +60,8 @@ class Progress:
         n_trials: Trials told so far.
         max_trials: Trials in all.
         elapsed: Seconds of search over all starts.
-        best: Number of the best trial so far, and its loss; None before there is one.
+        best: The best trial so far: its number, its loss, and on how many examples; None before
+            there is one. More examples go before a lower loss.
         examples: Examples scored in this start, over all tasks.
         seconds: Seconds of this start.
         last: The trial that was just told; None at a change of phase.
@@ -70,7 +71,7 @@ class Progress:
     n_trials: int
     max_trials: int
     elapsed: float
-    best: tuple[int, float] | None
+    best: tuple[int, float, int] | None
     examples: int
     seconds: float
     last: Trial | None = None
@@ -102,7 +103,7 @@ class Study:
         self._recorded: dict[int, Trial] = {}
         self._known: dict[Tailoring, Scores] = {}
         self._trials: list[Trial] = []
-        self._best: tuple[int, float] | None = None
+        self._best: tuple[int, float, int] | None = None
         self._examples = 0
         self._started = time.perf_counter()
         self._before = 0.0
@@ -261,7 +262,8 @@ class Study:
             [*([] if self._best is None else [self._recorded[self._best[0]]]), trial]
         )
         if ranked and ranked[0].scores is not None:
-            self._best = (ranked[0].number, self.objective.scalar(ranked[0].scores))
+            scores = ranked[0].scores
+            self._best = (ranked[0].number, self.objective.scalar(scores), scores.n_examples)
         self._tell_progress("search", trial)
 
     def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:

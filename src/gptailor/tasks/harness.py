@@ -197,6 +197,7 @@ def _load(
             seed=seed,
         ),
         request.limit,
+        request.report_limit,
     )
     source = apart or opened
     build = functools.partial(

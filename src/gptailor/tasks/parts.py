@@ -4,7 +4,6 @@ Documents that read the same never stand in two parts. Knows documents only by t
 index and text; so the parts depend on the seed and the data, never on a tokenizer or a model.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,12 +93,26 @@ def divide(
     return parts
 
 
-def limited(name: str, parts: Parts, limit: int | None) -> Parts:
-    """Keep the first `limit` documents of the search part, and say so."""
-    if limit is None or limit >= len(parts.search):
-        return parts
-    note = f"task {name!r}: the search uses {limit} of {len(parts.search)} examples (limit)"
-    return dataclasses.replace(parts, search=parts.search[:limit], notes=(*parts.notes, note))
+def limited(name: str, parts: Parts, limit: int | None, report_limit: int | None = None) -> Parts:
+    """Keep the first documents of the search part and of the report part, and say so.
+
+    Args:
+        name: The task's, for the notes.
+        parts: In nested order, so that the first ones stand for all.
+        limit: At most so many of the search part; None for all.
+        report_limit: At most so many of the report part; None for all.
+    """
+    notes = list(parts.notes)
+    counts = (("search", limit, len(parts.search)), ("report", report_limit, len(parts.report)))
+    for part, wanted, n in counts:
+        if wanted is not None and wanted < n:
+            notes.append(f"task {name!r}: the {part} uses {wanted} of {n} examples (limit)")
+    return Parts(
+        search=parts.search[:limit],
+        choose=parts.choose,
+        report=parts.report[:report_limit],
+        notes=tuple(notes),
+    )
 
 
 def _units(documents: Sequence[Document]) -> list[list[Document]]:

@@ -27,6 +27,7 @@ class TaskRequest:
         limit: At most so many search examples.
         member: The member that a divergence is measured from.
         report_task: A task or group to report on, where it is another; of the same output type.
+        report_limit: At most so many report examples.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TaskRequest:
     limit: int | None = None
     member: str | None = None
     report_task: str | None = None
+    report_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def check_request(request: TaskRequest) -> None:
         raise TaskError(
             f"task {request.name!r}: num_fewshot is {request.num_fewshot}; it must be 0 or more"
         )
-    if request.limit is not None and request.limit < 1:
-        raise TaskError(f"task {request.name!r}: limit is {request.limit}; it must be 1 or more")
+    for key, limit in (("limit", request.limit), ("report_limit", request.report_limit)):
+        if limit is not None and limit < 1:
+            raise TaskError(f"task {request.name!r}: {key} is {limit}; it must be 1 or more")
     if request.metric == "divergence" and request.member is None:
         raise TaskError(f"task {request.name!r}: say from which member the divergence is measured")
