@@ -66,7 +66,7 @@ docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 bench: $(STAMP)
-	$(PY) -m gptailor check examples/smollm2/tailor.yaml
+	$(PY) benchmarks/engine.py --out benchmarks/results
 
 install: $(STAMP)
 

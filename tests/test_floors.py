@@ -35,7 +35,17 @@ FLOORS = (
     {"merge", "family", "tasks", "search", "workers"},
     {"engine", "study"},
     {"baselines", "export", "report"},
-    {"assemble", "cli", "evaluation", "forecast", "provenance", "__main__", "__init__"},
+    {
+        "assemble",
+        "cli",
+        "evaluation",
+        "forecast",
+        "header",
+        "machine",
+        "provenance",
+        "__main__",
+        "__init__",
+    },
 )
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 TOP = len(FLOORS) - 1

@@ -114,3 +114,18 @@ def test_retention_of_nothing_is_not_a_number() -> None:
     assert math.isnan(retention(0.5, 0.0, "acc"))
     assert retention(0.45, 0.9, "acc") == pytest.approx(0.5)
     assert retention(2.0, 1.0, "bits_per_byte") == pytest.approx(0.5)
+
+
+def test_a_base_that_scores_nothing_is_no_unit_to_measure_in() -> None:
+    def told(acc: float, apart: float) -> Scores:
+        return Scores(
+            {
+                "a": {"acc": Measurement("acc", (acc, acc))},
+                "d": {"divergence": Measurement("divergence", (apart, apart))},
+            }
+        )
+
+    goals = (Goal("a", "acc"), Goal("d", "divergence"))
+    objective = Objective(goals, told(1.0, 0.0))
+    assert objective.scalar(told(1.0, 0.5001)) < objective.scalar(told(0.0, 0.5))
+    assert objective.losses(told(1.0, 0.25)).tolist() == [0.0, 0.25]

@@ -4,13 +4,10 @@ Knows every part by its constructor; no part knows the config.
 """
 
 import functools
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,28 +17,29 @@ from gptailor.engine.allocator import keep_freed_pages
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, MemberSource, load_family, tailored_config
+from gptailor.header import check_header, header_of
+from gptailor.machine import device_of, dtype_of
 from gptailor.objective import Goal, Objective
 from gptailor.registry import SEARCHERS, WORKERS
 from gptailor.search.searcher import Searcher
 from gptailor.search.space import Space
 from gptailor.study import Journal, Plan, Progress, Study
+from gptailor.study.journal import RECORD, read_record
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.harness import TaskParts, TaskRequest, load_tasks
+from gptailor.trial import Scores
 
 __all__ = [
-    "DTYPES",
     "Assembly",
     "assemble",
-    "check_header",
     "load_members",
     "max_length_of",
     "open_study",
     "open_tasks",
     "run_folder",
+    "settled",
 ]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval", "peft", "numpy", "safetensors")
 _MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval does
 
 
@@ -79,11 +77,11 @@ def load_members(config: Config) -> Family:
     """Load the family of a config, in the dtype and on the device that it asks for."""
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
-    device = _device(config)
+    device = device_of(config)
     return load_family(
         _source(config.family.base),
         {name: _source(member) for name, member in config.family.variants.items()},
-        dtype=_dtype(config, device),
+        dtype=dtype_of(config, device),
         device=device,
     )
 
@@ -128,9 +126,8 @@ def assemble(config: Config) -> Assembly:
     """
     keep_freed_pages()
     family = load_members(config)
-    n_removed = config.n_removed(family.n_layers)
-    tasks = open_tasks(config, family)
-    engine = Engine(family, device=_device(config), cache_bytes=config.engine.cache_bytes)
+    n_removed, tasks = _fitted(config, family)
+    engine = Engine(family, device=device_of(config), cache_bytes=config.engine.cache_bytes)
     refuse_inexact(engine)
     plan = _plan(config, family, tasks, n_removed)
     evaluator = Evaluator(
@@ -158,63 +155,42 @@ def assemble(config: Config) -> Assembly:
         allowed=_expressible(family),
         givers=_givers(family),
     )
-    return Assembly(config, family, tasks, evaluator, space, plan)
+    assembly = Assembly(config, family, tasks, evaluator, space, plan)
+    assembly.searcher(Objective(plan.goals, Scores()))  # its options' faults are told now
+    return assembly
+
+
+def _fitted(config: Config, family: Family) -> tuple[int, dict[str, TaskParts]]:
+    """Layers to cut, and the tasks; the faults of both are told at once."""
+    faults: list[str] = []
+    n_removed, tasks = 0, {}
+    try:
+        n_removed = config.n_removed(family.n_layers)
+    except UserError as fault:
+        faults += fault.faults
+    try:
+        tasks = open_tasks(config, family)
+    except UserError as fault:
+        faults += fault.faults
+    if faults:
+        raise ConfigError(faults)
+    return n_removed, tasks
 
 
 def open_study(
     assembly: Assembly, journal: Journal, *, on_progress: Callable[[Progress], None]
 ) -> Study:
     """Make the study of an assembly on an open record; a new record gets its header."""
-    header = _header(assembly)
+    pool = WORKERS.get(assembly.config.workers.name)(
+        assembly.evaluator, **assembly.config.workers.options
+    )
+    header = header_of(assembly.config, assembly.family, assembly.tasks, plan=assembly.plan)
     recorded = journal.header()
     if recorded is None:
         journal.append("header", created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **header)
     else:
         check_header(recorded, header, journal.path)
-    pool = WORKERS.get(assembly.config.workers.name)(
-        assembly.evaluator, **assembly.config.workers.options
-    )
     return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
-
-
-def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    """Refuse to go on with a record that was begun with something else.
-
-    What may change between starts: the budget, the workers, and how the engine uses the machine.
-
-    Raises:
-        ConfigError: Every difference, a sentence each.
-    """
-    faults = []
-    before, after = recorded["config"], now["config"]
-    for key in ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed"):
-        if before.get(key) != after.get(key):
-            faults.append(
-                f"{where}: {key} was {before.get(key)} when this record began and is now "
-                f"{after.get(key)}; put it back, or name a new folder with --out"
-            )
-    for what in ("family", "tasks"):
-        old, new = _digests(recorded, what), _digests(now, what)
-        changed = [name for name in new if name in old and old[name] != new[name]]
-        noun = "weights of member" if what == "family" else "examples of task"
-        faults += [
-            f"{where}: the {noun} {name!r} changed since this record began; put them back, or "
-            "name a new folder with --out"
-            for name in changed
-        ]
-    if list(recorded["rungs"]) != list(now["rungs"]):
-        faults.append(
-            f"{where}: budget.n_examples gave {recorded['rungs']} examples when this record began "
-            f"and now gives {now['rungs']}; put it back, or name a new folder with --out"
-        )
-    if faults:
-        raise ConfigError(faults)
-
-
-def _digests(header: Mapping[str, Any], what: str) -> dict[str, str]:
-    if what == "family":
-        return dict(header["family"]["digests"])
-    return {name: facts["digest"] for name, facts in header["tasks"].items()}
 
 
 def _source(member: MemberConfig) -> MemberSource:
@@ -223,30 +199,15 @@ def _source(member: MemberConfig) -> MemberSource:
     )
 
 
-def _device(config: Config) -> str:
-    if config.engine.device != "auto":
-        return config.engine.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _dtype(config: Config, device: str) -> torch.dtype:
-    """The dtype asked for; `auto` is bfloat16 on a GPU, and on a CPU the faster of the two."""
-    if config.family.dtype != "auto":
-        return DTYPES[config.family.dtype]
-    if device != "cpu":
-        return torch.bfloat16
-    return torch.bfloat16 if _seconds(torch.bfloat16) < _seconds(torch.float32) else torch.float32
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    """Best of a few times of a product of the size of a small layer's."""
-    left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        times.append(time.perf_counter() - started)
-    return min(times)
+def settled(config: Config, folder: Path) -> Config:
+    """Replace ``dtype: auto`` by what the record in a folder was begun with, if there is one."""
+    if config.family.dtype != "auto" or not (folder / RECORD).exists():
+        return config
+    entries = read_record(folder / RECORD)
+    if not entries:
+        return config
+    dtype = entries[0]["config"]["family"]["dtype"]
+    return config.model_copy(update={"family": config.family.model_copy(update={"dtype": dtype})})
 
 
 def _plan(config: Config, family: Family, tasks: Mapping[str, TaskParts], n_removed: int) -> Plan:
@@ -300,64 +261,3 @@ def _givers(family: Family) -> tuple[str, ...]:
         return False
 
     return tuple(member for member in family.members if member != "base" and differs(member))
-
-
-def _header(assembly: Assembly) -> dict[str, Any]:
-    """What a record says before its first trial: enough to understand and to repeat it."""
-    family, plan = assembly.family, assembly.plan
-    config = assembly.config.model_dump(mode="json")
-    config["family"]["dtype"] = str(family.dtype).removeprefix("torch.")
-    return {
-        "format": "gptailor-record/1",
-        "config": config,
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "machine": {
-            "cpu": _cpu(),
-            "threads": torch.get_num_threads(),
-            "device": _device(assembly.config),
-            "dtype": config["family"]["dtype"],
-            "python": platform.python_version(),
-        },
-        "seed": assembly.config.seed,
-        "family": {
-            "members": list(family.members),
-            "sources": dict(family.sources),
-            "n_layers": family.n_layers,
-            "parameters": family.parameters,
-            "layer_parameters": list(family.layer_parameters),
-            "nbytes": family.nbytes,
-            "notes": list(family.notes),
-            "digests": dict(family.digests),
-        },
-        "remove": plan.n_removed,
-        "goals": [
-            {
-                "task": goal.task,
-                "metric": goal.metric,
-                "weight": goal.weight,
-                "proxy": goal.measured(proxy=True),
-            }
-            for goal in plan.goals
-        ],
-        "rungs": list(plan.rungs),
-        "tasks": {
-            name: {
-                "search": parts.search.n_examples,
-                "choose": parts.choose.n_examples,
-                "report": parts.report.n_examples,
-                "notes": list(parts.notes),
-                "digest": f"{parts.search.digest}-{parts.choose.digest}-{parts.report.digest}",
-            }
-            for name, parts in assembly.tasks.items()
-        },
-    }
-
-
-def _cpu() -> str:
-    """The processor's name, as well as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

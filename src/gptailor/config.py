@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 
+_TAKEN = {BASE: "the base's name", "result": "what the finished model is called"}
+
+
 class Frozen(BaseModel):
     """Base of every section: immutable, no unknown keys, numbers never read from strings."""
 
@@ -100,8 +103,8 @@ class FamilyConfig(Frozen):
         if not isinstance(value, Mapping):
             return value
         for name in value:
-            if name == BASE:
-                raise ValueError(f"a variant can't be called {BASE!r}; that is the base's name")
+            if name in _TAKEN:
+                raise ValueError(f"a variant can't be called {name!r}; that is {_TAKEN[name]}")
             try:
                 Source(str(name))
             except TailoringError as fault:

@@ -6,6 +6,7 @@ searched takes part. Knows the record's format of an evaluation; knows nothing o
 
 import importlib.metadata
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, 
                     "value": ours.value,
                     "interval": [own.low, own.high],
                     "retention": None if kept is None else kept.value,
-                    "retention_interval": None if kept is None else [kept.low, kept.high],
+                    "retention_interval": None if kept is None else _finite(kept.low, kept.high),
                 }
             )
         mean = average_retention(pairs, n_resamples=_RESAMPLES) if pairs else None
@@ -163,11 +164,16 @@ def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, 
                 "model": model.name,
                 "task": None,
                 "retention": mean.value,
-                "retention_interval": [mean.low, mean.high],
+                "retention_interval": _finite(mean.low, mean.high),
                 "parameters": model.parameters,
             }
         )
     return rows
+
+
+def _finite(*ends: float) -> list[float | None]:
+    """The ends of an interval; an end without a limit is None, as JSON has no infinity."""
+    return [end if math.isfinite(end) else None for end in ends]
 
 
 def _parameters(model: Path, family: Family) -> int:

@@ -21,6 +21,7 @@ __all__ = ["Goal", "Objective", "retention"]
 
 Floats = NDArray[np.float64]
 _TINY = 1e-9
+_NOTHING = 1e-4  # a base's divergence from itself is this small, and no unit to measure in
 _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
 
 
@@ -99,7 +100,9 @@ class Objective:
         return self._sign(metric) * (value - reference) / self._unit(goal, metric)
 
     def _unit(self, goal: Goal, metric: str) -> float:
-        return max(abs(self.reference.value(goal.task, metric)), _TINY)
+        """What a loss is a share of: the base's score; 1 where the base's is 0."""
+        reference = abs(self.reference.value(goal.task, metric))
+        return reference if reference > _NOTHING else 1.0
 
     @staticmethod
     def _sign(metric: str) -> float:

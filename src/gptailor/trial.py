@@ -68,6 +68,12 @@ class Scores:
             (len(m.values) for metrics in self.tasks.values() for m in metrics.values()), default=0
         )
 
+    @property
+    def total_examples(self) -> int:
+        """Examples of all tasks together."""
+        counts = ({len(m.values) for m in metrics.values()} for metrics in self.tasks.values())
+        return sum(max(count, default=0) for count in counts)
+
     def to_plain(self) -> dict[str, Any]:
         """The JSON form."""
         return {

@@ -155,7 +155,18 @@ def dump_yaml(data: Any) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place, then rename: the old or the new, never half."""
+    """Write a text file beside its place, then rename: the old or the new, never half.
+
+    Raises:
+        UserError: The file can't be written; nothing of it is left.
+    """
+    try:
+        _write_beside(path, text)
+    except OSError as fault:
+        raise UserError(f"{path}: can't be written: {fault.strerror}") from None
+
+
+def _write_beside(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +72,23 @@ def test_a_search_killed_at_any_moment_goes_on_to_the_same_end(job: Job, tmp_pat
         _kill_when(record, wanted, killed, tmp_path)
     assert gptailor("search", killed, cwd=tmp_path).returncode == 0
     assert _facts(killed) == _facts(undisturbed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(job: Job, tmp_path: Path) -> None:
+    config = job(budget={"max_trials": 400, "n_examples": [4, 24]})
+    record = config.parent / "runs" / "tailor" / "record.jsonl"
+    command = [sys.executable, "-m", "gptailor", "search", str(config)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=ENV, stderr=pipe, text=True) as process:
+        while process.poll() is None:
+            if record.exists() and b'"kind":"trial"' in record.read_bytes():
+                process.send_signal(signal.SIGINT)
+                break
+        _, told = process.communicate()
+    assert process.returncode == 130
+    assert "run the same command to go on" in told
+    assert "Traceback" not in told
 
 
 def _kill_when(record: Path, size: int, config: Path, cwd: Path) -> None:

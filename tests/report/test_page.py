@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.errors import RecordError
+from gptailor.errors import RecordError, UserError
 from gptailor.metrics import aggregate
 from gptailor.objective import retention
 from gptailor.report import read_run, write_report
@@ -237,10 +237,10 @@ def test_a_report_goes_where_it_is_asked_to_and_replaces_the_old(
 
 def test_a_place_that_cannot_be_written_is_told(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run(n_trials=3)
-    with pytest.raises(RecordError, match="is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         write_report(folder, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(RecordError, match="can't be written"):
+    with pytest.raises(UserError, match="can't be written"):
         write_report(folder, tmp_path / "file" / "report.html")
 
 

@@ -1,6 +1,8 @@
 """Killed and resumed equals never killed; failures are facts, not scores."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,7 @@ def test_a_study_whose_trials_all_fail_stops_and_says_why(
 def test_a_base_that_cannot_be_scored_stops_the_study(
     run_study: Callable[..., Any], formula: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecordError, match="'base' can't be scored: non-finite"):
+    with pytest.raises(RecordError, match="base can't be scored: non-finite"):
         run_study(tmp_path, formula(lambda job: "non-finite"))
 
 
@@ -122,6 +124,56 @@ def test_a_study_out_of_time_says_so_and_goes_on_with_the_same_record(
     study, _ = run_study(tmp_path, formula())
     assert len(study.trials) == 30
     assert len(facts(tmp_path)) > before
+
+
+def test_a_finalist_that_fails_on_the_choose_part_is_not_chosen(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    _, best = run_study(tmp_path / "first", formula())
+    entries = facts(tmp_path / "first")
+    asked = {p["number"]: p for e in entries if e["kind"] == "asked" for p in e["proposals"]}
+
+    def fails(job: Job) -> str | None:
+        winner = job.tailoring.to_plain() == asked[best]["tailoring"]
+        return "non-finite" if job.part == "choose" and winner else None
+
+    _, number = run_study(tmp_path / "second", formula(fails))
+    assert number != best
+    failed = [e for e in facts(tmp_path / "second") if e["kind"] == "finalist" and "failure" in e]
+    assert [entry["number"] for entry in failed] == [best]
+
+
+def test_a_torn_header_is_taken_off_and_the_record_begins_anew(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "record.jsonl").write_bytes(b'{"kind":"header","format":"gptailor-rec')
+    run_study(tmp_path, formula())
+    again = formula()
+    run_study(tmp_path, again)
+    assert again.jobs == []
+
+
+def test_a_full_disk_stops_the_study_with_a_sentence_and_leaves_whole_lines(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from gptailor.errors import RecordError; from gptailor.study import Journal\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try:\n"
+        "    with Journal(Path(sys.argv[1])) as journal:\n"
+        "        journal.append('header', format='gptailor-record/1')\n"
+        "        while True: journal.append('note', text='x' * 300)\n"
+        "except RecordError as fault: print(fault)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "what was recorded is safe" in done.stdout
+    lines = (tmp_path / "record.jsonl").read_bytes().split(b"\n")
+    assert lines[-1] == b""
+    assert all(json.loads(line) for line in lines[:-1])
 
 
 def test_a_record_of_another_search_is_refused(

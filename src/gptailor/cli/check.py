@@ -30,7 +30,7 @@ def command(
         typer.echo(json.dumps(dataclasses.asdict(expected)))
         return
     for note in family.notes:
-        screen.print(f"note: {note}", markup=False)
+        screen.print(f"note: {note}")
     screen.print(
         f"family:   {', '.join(family.members)}; {plan.n_layers} layers, "
         f"{family.parameters / 1e6:,.1f} M parameters, {str(family.dtype).removeprefix('torch.')}"
@@ -42,9 +42,9 @@ def command(
     for name, parts in assembly.tasks.items():
         counts = (parts.search.n_examples, parts.choose.n_examples, parts.report.n_examples)
         told = "search on {}, choose on {}, report on {} examples".format(*counts)
-        screen.print(f"task:     {name}: {told}", markup=False)
+        screen.print(f"task:     {name}: {told}")
         for note in parts.notes:
-            screen.print(f"          {note}", markup=False)
+            screen.print(f"          {note}")
     screen.print(f"rungs:    {', '.join(map(str, plan.rungs))} examples of each task")
     screen.print(
         f"search:   {loaded.search.name}, {expected.n_trials} trials of about "

@@ -1,9 +1,11 @@
 """What the verbs share: the screen, and how a run, its config and its journal are found."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from gptailor.config import Config
@@ -11,8 +13,8 @@ from gptailor.errors import RecordError
 
 __all__ = ["config_of", "errors", "header_of", "screen"]
 
-screen = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+screen = Console(highlight=False, markup=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def header_of(run: Path) -> Mapping[str, Any]:
@@ -31,10 +33,9 @@ def header_of(run: Path) -> Mapping[str, Any]:
 
 def config_of(run: Path) -> Config:
     """The config that a run was begun with, every default filled in."""
-    return Config.model_validate_json(_json(header_of(run)["config"]))
-
-
-def _json(plain: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(plain)
+    try:
+        return Config.model_validate_json(json.dumps(header_of(run)["config"]))
+    except (ValidationError, KeyError):
+        raise RecordError(
+            f"{run}: its config is not one of this version; use the version that searched"
+        ) from None

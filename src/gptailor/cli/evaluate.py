@@ -36,6 +36,7 @@ def command(
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: has no config.json; name a folder that `export` made")
     loaded = config_of(run) if run is not None else load_config(config or Path())
+    tailoring = None if run is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
@@ -49,10 +50,10 @@ def command(
     )
     goals = [Goal(name, task.metric) for name, task in zip(tasks, loaded.tasks, strict=True)]
     rows = table(models, goals)
-    if run is not None:
-        save_evaluation(run, models, Tailoring.load(model / "tailoring.yaml"))
+    if run is not None and tailoring is not None:
+        save_evaluation(run, models, tailoring)
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps(rows, allow_nan=False))
         return
     screen.print(_drawn(rows))
     screen.print(
@@ -75,8 +76,10 @@ def _drawn(rows: list[dict[str, Any]]) -> Table:
 def _cell(row: dict[str, Any]) -> str:
     kept = "the base scored 0"
     if row["retention"] is not None:
-        low, high = row["retention_interval"]
-        kept = f"{row['retention']:.1%} ({low:.1%} to {high:.1%})"
+        low, high = (
+            "no limit" if end is None else f"{end:.1%}" for end in row["retention_interval"]
+        )
+        kept = f"{row['retention']:.1%} ({low} to {high})"
     if row["task"] is None:
         return kept
     low, high = row["interval"]

@@ -27,8 +27,9 @@ def command(
     overwrite: Annotated[bool, typer.Option(help="Replace a folder that is not ours.")] = False,
 ) -> None:
     """Write the best model as a stock checkpoint that any tool loads."""
-    from gptailor.assemble import DTYPES, load_members
+    from gptailor.assemble import load_members
     from gptailor.export import card_facts, export_checkpoint, model_card
+    from gptailor.machine import DTYPES
     from gptailor.provenance import Provenance, find_provenance
 
     if dtype is not None and dtype not in DTYPES:

@@ -19,8 +19,5 @@ def command(
     if path.exists():
         raise ConfigError(f"{path}: exists already; name another file, or remove it first")
     text = resources.files("gptailor.cli").joinpath("tailor.yaml").read_text(encoding="utf-8")
-    try:
-        write_atomically(path, text)
-    except OSError as fault:
-        raise ConfigError(f"{path}: can't be written: {fault.strerror}") from None
+    write_atomically(path, text)
     typer.echo(f"{path}: edit it, then run: gptailor check {path}")

@@ -92,4 +92,6 @@ def _left(progress: Progress) -> str:
         return ""
     rest = progress.max_trials - progress.n_trials
     seconds = rest * progress.elapsed / progress.n_trials
+    if progress.timeout_s is not None:
+        seconds = min(seconds, max(0.0, progress.timeout_s - progress.elapsed))
     return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"

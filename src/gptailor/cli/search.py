@@ -8,6 +8,7 @@ import typer
 
 from gptailor.cli.console import errors, screen
 from gptailor.cli.progress import ProgressDisplay
+from gptailor.trial import Trial
 
 __all__ = ["command"]
 
@@ -20,31 +21,18 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the best smaller model; the same command goes on after a stop or a kill."""
-    from gptailor.assemble import assemble, open_study, run_folder
-    from gptailor.config import load_config
-    from gptailor.study import Journal
-    from gptailor.study.results import write_results
+    from gptailor.assemble import run_folder
 
-    loaded = load_config(config)
     folder = out or run_folder(config)
-    with Journal(folder) as journal:
-        errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-        assembly = assemble(loaded)
-        for note in (*assembly.family.notes, *_task_notes(assembly)):
-            errors.print(f"note: {note}", style="dim", markup=False)
-        with ProgressDisplay(errors) as display:
-            study = open_study(assembly, journal, on_progress=display.show)
-            try:
-                chosen = study.run()
-            except KeyboardInterrupt:
-                errors.print("stopped; what was scored is recorded: run the same command to go on")
-                raise typer.Exit(130) from None
-        write_results(folder, chosen, study.front(), study.objective)
-        entry = list(journal.of("chosen"))[-1]
+    try:
+        chosen, entry, n_layers = _run(config, folder)
+    except KeyboardInterrupt:
+        errors.print("stopped; what was scored is recorded: run the same command to go on")
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(_result(folder, chosen, entry)))
         return
-    kept, n_layers = len(chosen.tailoring.layers), assembly.family.n_layers
+    kept = len(chosen.tailoring.layers)
     screen.print(
         f"{entry['n_tried']} candidates tried in {entry['n_trials']} trials; trial {chosen.number} "
         f"is the best: {kept} of {n_layers} layers"
@@ -54,11 +42,27 @@ def command(
     screen.print(f"next:          gptailor export {folder} -o DIR")
 
 
-def _task_notes(assembly: Any) -> list[str]:
-    return [note for parts in assembly.tasks.values() for note in parts.notes]
+def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, Any], int]:
+    """The chosen trial, what the record says of the choice, and the members' layers."""
+    from gptailor.assemble import assemble, open_study, settled
+    from gptailor.config import load_config
+    from gptailor.study import Journal
+    from gptailor.study.results import write_results
+
+    loaded = settled(load_config(config), folder)
+    errors.print(f"loading the family and the tasks of {config} ...", style="dim")
+    assembly = assemble(loaded)
+    task_notes = [note for parts in assembly.tasks.values() for note in parts.notes]
+    for note in (*assembly.family.notes, *task_notes):
+        errors.print(f"note: {note}", style="dim")
+    with Journal(folder) as journal, ProgressDisplay(errors) as display:
+        study = open_study(assembly, journal, on_progress=display.show)
+        chosen = study.run()
+        write_results(folder, chosen, study.front(), study.objective)
+        return chosen, list(journal.of("chosen"))[-1], assembly.family.n_layers
 
 
-def _result(folder: Path, chosen: Any, entry: dict[str, Any]) -> dict[str, Any]:
+def _result(folder: Path, chosen: Trial, entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": str(folder),
         "number": chosen.number,

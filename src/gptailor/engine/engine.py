@@ -120,11 +120,22 @@ class Engine:
     def teach(self, tailoring: Tailoring, batches: Sequence[Batch]) -> list[Teacher]:
         """What a model predicts at every target, in the compact form that divergences need."""
         taught = []
+        step = self._head_rows()
         for batch in batches:
-            hidden = self._forward(tailoring, batch)
-            logits = self._skeleton.logits(tailoring, hidden)
-            taught.append(compact(logits[batch.target_place]))
+            hidden = self._forward(tailoring, batch)[batch.target_place.to(self.device)]
+            taught.append(
+                Teacher.joined(
+                    [
+                        compact(self._skeleton.logits(tailoring, hidden[low : low + step]))
+                        for low in range(0, len(hidden), step)
+                    ]
+                )
+            )
         return taught
+
+    def _head_rows(self) -> int:
+        """How many positions' logits are made at a time."""
+        return max(1, _HEAD_BYTES // (4 * int(self.family.config.vocab_size)))
 
     def _forward(self, tailoring: Tailoring, batch: Batch) -> Tensor:
         """The hidden states after the last layer where something is predicted, (G, H)."""
@@ -157,15 +168,8 @@ class Engine:
         start: int,
     ) -> None:
         """Run a block; with too little memory, batch by batch, then in halves of a batch."""
-        try:
-            walk = _Walk(self, tailorings, block, teachers)
-            for root in prefix_trie(tailorings):
-                walk.begin(root)
-        except (RuntimeError, MemoryError) as fault:
-            if not _out_of_memory(fault):
-                raise
-            logger.warning("out of memory on %d batches; trying smaller ones", len(block))
-        else:
+        walk = self._walked(tailorings, block, teachers)
+        if walk is not None:
             for index, run in enumerate(runs):
                 run.add(start, walk.found[index], walk.layer_tokens[index], walk.failures[index])
             return
@@ -175,6 +179,24 @@ class Engine:
                 self._run_block(tailorings, runs, [batch], taught, start + place)
             return
         self._run_apart(tailorings, runs, block[0], teachers, start)
+
+    def _walked(
+        self,
+        tailorings: Sequence[Tailoring],
+        block: list[Batch],
+        teachers: Sequence[Teacher] | None,
+    ) -> "_Walk | None":
+        """Walk a block; None where memory did not suffice, with nothing of it kept."""
+        try:
+            walk = _Walk(self, tailorings, block, teachers)
+            for root in prefix_trie(tailorings):
+                walk.begin(root)
+        except (RuntimeError, MemoryError) as fault:
+            if not _out_of_memory(fault):
+                raise
+            logger.warning("out of memory on %d batches; trying smaller ones", len(block))
+            return None
+        return walk
 
     def _run_apart(
         self,
@@ -209,8 +231,7 @@ class Engine:
         self, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
     ) -> Targets:
         """Turn gathered hidden states, (G, H), into what is wanted at the batch's targets."""
-        vocabulary = self.family.config.vocab_size
-        step = max(1, _HEAD_BYTES // (4 * vocabulary))
+        step = self._head_rows()
         places, tokens = batch.target_place.to(self.device), batch.target_token.to(self.device)
         logprob = torch.empty(len(places), dtype=torch.float32, device=self.device)
         greedy = torch.empty(len(places), dtype=torch.bool, device=self.device)

@@ -163,7 +163,8 @@ class Finalist(_Line):
 
     number: NonNegativeInt | None = None
     member: str | None = None
-    scores: ScoresLine
+    scores: ScoresLine | None = None
+    failure: str | None = None
 
 
 class Chosen(_Line):

@@ -44,17 +44,14 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         The file written: the old one or the new, never half of one.
 
     Raises:
-        RecordError: The record can't be used, or the file can't be written.
+        UserError: The record can't be used, or the file can't be written.
     """
     run = read_run(run_folder)
     path = run_folder / _FILE if out is None else out
     if path.is_dir():
         raise RecordError(f"{path}: is a folder; name the HTML file to write")
     page = render(run)
-    try:
-        write_atomically(path, page)
-    except OSError as fault:
-        raise RecordError(f"{path}: can't be written: {fault.strerror}") from None
+    write_atomically(path, page)
     return path
 
 

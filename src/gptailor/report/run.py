@@ -304,6 +304,8 @@ class _Reader:
 
     def _take_finalist(self, where: str, plain: dict[str, Any]) -> None:
         line = _parsed(Finalist, plain, where)
+        if line.scores is None:
+            return  # it failed on the choose part, and was not compared
         scores = self._wanted(to_scores(line.scores), where)
         if line.number is not None:
             if line.number not in self._trials:

@@ -5,6 +5,7 @@ taken off at the next start, and that is recorded too. One process at a time may
 nothing of what the lines mean.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -39,7 +40,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
-            self._file = self.path.open("a+b")
+            self._file = self.path.open("a+b", buffering=0)
         except OSError as fault:
             raise RecordError(f"{folder}: can't be written: {fault.strerror}") from None
         self.entries: list[dict[str, Any]] = []
@@ -49,7 +50,8 @@ class Journal:
             if dropped:
                 self._file.truncate(end)
                 logger.warning("%s: took off a torn last line of %d bytes", self.path, dropped)
-                self.append("repaired", dropped_bytes=dropped)
+                if self.entries:  # a torn header leaves an empty record: it begins anew
+                    self.append("repaired", dropped_bytes=dropped)
         except BaseException:
             self.close()
             raise
@@ -69,11 +71,13 @@ class Journal:
         entry = {"kind": kind, **fields}
         line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         end = self._file.seek(0, os.SEEK_END)
+        plain = line.encode() + b"\n"
         try:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
+            if self._file.write(plain) != len(plain):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as fault:
+            self._file.truncate(end)
             raise RecordError(
                 f"{self.path}: can't be written ({fault.strerror}) after {end:,} bytes; what was "
                 "recorded is safe: make room and run the same command again"

@@ -7,74 +7,21 @@ models, tasks or where evaluations run.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gptailor.errors import RecordError
-from gptailor.objective import Goal, Objective
+from gptailor.objective import Objective
 from gptailor.search.searcher import Searcher
 from gptailor.study.journal import Journal
+from gptailor.study.plan import Plan, Progress
 from gptailor.study.results import front_of
 from gptailor.study.stopping import out_of_time, refuse_hopeless
 from gptailor.tailoring import BASE, Tailoring
 from gptailor.trial import Evaluation, Job, Proposal, Scores, Trial
 from gptailor.workers import WorkerPool
 
-__all__ = ["Plan", "Progress", "Study"]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a study is to do.
-
-    Args:
-        goals: One a task.
-        members: The base and the variants, whose whole models are scored for comparison.
-        n_layers: Layers of each member.
-        n_removed: Layers to cut; only candidates with just so many cut can be chosen.
-        rungs: Numbers of examples at which candidates are compared, rising.
-        sizes: Part to the most examples that any task has there.
-        max_trials: Evaluations in all.
-        timeout_s: Wall-clock seconds of search over all starts; None for no limit.
-        finalists: How many candidates are compared on the choose part.
-    """
-
-    goals: tuple[Goal, ...]
-    members: tuple[str, ...]
-    n_layers: int
-    n_removed: int
-    rungs: tuple[int, ...]
-    sizes: Mapping[str, int]
-    max_trials: int
-    timeout_s: float | None = None
-    finalists: int = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a study is, for whoever shows it.
-
-    Args:
-        phase: ``references``, ``search``, ``choose``, ``report`` or ``done``.
-        n_trials: Trials told so far.
-        max_trials: Trials in all.
-        elapsed: Seconds of search over all starts.
-        best: The best trial so far: its number, its loss, and on how many examples; None before
-            there is one. More examples go before a lower loss.
-        examples: Examples scored in this start, over all tasks.
-        seconds: Seconds of this start.
-        last: The trial that was just told; None at a change of phase.
-    """
-
-    phase: str
-    n_trials: int
-    max_trials: int
-    elapsed: float
-    best: tuple[int, float, int] | None
-    examples: int
-    seconds: float
-    last: Trial | None = None
+__all__ = ["Study"]
 
 
 class Study:
@@ -170,23 +117,48 @@ class Study:
 
     def _references(self) -> dict[str, Scores]:
         """Scores of every whole member on all the search examples."""
-        known = {
-            str(entry["member"]): Scores.from_plain(entry["scores"])
-            for entry in self._journal.of("reference")
-        }
-        missing = [member for member in self._plan.members if member not in known]
-        jobs = [self._whole(member, "search", self._plan.rungs[-1]) for member in missing]
-        for member, done in zip(missing, self._evaluate(jobs), strict=True):
-            scores = _scores_of(done, f"the member {member!r}")
-            seconds = round(done.seconds, 4)
-            self._journal.append(
-                "reference", member=member, scores=scores.to_plain(), seconds=seconds
-            )
-            known[member] = scores
-        return known
+        n_examples = self._plan.rungs[-1]
+        wanted = [
+            ({"member": member}, self._whole(member, "search", n_examples))
+            for member in self._plan.members
+        ]
+        return dict(zip(self._plan.members, self._scored("reference", wanted), strict=True))
+
+    def _scored(self, kind: str, wanted: Sequence[tuple[dict[str, Any], Job]]) -> list[Scores]:
+        """Scores that must be had: from the record, or measured now and recorded.
+
+        Args:
+            kind: Of the entries.
+            wanted: What names each in the record, and what is to be evaluated.
+
+        Raises:
+            RecordError: One of them can't be scored.
+        """
+        scores = []
+        for (fields, _), entry in zip(wanted, self._measured(kind, wanted), strict=True):
+            if "failure" in entry:
+                told = " ".join(str(value) for value in fields.values())
+                raise RecordError(f"{told} can't be scored: {entry['failure']}")
+            scores.append(Scores.from_plain(entry["scores"]))
+        return scores
+
+    def _measured(
+        self, kind: str, wanted: Sequence[tuple[dict[str, Any], Job]]
+    ) -> list[dict[str, Any]]:
+        """The entries of one kind, each with scores or a failure; what fails is tried anew."""
+        known = {_name(entry): entry for entry in self._journal.of(kind) if "scores" in entry}
+        missing = [(fields, job) for fields, job in wanted if _name(fields) not in known]
+        done = self._evaluate([job for _, job in missing])
+        for (fields, _), evaluation in zip(missing, done, strict=True):
+            told: dict[str, Any] = {"failure": evaluation.failure}
+            if evaluation.scores is not None:
+                told = {"scores": evaluation.scores.to_plain()}
+            seconds = round(evaluation.seconds, 4)
+            known[_name(fields)] = self._journal.append(kind, **fields, **told, seconds=seconds)
+        return [known[_name(fields)] for fields, _ in wanted]
 
     def _search(self, searcher: Searcher) -> None:
-        self._started = time.perf_counter()
+        self._started, self._examples = time.perf_counter(), 0
         while True:
             if self._trials and self._stops():
                 return
@@ -291,23 +263,33 @@ class Study:
         if not finalists:
             raise RecordError(
                 f"no candidate with {self._plan.n_removed} layers cut was scored; raise "
-                "budget.max_trials or budget.timeout_s and run the same command again"
+                "budget.timeout_s and run the same command again, or raise budget.max_trials and "
+                "name a new folder"
             )
         best = list(finalists.values())[: self._plan.finalists]
-        scores = self._finalist_scores(best)
-        objective = Objective(self._plan.goals, scores[BASE])
-        losses = [
-            (
-                objective.scalar(scores[str(trial.number)]),
-                objective.scalar(scores[str(trial.number)], proxy=True),
-                trial.number,
-            )
-            for trial in best
+        n_examples = self._plan.sizes["choose"]
+        whole = self._whole(BASE, "choose", n_examples)
+        (reference,) = self._scored("finalist", [({"member": BASE}, whole)])
+        objective = Objective(self._plan.goals, reference)
+        entries = self._measured(
+            "finalist",
+            [({"number": t.number}, Job(t.tailoring, n_examples, "choose")) for t in best],
+        )
+        compared = [
+            (int(entry["number"]), Scores.from_plain(entry["scores"]))
+            for entry in entries
+            if "scores" in entry
         ]
-        number = min(losses)[2]
-        before = [entry["number"] for entry in self._journal.of("chosen")]
-        if before[-1:] != [number]:
-            reason = f"lowest loss of {len(best)} finalists on examples the search did not see"
+        if not compared:
+            raise RecordError("every finalist failed on the choose part; see the record for why")
+        number = min(
+            (objective.scalar(told), objective.scalar(told, proxy=True), number)
+            for number, told in compared
+        )[2]
+        facts = (number, self._n_tried(), len(self._trials))
+        told = [(e["number"], e["n_tried"], e["n_trials"]) for e in self._journal.of("chosen")]
+        if told[-1:] != [facts]:
+            reason = f"lowest loss of {len(compared)} finalists on examples the search did not see"
             self._journal.append(
                 "chosen",
                 number=number,
@@ -321,54 +303,28 @@ class Study:
         """Distinct candidates that were scored."""
         return len({trial.tailoring for trial in self._trials if trial.complete})
 
-    def _finalist_scores(self, best: Sequence[Trial]) -> dict[str, Scores]:
-        """By trial number, and the base's: scores on the choose part."""
-        known = {
-            str(entry.get("member", entry.get("number"))): Scores.from_plain(entry["scores"])
-            for entry in self._journal.of("finalist")
-        }
-        n_examples = self._plan.sizes["choose"]
-        wanted: dict[str, tuple[dict[str, Any], Job]] = {
-            BASE: ({"member": BASE}, self._whole(BASE, "choose", n_examples))
-        }
-        for trial in best:
-            job = Job(trial.tailoring, n_examples, "choose")
-            wanted[str(trial.number)] = ({"number": trial.number}, job)
-        missing = [key for key in wanted if key not in known]
-        done = self._evaluate([wanted[key][1] for key in missing])
-        for key, evaluation in zip(missing, done, strict=True):
-            scores = _scores_of(evaluation, f"finalist {key}")
-            self._journal.append("finalist", **wanted[key][0], scores=scores.to_plain())
-            known[key] = scores
-        return known
-
     def _report(self, chosen: Trial) -> None:
         """Score members and result on the part that nothing else has seen."""
-        known = {(entry["name"], entry.get("number")) for entry in self._journal.of("reported")}
         n_examples = self._plan.sizes["report"]
-        wanted: dict[tuple[str, int | None], Job] = {
-            (member, None): self._whole(member, "report", n_examples)
+        wanted: list[tuple[dict[str, Any], Job]] = [
+            ({"name": member}, self._whole(member, "report", n_examples))
             for member in self._plan.members
-        }
-        wanted["result", chosen.number] = Job(chosen.tailoring, n_examples, "report")
-        missing = [key for key in wanted if key not in known]
-        done = self._evaluate([wanted[key] for key in missing])
-        for (name, number), evaluation in zip(missing, done, strict=True):
-            scores = _scores_of(evaluation, name).to_plain()
-            where = {} if number is None else {"number": number}
-            self._journal.append("reported", name=name, **where, scores=scores)
+        ]
+        job = Job(chosen.tailoring, n_examples, "report")
+        self._scored("reported", [*wanted, ({"name": "result", "number": chosen.number}, job)])
 
     def _whole(self, member: str, part: str, n_examples: int) -> Job:
         return Job(Tailoring.whole(member, self._plan.n_layers), n_examples, part)
 
-    def _evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
+    def _evaluate(self, jobs: Sequence[Job]) -> Iterator[Evaluation]:
+        """Hand jobs to the pool and its evaluations on, one by one, as they come."""
         if not jobs:
-            return []
-        done = self._pool.evaluate(jobs)
-        for job in jobs:
-            known = 0 if job.known is None else job.known.n_examples
-            self._examples += (job.n_examples - known) * len(self._plan.goals)
-        return done
+            return
+        for job, done in zip(jobs, self._pool.evaluate(jobs), strict=True):
+            if done.scores is not None:
+                known = 0 if job.known is None else job.known.total_examples
+                self._examples += done.scores.total_examples - known
+            yield done
 
     def _tell_progress(self, phase: str, last: Trial | None = None) -> None:
         now = time.perf_counter() - self._started
@@ -383,11 +339,11 @@ class Study:
                 examples=self._examples,
                 seconds=now,
                 last=last,
+                timeout_s=self._plan.timeout_s,
             )
         )
 
 
-def _scores_of(evaluation: Evaluation, what: str) -> Scores:
-    if evaluation.scores is None:
-        raise RecordError(f"{what} can't be scored: {evaluation.failure}")
-    return evaluation.scores
+def _name(entry: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """What tells the entries of one kind apart."""
+    return tuple((key, entry[key]) for key in ("member", "number", "name") if key in entry)

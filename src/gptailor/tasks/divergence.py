@@ -5,6 +5,7 @@ the log of all the rest's mass as one bucket. What that leaves out only makes th
 (merging outcomes never raises it). Knows nothing of tasks or models; float32 throughout.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,15 @@ class Teacher:
     def __getitem__(self, positions: Tensor | slice) -> "Teacher":
         """The compact form of some of the positions."""
         return Teacher(self.logprobs[positions], self.tokens[positions], self.rest[positions])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Teacher]") -> "Teacher":
+        """The compact form of the positions of all parts, one after the other."""
+        return cls(
+            torch.cat([part.logprobs for part in parts]),
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.rest for part in parts]),
+        )
 
     @property
     def nbytes(self) -> int:

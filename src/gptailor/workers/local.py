@@ -1,8 +1,9 @@
 """Evaluations in this process: the common case. Knows nothing of models or tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from gptailor.errors import ConfigError
 from gptailor.trial import Evaluation, Job
 
 __all__ = ["LocalPool", "Scorer"]
@@ -21,19 +22,25 @@ class LocalPool:
 
     Args:
         evaluator: What scores jobs.
-        group_size: Most candidates run together; fewer keep less in memory.
+        group_size: Most candidates run together; fewer share less and lose less at a kill.
+
+    Raises:
+        ConfigError: The group size is not a whole number of 1 or more.
     """
 
-    def __init__(self, evaluator: Scorer, *, group_size: int = 64) -> None:
+    def __init__(self, evaluator: Scorer, *, group_size: int = 16) -> None:
+        if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
+            raise ConfigError(
+                "workers.options.group_size: must be a whole number of 1 or more, "
+                f"not {group_size!r}"
+            )
         self._evaluator = evaluator
         self._group_size = group_size
 
-    def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
+    def evaluate(self, jobs: Sequence[Job]) -> Iterator[Evaluation]:
         """Run the jobs, `group_size` at a time, in order."""
-        done: list[Evaluation] = []
         for start in range(0, len(jobs), self._group_size):
-            done += self._evaluator.evaluate(jobs[start : start + self._group_size])
-        return done
+            yield from self._evaluator.evaluate(jobs[start : start + self._group_size])
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -1,0 +1,67 @@
+"""Plan and Progress: what a study is to do, and how far it is.
+
+Plain frozen facts; know nothing of how the study does it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gptailor.objective import Goal
+from gptailor.trial import Trial
+
+__all__ = ["Plan", "Progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a study is to do.
+
+    Args:
+        goals: One a task.
+        members: The base and the variants, whose whole models are scored for comparison.
+        n_layers: Layers of each member.
+        n_removed: Layers to cut; only candidates with just so many cut can be chosen.
+        rungs: Numbers of examples at which candidates are compared, rising.
+        sizes: Part to the most examples that any task has there.
+        max_trials: Evaluations in all.
+        timeout_s: Wall-clock seconds of search over all starts; None for no limit.
+        finalists: How many candidates are compared on the choose part.
+    """
+
+    goals: tuple[Goal, ...]
+    members: tuple[str, ...]
+    n_layers: int
+    n_removed: int
+    rungs: tuple[int, ...]
+    sizes: Mapping[str, int]
+    max_trials: int
+    timeout_s: float | None = None
+    finalists: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a study is, for whoever shows it.
+
+    Args:
+        phase: ``references``, ``search``, ``choose``, ``report`` or ``done``.
+        n_trials: Trials told so far.
+        max_trials: Trials in all.
+        elapsed: Seconds of search over all starts.
+        best: The best trial so far: its number, its loss, and on how many examples; None before
+            there is one. More examples go before a lower loss.
+        examples: Examples scored in this start, over all tasks.
+        seconds: Seconds of this start.
+        last: The trial that was just told; None at a change of phase.
+        timeout_s: Seconds of search after which the study stops; None for no limit.
+    """
+
+    phase: str
+    n_trials: int
+    max_trials: int
+    elapsed: float
+    best: tuple[int, float, int] | None
+    examples: int
+    seconds: float
+    last: Trial | None = None
+    timeout_s: float | None = None
