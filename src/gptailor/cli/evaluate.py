@@ -57,18 +57,20 @@ def command(
         return
     screen.print(_drawn(rows))
     screen.print(
-        "mean or metric with its 95 % bootstrap interval, on examples that the search never saw; "
-        "% is the share of the base's score, paired"
+        "the metric and its 95 % bootstrap interval, on examples that the search never saw; "
+        "below, the share of the base's score that is kept, and its interval (paired)"
     )
 
 
 def _drawn(rows: list[dict[str, Any]]) -> Table:
     names = list(dict.fromkeys(row["model"] for row in rows))
-    drawn = Table("task", *names)
+    drawn = Table("task", *names, show_lines=True)
     for task in dict.fromkeys(row["task"] for row in rows):
         cells = [_cell(row) for row in rows if row["task"] == task]
         first = next(row for row in rows if row["task"] == task)
-        label = "mean kept" if task is None else f"{task} {first['metric']}, {first['n_examples']}"
+        label = "mean kept"
+        if task is not None:
+            label = f"{task}\n{first['metric']}\n{first['n_examples']} examples"
         drawn.add_row(label, *cells)
     return drawn
 
@@ -77,10 +79,10 @@ def _cell(row: dict[str, Any]) -> str:
     kept = "the base scored 0"
     if row["retention"] is not None:
         low, high = (
-            "no limit" if end is None else f"{end:.1%}" for end in row["retention_interval"]
+            "no limit" if end is None else f"{end:.0%}" for end in row["retention_interval"]
         )
-        kept = f"{row['retention']:.1%} ({low} to {high})"
+        kept = f"{row['retention']:.1%}\n{low} to {high}"
     if row["task"] is None:
         return kept
     low, high = row["interval"]
-    return f"{row['value']:.3f} ({low:.3f} to {high:.3f})\n{kept}"
+    return f"{row['value']:.3f}\n{low:.2f} to {high:.2f}\n{kept}"

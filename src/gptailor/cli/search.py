@@ -34,8 +34,8 @@ def command(
         return
     kept = len(chosen.tailoring.layers)
     screen.print(
-        f"{entry['n_tried']} candidates tried in {entry['n_trials']} trials; trial {chosen.number} "
-        f"is the best: {kept} of {n_layers} layers"
+        f"{entry['n_tried']} candidates of {kept} out of {n_layers} layers tried, in "
+        f"{entry['n_trials']} trials; trial {chosen.number} is the best"
     )
     screen.print(f"the run:       {folder}")
     screen.print(f"the tailoring: {folder / 'best.yaml'}")

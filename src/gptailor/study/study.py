@@ -300,8 +300,9 @@ class Study:
         return self._recorded[number]
 
     def _n_tried(self) -> int:
-        """Distinct candidates that were scored."""
-        return len({trial.tailoring for trial in self._trials if trial.complete})
+        """Distinct candidates that could have been chosen."""
+        able = (t for t in self._trials if t.complete and self._could_be_chosen(t))
+        return len({trial.tailoring for trial in able})
 
     def _report(self, chosen: Trial) -> None:
         """Score members and result on the part that nothing else has seen."""
