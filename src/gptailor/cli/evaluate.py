@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gptailor.cli.console import config_of, errors, screen
@@ -64,13 +65,13 @@ def command(
 
 def _drawn(rows: list[dict[str, Any]]) -> Table:
     names = list(dict.fromkeys(row["model"] for row in rows))
-    drawn = Table("task", *names, show_lines=True)
+    drawn = Table("task", *names, box=SIMPLE_HEAD, show_lines=True)
     for task in dict.fromkeys(row["task"] for row in rows):
         cells = [_cell(row) for row in rows if row["task"] == task]
         first = next(row for row in rows if row["task"] == task)
         label = "mean kept"
         if task is not None:
-            label = f"{task}\n{first['metric']}\n{first['n_examples']} examples"
+            label = f"{task}\n{first['metric']}\non {first['n_examples']}"
         drawn.add_row(label, *cells)
     return drawn
 
@@ -81,8 +82,8 @@ def _cell(row: dict[str, Any]) -> str:
         low, high = (
             "no limit" if end is None else f"{end:.0%}" for end in row["retention_interval"]
         )
-        kept = f"{row['retention']:.1%}\n{low} to {high}"
+        kept = f"{row['retention']:.1%}\n{low}-{high}"
     if row["task"] is None:
         return kept
     low, high = row["interval"]
-    return f"{row['value']:.3f}\n{low:.2f} to {high:.2f}\n{kept}"
+    return f"{row['value']:.3f}\n{low:.2f}-{high:.2f}\n{kept}"
