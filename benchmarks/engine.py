@@ -18,7 +18,6 @@ The slow ways are run on fewer candidates (`--slow`); every figure is seconds a 
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -39,6 +38,7 @@ from gptailor.export.weights import tailored_weights
 from gptailor.family import tailored_config
 from gptailor.family.family import Family
 from gptailor.family.skeleton import model_around
+from gptailor.machine import cpu_name
 from gptailor.search.mutation import mutate
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.harness import evaluate_model
@@ -221,13 +221,8 @@ def bare_layer(assembly: Assembly, n_tokens: int = 2048, row: int = 128) -> floa
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
     return {
-        "cpu": names[0] if names else platform.machine(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in LIBRARIES},

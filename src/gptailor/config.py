@@ -40,7 +40,6 @@ __all__ = [
     "load_config",
 ]
 
-
 _TAKEN = {BASE: "the base's name", "result": "what the finished model is called"}
 
 
