@@ -198,10 +198,7 @@ class BudgetConfig(Frozen):
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """The numbers of examples at which candidates are compared, rising.
-
-        Two numbers are the ends of a ladder whose steps are about threefold.
-        """
+        """Numbers of examples for comparisons, rising; two are ends of a threefold ladder."""
         if len(self.n_examples) != 2:
             return self.n_examples
         low, high = self.n_examples
@@ -322,6 +319,8 @@ class Config(Frozen):
         """
         share = isinstance(self.remove, float)
         count = round(self.remove * n_layers) if share else int(self.remove)
+        if share and self.remove > 0 and count == 0:
+            raise ConfigError(f"remove: {self.remove} of {n_layers} layers is less than one layer")
         missing = [layer for layer in self.keep if layer >= n_layers]
         if missing:
             raise ConfigError(

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from gptailor.errors import ExportError
 from gptailor.family import Family
-from gptailor.family.skeleton import model_around, skeleton_of
+from gptailor.family.quiet import quiet
+from gptailor.family.skeleton import model_around
 from gptailor.objective import Goal
 from gptailor.statistics import average_retention, bootstrap_interval, retention_interval
 from gptailor.tailoring import BASE, Tailoring
@@ -70,12 +73,12 @@ def evaluate_side_by_side(
         UserError: The model can't be loaded, or a task can't be run.
     """
     told = []
-    dtype = str(family.dtype).removeprefix("torch.")
+    finished, tokenizer = open_finished(family, model)
     for name in (*family.members, RESULT):
         on_model(name)
         if name == RESULT:
-            live: Any = model
-            path, parameters = str(model), _parameters(model, family)
+            live: Any = finished
+            path, parameters = str(model), sum(t.numel() for t in finished.parameters())
         else:
             live = model_around(family.config, family.states[name], family.dtype)
             path, parameters = (
@@ -85,11 +88,11 @@ def evaluate_side_by_side(
         scores = evaluate_model(
             live,
             tasks,
-            tokenizer=None if name == RESULT else family.tokenizer,
+            tokenizer=tokenizer if name == RESULT else family.tokenizer,
             max_length=max_length,
-            dtype=dtype,
             batch_size=batch_size,
         )
+        _refuse_non_finite(path, scores)
         told.append(Evaluated(name, path, parameters, scores))
     return told
 
@@ -121,7 +124,7 @@ def save_evaluation(folder: Path, models: Sequence[Evaluated], tailoring: Tailor
         ],
     }
     path = folder / EVALUATION
-    write_atomically(path, json.dumps(plain))
+    write_atomically(path, json.dumps(plain, allow_nan=False))
     return path
 
 
@@ -176,7 +179,44 @@ def _finite(*ends: float) -> list[float | None]:
     return [end if math.isfinite(end) else None for end in ends]
 
 
-def _parameters(model: Path, family: Family) -> int:
-    """Parameters of a checkpoint, from its config; nothing is loaded."""
-    config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
-    return sum(tensor.numel() for tensor in skeleton_of(config, family.dtype).parameters())
+def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:
+    """Load a finished model and its tokenizer with stock transformers, and trust nothing.
+
+    Raises:
+        ExportError: Something of it is missing, broken, left over, or of another architecture.
+    """
+    again = "export it again"
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=family.dtype,
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as fault:
+        told = str(fault).splitlines() or [type(fault).__name__]
+        raise ExportError(f"{folder}: can't be loaded: {told[0]}; {again}") from None
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[what]:
+            names = ", ".join(sorted(str(name) for name in info[what])[:3])
+            noun = what.replace("_keys", " tensors")
+            raise ExportError(f"{folder}: has {len(info[what])} {noun} ({names}); {again}")
+    if model.config.model_type != family.config.model_type:
+        raise ExportError(
+            f"{folder}: is a {model.config.model_type} model, and the family is "
+            f"{family.config.model_type}; name a folder exported from this family"
+        )
+    return model.eval(), tokenizer
+
+
+def _refuse_non_finite(path: str, scores: Scores) -> None:
+    for task, metrics in scores.tasks.items():
+        for metric, measured in metrics.items():
+            if not all(math.isfinite(value) for value in measured.values):
+                raise ExportError(f"{path}: task {task!r} gives a {metric} that is not finite")

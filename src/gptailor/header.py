@@ -19,7 +19,7 @@ from gptailor.machine import cpu_name, device_of
 from gptailor.study import Plan
 from gptailor.tasks.harness import TaskParts
 
-__all__ = ["check_header", "header_of"]
+__all__ = ["changes", "check_header", "header_of", "task_digest"]
 
 _LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval", "peft", "numpy", "safetensors")
 
@@ -69,7 +69,7 @@ def header_of(
                 "choose": parts.choose.n_examples,
                 "report": parts.report.n_examples,
                 "notes": list(parts.notes),
-                "digest": f"{parts.search.digest}-{parts.choose.digest}-{parts.report.digest}",
+                "digest": task_digest(parts),
             }
             for name, parts in tasks.items()
         },
@@ -92,15 +92,16 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
                 f"{where}: {key} was {before.get(key)} when this record began and is now "
                 f"{after.get(key)}; put it back, or name a new folder with --out"
             )
-    for what in ("family", "tasks"):
-        old, new = _digests(recorded, what), _digests(now, what)
-        changed = [name for name in new if name in old and old[name] != new[name]]
-        noun = "weights of member" if what == "family" else "examples of task"
-        faults += [
-            f"{where}: the {noun} {name!r} changed since this record began; put them back, or "
-            "name a new folder with --out"
-            for name in changed
-        ]
+    if before["engine"].get("max_length") != after["engine"].get("max_length"):
+        faults.append(
+            f"{where}: engine.max_length was {before['engine'].get('max_length')} when this record "
+            f"began and is now {after['engine'].get('max_length')}; put it back, or name a new "
+            "folder with --out"
+        )
+    else:
+        members = {name: str(digest) for name, digest in now["family"]["digests"].items()}
+        tasks = {name: str(facts["digest"]) for name, facts in now["tasks"].items()}
+        faults += changes(recorded, members, tasks, where=where)
     if list(recorded["rungs"]) != list(now["rungs"]):
         faults.append(
             f"{where}: budget.n_examples gave {recorded['rungs']} examples when this record began "
@@ -110,7 +111,35 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
         raise ConfigError(faults)
 
 
-def _digests(header: Mapping[str, Any], what: str) -> dict[str, str]:
-    if what == "family":
-        return dict(header["family"]["digests"])
-    return {name: facts["digest"] for name, facts in header["tasks"].items()}
+def changes(
+    recorded: Mapping[str, Any],
+    members: Mapping[str, str],
+    tasks: Mapping[str, str],
+    *,
+    where: Path,
+) -> list[str]:
+    """Name the members and tasks that are not what they were when a record began.
+
+    Args:
+        recorded: The record's header.
+        members: Member to the digest of its weights now.
+        tasks: Task to the digest of its examples now.
+        where: The record, for the sentences.
+    """
+    old_tasks = {name: facts["digest"] for name, facts in recorded["tasks"].items()}
+    both = (
+        ("weights of member", members, recorded["family"]["digests"]),
+        ("examples of task", tasks, old_tasks),
+    )
+    return [
+        f"{where}: the {noun} {name!r} changed since this record began; put them back, or search "
+        "again into a new folder"
+        for noun, new, old in both
+        for name in new
+        if name in old and old[name] != new[name]
+    ]
+
+
+def task_digest(parts: TaskParts) -> str:
+    """What tells whether a task's examples, or their division into parts, changed."""
+    return f"{parts.search.digest}-{parts.choose.digest}-{parts.report.digest}"

@@ -12,6 +12,7 @@ from gptailor.cli.console import config_of
 from gptailor.config import Config, load_config
 from gptailor.errors import ConfigError, RecordError
 from gptailor.export import ScoreRow
+from gptailor.report import read_run
 from gptailor.statistics import bootstrap_interval, retention_interval
 from gptailor.study.journal import RECORD, read_record
 from gptailor.tailoring import BASE, Tailoring
@@ -30,6 +31,7 @@ class Provenance:
         rows: Its scores on examples the search never saw, if they are recorded.
         rows_note: Which examples these are.
         n_tried: How many candidates were tried; None where there was no search.
+        header: The header of the run's record; None where there is no run.
     """
 
     config: Config
@@ -37,6 +39,14 @@ class Provenance:
     rows: tuple[ScoreRow, ...] = ()
     rows_note: str = ""
     n_tried: int | None = None
+    header: Mapping[str, Any] | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The local files that the tasks are read from."""
+        named = [task.name for task in self.config.tasks]
+        named += [task.report_task for task in self.config.tasks if task.report_task]
+        return tuple(Path(name) for name in named if Path(name).is_file())
 
 
 def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> Provenance:
@@ -56,10 +66,10 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
         if tailoring is None:
             raise ConfigError(f"export: {run} is a config; name a tailoring.yaml with --tailoring")
         return Provenance(load_config(run), Tailoring.load(tailoring))
-    config = config_of(run)
+    read_run(run)  # every line is held against its kind: a damaged record is told here
+    config, entries = config_of(run), read_record(run / RECORD)
     if tailoring is not None:
-        return Provenance(config, Tailoring.load(tailoring))
-    entries = read_record(run / RECORD)
+        return Provenance(config, Tailoring.load(tailoring), header=entries[0])
     chosen = [entry for entry in entries if entry["kind"] == "chosen"]
     if trial is None and not chosen:
         raise RecordError(
@@ -70,7 +80,7 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
     n_tried = chosen[-1]["n_tried"] if chosen else None
     rows = _rows(entries, number)
     note = "Examples that neither the search nor the choice among finalists had seen."
-    return Provenance(config, found, rows, note if rows else "", n_tried)
+    return Provenance(config, found, rows, note if rows else "", n_tried, entries[0])
 
 
 def _tailoring_of(run: Path, entries: Sequence[Mapping[str, Any]], number: int) -> Tailoring:

@@ -94,7 +94,7 @@ def test_the_folder_one_stands_in_is_never_replaced(
 def test_a_members_own_folder_is_never_replaced(llama: Any) -> None:
     source = Path(llama.family.sources["math"])
     for target in (source, source.parent):
-        with pytest.raises(ExportError, match="a member of the family"):
+        with pytest.raises(ExportError, match="which this export is made from"):
             export_checkpoint(llama.family, Tailoring.whole("math", 3), target, overwrite=True)
     assert (source / "model.safetensors").is_file()
 

@@ -8,7 +8,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gptailor.cli.console import config_of, errors, screen
+from gptailor.cli.console import chosen_of, config_of, errors, header_of, screen
 from gptailor.errors import ConfigError
 
 __all__ = ["command"]
@@ -29,6 +29,7 @@ def command(
     from gptailor.assemble import load_members, max_length_of, open_tasks
     from gptailor.config import load_config
     from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
+    from gptailor.header import changes, task_digest
     from gptailor.objective import Goal
     from gptailor.tailoring import Tailoring
 
@@ -37,10 +38,17 @@ def command(
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: has no config.json; name a folder that `export` made")
     loaded = config_of(run) if run is not None else load_config(config or Path())
+    if all(task.metric == "divergence" for task in loaded.tasks):
+        raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if run is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
+    if run is not None:
+        digests = {name: task_digest(parts) for name, parts in tasks.items()}
+        faults = changes(header_of(run), family.digests, digests, where=run)
+        if faults:
+            raise ConfigError(faults)
     models = evaluate_side_by_side(
         family,
         tasks,
@@ -52,7 +60,10 @@ def command(
     goals = [Goal(name, task.metric) for name, task in zip(tasks, loaded.tasks, strict=True)]
     rows = table(models, goals)
     if run is not None and tailoring is not None:
-        save_evaluation(run, models, tailoring)
+        if tailoring == chosen_of(run):
+            save_evaluation(run, models, tailoring)
+        else:
+            errors.print(f"{model} is not the model that {run} chose; its scores are not saved")
     if as_json:
         typer.echo(json.dumps(rows, allow_nan=False))
         return

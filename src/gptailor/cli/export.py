@@ -29,6 +29,7 @@ def command(
     """Write the best model as a stock checkpoint that any tool loads."""
     from gptailor.assemble import load_members
     from gptailor.export import card_facts, export_checkpoint, model_card
+    from gptailor.header import changes
     from gptailor.machine import DTYPES
     from gptailor.provenance import Provenance, find_provenance
 
@@ -37,6 +38,11 @@ def command(
     found: Provenance = find_provenance(run, trial=trial, tailoring=tailoring)
     errors.print("loading the family ...", style="dim")
     family = load_members(found.config)
+    family.check(found.tailoring)
+    if found.header is not None:
+        faults = changes(found.header, family.digests, {}, where=run)
+        if faults:
+            raise ConfigError(faults)
     facts = dataclasses.replace(
         card_facts(family, found.tailoring, out.resolve().name),
         scores=found.rows,
@@ -50,6 +56,7 @@ def command(
         card=model_card(facts),
         dtype=None if dtype is None else DTYPES[dtype],
         overwrite=overwrite,
+        keep=[run, *([tailoring] if tailoring is not None else []), *found.files],
     )
     before, after = facts.parameters or (0, 0)
     screen.print(

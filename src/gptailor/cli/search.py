@@ -46,9 +46,13 @@ def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, Any], int]:
     """The chosen trial, what the record says of the choice, and the members' layers."""
     from gptailor.assemble import assemble, open_study, settled
     from gptailor.config import load_config
+    from gptailor.report import read_run
     from gptailor.study import Journal
+    from gptailor.study.journal import RECORD, read_record
     from gptailor.study.results import write_results
 
+    if (folder / RECORD).exists() and read_record(folder / RECORD):
+        read_run(folder)  # every line is held against its kind: a damaged record is told here
     loaded = settled(load_config(config), folder)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
     assembly = assemble(loaded)

@@ -7,7 +7,7 @@ after it was read back and scored what was tailored.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     dtype: torch.dtype | None = None,
     shard_bytes: int = 5_000_000_000,
     overwrite: bool = False,
+    keep: Collection[Path] = (),
 ) -> None:
     """Write a tailoring as a stock Hugging Face checkpoint, checked before it appears.
 
@@ -55,6 +56,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
         dtype: Of the weights on disk; the family's own when None.
         shard_bytes: The most bytes of one safetensors file.
         overwrite: Whether a folder with files that no export wrote may be replaced.
+        keep: Files and folders that must survive: the run, the config, the tasks.
 
     Raises:
         TailoringError: The tailoring does not fit the family.
@@ -66,10 +68,10 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     family.check(tailoring)
     tokenizer = family.tokenizer
     n_bytes = _n_parameters(family, tailoring) * dtype.itemsize
-    members = [Path(place_of(source)) for source in family.sources.values()]
+    needed = [*keep, *(Path(place_of(source)) for source in family.sources.values())]
     with (
         quiet(),
-        written_beside(folder, overwrite=overwrite, keep=members, n_bytes=n_bytes) as beside,
+        written_beside(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
     ):
         model, weights = _assembled(family, tailoring, dtype)
         model.save_pretrained(beside, max_shard_size=shard_bytes)

@@ -100,7 +100,7 @@ def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Pat
     for member in keep:
         if member.exists() and member.resolve().is_relative_to(target):
             raise ExportError(
-                f"{folder}: holds {member}, a member of the family that is exported; "
+                f"{folder}: is or holds {member}, which this export is made from; "
                 "name another folder"
             )
     if target.is_dir() and not overwrite and not _is_ours(target):

@@ -85,7 +85,8 @@ def refuse_broken_gguf(path: Path) -> None:
             magic = file.read(4)
             if magic != _MAGIC:
                 raise FamilyError(
-                    f"{path} is not a GGUF file: it starts with {magic!r}, not {_MAGIC!r}"
+                    f"{path} is not a GGUF file: it starts with {magic!r}, not {_MAGIC!r}; "
+                    "for a checkpoint or an adapter, name its folder"
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
                 _walk(_Walk(blob))

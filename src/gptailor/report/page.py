@@ -29,6 +29,7 @@ from gptailor.yamlfile import dump_yaml, write_atomically
 
 __all__ = ["Headline", "render", "write_report"]
 
+_GENERATOR = b'<meta name="generator" content="GPTailor">'  # as the template writes it
 _FILE = "report.html"
 _SHOWN_FAILURES = 50
 
@@ -50,6 +51,8 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     path = run_folder / _FILE if out is None else out
     if path.is_dir():
         raise RecordError(f"{path}: is a folder; name the HTML file to write")
+    if path.exists() and _GENERATOR not in path.read_bytes()[:4096]:
+        raise RecordError(f"{path}: exists and is no report of ours; name another file")
     page = render(run)
     write_atomically(path, page)
     return path

@@ -55,6 +55,7 @@ class Study:
         self._started = time.perf_counter()
         self._before = 0.0
         self._objective: Objective | None = None
+        self._resumed = any(True for _ in journal.of("reference"))  # told when it does something
         self._read()
 
     @property
@@ -83,9 +84,6 @@ class Study:
             RecordError: The record can't be written or does not go with this study; the base
                 can't be scored; every trial failed; no candidate has the number of layers wanted.
         """
-        if any(True for _ in self._journal.of("reference")):
-            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            self._journal.append("resumed", time=now, elapsed=round(self._before, 3))
         self._tell_progress("references")
         objective = self._objective = Objective(self._plan.goals, self._references()[BASE])
         self._search(self._make_searcher(objective))
@@ -188,7 +186,8 @@ class Study:
             elif before != proposal:
                 raise RecordError(
                     f"{self._journal.path}: the searcher now proposes another trial {number} than "
-                    "was recorded; its settings or a library changed since: name a new folder"
+                    "was recorded: budget.max_trials, which it plans with, or a library changed "
+                    "since; put it back, or name a new folder with --out"
                 )
         if new:
             self._journal.append("asked", proposals=new)
@@ -321,6 +320,10 @@ class Study:
         """Hand jobs to the pool and its evaluations on, one by one, as they come."""
         if not jobs:
             return
+        if self._resumed:
+            self._resumed = False
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            self._journal.append("resumed", time=now, elapsed=round(self._before, 3))
         for job, done in zip(jobs, self._pool.evaluate(jobs), strict=True):
             if done.scores is not None:
                 known = 0 if job.known is None else job.known.total_examples

@@ -1,0 +1,107 @@
+"""What must not be lost or believed: runs, configs, reports, damaged exports, changed weights."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gptailor.assemble import assemble, load_members, open_study
+from gptailor.cli.evaluate import command as evaluate
+from gptailor.cli.export import command as export
+from gptailor.config import load_config
+from gptailor.errors import ConfigError, ExportError, RecordError, TailoringError
+from gptailor.evaluation import open_finished
+from gptailor.report import write_report
+from gptailor.study import Journal
+
+Job = Callable[..., Path]
+
+
+@pytest.fixture
+def run(job: Job) -> Path:
+    """A finished run, with its config two folders above."""
+    config = job(budget={"max_trials": 6, "n_examples": [4, 12], "finalists": 2})
+    assembly = assemble(load_config(config))
+    folder = config.parent / "runs" / "one"
+    with Journal(folder) as journal:
+        open_study(assembly, journal, on_progress=lambda _: None).run()
+    return folder
+
+
+def test_an_export_never_replaces_what_it_is_made_from(run: Path) -> None:
+    for out in (run, run.parent, run.parent.parent):
+        with pytest.raises(ExportError, match="made from"):
+            export(run, out, overwrite=True)
+    assert (run / "record.jsonl").exists()
+
+
+def test_a_report_never_replaces_what_is_no_report(run: Path) -> None:
+    with pytest.raises(RecordError, match="no report of ours"):
+        write_report(run, run / "record.jsonl")
+    assert write_report(run) == write_report(run)  # its own it does replace
+
+
+def test_a_layer_that_does_not_exist_is_told_before_anything_is_written(
+    run: Path, tmp_path: Path
+) -> None:
+    text = "{format: gptailor/1, embedding: base, head: base, layers: ['base:9']}"
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(TailoringError, match="base:9 does not exist"):
+        export(run, tmp_path / "out", tailoring=tmp_path / "t.yaml")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_changed_since_the_search_are_neither_exported_nor_evaluated(
+    run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export(run, out)
+    record = run / "record.jsonl"
+    header, rest = record.read_text().split("\n", 1)
+    plain = json.loads(header)
+    plain["family"]["digests"]["math"] = "0" * 16
+    record.write_text(json.dumps(plain) + "\n" + rest)
+    with pytest.raises(ConfigError, match="weights of member 'math' changed"):
+        export(run, out)
+    with pytest.raises(ConfigError, match="weights of member 'math' changed"):
+        evaluate(out, run=run)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "config", "nan"])
+def test_a_damaged_export_is_refused_before_it_is_scored(
+    run: Path, tmp_path: Path, damage: str
+) -> None:
+    out = tmp_path / "out"
+    export(run, out)
+    weights = out / "model.safetensors"
+    tensors = load_file(weights)
+    if damage == "missing":
+        del tensors["model.layers.1.self_attn.q_proj.weight"]
+        save_file(tensors, weights, metadata={"format": "pt"})
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:999])
+    elif damage == "config":
+        (out / "config.json").write_text("{")
+    else:
+        tensors["model.layers.1.self_attn.q_proj.weight"].fill_(torch.nan)
+        save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=r"missing tensors|can't be loaded|not finite"):
+        evaluate(out, run=run)
+    assert not (run / "evaluation.json").exists()
+
+
+def test_an_export_of_another_architecture_is_not_this_familys(
+    run: Path, tmp_path: Path, tiny_model: Callable[..., torch.nn.Module]
+) -> None:
+    out = tmp_path / "out"
+    export(run, out)
+    family = load_members(load_config(run.parent.parent / "tailor.yaml"))
+    other = tmp_path / "other"
+    shutil.copytree(out, other)
+    tiny_model("qwen3").save_pretrained(other)  # type: ignore[operator]  # transformers
+    with pytest.raises(ExportError, match="is a qwen3 model, and the family is llama"):
+        open_finished(family, other)
