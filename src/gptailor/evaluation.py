@@ -26,7 +26,14 @@ from gptailor.tasks.harness import TaskParts, evaluate_model
 from gptailor.trial import Scores
 from gptailor.yamlfile import write_atomically
 
-__all__ = ["EVALUATION", "Evaluated", "evaluate_side_by_side", "save_evaluation", "table"]
+__all__ = [
+    "EVALUATION",
+    "Evaluated",
+    "evaluate_side_by_side",
+    "open_finished",
+    "save_evaluation",
+    "table",
+]
 
 EVALUATION = "evaluation.json"
 RESULT = "result"
