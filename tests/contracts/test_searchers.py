@@ -89,7 +89,10 @@ def results(groups: list[list[Trial]], space: Space) -> list[Trial]:
     return [trial for trial in trials if len(trial.tailoring.layers) == space.n_keep]
 
 
-@pytest.fixture(params=SEARCHERS.names)
+_SLOW = {"smac": [pytest.mark.slow]}  # it fits forests
+
+
+@pytest.fixture(params=[pytest.param(n, marks=_SLOW.get(n, [])) for n in SEARCHERS.names])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -18,6 +18,8 @@ from gptailor.evaluation import open_finished
 from gptailor.report import write_report
 from gptailor.study import Journal
 
+pytestmark = pytest.mark.slow
+
 Job = Callable[..., Path]
 
 

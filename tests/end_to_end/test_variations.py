@@ -14,6 +14,8 @@ from gptailor.registry import SEARCHERS
 from gptailor.study import Journal
 from gptailor.trial import Trial
 
+pytestmark = pytest.mark.slow
+
 Job = Callable[..., Path]
 
 

@@ -84,7 +84,10 @@ def test_every_architecture_scores_as_the_model_built_by_hand(
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "architecture" in metafunc.fixturenames:
-        metafunc.parametrize("architecture", ARCHITECTURES)
+        fast = ("llama", "gemma3_text")  # the plainest, and the one with the most of its own
+        marks = {name: [] if name in fast else [pytest.mark.slow] for name in ARCHITECTURES}
+        values = [pytest.param(name, marks=marks[name]) for name in ARCHITECTURES]
+        metafunc.parametrize("architecture", values)
 
 
 def test_tied_embeddings_score_as_the_model_built_by_hand(

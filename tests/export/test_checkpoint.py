@@ -18,6 +18,8 @@ from gptailor.export import export_checkpoint
 from gptailor.family import MemberSource, layers_path, load_family
 from gptailor.tailoring import LayerSpec, Tailoring
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = (
     "llama",
     "qwen2",

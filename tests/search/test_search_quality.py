@@ -12,6 +12,8 @@ from gptailor.search.greedy import Greedy
 from gptailor.search.random import RandomSearch
 from gptailor.trial import Trial
 
+pytestmark = pytest.mark.slow
+
 RUNGS = (3, 9, 27)
 
 
