@@ -7,11 +7,12 @@ nothing of tasks: it tells how likely each wanted token is.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptailor.engine.batches import Batch
 from gptailor.engine.layers import LayerCache
@@ -142,7 +143,7 @@ class Engine:
         inputs = self._skeleton.inputs(tailoring, batch)
         hidden = inputs.hidden
         for spec in tailoring.layers:
-            hidden = self._layers.get(spec)(hidden, **inputs.arguments[spec.position])
+            hidden = _called(self._layers.get(spec), hidden, inputs.arguments[spec.position])
         return _gathered(hidden, batch)
 
     def _blocks(self, batches: Sequence[Batch]) -> list[list[Batch]]:
@@ -251,7 +252,7 @@ class Engine:
         inputs = self._skeleton.inputs(tailoring, batch)
         hidden = inputs.hidden
         for index, spec in enumerate(tailoring.layers):
-            hidden = self._layers.get(spec)(hidden, **inputs.arguments[spec.position])
+            hidden = _called(self._layers.get(spec), hidden, inputs.arguments[spec.position])
             if not bool(hidden.isfinite().all()):
                 return f"non-finite hidden states after layer {index} ({spec})"
         return "non-finite log-probabilities after the head"
@@ -300,8 +301,7 @@ class _Walk:
         layer = self._engine._layers.get(node.spec)
         result = states if in_place else list(states)
         for index, inputs in enumerate(self._inputs):
-            out = layer(states[index], **inputs.arguments[node.spec.position])
-            result[index] = out if isinstance(out, Tensor) else out[0]
+            result[index] = _called(layer, states[index], inputs.arguments[node.spec.position])
         return result
 
     def _score(self, leaf: int, states: Sequence[Tensor]) -> None:
@@ -338,6 +338,13 @@ class _Run:
         targets = tuple(targets for targets in self._targets if targets is not None)
         assert len(targets) == len(self._targets), "a batch was not run"
         return Result(targets, None, self._layer_tokens)
+
+
+def _called(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    """Run one layer; a few architectures' layers give a tuple with the hidden state first."""
+    out = layer(hidden, **arguments)
+    result: Tensor = out if isinstance(out, Tensor) else out[0]
+    return result
 
 
 def _gathered(hidden: Tensor, batch: Batch) -> Tensor:

@@ -9,8 +9,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from gptailor.engine.weights import layer_weights
 from gptailor.family import Family
-from gptailor.merge import merge_layer
 from gptailor.tailoring import LayerSpec
 
 __all__ = ["LayerCache"]
@@ -46,9 +46,7 @@ class LayerCache:
         return self._merged[spec][0]
 
     def _build(self, spec: LayerSpec) -> tuple[nn.Module, int]:
-        sources = [self._family.layer(source) for source in spec.sources]
-        base = None if spec.base is None else self._family.layer(spec.base)
-        tensors = merge_layer(spec, sources, base, self._family.dtype)
+        tensors = layer_weights(self._family, spec, self._family.dtype)
         module = copy.deepcopy(self._templates[spec.position])
         module.load_state_dict(tensors, strict=True, assign=True)
         module.eval().requires_grad_(False)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.engine.batches import Batch
+from gptailor.engine.weights import part_weights
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layers_path
-from gptailor.merge import merge_layer
 from gptailor.tailoring import LayerSpec, Tailoring
 
 __all__ = ["Inputs", "Skeleton"]
@@ -131,7 +131,7 @@ class Skeleton:
         if key not in self._models:
             state: dict[str, Tensor] = {}
             for part, spec in parts.items():
-                state |= self._part(part, spec)
+                state |= part_weights(self._family, part, spec, self._family.dtype)
             model = copy.deepcopy(self._bare)
             model.load_state_dict(state, strict=False, assign=True)
             model.tie_weights()
@@ -139,11 +139,6 @@ class Skeleton:
             assert not left, f"no weights for {left}"
             self._models[key] = model.to(self._device)
         return self._models[key]
-
-    def _part(self, part: str, spec: LayerSpec) -> dict[str, Tensor]:
-        sources = [self._family.part(part, source.member) for source in spec.sources]
-        base = None if spec.base is None else self._family.part(part, spec.base.member)
-        return merge_layer(spec, sources, base, self._family.dtype)
 
     def _place(self, model: Any, layers: list[nn.Module]) -> None:
         setattr(model.get_submodule(self._parent), self._name, nn.ModuleList(layers))

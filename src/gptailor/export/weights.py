@@ -4,14 +4,14 @@ Taken tensors are the members' own, merged ones are made in float32 and cast onc
 and the merge methods; knows nothing of configs and files.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from gptailor.engine.weights import layer_weights, part_weights
 from gptailor.family import Family
-from gptailor.merge import merge_layer
-from gptailor.tailoring import LayerSpec, Tailoring
+from gptailor.tailoring import Tailoring
 
 __all__ = ["tailored_weights"]
 
@@ -45,15 +45,7 @@ def _named(
     family: Family, tailoring: Tailoring, path: str, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     for part, spec in tailoring.parts.items():
-        sources = [family.part(part, source.member) for source in spec.sources]
-        base = None if spec.base is None else family.part(part, spec.base.member)
-        yield from merge_layer(spec, sources, base, dtype).items()
+        yield from part_weights(family, part, spec, dtype).items()
     for index, spec in enumerate(tailoring.layers):
-        for name, tensor in _layer(family, spec, dtype).items():
+        for name, tensor in layer_weights(family, spec, dtype).items():
             yield f"{path}.{index}.{name}", tensor
-
-
-def _layer(family: Family, spec: LayerSpec, dtype: torch.dtype) -> Mapping[str, Tensor]:
-    sources = [family.layer(source) for source in spec.sources]
-    base = None if spec.base is None else family.layer(spec.base)
-    return merge_layer(spec, sources, base, dtype)
