@@ -18,7 +18,7 @@ from gptailor.study.journal import RECORD, read_record
 from gptailor.tailoring import BASE, Tailoring
 from gptailor.trial import Scores
 
-__all__ = ["Provenance", "find_provenance"]
+__all__ = ["Provenance", "chosen_of", "find_provenance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,13 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
     rows = _rows(entries, number)
     note = "Examples that neither the search nor the choice among finalists had seen."
     return Provenance(config, found, rows, note if rows else "", n_tried, entries[0])
+
+
+def chosen_of(run: Path) -> Tailoring | None:
+    """The tailoring that a run chose last, or None if it has not chosen yet."""
+    entries = read_record(run / RECORD)
+    numbers = [entry["number"] for entry in entries if entry["kind"] == "chosen"]
+    return _tailoring_of(run, entries, numbers[-1]) if numbers else None
 
 
 def _tailoring_of(run: Path, entries: Sequence[Mapping[str, Any]], number: int) -> Tailoring:

@@ -10,9 +10,8 @@ from rich.console import Console
 
 from gptailor.config import Config
 from gptailor.errors import RecordError
-from gptailor.tailoring import Tailoring
 
-__all__ = ["chosen_of", "config_of", "errors", "header_of", "screen"]
+__all__ = ["config_of", "errors", "header_of", "screen"]
 
 screen = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -40,14 +39,3 @@ def config_of(run: Path) -> Config:
         raise RecordError(
             f"{run}: its config is not one of this version; use the version that searched"
         ) from None
-
-
-def chosen_of(run: Path) -> Tailoring | None:
-    """The tailoring that a run chose last, or None if it has not chosen yet."""
-    from gptailor.study.journal import RECORD, read_record
-
-    entries = read_record(run / RECORD)
-    numbers = [entry["number"] for entry in entries if entry["kind"] == "chosen"]
-    asked = (item for entry in entries for item in entry.get("proposals", ()))
-    found = {item["number"]: item["tailoring"] for item in asked}
-    return Tailoring.from_plain(found[numbers[-1]]) if numbers else None

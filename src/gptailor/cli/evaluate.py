@@ -8,7 +8,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gptailor.cli.console import chosen_of, config_of, errors, header_of, screen
+from gptailor.cli.console import config_of, errors, header_of, screen
 from gptailor.errors import ConfigError
 
 __all__ = ["command"]
@@ -31,6 +31,7 @@ def command(
     from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
     from gptailor.header import changes, task_digest
     from gptailor.objective import Goal
+    from gptailor.provenance import chosen_of
     from gptailor.tailoring import Tailoring
 
     if (run is None) == (config is None):
