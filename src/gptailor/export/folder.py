@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: written beside its place, then renamed.
+"""A folder, or a file, that appears whole or not at all: written beside its place, then renamed.
 
 Knows which folders must not be touched: a user's own files, a member of the family, the folder the
 user stands in. Knows nothing of what a checkpoint holds.
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from gptailor.errors import ExportError
 
-__all__ = ["MANIFEST", "written_beside"]
+__all__ = ["MANIFEST", "file_beside", "written_beside"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,31 +50,89 @@ def written_beside(
     Raises:
         ExportError: The folder may not be replaced, or something can't be written.
     """
+    with _told_to_user(folder):
+        target = _resolved(folder)
+        _refuse(folder, target, overwrite=overwrite, keep=keep)
+        with _beside(folder, target.parent, n_bytes) as beside:
+            yield beside
+            _write_manifest(beside)
+            _settle(beside)
+            _take_place(beside, target)
+
+
+@contextmanager
+def file_beside(
+    file: Path,
+    *,
+    is_ours: Callable[[Path], bool],
+    overwrite: bool,
+    keep: Collection[Path] = (),
+    n_bytes: int = 0,
+) -> Iterator[Path]:
+    """Give the path of a new file to write; when all went well it takes the place of `file`.
+
+    After a fault, whatever its kind, `file` is as it was and nothing is left beside it.
+
+    Args:
+        file: Where it shall stand in the end.
+        is_ours: Whether a file that stands there already was written by an export.
+        overwrite: Whether another file that stands there may be replaced.
+        keep: Files that must survive, and folders whose files must.
+        n_bytes: About how much will be written; 0 if not known.
+
+    Raises:
+        ExportError: The file may not be replaced, or can't be written.
+    """
+    with _told_to_user(file):
+        target = _resolved(file)
+        if target.is_dir():
+            raise ExportError(f"{file}: is a folder; name a file to write")
+        if target.exists() and any(
+            target.is_relative_to(path.resolve()) for path in keep if path.exists()
+        ):
+            raise ExportError(f"{file}: is a file that this export is made from; name another file")
+        if target.exists() and not overwrite and not is_ours(target):
+            raise ExportError(
+                f"{file}: is there already and no export of gptailor wrote it; "
+                "name another file, or allow it to be overwritten"
+            )
+        with _beside(file, target.parent, n_bytes) as beside:
+            yield beside / target.name
+            _settle(beside)
+            (beside / target.name).replace(target)
+            beside.rmdir()
+
+
+@contextmanager
+def _told_to_user(place: Path) -> Iterator[None]:
+    """What the system or a library says of a file becomes a sentence about `place`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as fault:
+        raise ExportError(
+            f"{place}: can't be written: {_told(fault)}; free the space or name another "
+            "place (nothing was left behind)"
+        ) from fault
+
+
+@contextmanager
+def _beside(place: Path, parent: Path, n_bytes: int) -> Iterator[Path]:
+    """A new locked folder in `parent`, which is made too; after a fault both are gone again."""
     made: list[Path] = []
     beside: Path | None = None
     lock = -1
     try:
-        target = _resolved(folder)
-        _refuse(folder, target, overwrite=overwrite, keep=keep)
-        made = _make_parents(target.parent)
-        _refuse_full(folder, target.parent, n_bytes)
-        _sweep(target.parent)
-        beside = Path(tempfile.mkdtemp(prefix=_BESIDE, dir=target.parent))
+        made = _make_parents(parent)
+        _refuse_full(place, parent, n_bytes)
+        _sweep(parent)
+        beside = Path(tempfile.mkdtemp(prefix=_BESIDE, dir=parent))
         lock = _locked(beside)
         yield beside
-        _write_manifest(beside)
-        _settle(beside)
-        _take_place(beside, target)
-    except BaseException as fault:
+    except BaseException:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
-        for parent in reversed(made):
-            _remove_if_empty(parent)
-        if isinstance(fault, OSError | SafetensorError):
-            raise ExportError(
-                f"{folder}: can't be written: {_told(fault)}; free the space or name another "
-                "folder (nothing was left behind)"
-            ) from fault
+        for path in reversed(made):
+            _remove_if_empty(path)
         raise
     finally:
         if lock >= 0:
@@ -181,7 +239,7 @@ def _refuse_full(folder: Path, parent: Path, n_bytes: int) -> None:
     if free < n_bytes:
         raise ExportError(
             f"{folder}: needs about {n_bytes:,} bytes but the disk has {free:,} free; "
-            "free some space or name a folder on another disk"
+            "free some space or name a place on another disk"
         )
 
 
