@@ -2,13 +2,11 @@
 
 import contextlib
 import importlib.util
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -18,80 +16,16 @@ from gptailor.errors import FamilyError
 from gptailor.family import Family, MemberSource, load_family
 from gptailor.tailoring import Source
 
-_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-
-
-def _permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows as llama.cpp wants them for rotary embeddings: halves interleaved."""
-    half = weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, weight.shape[1])
-    return half.swapaxes(1, 2).reshape(weight.shape)
-
-
-def _write(
-    path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **numbers: int
-) -> None:
-    """Write a tiny Llama as a GGUF file, embedding tied."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(numbers.get("block_count", config.num_hidden_layers))
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10_000.0)
-    vocabulary = tokenizer.get_vocab()
-    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
-    writer.add_token_merges([f"{a} {b}" for a, b in _merges(tokenizer)])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    for name, tensor in model.state_dict().items():
-        weight = tensor.numpy()
-        if name.startswith("model.layers."):
-            layer, inner = name.removeprefix("model.layers.").split(".", 1)
-            short = _NAMES[inner.removesuffix(".weight")]
-            heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-            weight = _permuted(weight, heads[short]) if short in heads else weight
-            writer.add_tensor(f"blk.{layer}.{short}.weight", weight)
-        elif name == "model.embed_tokens.weight":
-            writer.add_tensor("token_embd.weight", weight)
-        elif name == "model.norm.weight":
-            writer.add_tensor("output_norm.weight", weight)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _merges(tokenizer: PreTrainedTokenizerFast) -> list[tuple[str, str]]:
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    return [tuple(pair) for pair in model["merges"]]
-
 
 @pytest.fixture(scope="module")
 def file(
     tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerFast,
+    gguf_file: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    _write(path, tiny_model("llama", tie_word_embeddings=True), tiny_tokenizer)
-    return path
+    return gguf_file(path, tiny_model("llama", tie_word_embeddings=True), tiny_tokenizer)
 
 
 def _load(path: Path | str, **variants: str) -> Family:
@@ -171,12 +105,14 @@ def test_a_header_that_can_not_be_true(
 def test_an_absurd_count_of_layers(
     tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerFast,
+    gguf_file: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
     model = tiny_model("llama", tie_word_embeddings=True)
-    _write(tmp_path / "x.gguf", model, tiny_tokenizer, block_count=2**30)
+    many, more = {"llama.block_count": 2**30}, {"llama.block_count": 8}
+    gguf_file(tmp_path / "x.gguf", model, tiny_tokenizer, about=many)
     assert "block_count is" in _fault(tmp_path / "x.gguf")
-    _write(tmp_path / "y.gguf", model, tiny_tokenizer, block_count=8)
+    gguf_file(tmp_path / "y.gguf", model, tiny_tokenizer, about=more)
     assert "lacks 18 tensors" in _fault(tmp_path / "y.gguf")
 
 

@@ -29,7 +29,7 @@ from gptailor.family.members import OpenedMember
 from gptailor.family.quiet import quiet
 from gptailor.family.skeleton import skeleton_of
 
-__all__ = ["open_checkpoint", "state_of", "tokenizer_of"]
+__all__ = ["open_checkpoint", "refuse_misfits", "state_of", "tokenizer_of"]
 
 _MAX_SIZE = 2**24  # of a dimension that the config names
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
@@ -68,7 +68,7 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
             )
     except LIBRARY_FAULTS as fault:
         raise FamilyError(f"{folder}: transformers can't open it: {one_line(fault)}") from fault
-    _refuse_misfits(folder, info)
+    refuse_misfits(folder, info)
     layout = Layout.of(model)
     config.tie_word_embeddings = layout.tied  # a head that differs is never tied to the embedding
     return OpenedMember(
@@ -108,6 +108,35 @@ def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
             )
     except Exception as fault:  # the tokenizers library raises bare Exception
         raise FamilyError(f"{folder}: its tokenizer can't be read: {one_line(fault)}") from fault
+
+
+def refuse_misfits(path: Path, info: Mapping[str, Any], noun: str = "files") -> None:
+    """Refuse what transformers could not match between files and config.
+
+    Args:
+        path: The folder or file, for messages.
+        info: What `from_pretrained` gives as its loading info.
+        noun: What holds the tensors.
+
+    Raises:
+        FamilyError: Tensors that are missing, unknown, or of another shape.
+    """
+    lack, hold = ("lack", "hold unknown") if noun == "files" else ("lacks", "holds unknown")
+    faults = []
+    for names, word in (
+        (sorted(info["missing_keys"]), lack),
+        (sorted(info["unexpected_keys"]), hold),
+    ):
+        if names:
+            faults.append(f"{path}: the {noun} {word} {len(names)} tensors ({told(names)})")
+    faults += [
+        f"{path}: tensor {name} has shape {tuple(found)} but the config needs {tuple(needed)}"
+        for name, found, needed in sorted(info["mismatched_keys"])[:_TOLD]
+    ]
+    if info["error_msgs"]:
+        faults.append(f"{path}: {one_line(ValueError(info['error_msgs'][0]))}")
+    if faults:
+        raise FamilyError(faults)
 
 
 def _config_of(folder: Path) -> PreTrainedConfig:
@@ -193,21 +222,3 @@ def _refuse_shortfall(
     raise FamilyError(
         faults or f"{folder}: the config needs {n_needed} parameters, the files hold {n_held}"
     )
-
-
-def _refuse_misfits(folder: Path, info: Mapping[str, Any]) -> None:
-    faults = []
-    for names, word in (
-        (sorted(info["missing_keys"]), "lack"),
-        (sorted(info["unexpected_keys"]), "hold unknown"),
-    ):
-        if names:
-            faults.append(f"{folder}: the files {word} {len(names)} tensors ({told(names)})")
-    faults += [
-        f"{folder}: tensor {name} has shape {tuple(found)} but the config needs {tuple(needed)}"
-        for name, found, needed in sorted(info["mismatched_keys"])[:_TOLD]
-    ]
-    if info["error_msgs"]:
-        faults.append(f"{folder}: {one_line(ValueError(info['error_msgs'][0]))}")
-    if faults:
-        raise FamilyError(faults)

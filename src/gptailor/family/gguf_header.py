@@ -4,15 +4,19 @@ Readers of this format trust its counts and offsets; here each is held against t
 Knows nothing of what keys and tensors mean, but for the count of layers.
 """
 
+import functools
 import math
 import mmap
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from gptailor.errors import FamilyError
 
-__all__ = ["refuse_broken_gguf"]
+__all__ = ["GgufHeader", "read_gguf_header"]
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _STRING, _ARRAY = 8, 9
@@ -23,10 +27,38 @@ _MAX_DIMENSIONS = 4  # ggml's own limit
 _MAX_DEPTH = 3  # of arrays in arrays
 _MAX_SIZE = 2**24  # of a dimension that the metadata names
 _SIZES = (".embedding_length", ".feed_forward_length", ".attention.head_count", ".vocab_size")
+_MAX_TEXT_BYTES = 256  # of a value that is kept; chat templates are longer
+_PARTS = "split.count"
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What a GGUF file says about itself.
+
+    Args:
+        values: Its numbers and short texts; None for longer texts and arrays.
+        types: Tensor to the name of the type that it is stored in, such as ``Q4_K``.
+    """
+
+    values: Mapping[str, float | str | None]
+    types: Mapping[str, str]
+
+    @property
+    def architecture(self) -> str:
+        """What the file calls its architecture."""
+        return str(self.values.get("general.architecture"))
+
+    def about(self, key: str) -> float | str | None:
+        """The value of an architecture's own key, such as ``rope.scaling.type``."""
+        return self.values.get(f"{self.architecture}.{key}")
 
 
 class _Broken(Exception):
     """The header leads out of the file, or says what can't be."""
+
+
+class _Unusable(Exception):
+    """The file is whole, but nothing here can make use of it."""
 
 
 class _Walk:
@@ -54,11 +86,14 @@ class _Walk:
         start = self.skip(length)
         return self.blob[start : start + length].decode("utf-8", errors="replace")
 
-    def value(self, kind: int, depth: int = 0) -> float | None:
-        """Pass over a value; a number is given back."""
+    def value(self, kind: int, depth: int = 0) -> float | str | None:
+        """Pass over a value; a number or a short text is given back."""
         if kind == _STRING:
-            self.skip(self.count())
-            return None
+            length = self.count()
+            start = self.skip(length)
+            if length > _MAX_TEXT_BYTES:
+                return None
+            return self.blob[start : start + length].decode("utf-8", errors="replace")
         if kind != _ARRAY:
             if kind not in _SCALARS:
                 raise _Broken(f"it has a value of the unknown type {kind}")
@@ -74,11 +109,11 @@ class _Walk:
         return None
 
 
-def refuse_broken_gguf(path: Path) -> None:
-    """Refuse a file that is not GGUF, is truncated, or whose header can't be true.
+def read_gguf_header(path: Path) -> GgufHeader:
+    """Read what a GGUF file says about itself, and hold all of it against the file.
 
     Raises:
-        FamilyError: What is wrong with it.
+        FamilyError: It is not GGUF, is truncated, is one of several parts, or can't be true.
     """
     try:
         with path.open("rb") as file:
@@ -89,14 +124,16 @@ def refuse_broken_gguf(path: Path) -> None:
                     "for a checkpoint or an adapter, name its folder"
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
-                _walk(_Walk(blob))
+                return _walk(_Walk(blob))
     except OSError as fault:
         raise FamilyError(f"{path} can't be read: {fault.strerror}") from fault
+    except _Unusable as fault:
+        raise FamilyError(f"{path}: {fault}") from None
     except _Broken as fault:
         raise FamilyError(f"{path}: the GGUF file is broken: {fault}; copy it again") from None
 
 
-def _walk(walk: _Walk) -> None:
+def _walk(walk: _Walk) -> GgufHeader:
     walk.skip(len(_MAGIC))
     version = walk.count("I")
     if version not in _VERSIONS:
@@ -104,22 +141,37 @@ def _walk(walk: _Walk) -> None:
     n_tensors, n_values = walk.count(), walk.count()
     if max(n_tensors, n_values) * 8 > len(walk.blob):
         raise _Broken(f"it claims {n_tensors} tensors and {n_values} values, more than fit into it")
-    numbers = {}
+    values = {}
     for _ in range(n_values):
         key = walk.text()
-        numbers[key] = walk.value(walk.count("I"))
+        values[key] = walk.value(walk.count("I"))
+    numbers = {key: value for key, value in values.items() if isinstance(value, float)}
     _refuse_absurd(numbers, n_tensors)
-    ends = [_tensor_end(walk) for _ in range(n_tensors)]
+    tensors = [_tensor(walk) for _ in range(n_tensors)]
     alignment = max(int(numbers.get("general.alignment") or 32), 1)
-    start = math.ceil(walk.position / alignment) * alignment
-    for name, end in ends:
-        if start + end > len(walk.blob):
+    _refuse_overlaps(tensors, len(walk.blob) - math.ceil(walk.position / alignment) * alignment)
+    return GgufHeader(values, {name: kind for name, kind, _, _ in tensors})
+
+
+def _refuse_overlaps(tensors: list[tuple[str, str, int, int]], n_bytes: int) -> None:
+    """Refuse tensors that reach out of the data's `n_bytes`, or into one another."""
+    end, before = 0, ""
+    for name, _, start, stop in sorted(tensors, key=lambda tensor: tensor[2:]):
+        if stop > n_bytes:
             raise _Broken(f"tensor {name!r} lies beyond its end")
+        if start < end:
+            raise _Broken(f"tensors {before!r} and {name!r} overlap")
+        end, before = stop, name
 
 
-def _refuse_absurd(numbers: Mapping[str, float | None], n_tensors: int) -> None:
+def _refuse_absurd(numbers: Mapping[str, float], n_tensors: int) -> None:
+    if numbers.get(_PARTS, 1) > 1:
+        raise _Unusable(
+            f"it is one of {numbers[_PARTS]:g} parts of a model; join them first with "
+            "llama-gguf-split --merge"
+        )
     for key, value in numbers.items():
-        if value is None or not math.isfinite(value):
+        if not math.isfinite(value):
             continue
         if key.endswith(".block_count") and not 1 <= value <= n_tensors:
             raise _Broken(f"{key} is {value:g} but it has {n_tensors} tensors")
@@ -127,16 +179,36 @@ def _refuse_absurd(numbers: Mapping[str, float | None], n_tensors: int) -> None:
             raise _Broken(f"{key} is {value:g}")
 
 
-def _tensor_end(walk: _Walk) -> tuple[str, int]:
-    """A tensor's name, and where it ends behind the start of the data."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
+def _tensor(walk: _Walk) -> tuple[str, str, int, int]:
+    """A tensor's name, type, and where it starts and ends behind the start of the data."""
     name, n_dimensions = walk.text(), walk.count("I")
     if n_dimensions > _MAX_DIMENSIONS:
         raise _Broken(f"tensor {name!r} has {n_dimensions} dimensions")
     n_elements = math.prod(walk.count() for _ in range(n_dimensions))
-    kind, offset = walk.count("I"), walk.count()
-    if kind not in [known.value for known in GGMLQuantizationType]:
-        raise _Broken(f"tensor {name!r} has the unknown type {kind}")
-    block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-    return name, offset + n_elements // block * n_bytes
+    number, offset = walk.count("I"), walk.count()
+    kind, block, block_bytes = _type_of(number)
+    if not block_bytes:
+        raise _Unusable(
+            f"tensor {name!r} is stored as {kind}, which can't be made floats here; "
+            "give the original checkpoint, or a file of another quantisation"
+        )
+    return name, kind, offset, offset + math.ceil(n_elements / block) * block_bytes
+
+
+@functools.cache
+def _type_of(number: int) -> tuple[str, int, int]:
+    """A type's name, elements in a block, and bytes of one: 0 where it can't be dequantised."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    if number not in [known.value for known in GGMLQuantizationType]:
+        return str(number), 1, 0
+    kind = GGMLQuantizationType(number)
+    block, n_bytes = GGML_QUANT_SIZES[kind]
+    if kind.name in ("F32", "F16"):
+        return kind.name, block, n_bytes
+    try:
+        dequantize(np.zeros((1, n_bytes), dtype=np.uint8), kind)
+    except NotImplementedError:
+        return kind.name, block, 0
+    return kind.name, block, n_bytes

@@ -56,7 +56,7 @@ def load_family(
     layout = Layout.of(skeleton_of(opened.config, dtype))
     states = {BASE: _cast(opened.state, dtype, device)}
     faults = value_faults(BASE, opened.where, states[BASE])
-    sources, notes = {BASE: opened.origin}, list(opened.notes)
+    sources, notes = {BASE: opened.origin}, _reading_notes(opened, dtype)
     for name, source in variants.items():
         try:
             member = open_member(source, places[name], dtype=dtype, family_base=opened)
@@ -70,7 +70,7 @@ def load_family(
             misfits = value_faults(name, member.where, own)
         faults += misfits
         sources[name] = member.origin
-        notes += [*member.notes, *own_notes]
+        notes += [*_reading_notes(member, dtype), *own_notes]
     if faults:
         raise FamilyError(faults)
     config = copy.deepcopy(opened.config)
@@ -81,7 +81,7 @@ def load_family(
         dtype=dtype,
         states=states,
         sources=sources,
-        notes=(*notes, *_sharing_notes(states)),
+        notes=tuple(dict.fromkeys((*notes, *_sharing_notes(states)))),
         generation_config=opened.generation_config,
         licence=opened.licence,
         base_tokenizer=opened.tokenizer,
@@ -128,8 +128,20 @@ def open_member(
         else family_base.tokenizer,
         generation_config=family_base.generation_config,
         licence=family_base.licence,
-        notes=family_base.notes if own_base else (),
+        notes=tuple(_reading_notes(family_base, dtype)) if own_base else (),
     )
+
+
+def _reading_notes(member: OpenedMember, dtype: torch.dtype) -> list[str]:
+    """A member's notes; before them what its weights were stored as and what is made of them."""
+    if member.stored is None:
+        return list(member.notes)
+    held = "" if dtype == torch.float32 else f" and held as {_word(dtype)}"
+    return [f"{member.origin} {member.stored}; read as float32{held}", *member.notes]
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _open_whole(source: MemberSource, place: Path, dtype: torch.dtype) -> OpenedMember:

@@ -45,6 +45,8 @@ class OpenedMember:
         generation_config: A transformers GenerationConfig, or None.
         licence: What its model card or package says, or None.
         notes: Sentences for the user.
+        stored: How its weights were stored, where that is not as plain floats: the rest of a
+            sentence that begins with `origin`.
     """
 
     where: str
@@ -56,3 +58,4 @@ class OpenedMember:
     generation_config: Any = None
     licence: str | None = None
     notes: tuple[str, ...] = ()
+    stored: str | None = None
