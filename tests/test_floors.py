@@ -24,6 +24,8 @@ WORDS = {
     "metrics",
     "objective",
     "params",
+    "published",
+    "published_file",
     "registry",
     "statistics",
     "tailoring",

@@ -12,6 +12,7 @@ import sys
 import typer
 
 from gptailor.cli.check import command as check
+from gptailor.cli.convert import command as convert
 from gptailor.cli.evaluate import command as evaluate
 from gptailor.cli.export import command as export
 from gptailor.cli.init import command as init
@@ -33,6 +34,7 @@ app.command("search")(search)
 app.command("report")(report)
 app.command("export")(export)
 app.command("evaluate")(evaluate)
+app.command("convert")(convert)
 
 
 def main() -> None:
