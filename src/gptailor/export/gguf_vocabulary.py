@@ -1,0 +1,316 @@
+"""A tokenizer as llama.cpp reads it: tokens, their kinds, merges or scores, and the template.
+
+llama.cpp does not run a tokenizer's own rules; it has some built in, by name. Which of them a
+tokenizer follows is read off its rules here, never guessed: rules without a name are refused.
+Knows tokenizers; knows nothing of weights.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+from gguf.constants import Keys
+from transformers import PreTrainedTokenizerFast
+
+from gptailor.errors import ExportError
+
+__all__ = ["Vocabulary", "vocabulary_of"]
+
+Rules = Mapping[str, Any]
+
+_ELSEWHERE = "use --format hf"
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+_REST_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _cased(after: str, numbers: str) -> str:
+    """The split of the newer families, which tells upper from lower case."""
+    return (
+        f"{_BEFORE}{_UPPER}*{_LOWER}+{after}|{_BEFORE}{_UPPER}+{_LOWER}*{after}"
+        rf"|\p{{N}}{numbers}|{_REST_SLASH}"
+    )
+
+
+# (what splits text before the merges, whether whole words are looked up first) -> llama.cpp's name
+_SPLITS: Mapping[tuple[str, bool], str] = {
+    (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}", True): "llama-bpe",
+    (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}", False): "dbrx",
+    (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}", False): "qwen2",
+    (_cased("", ""), True): "tekken",
+    (_cased(f"{_CONTRACTIONS}?", "{1,3}"), False): "gpt-4o",
+}
+_BYTES = ("bytes", True)
+_NAMES: Mapping[tuple[tuple[str, Any], ...], str] = {
+    (_BYTES,): "gpt-2",
+    (("digits", True), _BYTES): "smollm",
+    (
+        ("punctuation", "Contiguous"),
+        _BYTES,
+        ("digits", False),
+        ("split", "[0-9][0-9][0-9]"),
+    ): "falcon",
+}
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """All that llama.cpp is told of a tokenizer.
+
+    Args:
+        model: "gpt2" for merges of bytes, "llama" for pieces with scores.
+        pre: llama.cpp's name for how text is split before the merges.
+        tokens: The text of each row of the embedding.
+        kinds: Of each token: normal, control, user defined, byte, unknown, unused.
+        merges: For "gpt2": pairs, the most urgent first.
+        scores: For "llama": the highest is merged first.
+        ids: Special token's name in the file to its id.
+        flags: Key to yes or no: whether a beginning or an end is added, a space put in front.
+        templates: Name to chat template; "default" is the one that is used.
+    """
+
+    model: str
+    pre: str
+    tokens: tuple[str, ...]
+    kinds: tuple[int, ...]
+    merges: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    ids: Mapping[str, int] = field(default_factory=dict)
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    templates: Mapping[str, str] = field(default_factory=dict)
+
+    def add_to(self, writer: GGUFWriter) -> None:
+        """Add all of it to a file."""
+        writer.add_tokenizer_model(self.model)
+        writer.add_tokenizer_pre(self.pre)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.kinds)
+        if self.merges:
+            writer.add_token_merges(self.merges)
+        if self.scores:
+            writer.add_token_scores(self.scores)
+        for key, number in self.ids.items():
+            writer.add_uint32(key, number)
+        for key, value in self.flags.items():
+            writer.add_bool(key, value)
+        others = sorted(set(self.templates) - {"default"})
+        for name in others:
+            writer.add_string(
+                Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), self.templates[name]
+            )
+        if others:
+            writer.add_array(Keys.Tokenizer.CHAT_TEMPLATES, others)
+        if "default" in self.templates:
+            writer.add_chat_template(self.templates["default"])
+
+
+def vocabulary_of(tokenizer: Any, n_rows: int, ends: Sequence[int] = ()) -> Vocabulary:
+    """Read a tokenizer's rules.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        n_rows: How many rows the embedding has; what the tokenizer lacks is filled up.
+        ends: Further tokens that end an answer, from the generation config.
+
+    Raises:
+        ExportError: llama.cpp has no such tokenizer built in.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise _refusal(f"the tokenizer is a {type(tokenizer).__name__}, not a fast one")
+    rules: Rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    model: Rules = rules["model"]
+    if model.get("type") != "BPE":
+        raise _refusal(f"the tokenizer is of type {model.get('type')}, not BPE")
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise _refusal(f"the tokenizer has {name} {model[name]!r}")
+    pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    steps = _steps(rules.get("pre_tokenizer"))
+    tokens = _tokens(tokenizer, n_rows)
+    common = {"ids": _ids(tokenizer, n_rows, ends), "templates": _templates(tokenizer)}
+    flags = _added(tokenizer)
+    if any(kind == "bytes" for kind, _ in steps):
+        _refuse_normalizer(rules.get("normalizer"))
+        kinds = _kinds(tokenizer, tokens, pieces=False)
+        pre = _name_of(steps, ignore_merges=bool(model.get("ignore_merges")))
+        merges = tuple(" ".join(pair) for pair in pairs)
+        return Vocabulary("gpt2", pre, tokens, kinds, merges, flags=flags, **common)
+    flags |= {Keys.Tokenizer.ADD_PREFIX: _space_in_front(rules, steps)}
+    if not model.get("byte_fallback"):
+        raise _refusal("the tokenizer works neither on bytes nor falls back to them")
+    kinds = _kinds(tokenizer, tokens, pieces=True)
+    scores = _scores(tokens, kinds, pairs)
+    shown = tuple(
+        token.replace(_SPACE, " ") if kind == TokenType.USER_DEFINED else token
+        for token, kind in zip(tokens, kinds, strict=True)
+    )
+    return Vocabulary("llama", "default", shown, kinds, scores=scores, flags=flags, **common)
+
+
+def _refusal(reason: str) -> ExportError:
+    return ExportError(f"--format gguf: {reason}, which llama.cpp can't follow; {_ELSEWHERE}")
+
+
+def _steps(rules: Rules | None) -> tuple[tuple[str, Any], ...]:
+    """What is done to text before the merges, as pairs that can be compared."""
+    if rules is None:
+        return ()
+    match rules["type"]:
+        case "Sequence":
+            return tuple(step for inner in rules["pretokenizers"] for step in _steps(inner))
+        case "ByteLevel" if not rules["add_prefix_space"]:
+            return (("bytes", rules["use_regex"]),)
+        case "Digits":
+            return (("digits", rules["individual_digits"]),)
+        case "Punctuation":
+            return (("punctuation", rules["behavior"]),)
+        case "Split" if rules["behavior"] in ("Isolated", "Removed") and not _odd(rules):
+            return (("split", next(iter(rules["pattern"].values()))),)
+        case "Split" if rules["pattern"] == {"String": " "}:
+            return ()  # Gemma's: no space is left when it comes to splitting
+        case "Metaspace" if not rules.get("split", True) and rules["replacement"] == _SPACE:
+            return (("space", rules["prepend_scheme"] != "never"),)
+        case other:
+            raise _refusal(f"the tokenizer splits text by {other} {json.dumps(rules)[:80]}")
+
+
+def _odd(rules: Rules) -> bool:
+    """Whether a split is not the usual one, that keeps what the pattern matches."""
+    removed = rules["behavior"] == "Removed"
+    return bool(rules["invert"]) != removed
+
+
+def _name_of(steps: tuple[tuple[str, Any], ...], *, ignore_merges: bool) -> str:
+    if not ignore_merges and steps in _NAMES:
+        return _NAMES[steps]
+    match steps:
+        case (("split", pattern), ("bytes", False)) if (pattern, ignore_merges) in _SPLITS:
+            return _SPLITS[pattern, ignore_merges]
+    told = ", ".join(f"{kind} {value}" for kind, value in steps)
+    raise _refusal(f"the tokenizer splits text by {told[:160]}")
+
+
+def _refuse_normalizer(rules: Rules | None) -> None:
+    # llama.cpp has no NFC either; text is nearly always in that form
+    if rules is None or rules["type"] == "NFC":
+        return
+    inner = rules.get("normalizers", [rules])
+    if any(rule["type"] != "NFC" for rule in inner):
+        raise _refusal(f"the tokenizer changes text by {json.dumps(rules)[:80]}")
+
+
+def _space_in_front(rules: Rules, steps: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether a space is put in front of text, of a tokenizer on pieces.
+
+    Raises:
+        ExportError: Text is changed in another way.
+    """
+    known = rules.get("normalizer") or {"type": "Sequence", "normalizers": []}
+    inner = known.get("normalizers", [known])
+    replaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    prepends = {"type": "Prepend", "prepend": _SPACE}
+    if any(rule not in (replaces, prepends) for rule in inner):
+        raise _refusal(f"the tokenizer changes text by {json.dumps(known)[:80]}")
+    if any(kind != "space" for kind, _ in steps) or (replaces not in inner and not steps):
+        raise _refusal("the tokenizer splits text, or does not mark spaces")
+    return prepends in inner or any(value for _, value in steps)
+
+
+def _tokens(tokenizer: Any, n_rows: int) -> tuple[str, ...]:
+    """The text of every row; those without one are numbered."""
+    tokens = [f"[PAD{number}]" for number in range(n_rows)]
+    for token, number in tokenizer.get_vocab().items():
+        if number >= n_rows:
+            raise _refusal(f"token {token!r} is number {number} of an embedding of {n_rows} rows")
+        tokens[number] = token
+    if len(set(tokens)) != n_rows:
+        twice = next(token for token in tokens if tokens.count(token) > 1)
+        raise _refusal(f"token {twice!r} stands twice in the vocabulary")
+    return tuple(tokens)
+
+
+def _kinds(tokenizer: Any, tokens: Sequence[str], *, pieces: bool) -> tuple[int, ...]:
+    named = set(tokenizer.get_vocab().values())
+    kinds = [TokenType.NORMAL if i in named else TokenType.UNUSED for i in range(len(tokens))]
+    if pieces:
+        for number, token in enumerate(tokens):
+            if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+                kinds[number] = TokenType.BYTE
+    for number, added in tokenizer.added_tokens_decoder.items():
+        kinds[number] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+    if pieces and tokenizer.unk_token_id is not None:
+        kinds[tokenizer.unk_token_id] = TokenType.UNKNOWN
+    return tuple(int(kind) for kind in kinds)
+
+
+def _scores(
+    tokens: Sequence[str], kinds: Sequence[int], pairs: Sequence[Sequence[str]]
+) -> tuple[float, ...]:
+    """Of each piece the rank of its merges, the first being the highest.
+
+    llama.cpp merges any two pieces that make a third, the one with the highest score first; the
+    tokenizer merges pairs by their rank. Both are the same if the merges of one piece stand
+    together, and if every pair that makes a piece is among them.
+
+    Raises:
+        ExportError: They are not the same.
+    """
+    rank: dict[str, int] = {}
+    last = None
+    for left, right in pairs:
+        made = left + right
+        if made != last and made in rank:
+            raise _refusal(f"the tokenizer's merges that make {made!r} do not stand together")
+        rank.setdefault(made, len(rank))
+        last = made
+    known = set(pairs)
+    normal = {t for t, kind in zip(tokens, kinds, strict=True) if kind == TokenType.NORMAL}
+    for piece in normal:
+        for cut in range(1, len(piece)):
+            pair = (piece[:cut], piece[cut:])
+            if pair not in known and pair[0] in normal and pair[1] in normal:
+                raise _refusal(f"the tokenizer does not merge {pair[0]!r} and {pair[1]!r}")
+    return tuple(-float(rank.get(token, len(rank) + i)) for i, token in enumerate(tokens))
+
+
+def _ids(tokenizer: Any, n_rows: int, ends: Sequence[int]) -> dict[str, int]:
+    named = {
+        Keys.Tokenizer.BOS_ID: tokenizer.bos_token_id,
+        Keys.Tokenizer.EOS_ID: tokenizer.eos_token_id,
+        Keys.Tokenizer.UNK_ID: tokenizer.unk_token_id,
+        Keys.Tokenizer.PAD_ID: tokenizer.pad_token_id,
+    }
+    others = [end for end in ends if end != tokenizer.eos_token_id]
+    if others:
+        named[Keys.Tokenizer.EOT_ID] = others[0]
+    return {key: int(i) for key, i in named.items() if i is not None and 0 <= i < n_rows}
+
+
+def _added(tokenizer: Any) -> dict[str, bool]:
+    """Whether the tokenizer puts a beginning before a text and an end behind it.
+
+    Raises:
+        ExportError: It puts something else there.
+    """
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a", add_special_tokens=True)
+    n_before = next(
+        (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), len(whole)
+    )
+    before, after = whole[:n_before], whole[n_before + len(plain) :]
+    if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [tokenizer.eos_token_id]):
+        raise _refusal(f"the tokenizer puts tokens {before} before and {after} behind a text")
+    return {Keys.Tokenizer.ADD_BOS: bool(before), Keys.Tokenizer.ADD_EOS: bool(after)}
+
+
+def _templates(tokenizer: Any) -> dict[str, str]:
+    known = tokenizer.chat_template
+    if not known:
+        return {}
+    return dict(known) if isinstance(known, dict) else {"default": str(known)}
