@@ -6,7 +6,9 @@ called with; a `Replay` hands hidden states to the norm and the head. Knows the 
 nothing of candidates' layers.
 """
 
+import contextlib
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,35 +38,41 @@ class Inputs:
     arguments: tuple[Mapping[str, Any], ...]
 
 
+_Call = tuple[Tensor, dict[str, Any]]  # a layer's hidden state, and its other arguments by name
+
+
 class _Stop(Exception):  # not an error: the last layer was reached
     """Ends a forward when every layer's arguments are known."""
 
 
 class _Tap(nn.Module):
-    """Stands for a layer and notes what it is called with."""
+    """Stands for a layer and notes what it is called with, all but the hidden state by name."""
 
-    def __init__(self, calls: list[tuple[Tensor, dict[str, Any]]], last: bool) -> None:
+    def __init__(
+        self, calls: list[_Call], names: tuple[str, ...], *, last: bool, tuples: bool
+    ) -> None:
         super().__init__()
-        self._calls, self._last = calls, last
+        self._calls, self._names, self._last, self._tuples = calls, names, last, tuples
 
-    def forward(self, hidden: Tensor, **arguments: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *unnamed: Any, **arguments: Any) -> Any:
         """Note the call; hand the hidden state on, or stop after the last layer."""
-        self._calls.append((hidden, arguments))
+        named = dict(zip(self._names, unnamed, strict=False))
+        self._calls.append((hidden, named | arguments))
         if self._last:
             raise _Stop
-        return hidden
+        return (hidden, None) if self._tuples else hidden
 
 
 class _Replay(nn.Module):
     """Stands for all the layers and gives their result, whatever goes in."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, hidden: Tensor, *, tuples: bool) -> None:
         super().__init__()
-        self._hidden = hidden
+        self._answer = (hidden, None) if tuples else hidden
 
-    def forward(self, hidden: Tensor, **arguments: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *unnamed: Any, **arguments: Any) -> Any:
         """Give the hidden states back that stand for the last layer's."""
-        return self._hidden
+        return self._answer
 
 
 class Skeleton:
@@ -88,6 +96,8 @@ class Skeleton:
         self._device = device
         self._models: dict[tuple[LayerSpec, ...], Any] = {}
         self._allowed: dict[int, tuple[Tensor, ...]] = {}
+        self._names = tuple(inspect.signature(self.templates[0].forward).parameters)[1:]
+        self._tuples: bool | None = None  # whether layers answer with one; found at the first call
 
     def inputs(self, tailoring: Tailoring, batch: Batch) -> Inputs:
         """Embed a batch and find out what each original layer would be called with.
@@ -108,7 +118,7 @@ class Skeleton:
     def logits(self, tailoring: Tailoring, hidden: Tensor) -> Tensor:
         """Norm and project hidden states: (M, H) -> (M, V), in the family's dtype."""
         model = self._model(tailoring)
-        self._place(model, [_Replay(hidden[None])])
+        self._place(model, [_Replay(hidden[None], tuples=bool(self._tuples))])
         positions = torch.zeros(1, len(hidden), dtype=torch.int64, device=self._device)
         mask = torch.zeros(1, 1, 1, 1, dtype=hidden.dtype, device=self._device)  # nobody looks
         out = model(
@@ -143,24 +153,44 @@ class Skeleton:
     def _place(self, model: Any, layers: list[nn.Module]) -> None:
         setattr(model.get_submodule(self._parent), self._name, nn.ModuleList(layers))
 
-    def _calls(
-        self, model: Any, tokens: Tensor, positions: Tensor | None
-    ) -> list[tuple[Tensor, dict[str, Any]]]:
-        calls: list[tuple[Tensor, dict[str, Any]]] = []
-        n_layers = len(self.templates)
-        self._place(model, [_Tap(calls, last=layer == n_layers - 1) for layer in range(n_layers)])
-        try:
-            model.base_model(input_ids=tokens, position_ids=positions, use_cache=False)
-        except _Stop:
-            return calls
-        except TypeError as fault:
-            raise FamilyError(
-                f"{type(model).__name__} calls its layers in a way that can't be shared ({fault}); "
-                "this architecture is not supported"
-            ) from fault
+    def _calls(self, model: Any, tokens: Tensor, positions: Tensor | None) -> list[_Call]:
+        """What each layer is called with."""
+        if self._tuples is None:
+            self._tuples = self._answers_with_tuples(model)
+        return self._tapped(model, tokens, positions, tuples=self._tuples)
+
+    def _answers_with_tuples(self, model: Any) -> bool:
+        """Find out whether the model takes tensors or tuples as its layers' answers: try both."""
+        tokens = torch.zeros(1, 2, dtype=torch.int64, device=self._device)
+        positions = torch.arange(2, device=self._device)[None]
+        reasons: list[object] = []
+        for tuples in (False, True):
+            try:
+                calls = self._tapped(model, tokens, positions, tuples=tuples)
+            except (TypeError, AttributeError, IndexError, ValueError, RuntimeError) as fault:
+                reasons.append(fault)
+                continue
+            if len(calls) == len(self.templates) and all(h is calls[0][0] for h, _ in calls):
+                return tuples
+            reasons.append("it does more between its layers than hand their result on")
         raise FamilyError(
-            f"{type(model).__name__} does not run all its layers; it is not supported"
+            f"{type(model).__name__} calls its layers in a way that can't be shared "
+            f"({reasons[0]}); this architecture is not supported"
         )
+
+    def _tapped(
+        self, model: Any, tokens: Tensor, positions: Tensor | None, *, tuples: bool
+    ) -> list[_Call]:
+        calls: list[_Call] = []
+        n_layers = len(self.templates)
+        taps = [
+            _Tap(calls, self._names, last=layer == n_layers - 1, tuples=tuples)
+            for layer in range(n_layers)
+        ]
+        self._place(model, list(taps))
+        with contextlib.suppress(_Stop):
+            model.base_model(input_ids=tokens, position_ids=positions, use_cache=False)
+        return calls
 
     def _masks(self, model: Any, batch: Batch) -> list[Tensor]:
         """The additive mask of each original layer, (B, 1, T, T) in the family's dtype.
