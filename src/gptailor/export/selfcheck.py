@@ -137,8 +137,8 @@ def _tailored_logits(
             layer.load_state_dict(own, assign=True)
             args, arguments = calls[spec.position]
             made = layer.float()(hidden, *args[1:], **arguments)
-            hidden = made[0] if isinstance(made, tuple) else made  # Falcon's layers give a tuple
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+            hidden = made if isinstance(made, Tensor) else made[0]  # Falcon's layers give a tuple
+        return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
     _ready(model)
     for layer in layers:

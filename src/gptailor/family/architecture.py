@@ -21,6 +21,10 @@ _RECURRENT = "its layers carry a recurrent state, which the evaluation of candid
 _SHARED = "its layers share weights or state with one another, so that no layer can be cut alone"
 _PATTERN = "its config says which layer is of which kind by a pattern that can't follow a cut"
 _NUMBERED = "a layer computes with its number, or with how many layers there are"
+_ALIBI = (
+    "its attention counts distances along the row, also over other texts packed into it (alibi)"
+)
+_CHOOSING = "each token attends to a chosen few of a row, also of other texts packed into it"
 _NO_DECODER = "it is not a causal language model of stacked decoder layers"
 
 # model types that are refused, and why
@@ -32,6 +36,7 @@ _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("beam", "deepseek_v4"), _SHARED),
     **dict.fromkeys(("diffllama", "minicpm3"), _NUMBERED),
     **dict.fromkeys(("gpt_neox_japanese", "modernbert-decoder"), _NUMBERED),
+    **dict.fromkeys(("bloom", "mpt"), _ALIBI),
     **dict.fromkeys(("cpmant", "git", "phi4_multimodal"), _NO_DECODER),
     **dict.fromkeys(("ernie4_5_moe", "gpt_neo", "granitemoehybrid"), _PATTERN),
     **dict.fromkeys(("bert", "bert-generation", "big_bird", "blt", "camembert"), _NO_DECODER),
@@ -59,6 +64,8 @@ _PATTERNS: Mapping[str, str] = {
 _SPARSE_STEP = "decoder_sparse_step"
 # what may hold state or weights for several layers at once when it is not 0
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input")
+# how many tokens each token may attend to, where it chooses them
+_CHOSEN_TOKENS = ("index_topk", "index_topk_blocks", "keep_window_size")
 _LOOKS_PER_LAYER = re.compile(
     r"period|offset|interval|every_n|_step$|_stage|start_index|end_index|per_stack|_group_size$"
     r"|(layer|layers|block|blocks)_(ids|idx|idxs|indices|pattern)$|_idxs$|block_types$"
@@ -145,7 +152,27 @@ def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTr
     _recount(config.model_type, fields, positions, chosen)
     fields[_layers_field(config)] = len(positions)
     # made anew rather than edited: some configs derive private state from these fields
-    return type(config).from_dict(fields)
+    made = type(config).from_dict(fields)
+    _refuse_altered(config, made, positions)
+    return made
+
+
+def _refuse_altered(
+    config: PreTrainedConfig, made: PreTrainedConfig, positions: Sequence[int]
+) -> None:
+    """Refuse what the config class turned into another order of layers than was asked for."""
+    wanted, found = layer_kinds(config), layer_kinds(made)
+    for layer, position in enumerate(positions):
+        if wanted[position] != found[layer]:
+            one, other = next(
+                (one, other)
+                for one, other in zip(wanted[position], found[layer], strict=True)
+                if one != other
+            )
+            raise TailoringError(
+                f"layer {position} of the whole model is to be layer {layer}, but there the config "
+                f"of a {config.model_type} model makes {one[0]} {other[1]!r} and not {one[1]!r}"
+            )
 
 
 def _remap_indices(
@@ -209,6 +236,7 @@ def _reason(config: PreTrainedConfig) -> str | None:
         return _REFUSED[config.model_type]
     return (
         _sharing_field(config.model_type, fields)
+        or _across_the_row(fields)
         or _recurrent_kind(config, fields)
         or _unknown_field(config, fields)
     )
@@ -225,6 +253,16 @@ def _sharing_field(model_type: str, fields: Mapping[str, Any]) -> str | None:
         return "some layers use the index of the layer before (indexer_types: shared)"
     if fields.get("scale_attn_by_inverse_layer_idx"):
         return f"{_NUMBERED} (scale_attn_by_inverse_layer_idx)"
+    return None
+
+
+def _across_the_row(fields: Mapping[str, Any]) -> str | None:
+    """Tell of a field that makes a token look at more than its own text in a packed row."""
+    if fields.get("alibi"):
+        return f"{_ALIBI}; only a config with alibi: false can be tailored"
+    for name in _CHOSEN_TOKENS:
+        if fields.get(name):
+            return f"{_CHOOSING} ({name} is {fields[name]})"
     return None
 
 

@@ -75,7 +75,7 @@ class Layout:
         """
         if name.startswith(self.head.removesuffix("weight")):
             return "head"
-        if _BEFORE_LAYERS.search(name):
+        if name == self.embedding or _BEFORE_LAYERS.search(name):
             return "embedding"
         if _AFTER_LAYERS.search(name):
             return "norm"
