@@ -1,41 +1,53 @@
-"""``gptailor export``: a tailoring becomes a stock checkpoint."""
+"""``gptailor export``: a tailoring becomes a stock checkpoint, a GGUF file or a recipe."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gptailor.cli.console import errors, screen
 from gptailor.errors import ConfigError
 
+if TYPE_CHECKING:
+    from gptailor.family import Family
+    from gptailor.provenance import Provenance
+
 __all__ = ["command"]
 
 
-def command(
+def command(  # noqa: PLR0913, PLR0917  # each is an option
     run: Annotated[Path, typer.Argument(help="The run's folder, or a tailor.yaml.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint's folder; else a file.")],
     trial: Annotated[
         int | None, typer.Option(min=0, help="A trial's number; the chosen one if absent.")
     ] = None,
     tailoring: Annotated[
         Path | None, typer.Option(help="A tailoring.yaml instead of a trial.")
     ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="hf, gguf (llama.cpp) or mergekit (a recipe).")
+    ] = "hf",
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; the search's own if absent.")
+        str | None,
+        typer.Option(
+            help="hf: float32, bfloat16, float16; the search's own if absent. "
+            "gguf: f16 (if absent), bf16, q8_0, f32."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a folder that is not ours.")] = False,
+    shard_size: Annotated[
+        str | None, typer.Option(help="hf: the most that one file holds; 5GB if absent.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is not ours.")] = False,
 ) -> None:
-    """Write the best model as a stock checkpoint that any tool loads."""
+    """Write the best model for other tools to load."""
     from gptailor.assemble import load_members
-    from gptailor.export import card_facts, export_checkpoint, model_card
+    from gptailor.export.options import ExportOptions
     from gptailor.header import changes
-    from gptailor.machine import DTYPES
-    from gptailor.provenance import Provenance, find_provenance
+    from gptailor.provenance import find_provenance
 
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"--dtype: must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    found: Provenance = find_provenance(run, trial=trial, tailoring=tailoring)
+    options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
+    found = find_provenance(run, trial=trial, tailoring=tailoring)
     errors.print("loading the family ...", style="dim")
     family = load_members(found.config)
     family.check(found.tailoring)
@@ -43,25 +55,41 @@ def command(
         faults = changes(found.header, family.digests, {}, where=run)
         if faults:
             raise ConfigError(faults)
+    kept = [run, *([tailoring] if tailoring is not None else []), *found.files]
+    more: dict[str, Any] = {"overwrite": overwrite, "keep": kept}
+    if options.format == "gguf":
+        from gptailor.export.gguf import export_gguf
+
+        export_gguf(family, found.tailoring, out, dtype=options.gguf_dtype, **more)
+        told = "read back and equal to what was made\nthe GGUF file"
+    elif options.format == "mergekit":
+        from gptailor.export.mergekit import export_recipe
+
+        export_recipe(family, found.tailoring, out, **more)
+        told = "told as a recipe\nthe recipe for mergekit"
+    else:
+        _checkpoint(family, found, out, options.hf_arguments | more)
+        told = "reloaded with stock transformers and equal to what was searched\nthe checkpoint"
+    _tell(family, found, told, out)
+
+
+def _checkpoint(family: "Family", found: "Provenance", out: Path, more: dict[str, Any]) -> None:
+    from gptailor.export import card_facts, export_checkpoint, model_card
+
     facts = dataclasses.replace(
         card_facts(family, found.tailoring, out.resolve().name),
         scores=found.rows,
         scores_note=found.rows_note,
         n_tried=found.n_tried,
     )
-    export_checkpoint(
-        family,
-        found.tailoring,
-        out,
-        card=model_card(facts),
-        dtype=None if dtype is None else DTYPES[dtype],
-        overwrite=overwrite,
-        keep=[run, *([tailoring] if tailoring is not None else []), *found.files],
-    )
-    before, after = facts.parameters or (0, 0)
+    export_checkpoint(family, found.tailoring, out, card=model_card(facts), **more)
+
+
+def _tell(family: "Family", found: "Provenance", told: str, out: Path) -> None:
+    from gptailor.export import card_facts
+
+    before, after = card_facts(family, found.tailoring, "").parameters or (0, 0)
     screen.print(
         f"{len(found.tailoring.layers)} of {family.n_layers} layers, {after:,} of {before:,} "
-        f"parameters ({1 - after / before:.1%} fewer); reloaded with stock transformers and equal "
-        "to what was searched"
+        f"parameters ({1 - after / before:.1%} fewer); {told}: {out}"
     )
-    screen.print(f"the checkpoint: {out}")

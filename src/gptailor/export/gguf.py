@@ -5,6 +5,7 @@ layer is in memory at a time. Then the file is read back and each tensor is held
 to be written. Knows the format by the `gguf` library, which llama.cpp's authors publish.
 """
 
+import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,14 @@ from gptailor.engine.weights import layer_weights, part_weights
 from gptailor.errors import ExportError, FamilyError
 from gptailor.export.card import place_of
 from gptailor.export.folder import file_beside
-from gptailor.export.gguf_layout import Architecture, architecture_of, extra_tensors, reshaped
-from gptailor.export.gguf_numbers import add_numbers
+from gptailor.export.gguf_layout import (
+    Architecture,
+    architecture_of,
+    extra_tensors,
+    fields_of,
+    reshaped,
+)
+from gptailor.export.gguf_numbers import add_numbers, context_of, whole_context_of
 from gptailor.export.gguf_vocabulary import vocabulary_of
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.gguf_header import read_gguf_header
@@ -40,6 +47,8 @@ from gptailor.family.skeleton import skeleton_of
 from gptailor.tailoring import Tailoring
 
 __all__ = ["GGUF_DTYPES", "export_gguf"]
+
+logger = logging.getLogger(__name__)
 
 GGUF_DTYPES = {
     "f16": LlamaFileType.MOSTLY_F16,
@@ -85,7 +94,7 @@ class _Made:
         return cast
 
 
-def export_gguf(
+def export_gguf(  # noqa: PLR0913  # what to export, and options that have defaults
     family: Family,
     tailoring: Tailoring,
     file: Path,
@@ -118,6 +127,7 @@ def export_gguf(
     family.check(tailoring)
     config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
     plan = _Plan(family, tailoring, config, architecture_of(config), dtype)
+    _tell_of_context(config, plan.known)
     writer = plan.header(name or file.stem)
     needed = [*keep, *(Path(place_of(source)) for source in family.sources.values())]
     with file_beside(
@@ -138,6 +148,18 @@ def export_gguf(
         _check(beside, plan)
 
 
+def _tell_of_context(config: PreTrainedConfig, known: Architecture) -> None:
+    most, context = whole_context_of(config), context_of(config, known)
+    if context < most:
+        logger.warning(
+            "llama.cpp runs %s without sliding windows; the file says that it takes %d tokens, "
+            "as many as a window holds, instead of %d",
+            config.model_type,
+            context,
+            most,
+        )
+
+
 class _Plan:
     """What stands in the file, in order; asked twice, for writing and for checking."""
 
@@ -151,7 +173,7 @@ class _Plan:
     ) -> None:
         self.family, self.tailoring, self.config = family, tailoring, config
         self.known, self.dtype = known, dtype
-        self.fields = config.to_dict()
+        self.fields = fields_of(config)
         self.path = layers_path(skeleton_of(family.config, torch.float32))
         self.names = get_tensor_name_map(known.arch, len(tailoring.layers))
 
@@ -246,12 +268,12 @@ class _Plan:
         by_layer: dict[str, set[str]] = {}
         for name in names:
             if name.startswith("blk."):
-                _, layer, inner = name.split(".", 2)
-                by_layer.setdefault(layer, set()).add(inner)
+                _, layer, rest = name.split(".", 2)
+                by_layer.setdefault(layer, set()).add(rest)
         first = by_layer["0"]
         for layer, inner in by_layer.items():
             if inner != first:
-                odd = sorted(inner ^ first)[0]
+                odd = min(inner ^ first)
                 raise ExportError(
                     f"--format gguf: layer {layer} of the tailored model is of another kind than "
                     f"layer 0 ({odd} is in one of them alone), which llama.cpp can't run for "

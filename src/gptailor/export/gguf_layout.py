@@ -5,6 +5,8 @@ the row does not know, is refused with a sentence. Each row is held against llam
 tests. Knows configs and single tensors; knows nothing of families, tokenizers and files.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,14 @@ from transformers import PreTrainedConfig
 
 from gptailor.errors import ExportError
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "extra_tensors", "reshaped"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "architecture_of",
+    "extra_tensors",
+    "fields_of",
+    "reshaped",
+]
 
 Fields = Mapping[str, Any]
 Named = tuple[str, Tensor]
@@ -48,9 +57,10 @@ def _interleaved(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
 
 def _experts(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
     """Gate and up of all experts, which transformers keeps in one tensor, apart."""
-    if name.endswith(("experts.gate_up_proj", "block_sparse_moe.input_linear.weight")):
-        stem = name.removesuffix(".gate_up_proj").replace("block_sparse_moe.input_linear", "mlp")
-        stem = stem.removesuffix(".weight").removesuffix(".experts") + ".experts"
+    name = name.replace(".block_sparse_moe.router.", ".mlp.gate.")  # Granite's
+    name = name.replace(".block_sparse_moe.", ".mlp.")
+    if name.endswith("experts.gate_up_proj"):
+        stem = name.removesuffix(".gate_up_proj")
         gate, up = tensor.chunk(2, dim=-2)
         yield f"{stem}.gate_proj.weight", gate.contiguous()
         yield f"{stem}.up_proj.weight", up.contiguous()
@@ -67,7 +77,7 @@ def _norms_plus_one(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
 
 def _gemma(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
     """Norms plus one, and the query scaled where llama.cpp would scale scores differently."""
-    wanted = fields["query_pre_attn_scalar"] ** -0.5
+    wanted = 1 / math.sqrt(fields["query_pre_attn_scalar"])
     factor = wanted / _llama_cpp_scale(fields)
     for new, made in _norms_plus_one(name, tensor, fields):
         scaled = "q_norm.weight" if fields["model_type"] == "gemma3_text" else "q_proj.weight"
@@ -78,8 +88,8 @@ def _llama_cpp_scale(fields: Fields) -> float:
     """What llama.cpp multiplies attention scores with: it knows 27B by its count of layers."""
     n_layers_27b = 62 if fields["model_type"] == "gemma3_text" else 46
     if fields["num_hidden_layers"] == n_layers_27b:
-        return float(fields["hidden_size"] // fields["num_attention_heads"]) ** -0.5
-    return float(fields["head_dim"]) ** -0.5
+        return 1 / math.sqrt(fields["hidden_size"] // fields["num_attention_heads"])
+    return 1 / math.sqrt(fields["head_dim"])
 
 
 def _gpt_neox(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
@@ -172,7 +182,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3_moe": Architecture(
         MODEL_ARCH.QWEN3MOE, _experts, fixed=(("norm_topk_prob", (True,)),), head="maybe"
     ),
-    "olmoe": Architecture(
+    "olmoe": Architecture(  # whose norms of query and key must be of one width
         MODEL_ARCH.OLMOE,
         _experts,
         fixed=(("norm_topk_prob", (False,)), ("clip_qkv", (None,))),
@@ -210,7 +220,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         MODEL_ARCH.GRANITE_MOE, _interleaved, rope=_LLAMA_ROPE, scales=_GRANITE
     ),
     "smollm3": Architecture(MODEL_ARCH.SMOLLM3, _interleaved),
-    "starcoder2": Architecture(MODEL_ARCH.STARCODER2, activations=_GELU, biases=_ALL),
+    "starcoder2": Architecture(
+        MODEL_ARCH.STARCODER2,
+        activations=_GELU,
+        biases=_ALL,
+        fixed=(("use_bias", (True,)),),
+    ),
     "stablelm": Architecture(
         MODEL_ARCH.STABLELM,
         biases=frozenset({"attn_norm", "ffn_norm", "output_norm"}),
@@ -218,7 +233,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fixed=(("qk_layernorm", (False,)),),
     ),
     "gpt_neox": Architecture(
-        MODEL_ARCH.GPTNEOX, _gpt_neox, _GELU, biases=_ALL, head="needed", rope=("default",)
+        MODEL_ARCH.GPTNEOX,
+        _gpt_neox,
+        _GELU,
+        biases=_ALL,
+        head="needed",
+        rope=("default",),
+        fixed=(("attention_bias", (True,)),),
     ),
     "gpt2": Architecture(
         MODEL_ARCH.GPT2,
@@ -251,6 +272,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
+def fields_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a config says, without what its class does not know and therefore does not read."""
+    said: dict[str, Any] = config.to_dict()
+    known = {field.name for field in dataclasses.fields(config)} | {"model_type", "head_dim"}
+    known |= set(config.attribute_map.values())
+    return {name: value for name, value in said.items() if name in known}
+
+
 def architecture_of(config: PreTrainedConfig) -> Architecture:
     """How this model is written, if llama.cpp can run what its config says.
 
@@ -263,7 +292,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
             f"--format gguf: does not know model type {config.model_type!r}, only "
             f"{', '.join(sorted(ARCHITECTURES))}; {_ELSEWHERE}"
         )
-    fields = config.to_dict()
+    fields = fields_of(config)
     fixed = [*known.fixed, *((n, tuple(known.activations)) for n in _ACTIVATIONS)]
     for name, allowed in fixed:
         if name in fields and fields[name] not in allowed and fields[name] is not None:
@@ -315,5 +344,5 @@ def _llama3_factors(fields: Fields, rope: Fields) -> Tensor:
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     turns = rope["original_max_position_embeddings"] / wavelength
     smooth = ((turns - low) / (high - low)).clamp(0, 1)
-    factors = 1 / ((1 - smooth) / rope["factor"] + smooth)
+    factors: Tensor = 1 / ((1 - smooth) / rope["factor"] + smooth)
     return factors.float()

@@ -11,9 +11,9 @@ from gguf import GGUFWriter, RopeScalingType
 from transformers import PreTrainedConfig
 
 from gptailor.errors import ExportError
-from gptailor.export.gguf_layout import Architecture
+from gptailor.export.gguf_layout import Architecture, fields_of
 
-__all__ = ["add_numbers", "context_of"]
+__all__ = ["add_numbers", "context_of", "whole_context_of"]
 
 Fields = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architectur
     Raises:
         ExportError: llama.cpp can't do what the config says.
     """
-    fields: Fields = config.to_dict()
+    fields: Fields = fields_of(config)
     n_heads = int(_first(fields, *_HEADS))
     size = int(_first(fields, *_SIZE))
     head_size = int(fields.get("head_dim") or size // n_heads)
@@ -45,8 +45,14 @@ def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architectur
     writer.add_vocab_size(int(fields["vocab_size"]))
     writer.add_context_length(context_of(config, known))
     writer.add_embedding_length(size)
+    n_kv_heads = _kv_heads(fields, n_heads)
+    if fields["model_type"] == "olmoe" and n_kv_heads != n_heads:
+        raise ExportError(
+            "--format gguf: llama.cpp runs olmoe only with as many key heads as query heads; "
+            "use --format hf"
+        )
     writer.add_head_count(n_heads)
-    writer.add_head_count_kv(_kv_heads(fields, n_heads))
+    writer.add_head_count_kv(n_kv_heads)
     writer.add_key_length(head_size)
     writer.add_value_length(head_size)
     writer.add_feed_forward_length(_feed_forward(fields, size))
@@ -68,8 +74,8 @@ def context_of(config: PreTrainedConfig, known: Architecture) -> int:
     Raises:
         ExportError: That is too few to be of use.
     """
-    fields = config.to_dict()
-    context = int(_first(fields, *_CONTEXT, default=2048))  # Falcon's has none
+    fields = fields_of(config)
+    context = whole_context_of(config)
     if known.windowed or not any(_sliding(fields)):
         return context
     window = int(fields["sliding_window"])
@@ -79,6 +85,11 @@ def context_of(config: PreTrainedConfig, known: Architecture) -> int:
             f"model's layers see only {window} tokens back; use --format hf"
         )
     return min(context, window)
+
+
+def whole_context_of(config: PreTrainedConfig) -> int:
+    """How many tokens the model takes."""
+    return int(_first(fields_of(config), *_CONTEXT, default=2048))  # Falcon's names none
 
 
 def _first(fields: Fields, *names: str, default: Any = None) -> Any:
@@ -139,11 +150,18 @@ def _sliding(fields: Fields) -> Sequence[bool]:
 
 
 def _add_windows(writer: GGUFWriter, fields: Fields, known: Architecture) -> None:
-    sliding = _sliding(fields)
-    if known.windowed and (any(sliding) or fields["model_type"] == "gemma2"):  # which always asks
-        writer.add_sliding_window(int(fields["sliding_window"]))
-        # a list, since a cut breaks every pattern that could be said by its period
-        writer.add_sliding_window_pattern(list(sliding))
+    sliding = list(_sliding(fields))
+    if not known.windowed:
+        return
+    if any(sliding):
+        window = int(fields["sliding_window"])
+    elif fields["model_type"] == "gemma2":  # llama.cpp stops where no layer has a window
+        sliding[0], window = True, int(_first(fields, *_CONTEXT))
+    else:
+        return
+    writer.add_sliding_window(window)
+    # a list, since a cut breaks every pattern that could be said by its period
+    writer.add_sliding_window_pattern(sliding)
 
 
 def _add_rope(writer: GGUFWriter, fields: Fields, known: Architecture, head_size: int) -> None:

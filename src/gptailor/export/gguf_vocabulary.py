@@ -5,6 +5,7 @@ tokenizer follows is read off its rules here, never guessed: rules without a nam
 Knows tokenizers; knows nothing of weights.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from gptailor.errors import ExportError
 __all__ = ["Vocabulary", "vocabulary_of"]
 
 Rules = Mapping[str, Any]
+Step = tuple[str, Any]
+Pair = tuple[str, ...]
 
 _ELSEWHERE = "use --format hf"
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -46,7 +49,7 @@ _SPLITS: Mapping[tuple[str, bool], str] = {
     (_cased(f"{_CONTRACTIONS}?", "{1,3}"), False): "gpt-4o",
 }
 _BYTES = ("bytes", True)
-_NAMES: Mapping[tuple[tuple[str, Any], ...], str] = {
+_NAMES: Mapping[tuple[Step, ...], str] = {
     (_BYTES,): "gpt-2",
     (("digits", True), _BYTES): "smollm",
     (
@@ -130,54 +133,71 @@ def vocabulary_of(tokenizer: Any, n_rows: int, ends: Sequence[int] = ()) -> Voca
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise _refusal(f"the tokenizer has {name} {model[name]!r}")
-    pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
     steps = _steps(rules.get("pre_tokenizer"))
-    tokens = _tokens(tokenizer, n_rows)
-    common = {"ids": _ids(tokenizer, n_rows, ends), "templates": _templates(tokenizer)}
-    flags = _added(tokenizer)
-    if any(kind == "bytes" for kind, _ in steps):
-        _refuse_normalizer(rules.get("normalizer"))
-        kinds = _kinds(tokenizer, tokens, pieces=False)
-        pre = _name_of(steps, ignore_merges=bool(model.get("ignore_merges")))
-        merges = tuple(" ".join(pair) for pair in pairs)
-        return Vocabulary("gpt2", pre, tokens, kinds, merges, flags=flags, **common)
-    flags |= {Keys.Tokenizer.ADD_PREFIX: _space_in_front(rules, steps)}
-    if not model.get("byte_fallback"):
+    of = _of_bytes if any(kind == "bytes" for kind, _ in steps) else _of_pieces
+    known = of(tokenizer, rules, merges, _tokens(tokenizer, n_rows))
+    return dataclasses.replace(
+        known,
+        ids=_ids(tokenizer, n_rows, ends),
+        flags={**known.flags, **_added(tokenizer)},
+        templates=_templates(tokenizer),
+    )
+
+
+def _of_bytes(
+    tokenizer: Any, rules: Rules, merges: Sequence[Pair], tokens: tuple[str, ...]
+) -> Vocabulary:
+    _refuse_normalizer(rules.get("normalizer"))
+    ignore_merges = bool(rules["model"].get("ignore_merges"))
+    pre = _name_of(_steps(rules["pre_tokenizer"]), ignore_merges=ignore_merges)
+    kinds = _kinds(tokenizer, tokens, pieces=False)
+    return Vocabulary("gpt2", pre, tokens, kinds, tuple(" ".join(pair) for pair in merges))
+
+
+def _of_pieces(
+    tokenizer: Any, rules: Rules, merges: Sequence[Pair], tokens: tuple[str, ...]
+) -> Vocabulary:
+    if not rules["model"].get("byte_fallback"):
         raise _refusal("the tokenizer works neither on bytes nor falls back to them")
+    in_front = _space_in_front(rules, _steps(rules.get("pre_tokenizer")))
     kinds = _kinds(tokenizer, tokens, pieces=True)
-    scores = _scores(tokens, kinds, pairs)
     shown = tuple(
         token.replace(_SPACE, " ") if kind == TokenType.USER_DEFINED else token
         for token, kind in zip(tokens, kinds, strict=True)
     )
-    return Vocabulary("llama", "default", shown, kinds, scores=scores, flags=flags, **common)
+    scores = _scores(tokens, kinds, merges)
+    flags = {Keys.Tokenizer.ADD_PREFIX: in_front}
+    return Vocabulary("llama", "default", shown, kinds, scores=scores, flags=flags)
 
 
 def _refusal(reason: str) -> ExportError:
     return ExportError(f"--format gguf: {reason}, which llama.cpp can't follow; {_ELSEWHERE}")
 
 
-def _steps(rules: Rules | None) -> tuple[tuple[str, Any], ...]:
+def _steps(rules: Rules | None) -> tuple[Step, ...]:
     """What is done to text before the merges, as pairs that can be compared."""
     if rules is None:
         return ()
+    if rules["type"] == "Sequence":
+        return tuple(step for inner in rules["pretokenizers"] for step in _steps(inner))
+    steps: tuple[Step, ...]
     match rules["type"]:
-        case "Sequence":
-            return tuple(step for inner in rules["pretokenizers"] for step in _steps(inner))
         case "ByteLevel" if not rules["add_prefix_space"]:
-            return (("bytes", rules["use_regex"]),)
+            steps = (("bytes", rules["use_regex"]),)
         case "Digits":
-            return (("digits", rules["individual_digits"]),)
+            steps = (("digits", rules["individual_digits"]),)
         case "Punctuation":
-            return (("punctuation", rules["behavior"]),)
+            steps = (("punctuation", rules["behavior"]),)
         case "Split" if rules["behavior"] in ("Isolated", "Removed") and not _odd(rules):
-            return (("split", next(iter(rules["pattern"].values()))),)
+            steps = (("split", next(iter(rules["pattern"].values()))),)
         case "Split" if rules["pattern"] == {"String": " "}:
-            return ()  # Gemma's: no space is left when it comes to splitting
+            steps = ()  # Gemma's: no space is left when it comes to splitting
         case "Metaspace" if not rules.get("split", True) and rules["replacement"] == _SPACE:
-            return (("space", rules["prepend_scheme"] != "never"),)
+            steps = (("space", rules["prepend_scheme"] != "never"),)
         case other:
             raise _refusal(f"the tokenizer splits text by {other} {json.dumps(rules)[:80]}")
+    return steps
 
 
 def _odd(rules: Rules) -> bool:
@@ -186,7 +206,7 @@ def _odd(rules: Rules) -> bool:
     return bool(rules["invert"]) != removed
 
 
-def _name_of(steps: tuple[tuple[str, Any], ...], *, ignore_merges: bool) -> str:
+def _name_of(steps: tuple[Step, ...], *, ignore_merges: bool) -> str:
     if not ignore_merges and steps in _NAMES:
         return _NAMES[steps]
     match steps:
@@ -205,7 +225,7 @@ def _refuse_normalizer(rules: Rules | None) -> None:
         raise _refusal(f"the tokenizer changes text by {json.dumps(rules)[:80]}")
 
 
-def _space_in_front(rules: Rules, steps: tuple[tuple[str, Any], ...]) -> bool:
+def _space_in_front(rules: Rules, steps: tuple[Step, ...]) -> bool:
     """Whether a space is put in front of text, of a tokenizer on pieces.
 
     Raises:
@@ -219,13 +239,16 @@ def _space_in_front(rules: Rules, steps: tuple[tuple[str, Any], ...]) -> bool:
         raise _refusal(f"the tokenizer changes text by {json.dumps(known)[:80]}")
     if any(kind != "space" for kind, _ in steps) or (replaces not in inner and not steps):
         raise _refusal("the tokenizer splits text, or does not mark spaces")
-    return prepends in inner or any(value for _, value in steps)
+    return prepends in inner or any(bool(value) for _, value in steps)
 
 
 def _tokens(tokenizer: Any, n_rows: int) -> tuple[str, ...]:
     """The text of every row; those without one are numbered."""
     tokens = [f"[PAD{number}]" for number in range(n_rows)]
+    added = tokenizer.added_tokens_decoder
     for token, number in tokenizer.get_vocab().items():
+        if number >= n_rows and number in added:
+            continue  # the model has no row for it, so nobody can use it
         if number >= n_rows:
             raise _refusal(f"token {token!r} is number {number} of an embedding of {n_rows} rows")
         tokens[number] = token
@@ -243,14 +266,15 @@ def _kinds(tokenizer: Any, tokens: Sequence[str], *, pieces: bool) -> tuple[int,
             if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
                 kinds[number] = TokenType.BYTE
     for number, added in tokenizer.added_tokens_decoder.items():
-        kinds[number] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
-    if pieces and tokenizer.unk_token_id is not None:
+        if number < len(kinds):
+            kinds[number] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+    if pieces and tokenizer.unk_token_id in range(len(kinds)):
         kinds[tokenizer.unk_token_id] = TokenType.UNKNOWN
     return tuple(int(kind) for kind in kinds)
 
 
 def _scores(
-    tokens: Sequence[str], kinds: Sequence[int], pairs: Sequence[Sequence[str]]
+    tokens: Sequence[str], kinds: Sequence[int], pairs: Sequence[Pair]
 ) -> tuple[float, ...]:
     """Of each piece the rank of its merges, the first being the highest.
 

@@ -1,0 +1,99 @@
+"""What may be asked of an export on the command line, checked before anything is loaded.
+
+Knows the words for formats, dtypes and sizes; knows nothing of members and files.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptailor.errors import ConfigError
+from gptailor.export.gguf import GGUF_DTYPES
+
+__all__ = ["FORMATS", "ExportOptions"]
+
+FORMATS = ("hf", "gguf", "mergekit")
+_HF_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_DTYPES = {"hf": tuple(_HF_DTYPES), "gguf": tuple(GGUF_DTYPES)}
+_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """A format, and what was asked of it.
+
+    Args:
+        format: One of `FORMATS`.
+        dtype: In that format's words; None for its own default.
+        shard_bytes: The most bytes of one file of a checkpoint; None for the default.
+    """
+
+    format: str
+    dtype: str | None = None
+    shard_bytes: int | None = None
+
+    @classmethod
+    def of(
+        cls, format_: str, out: Path, *, dtype: str | None = None, shard_size: str | None = None
+    ) -> "ExportOptions":
+        """Check what was asked for.
+
+        Example:
+            >>> ExportOptions.of("hf", Path("model"), shard_size="2GB").shard_bytes
+            2000000000
+
+        Raises:
+            ConfigError: Every fault at once.
+        """
+        if format_ not in FORMATS:
+            raise ConfigError(f"--format: must be one of {', '.join(FORMATS)}, not {format_!r}")
+        faults = []
+        known = _DTYPES.get(format_)
+        if dtype is not None and known is None:
+            faults.append(f"--dtype: says nothing with --format {format_}; leave it out")
+        elif dtype is not None and known is not None and dtype not in known:
+            faults.append(
+                f"--dtype: must be one of {', '.join(known)} with --format {format_}, not {dtype!r}"
+            )
+        if shard_size is not None and format_ != "hf":
+            faults.append(f"--shard-size: says nothing with --format {format_}; leave it out")
+        n_bytes = None if shard_size is None else _bytes_of(shard_size)
+        if n_bytes == 0:
+            faults.append(
+                f"--shard-size: must be a size above 0 such as 2GB or 500MiB, not {shard_size!r}"
+            )
+        if format_ == "gguf" and out.suffix != ".gguf":
+            faults.append(f"--out: a GGUF file's name must end in .gguf, not {out.name!r}")
+        if faults:
+            raise ConfigError(faults)
+        return cls(format_, dtype, n_bytes)
+
+    @property
+    def gguf_dtype(self) -> str:
+        """What the matrices of a GGUF file are stored in."""
+        return self.dtype or "f16"
+
+    @property
+    def hf_arguments(self) -> dict[str, Any]:
+        """What `export_checkpoint` is called with."""
+        arguments: dict[str, Any] = {}
+        if self.dtype is not None:
+            arguments["dtype"] = _HF_DTYPES[self.dtype]
+        if self.shard_bytes is not None:
+            arguments["shard_bytes"] = self.shard_bytes
+        return arguments
+
+
+def _bytes_of(size: str) -> int:
+    """A size in bytes; 0 where it is none."""
+    match = _SIZE.fullmatch(size)
+    return 0 if match is None else int(float(match[1]) * _UNITS[match[2]])
