@@ -2,7 +2,7 @@
 
 import copy
 import json
-import shutil
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from gptailor.errors import FamilyError
 from gptailor.family import Family, MemberSource, load_family
@@ -79,6 +80,36 @@ CONFIGS = {
     "vera": peft.VeraConfig(r=4, target_modules=["q_proj"], d_initial=0.1),
     "oft": peft.OFTConfig(r=0, oft_block_size=8, target_modules=["q_proj"]),
 }
+_TWO = ["q_proj", "up_proj"]
+OTHERS = {  # every other type that peft merges, in its own way of being small
+    "ADALORA": {"total_step": 10, "target_r": 2, "init_r": 4},
+    "ADAMSS": {},
+    "BOFT": {"boft_block_size": 4},
+    "C3A": {"block_size": 8},
+    "DEFT": {},
+    "DELORA": {},
+    "FOURIERFT": {"n_frequency": 20},
+    "FROD": {},
+    "GLORA": {},
+    "GRALORA": {"r": 4, "gralora_k": 2},
+    "HIRA": {"r": 4},
+    "HRA": {"r": 4},
+    "LN_TUNING": {"target_modules": ["input_layernorm", "norm"]},
+    "MISS": {"r": 4},
+    "OSF": {},
+    "PEANUT": {},
+    "PSOFT": {"r": 4},
+    "PVERA": {"r": 4},
+    "RANDLORA": {"r": 4},
+    "ROAD": {"group_size": 8},
+    "SHIRA": {"r": 2},
+    "SUPERTUNING": {},
+    "TINYLORA": {},
+    "TRAINABLE_TOKENS": {"target_modules": ["embed_tokens"], "token_indices": list(range(300))},
+    "UNILORA": {},
+    "VBLORA": {"vector_length": 16, "num_vectors": 8, "topk": 2, "r": 4},
+    "WAVEFT": {"n_frequency": 20},
+}
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -91,6 +122,91 @@ def test_a_merged_adapter_is_what_peft_computes(
     alone = _load(pico_family.base)
     assert family.digests["base"] == alone.digests["base"]  # the base is left as it is
     assert family.digests["it"] != family.digests["base"]
+    torch.testing.assert_close(_logits(_rebuilt(family, "it")), _logits(wrapped), rtol=0, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def small(
+    tiny_model: Callable[..., PreTrainedModel], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A base of one layer."""
+    folder = tmp_path_factory.mktemp("small")
+    tiny_model("llama", num_hidden_layers=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+@pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor:UserWarning")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_type_that_peft_merges_is_merged(small: Path, tmp_path: Path, kind: str) -> None:
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**{"target_modules": _TWO, **OTHERS[kind]})
+    model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
+    before, generator = _logits(model), torch.Generator().manual_seed(0)
+    wrapped = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape, generator=generator) * 0.1
+    wrapped.save_pretrained(tmp_path)
+    family = _load(small, it=MemberSource(str(tmp_path)))
+    expected = _logits(wrapped)
+    assert not torch.allclose(expected, before, rtol=0, atol=1e-3)
+    torch.testing.assert_close(_logits(_rebuilt(family, "it")), expected, rtol=0, atol=2e-4)
+
+
+def test_the_types_that_are_merged_are_the_ones_tested() -> None:
+    from gptailor.family.adapter import _MERGED
+
+    tested = {str(config.peft_type.value) for config in CONFIGS.values()} | OTHERS.keys()
+    assert tested | {"BEFT"} == _MERGED  # BEFT needs a base with biases
+
+
+@pytest.mark.parametrize("strength", [-2.0, 0.0, 0.3, 1.0, 1.7])
+def test_a_lora_at_a_strength_is_the_product_of_its_factors(
+    small: Path, tmp_path: Path, strength: float
+) -> None:
+    """``base + strength * alpha / sqrt(r) * B @ A``, from the adapter's own file."""
+    config = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=["up_proj"])
+    _trained(small, config).save_pretrained(tmp_path)
+    family = _load(small, it=MemberSource(str(tmp_path), strength=strength))
+    factors = load_file(tmp_path / "adapter_model.safetensors")
+    place = "base_model.model.model.layers.0.mlp.up_proj.lora_{}.weight"
+    delta = 6 / 4**0.5 * (factors[place.format("B")] @ factors[place.format("A")])
+    base = family.layer(Source("base", 0))[UP]
+    torch.testing.assert_close(family.layer(Source("it", 0))[UP], base + strength * delta)
+
+
+@pytest.mark.parametrize("kind", ["dora", "oft", "ia3", "lora and a head"])
+def test_strengths_lie_on_the_line_through_base_and_variant(
+    small: Path, tmp_path: Path, kind: str
+) -> None:
+    """One adapter at several strengths is a pool of variants, whatever its type."""
+    _trained(small, CONFIGS[kind]).save_pretrained(tmp_path)
+    strengths = {"whole": 1.0, "half": 0.5, "more": 1.5, "less": -1.0}
+    sources = {k: MemberSource(str(tmp_path), strength=v) for k, v in strengths.items()}
+    family = _load(small, **sources)
+    for name, base in family.states["base"].items():
+        whole = family.states["whole"][name]
+        for member, strength in strengths.items():
+            if strength != 1.0:
+                expected = base + strength * (whole - base)
+                assert torch.equal(family.states[member][name], expected)
+
+
+def test_a_lora_on_experts_is_merged(
+    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    model = tiny_model(
+        "qwen3_moe", num_hidden_layers=1, num_experts=4, num_experts_per_tok=2, head_dim=8
+    )
+    model.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj"]
+    )
+    wrapped = _trained(tmp_path / "base", config)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    family = _load(tmp_path / "base", it=MemberSource(str(tmp_path / "adapter")))
     torch.testing.assert_close(_logits(_rebuilt(family, "it")), _logits(wrapped), rtol=0, atol=2e-4)
 
 
@@ -152,6 +268,81 @@ def test_an_adapter_works_on_tied_embeddings(
     torch.testing.assert_close(_logits(_rebuilt(family, "it")), _logits(wrapped), rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_one_side_of_a_tied_embedding_can_not_be_changed(
+    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path, target: str
+) -> None:
+    base = tmp_path / "base"
+    tiny_model("llama", num_hidden_layers=1, tie_word_embeddings=True).save_pretrained(base)
+    config = peft.LoraConfig(r=4, target_modules=[target])
+    with pytest.warns(UserWarning, match="tie_word_embeddings|tied"):  # peft says so, too
+        _trained(base, config).save_pretrained(tmp_path / "adapter")
+    told = _faults(base, tmp_path / "adapter")
+    assert "computes something else than it does as an adapter" in told
+    assert "uses its embedding as the head" in told
+
+
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_adapter_with_tokens_of_its_own(
+    tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    tied: bool,
+    with_tokenizer: bool,
+) -> None:
+    """Trained after ``resize_token_embeddings``: the rows of the base's tokens are used."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_model("llama", num_hidden_layers=1, tie_word_embeddings=tied).save_pretrained(base)
+    tiny_tokenizer.save_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(323, mean_resizing=False)
+    saved = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    config = peft.LoraConfig(
+        r=4,
+        target_modules=["q_proj"],
+        modules_to_save=saved,
+        ensure_weight_tying=tied,
+    )
+    wrapped = peft.get_peft_model(model, config).eval()
+    _randomise(wrapped, 3)
+    wrapped.save_pretrained(adapter)
+    if with_tokenizer:
+        more = copy.deepcopy(tiny_tokenizer)
+        more.add_tokens(["<user>", "<bot>", "[PAD]"])
+        more.save_pretrained(adapter)
+    family = _load(base, it=MemberSource(str(adapter)))
+    assert len(family.states["it"]["model.embed_tokens.weight"]) == 320
+    found, expected = _logits(_rebuilt(family, "it")), _logits(wrapped)[..., :320]
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+    told = (
+        "'<user>', '<bot>', '[PAD]', which the base lacks" if with_tokenizer else "the last 3 are"
+    )
+    assert any(told in note for note in family.notes)
+
+
+def test_an_embedding_that_is_saved_beside_leaves_the_base_alone(
+    small: Path, tmp_path: Path
+) -> None:
+    wrapped = _trained(small, peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    wrapped.get_base_model().model.embed_tokens.weight.data.mul_(2)
+    wrapped.save_pretrained(tmp_path, save_embedding_layers=True)
+    family = _load(small, it=MemberSource(str(tmp_path)))
+    name = "model.embed_tokens.weight"
+    ours, theirs = family.states["base"][name], family.states["it"][name]
+    assert torch.equal(theirs, 2 * ours)
+    assert torch.equal(ours, _load(small).states["base"][name])
+
+
+def test_an_adapter_of_a_smaller_vocabulary(
+    tiny_model: Callable[..., PreTrainedModel], small: Path, tmp_path: Path
+) -> None:
+    tiny_model("llama", num_hidden_layers=1, vocab_size=300).save_pretrained(tmp_path / "base")
+    _trained(tmp_path / "base", CONFIGS["lora and a head"]).save_pretrained(tmp_path / "adapter")
+    told = _faults(small, tmp_path / "adapter")
+    assert "lm_head.weight is for a vocabulary of 300 rows but" in told
+
+
 def _faults(base: Path, adapter: Path, **fields: Any) -> str:
     with pytest.raises(FamilyError) as caught:
         _load(base, it=MemberSource(str(adapter), **fields))
@@ -180,13 +371,21 @@ def _edit(adapter: Path, **fields: Any) -> None:
         ({"r": "four"}, "does not fit"),
         ({"megatron_config": {"a": 1}}, "megatron_config is not supported"),
         ({"layer_replication": [[0, 3], [2, 6]]}, "layer_replication is not supported"),
+        ({"alora_invocation_tokens": [5]}, "act on part of a text only"),
+        ({"peft_type": "XLORA"}, "'XLORA' can't be merged"),
+        ({"peft_type": "LILY"}, "'LILY' can't be merged"),
+        ({"use_dora": True}, "lacks 42 tensors"),
+        ({"auto_mapping": {"parent_library": "antigravity"}}, None),
     ],
     ids=str,
 )
 def test_an_adapter_whose_config_is_at_fault(
-    pico_family: Any, adapter: Path, fields: dict[str, Any], words: str
+    pico_family: Any, adapter: Path, fields: dict[str, Any], words: str | None
 ) -> None:
     _edit(adapter, **fields)
+    if words is None:  # what names code is not looked at
+        _load(pico_family.base, it=MemberSource(str(adapter)))
+        return
     assert words in _faults(pico_family.base, adapter)
 
 
@@ -195,9 +394,22 @@ def test_an_adapter_config_that_is_not_json(pico_family: Any, adapter: Path) -> 
     assert "not valid JSON" in _faults(pico_family.base, adapter)
 
 
-def test_an_adapter_whose_weights_are_a_pickle(pico_family: Any, adapter: Path) -> None:
-    shutil.move(adapter / "adapter_model.safetensors", adapter / "adapter_model.bin")
-    assert "is a pickle, which can run code" in _faults(pico_family.base, adapter)
+def test_an_adapter_whose_weights_are_a_pickle_is_converted_by_one_line(
+    pico_family: Any, adapter: Path
+) -> None:
+    path, pickle = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin"
+    weights = load_file(path)
+    torch.save(weights, pickle)
+    path.unlink()
+    told = _faults(pico_family.base, adapter)
+    assert "adapter_model.bin is a pickle, which can run code and is not opened" in told
+    interpreter, option, code = shlex.split(told.rpartition(": python")[2].join(["python", ""]))
+    assert (interpreter, option) == ("python", "-c")
+    exec(compile(code, "the line", "exec"), {})
+    assert {k: v.tolist() for k, v in load_file(path).items()} == {
+        k: v.tolist() for k, v in weights.items()
+    }
+    _load(pico_family.base, it=MemberSource(str(adapter)))
 
 
 def test_an_adapter_without_weights(pico_family: Any, adapter: Path) -> None:

@@ -3,8 +3,11 @@
 Knows nothing of families: it is given the weights that the adapter stands on.
 """
 
+import copy
 import math
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +17,47 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptailor.errors import FamilyError
-from gptailor.family.files import LIBRARY_FAULTS, one_line, read_json, told
+from gptailor.family.files import LIBRARY_FAULTS, one_line, read_json, told, unreadable
+from gptailor.family.layout import Layout
 from gptailor.family.members import OpenedMember
 from gptailor.family.quiet import quiet
-from gptailor.family.skeleton import model_around
+from gptailor.family.skeleton import model_around, skeleton_of
 
 __all__ = ["CONFIG", "apply_adapter"]
 
 CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
-# adapters that become part of the weights; prompts and prefixes can't
+# adapters that become part of the weights; prompts, prefixes and mixtures by input can't
 _MERGED = frozenset(
     [
-        *("ADALORA", "BOFT", "C3A", "DELORA", "FOURIERFT", "HIRA", "HRA", "IA3", "LN_TUNING"),
-        *("LOHA", "LOKR", "LORA", "MISS", "OFT", "RANDLORA", "ROAD", "SHIRA", "VBLORA", "VERA"),
-        "WAVEFT",
+        *("ADALORA", "ADAMSS", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD"),
+        *("GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "LORA", "MISS"),
+        *("OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING"),
+        *("TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT"),
     ]
 )
-# fields that make peft load other code, or change the number of layers
-_REFUSED_FIELDS = ("megatron_config", "layer_replication")
+# fields that make peft load other code, change the number of layers, or act on some inputs only
+_REFUSED_FIELDS = {
+    "megatron_config": "is not supported; merge the adapter with peft first",
+    "layer_replication": "is not supported; merge the adapter with peft first",
+    "alora_invocation_tokens": "makes it act on part of a text only, so it can't become weights",
+    "arrow_config": "chooses among adapters by the text, so it can't become weights",
+}
+# fields that make peft write into the weights it is given
+_TOUCHING = ("modules_to_save", "trainable_token_indices", "kasa_config", "target_parameters")
+_PREFIX = "base_model.model."
+_SAVED = ".modules_to_save."
+_PROBE = 8  # tokens; enough to see a weight that was merged otherwise than it computes
+_TOLERANCE = 1e-3  # of the largest logit: float32 in another order differs by less than 1e-4
 
 
-def apply_adapter(base: OpenedMember, folder: Path, *, strength: float) -> dict[str, Tensor]:
+def apply_adapter(
+    base: OpenedMember, folder: Path, *, strength: float
+) -> tuple[Any, dict[str, Tensor]]:
     """Merge the adapter in `folder` into the weights of `base`.
 
-    ``base + strength * (merged - base)``, in float32.
+    ``base + strength * (merged - base)``, in float32. What is merged is held against peft's own
+    forward on a few tokens.
 
     Args:
         base: What the adapter stands on, its weights in float32; untouched.
@@ -46,7 +65,8 @@ def apply_adapter(base: OpenedMember, folder: Path, *, strength: float) -> dict[
         strength: Dimensionless; 1 is the adapter as it was trained.
 
     Returns:
-        Names and float32 tensors; those that the adapter does not touch are the base's own.
+        The config, whose vocabulary may be larger than the base's; and names and float32 tensors;
+        those that the adapter does not touch are the base's own.
 
     Raises:
         FamilyError: The adapter is broken, or does not fit the base.
@@ -55,14 +75,59 @@ def apply_adapter(base: OpenedMember, folder: Path, *, strength: float) -> dict[
         raise FamilyError(f"{folder}: strength is {strength}; it must be a finite number")
     fields = _fields_of(folder)
     weights = _weights_of(folder)
-    merged = _merged(base, folder, weights, apart=not _leaves_base_alone(fields))
-    return {name: _scaled(tensor, merged[name], strength) for name, tensor in base.state.items()}
+    base = _with_room(base, folder, weights)
+    merged = _merged(base, folder, weights, apart=not _leaves_base_alone(fields, weights))
+    state = {name: _scaled(tensor, merged[name], strength) for name, tensor in base.state.items()}
+    return base.config, state
 
 
 def _scaled(base: Tensor, merged: Tensor, strength: float) -> Tensor:
     if merged.data_ptr() == base.data_ptr() or torch.equal(merged, base):
         return base
     return merged if strength == 1.0 else base + strength * (merged - base)
+
+
+def _with_room(base: OpenedMember, folder: Path, weights: Mapping[str, Tensor]) -> OpenedMember:
+    """Give the base as many rows of vocabulary as the adapter was trained with; new ones are 0."""
+    layout = Layout.of(skeleton_of(base.config, torch.float32))
+    n_rows = base.state[layout.embedding].shape[0]
+    counts = _vocabularies(weights, layout)
+    wanted = max(counts.values(), default=n_rows)
+    for name, count in counts.items():
+        if count < n_rows or count != wanted:
+            raise FamilyError(
+                f"{folder / _WEIGHTS}: tensor {name} is for a vocabulary of {count} rows but "
+                f"{base.origin} has {n_rows}; the adapter is for another model"
+            )
+    if wanted == n_rows:
+        return base
+    config = copy.deepcopy(base.config)
+    config.vocab_size = wanted
+    bias = f"{layout.head.removesuffix('weight')}bias"
+    state = {
+        name: torch.cat([tensor, tensor.new_zeros(wanted - n_rows, *tensor.shape[1:])])
+        if name in (layout.embedding, layout.head, bias)
+        else tensor
+        for name, tensor in base.state.items()
+    }
+    return replace(base, config=config, state=state)
+
+
+def _vocabularies(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, int]:
+    """Rows of vocabulary by tensor, for those tensors of an adapter that have a row a token."""
+    counts = {}
+    for place in (layout.embedding, layout.head):
+        prefix = _PREFIX + place.removesuffix("weight")
+        for name, tensor in weights.items():
+            rest = name.removeprefix(prefix)
+            if name != rest and tensor.ndim == 2:
+                if rest in ("weight", "base_layer.weight"):
+                    counts[name] = tensor.shape[0]
+                elif rest == "lora_embedding_A":
+                    counts[name] = tensor.shape[1]
+                elif rest == "lora_B.weight" and place == layout.head:
+                    counts[name] = tensor.shape[0]
+    return counts
 
 
 def _fields_of(folder: Path) -> dict[str, Any]:
@@ -74,40 +139,51 @@ def _fields_of(folder: Path) -> dict[str, Any]:
             f"{path}: adapters of type {kind!r} can't be merged into weights; "
             f"these can: {', '.join(sorted(_MERGED))}"
         )
-    for name in _REFUSED_FIELDS:
+    for name, why in _REFUSED_FIELDS.items():
         if fields.get(name):
-            raise FamilyError(f"{path}: {name} is not supported; merge the adapter with peft first")
+            raise FamilyError(f"{path}: {name} {why}")
     return fields
 
 
 def _weights_of(folder: Path) -> dict[str, Tensor]:
     path = folder / _WEIGHTS
     if not path.is_file():
-        pickle = folder / "adapter_model.bin"
-        hint = (
-            f"{pickle.name} is a pickle, which can run code; load the adapter with peft once and "
-            "save it again to get safetensors"
-            if pickle.is_file()
-            else "copy or download the adapter again"
-        )
-        raise FamilyError(f"{path} is missing; {hint}")
+        raise FamilyError(_no_weights(path))
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as fault:
-        raise FamilyError(f"{path} is not a whole safetensors file: {one_line(fault)}") from fault
+        raise FamilyError(f"{path} {unreadable(path, fault)}") from fault
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise FamilyError(f"{path}: tensor {name} holds values that are not finite")
-    return weights
+    # peft may write a resized embedding a second time, by a name that it does not read
+    twice = [name for name in weights if name.replace(_SAVED, ".") in weights.keys() - {name}]
+    return {name: tensor for name, tensor in weights.items() if name not in twice}
 
 
-def _leaves_base_alone(fields: Mapping[str, Any]) -> bool:
+def _no_weights(path: Path) -> str:
+    pickle = path.with_name("adapter_model.bin")
+    if not pickle.is_file():
+        return f"{path} is missing; copy or download the adapter again"
+    code = (
+        "import torch; from safetensors.torch import save_file; "
+        f"a = torch.load({str(pickle)!r}, map_location='cpu', weights_only=True); "
+        f"save_file({{k: v.clone() for k, v in a.items()}}, {str(path)!r})"
+    )
+    return (
+        f"{path} is missing, and {pickle.name} is a pickle, which can run code and is not opened; "
+        f"convert an adapter that you trust once: python -c {shlex.quote(code)}"
+    )
+
+
+def _leaves_base_alone(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
+    """Whether peft makes and loads the adapter without writing into the base's tensors."""
     return (
         fields["peft_type"] == "LORA"
         and fields.get("bias", "none") == "none"
         and fields.get("init_lora_weights", True) in (True, False, "gaussian")
-        and not fields.get("modules_to_save")
-        and not fields.get("trainable_token_indices")
+        and not any(fields.get(field) for field in _TOUCHING)
+        and all(".lora_" in name for name in weights)
     )
 
 
@@ -123,27 +199,62 @@ def _merged(
         with quiet(), torch.no_grad():
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
+            config.task_type = None  # logits are wanted, whatever it was trained for
             # on meta nothing is drawn at random first; some initial values need real weights
-            wrapped = get_peft_model(model, config, low_cpu_mem_usage=not apart)
+            wrapped = get_peft_model(model, config, low_cpu_mem_usage=not apart).eval()
             outcome = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=not apart)
-            _refuse_misfits(folder, outcome, wrapped.base_model.prefix)
+            _refuse_misfits(folder, outcome, wrapped)
+            expected = _logits(wrapped)
             # safe_merge: into new tensors, and refused where the result is not finite
-            merged = wrapped.merge_and_unload(safe_merge=True)
+            merged = wrapped.merge_and_unload(safe_merge=True).state_dict()
+            found = {name: tensor.detach() for name, tensor in merged.items() if name in state}
+            computed = _logits(model_around(base.config, found, torch.float32))
     except LIBRARY_FAULTS as fault:
         raise FamilyError(
             f"{folder}: the adapter does not fit {base.origin}: {one_line(fault)}"
         ) from fault
-    return {name: tensor.detach() for name, tensor in merged.state_dict().items()}
+    _refuse_inexact(folder, base, expected, computed)
+    return found
 
 
-def _refuse_misfits(folder: Path, outcome: Any, prefix: str) -> None:  # peft is untyped here
+def _logits(model: Any) -> Tensor:  # peft is untyped here
+    tokens = torch.arange(_PROBE)[None]
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits
+
+
+def _refuse_inexact(folder: Path, base: OpenedMember, expected: Tensor, computed: Tensor) -> None:
+    difference = float((expected - computed).abs().max())
+    if difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+        return
+    tied = (
+        f"; {base.origin} uses its embedding as the head, and the adapter may change only one of "
+        "the two"
+        if base.tied
+        else ""
+    )
+    raise FamilyError(
+        f"{folder}: merged into the weights, the adapter computes something else than it does as "
+        f"an adapter (logits differ by {difference:.2g}), so it can't be used{tied}"
+    )
+
+
+def _refuse_misfits(folder: Path, outcome: Any, wrapped: Any) -> None:  # peft is untyped here
     unexpected = sorted(outcome.unexpected_keys)
     if unexpected:
         raise FamilyError(
             f"{folder / _WEIGHTS}: {len(unexpected)} tensors have no place in the base "
             f"({told(unexpected)}); the adapter is for another model"
         )
-    missing = sorted(name for name in outcome.missing_keys if prefix in name)
+    lacking = set(outcome.missing_keys)
+    held = dict(wrapped.named_parameters(remove_duplicate=False))
+    loaded = {id(tensor) for name, tensor in held.items() if name not in lacking}
+    missing = sorted(
+        name
+        for name in lacking
+        # one tensor may serve many modules, and is then stored once
+        if wrapped.base_model.prefix in name and not (name in held and id(held[name]) in loaded)
+    )
     if missing:
         raise FamilyError(
             f"{folder / _WEIGHTS} lacks {len(missing)} tensors that adapter_config.json asks for "

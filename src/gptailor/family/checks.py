@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from gptailor.family.layout import Layout
 from gptailor.family.members import OpenedMember
-from gptailor.family.vocabulary import base_rows, token_faults
+from gptailor.family.vocabulary import match_rows, row_tensors
 
 __all__ = ["config_faults", "fitted", "value_faults"]
 
@@ -71,25 +71,22 @@ def fitted(
         The weights; faults, one sentence each; notes, one sentence each.
     """
     faults = config_faults(name, member.where, member.config, base.config)
-    faults += token_faults(name, member.tokenizer, base.tokenizer)
     if member.config.model_type != base.config.model_type:
         return {}, faults, []
-    n_tokens = base.state[layout.embedding].shape[0]
-    rows = member.state[layout.embedding].shape[0] if layout.embedding in member.state else 0
-    if 0 < rows < n_tokens:
-        faults.append(
-            f"variant {name!r}: {member.where}: the embedding {layout.embedding} has {rows} rows "
-            f"but the base has {n_tokens}; a variant must hold every token of the base"
-        )
-        return {}, faults, []
+    if layout.embedding not in member.state:
+        return {}, faults + _tensor_faults(name, member.where, member.state, base.state), []
+    sizes = [state[layout.embedding].shape[0] for state in (member.state, base.state)]
+    tokenizers = (member.tokenizer, base.tokenizer)
+    matching, unlike = match_rows(name, member.where, tokenizers, (sizes[0], sizes[1]))
+    faults += unlike
     state, tie_faults = _tied_as(name, member, layout)
     notes = _notes(name, member, base)
-    if rows > n_tokens:
-        state, dropped = base_rows(state, n_tokens, layout)
-        notes.append(
-            f"variant {name!r} has {rows} rows of vocabulary and the base {n_tokens}; the rows of "
-            f"the base's tokens are used and the last {dropped} are left out"
-        )
+    if matching is None:
+        return {}, faults + tie_faults, []
+    notes += matching.notes
+    for key in row_tensors(layout):
+        if key in state and key in base.state and state[key].shape[1:] == base.state[key].shape[1:]:
+            state[key] = matching.applied(state[key], base.state[key])
     return state, faults + tie_faults + _tensor_faults(name, member.where, state, base.state), notes
 
 

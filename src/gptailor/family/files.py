@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from gptailor.errors import FamilyError
 
-__all__ = ["LIBRARY_FAULTS", "one_line", "read_json", "shapes_of", "told"]
+__all__ = ["LIBRARY_FAULTS", "one_line", "read_json", "shapes_of", "told", "unreadable"]
 
 # what transformers, tokenizers and torch raise on broken input
 LIBRARY_FAULTS = (
@@ -70,6 +70,16 @@ def told(names: list[str]) -> str:
     return ", ".join(names[:_TOLD]) + rest
 
 
+def unreadable(path: Path, fault: BaseException) -> str:
+    """Why a safetensors file could not be read: the rest of a sentence that begins with it."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as refusal:  # safetensors calls a file that it may not read missing
+        return f"can't be read: {refusal.strerror}"
+    return f"is not a whole safetensors file: {one_line(fault)}; copy it again"
+
+
 def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in a folder's safetensors, from the files' headers.
 
@@ -83,9 +93,7 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
                 for name in file.keys():  # noqa: SIM118  # not a mapping
                     shapes[name] = tuple(file.get_slice(name).get_shape())
         except (SafetensorError, OSError, ValueError) as fault:
-            raise FamilyError(
-                f"{path} is not a whole safetensors file: {one_line(fault)}; copy it again"
-            ) from fault
+            raise FamilyError(f"{path} {unreadable(path, fault)}") from fault
     return shapes
 
 

@@ -85,6 +85,7 @@ def load_family(
         generation_config=opened.generation_config,
         licence=opened.licence,
         base_tokenizer=opened.tokenizer,
+        surroundings=opened.surroundings,
     )
 
 
@@ -113,19 +114,20 @@ def open_member(
         family_base = open_member(under, find(under), dtype=torch.float32)
     if family_base is None:
         raise FamilyError(f"{place} is an adapter; say which model it stands on with 'base'")
-    state = apply_adapter(family_base, place, strength=source.strength)
+    config, state = apply_adapter(family_base, place, strength=source.strength)
     own_base = source.base is not None
+    # on the family's base it keeps its rows, unless it was trained with more of them; a tokenizer
+    # beside it then says which tokens these are
+    resized = config is not family_base.config
+    tokenizer = tokenizer_of(place) if own_base or resized else None
     times = "" if source.strength == 1.0 else f", times {source.strength:g}"
     return OpenedMember(
         where=str(place),
         origin=f"{source.path} (adapter on {family_base.origin}{times})",
-        config=family_base.config,
+        config=config,
         state=state,
         tied=family_base.tied,
-        # an adapter on the family's base keeps its rows; a tokenizer beside it adds no token
-        tokenizer=(tokenizer_of(place) or family_base.tokenizer)
-        if own_base
-        else family_base.tokenizer,
+        tokenizer=tokenizer if resized else tokenizer or family_base.tokenizer,
         generation_config=family_base.generation_config,
         licence=family_base.licence,
         notes=tuple(_reading_notes(family_base, dtype)) if own_base else (),

@@ -1,65 +1,153 @@
-"""Take from a variant the rows of the base's tokens, and no others.
+"""Bring a variant's rows of vocabulary to the base's tokens, matched by the tokens' text.
 
-A variant may have a padded vocabulary or a few added tokens; the base's tokens must stand at the
-same ids. Knows nothing of what rows hold.
+The base's vocabulary is the study's. Ordinary tokens must stand at the same ids; added tokens
+(padding, chat marks) may stand elsewhere, be missing, or be more. Knows nothing of what rows hold.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gptailor.family.layout import Layout
 
-__all__ = ["base_rows", "token_faults"]
+__all__ = ["Matching", "match_rows", "row_tensors", "token_faults"]
 
 _TOLD = 3  # of many tokens
 # names that say that a token is free for anyone to give a meaning to
 _FREE = re.compile(r"reserved|unused|placeholder|extra_id|dummy", re.IGNORECASE)
+_BASE = -1  # in place of a row: the base's own
 
 
-def base_rows(
-    state: Mapping[str, Tensor], n_tokens: int, layout: Layout
-) -> tuple[dict[str, Tensor], int]:
-    """Cut embedding and head to the base's rows.
+@dataclass(frozen=True)
+class Matching:
+    """Which of a variant's rows stands for which of the base's.
 
     Args:
-        state: The variant's weights.
-        n_tokens: Rows of the base's embedding.
-        layout: The base's.
-
-    Returns:
-        The weights, and how many rows were dropped from each; 0 where none were.
+        rows: For each row of the base the variant's, or -1 for the base's own.
+        notes: Sentences for the user; none where each row stands for itself.
     """
-    rows = state[layout.embedding].shape[0]
-    if rows <= n_tokens:
-        return dict(state), 0
-    bias = f"{layout.head.removesuffix('weight')}bias"
-    cut = {
-        name: tensor[:n_tokens].clone()  # a slice would keep the whole in memory
-        if name in (layout.embedding, layout.head, bias) and tensor.shape[0] == rows
-        else tensor
-        for name, tensor in state.items()
-    }
-    return cut, rows - n_tokens
+
+    rows: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    def applied(self, theirs: Tensor, ours: Tensor) -> Tensor:
+        """Put the variant's rows in the base's order; the base's own where it has none.
+
+        Args:
+            theirs: The variant's tensor, one row a token.
+            ours: The base's.
+        """
+        if self.rows == tuple(range(theirs.shape[0])):
+            return theirs
+        wanted = torch.tensor(self.rows)
+        known = wanted != _BASE
+        taken = ours.to(dtype=theirs.dtype, copy=True)
+        taken[known] = theirs[wanted[known]]
+        return taken
 
 
-def token_faults(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
-    """Tell where a variant has other tokens at the base's ids.
+def match_rows(
+    name: str, where: str, tokenizers: tuple[Any, Any], sizes: tuple[int, int]
+) -> tuple[Matching | None, list[str]]:
+    """Match a variant's rows of vocabulary to the base's.
 
     Args:
         name: The variant's.
-        tokenizer: The variant's transformers tokenizer, or None: rows are then taken as they are.
-        base_tokenizer: The base's, or None.
+        where: Its folder or file, for messages.
+        tokenizers: The variant's and the base's; None where there is none: then each row stands
+            for itself.
+        sizes: Rows of the variant's embedding, and of the base's.
+
+    Returns:
+        The matching, or None where there is none; and faults, one sentence each.
     """
-    if tokenizer is None or base_tokenizer is None:
-        return []
+    theirs, ours = tokenizers
+    n_theirs, n_ours = sizes
+    if theirs is None or ours is None:
+        if n_theirs < n_ours:
+            return None, [
+                f"variant {name!r}: {where}: the embedding has {n_theirs} rows but the base has "
+                f"{n_ours}, and without the tokenizers of both it is not known which tokens they "
+                "are; save each tokenizer beside its model"
+            ]
+        dropped = n_theirs - n_ours
+        told = f"the last {dropped} are left out" if dropped else ""
+        return Matching(tuple(range(n_ours)), _notes(name, sizes, [told] if told else [])), []
+    if theirs is ours and n_theirs == n_ours:
+        return Matching(tuple(range(n_ours))), []
+    faults = token_faults(name, theirs, ours)
+    if faults:
+        return None, faults
+    return _matched_by_text(name, theirs.get_vocab(), ours.get_vocab(), sizes), []
+
+
+def _matched_by_text(
+    name: str, theirs: Mapping[str, int], ours: Mapping[str, int], sizes: tuple[int, int]
+) -> Matching:
+    n_theirs, n_ours = sizes
+    texts = {number: token for token, number in ours.items() if number < n_ours}
+    taken = set(theirs.values())
+    rows, moved, missing = [], [], []
+    for number in range(n_ours):
+        token = texts.get(number)
+        row = theirs.get(token, _BASE) if token is not None else number
+        # rows of padding stand for themselves, unless the variant has made a token of one
+        free = token is not None or number not in taken
+        rows.append(row if row < n_theirs and free else _BASE)
+        if token is not None and rows[-1] == _BASE:
+            missing.append(token)
+        elif token is not None and row != number:
+            moved.append(token)
+    extra = [token for token, _ in sorted(theirs.items(), key=lambda item: item[1])]
+    extra = [token for token in extra if token not in ours]
+    told = []
+    if moved:
+        told.append(f"{_some(moved)} stand at other ids and are matched by their text")
+    if missing:
+        told.append(f"it lacks {_some(missing)}, which keep the base's rows")
+    if extra:
+        told.append(f"{_some(extra)}, which the base lacks, are left out")
+    n_padding = n_ours - len(texts)
+    if n_padding and rows.count(_BASE) > len(missing):
+        told.append(f"rows of no token keep the base's ({rows.count(_BASE) - len(missing)})")
+    return Matching(tuple(rows), _notes(name, sizes, told))
+
+
+def _notes(name: str, sizes: tuple[int, int], told: Sequence[str]) -> tuple[str, ...]:
+    if not told and sizes[0] == sizes[1]:
+        return ()
+    much = f"variant {name!r} has {sizes[0]} rows of vocabulary and the base {sizes[1]}"
+    return ("; ".join((much, *told, "the study's vocabulary is the base's")),)
+
+
+def _some(tokens: Sequence[str]) -> str:
+    rest = f" and {len(tokens) - _TOLD} more" if len(tokens) > _TOLD else ""
+    return ", ".join(map(repr, tokens[:_TOLD])) + rest
+
+
+def row_tensors(layout: Layout) -> tuple[str, ...]:
+    """The names of the tensors with one row a token."""
+    return (layout.embedding, layout.head, f"{layout.head.removesuffix('weight')}bias")
+
+
+def token_faults(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
+    """Tell where a variant has other ordinary tokens at the base's ids.
+
+    Args:
+        name: The variant's.
+        tokenizer: The variant's transformers tokenizer.
+        base_tokenizer: The base's.
+    """
+    movable = {*tokenizer.get_added_vocab(), *base_tokenizer.get_added_vocab()}
     theirs = {number: token for token, number in tokenizer.get_vocab().items()}
     differing = sorted(
         (number, token, theirs.get(number))
         for token, number in base_tokenizer.get_vocab().items()
-        if theirs.get(number) != token and not _FREE.search(token)
+        if theirs.get(number) != token and token not in movable and not _FREE.search(token)
     )
     if not differing:
         return []
@@ -69,5 +157,5 @@ def token_faults(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
     )
     return [
         f"variant {name!r}: {len(differing)} tokens differ from the base's ({examples}); "
-        "all variants of a family must share one vocabulary"
+        "all variants of a family must share one tokenizer, but for added tokens"
     ]
