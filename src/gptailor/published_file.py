@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from gptailor.errors import TailoringError
 from gptailor.published import is_published
@@ -192,14 +192,14 @@ def _run(entry: Any) -> _Run | None:
     else:
         return None
     name, budget, cost, status = named
-    costs = cost if isinstance(cost, list) else [cost]
+    costs: list[Any] = cost if isinstance(cost, list) else [cost]
     if status != _SUCCESS or not costs or not all(_finite(each) for each in costs):
         return None
     full = float(budget) if _finite(budget) else math.inf
-    return _Run(str(name), full, tuple(float(each) for each in costs))
+    return _Run(str(name), full, tuple(map(float, costs)))
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Any) -> TypeGuard[float]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and abs(value) < 1e300
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gptailor.merge.differences import total
 from gptailor.merge.method import merge_method
 
 __all__ = ["linear"]
@@ -15,8 +16,8 @@ def linear(tensors: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
     """Average the sources, each by its share of the weights.
 
     ``sum(w * t) / sum(w)``; Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. Computed as the
-    first source plus the shares of the others' differences from it: equal sources come back to the
-    bit.
+    first source plus the sum of the others' shares of their differences from it: equal sources come
+    back to the bit, and it is task arithmetic on the first source.
 
     Args:
         tensors: One per source, of one shape, float32.
@@ -26,7 +27,9 @@ def linear(tensors: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
         A new float32 tensor of that shape; the inputs are untouched.
     """
     first, sum_of_weights = tensors[0], math.fsum(weights)
-    result = first.clone()
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        result += (weight / sum_of_weights) * (tensor - first)
-    return result
+    return first + total(
+        [
+            (weight / sum_of_weights) * (tensor - first)
+            for tensor, weight in zip(tensors[1:], weights[1:], strict=True)
+        ]
+    )

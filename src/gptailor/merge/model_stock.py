@@ -10,7 +10,7 @@ from gptailor.merge.angle import cosine
 from gptailor.merge.differences import differences, total
 from gptailor.merge.method import merge_method
 
-__all__ = ["model_stock"]
+__all__ = ["model_stock", "model_stock_step"]
 
 _SINGULAR = 1e-6  # below this denominator the differences cancel: there is nowhere to go
 
@@ -34,9 +34,15 @@ def model_stock(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
     Returns:
         A new float32 tensor of ``base.shape``; the inputs are untouched.
     """
-    deltas, n_sources = differences(tensors, base), len(tensors)
+    deltas = differences(tensors, base)
+    return base + model_stock_step(deltas) * total(deltas)
+
+
+def model_stock_step(deltas: Sequence[Tensor]) -> float:
+    """What the sum of the differences is multiplied by: ``t / N``."""
+    n_sources = len(deltas)
     cosines = [cosine(left, right) for left, right in itertools.combinations(deltas, 2)]
     mean_cosine = math.fsum(cosines) / len(cosines)
     denominator = 1 + (n_sources - 1) * mean_cosine
     ratio = n_sources * mean_cosine / denominator if denominator > _SINGULAR else 0.0
-    return base + (ratio / n_sources) * total(deltas)
+    return ratio / n_sources

@@ -9,7 +9,7 @@ from torch import Tensor
 from gptailor.merge.angle import cosine
 from gptailor.merge.method import merge_method
 
-__all__ = ["slerp"]
+__all__ = ["slerp", "slerp_shares"]
 
 _COLINEAR = 0.9995  # beyond this cosine the arc is a line, and 1 / sin(angle) amplifies rounding
 
@@ -20,8 +20,8 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
 
     ``(sin((1 - t) a) t0 + sin(t a) t1) / sin(a)`` with a the angle between the two as long vectors;
     Shoemake 1985, https://doi.org/10.1145/325334.325242. Where they are nearly colinear, or
-    opposite, a straight line: ``t0 + t * (t1 - t0)``. A tensor of zeros has no direction and counts
-    as orthogonal.
+    opposite, a straight line: ``(1 - t) t0 + t t1``. A tensor of zeros has no direction and counts
+    as orthogonal; equal tensors come back to the bit.
 
     Args:
         tensors: Two, of one shape, float32.
@@ -31,10 +31,16 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
         A new float32 tensor of that shape; the inputs are untouched.
     """
     start, end = tensors
+    of_start, of_end = slerp_shares(start, end, t)
+    return of_start * start + of_end * end
+
+
+def slerp_shares(start: Tensor, end: Tensor, t: float) -> tuple[float, float]:
+    """What each source is multiplied by; the sum of the products is the result."""
+    if torch.equal(start, end):
+        return 1.0, 0.0
     cos = cosine(start, end)
     if abs(cos) > _COLINEAR:
-        return torch.lerp(start, end, t)
+        return 1 - t, t
     angle = math.acos(cos)
-    return (math.sin((1 - t) * angle) / math.sin(angle)) * start + (
-        math.sin(t * angle) / math.sin(angle)
-    ) * end
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
