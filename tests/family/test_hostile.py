@@ -48,8 +48,8 @@ def _weights(model: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> N
     [
         ("/no/such/folder", "does not exist"),
         ("./missing", "does not exist"),
-        ("nobody-here/no-such-model", "can't be had from the model hub"),
-        ("no-such-model", "can't be had from the model hub"),
+        ("nobody-here/no-such-model", "the model hub is switched off"),
+        ("no-such-model", "the model hub is switched off"),
         ("a/b/c/d", "does not exist"),
         ("no.gguf", "does not exist"),
         ("", "is not a path"),

@@ -18,6 +18,7 @@ from gptailor.family.checkpoint import open_checkpoint, tokenizer_of
 from gptailor.family.checks import fitted, value_faults
 from gptailor.family.family import Family
 from gptailor.family.gguf import open_gguf
+from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
 from gptailor.family.licence import package_licence
 from gptailor.family.members import MemberSource, OpenedMember
@@ -123,15 +124,29 @@ def open_member(
     times = "" if source.strength == 1.0 else f", times {source.strength:g}"
     return OpenedMember(
         where=str(place),
-        origin=f"{source.path} (adapter on {family_base.origin}{times})",
+        origin=f"{_origin(source)} (adapter on {family_base.origin}{times})",
         config=config,
         state=state,
         tied=family_base.tied,
         tokenizer=tokenizer if resized else tokenizer or family_base.tokenizer,
         generation_config=family_base.generation_config,
         licence=family_base.licence,
-        notes=tuple(_reading_notes(family_base, dtype)) if own_base else (),
+        notes=(
+            *_commit_notes(source, place),
+            *(_reading_notes(family_base, dtype) if own_base else ()),
+        ),
     )
+
+
+def _origin(source: MemberSource) -> str:
+    return source.path if source.revision is None else f"{source.path}@{source.revision}"
+
+
+def _commit_notes(source: MemberSource, place: Path) -> list[str]:
+    """Which commit of a hub's repository was read: a branch may move."""
+    commit = commit_of(place)
+    told = f"{_origin(source)} was read from the model hub at commit {commit}"
+    return [] if commit is None else [told]
 
 
 def _reading_notes(member: OpenedMember, dtype: torch.dtype) -> list[str]:
@@ -151,12 +166,13 @@ def _open_whole(source: MemberSource, place: Path, dtype: torch.dtype) -> Opened
         raise FamilyError(
             f"{source.path}: strength is {source.strength:g}, but only an adapter has a strength"
         )
-    origin = source.path if source.revision is None else f"{source.path}@{source.revision}"
+    origin = _origin(source)
     file = _gguf_of(place)
     if file is None:
         opened = open_checkpoint(place, dtype=dtype, origin=origin)
     else:
         opened = open_gguf(file, dtype=dtype, origin=origin)
+    opened = replace(opened, notes=(*_commit_notes(source, place), *opened.notes))
     package = package_of(source.path)
     if opened.licence is None and package is not None:
         return replace(opened, licence=package_licence(package))

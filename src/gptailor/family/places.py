@@ -4,23 +4,15 @@ No package's code is run to look into it. Knows nothing of what is in the file.
 """
 
 import importlib.util
-import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-
 from gptailor.errors import FamilyError
+from gptailor.family.hub import fetch, is_hub_id
 from gptailor.family.members import MemberSource
-from gptailor.family.quiet import quiet
 
 __all__ = ["find", "package_of"]
 
 _PACKAGE = "package://"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
-# weights as safetensors only: pickles can run code, and other formats double the download
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md"]
-_UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "checkpoint-*/*"]
 
 
 def find(source: MemberSource) -> Path:
@@ -39,11 +31,16 @@ def find(source: MemberSource) -> Path:
         exists = path.exists()
     except OSError as fault:
         raise FamilyError(f"{text} can't be read: {fault.strerror}") from fault
+    if exists and source.revision is not None:
+        raise FamilyError(
+            f"{text} is a {'folder' if path.is_dir() else 'file'} here, and only a hub id has a "
+            f"revision ({source.revision})"
+        )
     if exists:
         return path
-    if not _HUB_ID.match(text) or text.endswith((".gguf", ".safetensors")):
+    if not is_hub_id(text):
         raise FamilyError(f"{text} does not exist; check the path")
-    return _downloaded(text, source.revision)
+    return fetch(text, source.revision)
 
 
 def package_of(text: str) -> str | None:
@@ -76,21 +73,3 @@ def _inside_package(text: str) -> Path:
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             return path
     raise FamilyError(f"{text}: the package {name!r} is installed but holds no {inner}")
-
-
-def _downloaded(name: str, revision: str | None) -> Path:
-    told = name if revision is None else f"{name} (revision {revision})"
-    try:
-        with quiet():
-            folder = snapshot_download(
-                name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-            )
-    except HFValidationError:
-        raise FamilyError(f"{name} does not exist; check the path") from None
-    except (OSError, ValueError) as fault:  # the hub's own errors derive from these
-        kind = type(fault).__name__
-        raise FamilyError(
-            f"{told} is not a folder here and can't be had from the model hub ({kind}); "
-            "check the name, or download it first and give its folder"
-        ) from fault
-    return Path(folder)

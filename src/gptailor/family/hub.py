@@ -1,0 +1,186 @@
+"""Fetch a model from the Hugging Face hub, or find it in its cache: the door to the hub.
+
+Only what is needed is fetched: weights as safetensors, configs, tokenizer. Why something can't be
+had is told in a sentence. Knows nothing of what is in the files.
+"""
+
+import contextlib
+import errno
+import fnmatch
+import re
+import shlex
+from pathlib import Path
+
+from huggingface_hub import get_cached_repo_tree, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from gptailor.errors import FamilyError
+from gptailor.family.files import told
+from gptailor.family.quiet import quiet
+
+__all__ = ["commit_of", "fetch", "is_hub_id"]
+
+# weights as safetensors only: pickles can run code, and other formats double the download
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md"]
+# what lies in folders (other formats, checkpoints of the training) or is a second copy
+_UNWANTED = ["*/*", "consolidated*"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_PART = r"[A-Za-z0-9][\w.-]*"
+_HUB_ID = re.compile(rf"{_PART}(/{_PART})?(@[\w./-]+)?\Z")
+_HUB_FILE = re.compile(rf"(?P<name>{_PART}/{_PART})/(?P<file>[\w./-]+\.gguf)(@(?P<at>[\w./-]+))?\Z")
+_SNAPSHOT = re.compile(r"[0-9a-f]{40}\Z")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text may name a repository, ``NAME@REVISION``, or a GGUF file in one."""
+    if _HUB_FILE.match(text):
+        return ".." not in text
+    return bool(_HUB_ID.match(text)) and not text.endswith((".gguf", ".safetensors"))
+
+
+def fetch(text: str, revision: str | None = None) -> Path:
+    """Fetch a repository, or one GGUF file of it, into the hub's cache.
+
+    Args:
+        text: ``NAME``, ``NAME@REVISION``, or either with ``/FILE.gguf`` behind the name.
+        revision: A branch, tag or commit; the main branch where neither says one.
+
+    Returns:
+        The folder of the files, or the GGUF file.
+
+    Raises:
+        FamilyError: It can't be had, or has no weights as safetensors.
+    """
+    name, file, revision = _parts(text, revision)
+    at = name if revision is None else f"{name} (revision {revision})"
+    try:
+        with quiet():
+            if file is not None:
+                return Path(hf_hub_download(name, file, revision=revision))
+            folder = snapshot_download(
+                name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            )
+    except HFValidationError:
+        raise FamilyError(f"{name} does not exist; check the path") from None
+    except (OSError, ValueError, EntryNotFoundError) as fault:  # the hub's own derive from these
+        raise FamilyError(f"{at} {_reason(name, file, fault)}") from fault
+    _refuse_other_weights(name, revision, Path(folder))
+    return Path(folder)
+
+
+def commit_of(place: Path) -> str | None:
+    """The commit of a place inside the hub's cache, or None."""
+    for folder in (place, *place.parents):
+        if folder.parent.name == "snapshots" and _SNAPSHOT.match(folder.name):
+            return folder.name
+    return None
+
+
+def _parts(text: str, revision: str | None) -> tuple[str, str | None, str | None]:
+    match = _HUB_FILE.match(text)
+    if match is None:
+        name, _, at = text.partition("@")
+        file = None
+    else:
+        name, file, at = match["name"], match["file"], match["at"] or ""
+    if at and revision is not None and at != revision:
+        raise FamilyError(f"{text} names one revision and 'revision' another ({revision}); say one")
+    return name, file, at or revision
+
+
+def _reason(name: str, file: str | None, fault: BaseException) -> str:
+    """Why the hub did not give something, and what to do: the rest of a sentence."""
+    command = f"'hf download {name}'"
+    cause = fault.__cause__ if isinstance(fault, LocalEntryNotFoundError) else fault
+    if isinstance(fault, IncompleteSnapshotError):
+        return f"is not whole in the hub's cache here; finish it with {command} and a network"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return (
+            "is not a folder here nor in the hub's cache, and the model hub is switched off "
+            f"(HF_HUB_OFFLINE); fetch it first with {command}, or give a folder"
+        )
+    for kinds, reason in (
+        (
+            GatedRepoError,
+            "is gated: its owner must give you access; ask for it on the model's page, then log in "
+            "with 'hf auth login' or set HF_TOKEN",
+        ),
+        (
+            RepositoryNotFoundError,
+            "is not a folder here, and the model hub has no such repository, or it is private; "
+            "check the name, or log in with 'hf auth login'",
+        ),
+        (RevisionNotFoundError, "is not to be had: the repository has no such revision"),
+        (RemoteEntryNotFoundError, f"has no file {file}; check its name on the model's page"),
+        (DisabledRepoError, "was disabled on the model hub; take another model"),
+    ):
+        if isinstance(cause, kinds):
+            return reason
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        return f"can't be had: the model hub answered {status}; try again later, or give a folder"
+    if isinstance(cause, OSError) and cause.errno is not None:
+        full = "; make room, or set HF_HOME to another disk" if cause.errno == errno.ENOSPC else ""
+        return f"can't be kept in the hub's cache: {cause.strerror}{full}"
+    return (
+        "is not a folder here nor in the hub's cache, and can't be had from the model hub "
+        f"({type(cause or fault).__name__}); check name and network, fetch it with {command} where "
+        "there is one, or give a folder"
+    )
+
+
+def _refuse_other_weights(name: str, revision: str | None, folder: Path) -> None:
+    """Refuse a repository whose weights are in other formats, which were not fetched."""
+    files = [path.name for path in folder.iterdir()]
+    with contextlib.suppress(CachedRepoTreeNotFoundError):  # an older library wrote the cache
+        files = [file.path for file in get_cached_repo_tree(name, revision=revision)]
+    if fnmatch.filter(files, "*.safetensors"):
+        return
+    pickles = sorted(file for kind in _PICKLES for file in fnmatch.filter(files, kind))
+    if pickles:
+        raise FamilyError(f"{name} {_pickles_only(name, revision, files, pickles)}")
+    ggufs = sorted(fnmatch.filter(files, "*.gguf"))
+    if ggufs:
+        raise FamilyError(
+            f"{name} has its weights as GGUF ({told(ggufs)}); name one of them, as in "
+            f"{name}/{ggufs[0]}"
+        )
+    raise FamilyError(f"{name} has no weights as safetensors in the hub's repository")
+
+
+def _pickles_only(name: str, revision: str | None, files: list[str], pickles: list[str]) -> str:
+    said = "" if revision is None else f", revision={revision!r}"
+    folder = f"{name.rpartition('/')[2]}-safetensors"
+    if "adapter_config.json" in files:
+        code = (
+            "import torch; from huggingface_hub import snapshot_download; "
+            "from safetensors.torch import save_file; "
+            f"d = snapshot_download({name!r}{said}, local_dir={folder!r}); "
+            "a = torch.load(d + '/adapter_model.bin', map_location='cpu', weights_only=True); "
+            "save_file({k: v.clone() for k, v in a.items()}, d + '/adapter_model.safetensors')"
+        )
+    else:
+        code = (
+            "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+            f"M.from_pretrained({name!r}{said}, use_safetensors=False)"
+            f".save_pretrained({folder!r}); "
+            f"T.from_pretrained({name!r}{said}).save_pretrained({folder!r})"
+        )
+    return (
+        f"has its weights only as pickles ({told(pickles)}), which can run code and are not "
+        "fetched; convert a model that you trust once, and give the folder "
+        f"{folder}: python -c {shlex.quote(code)}"
+    )
