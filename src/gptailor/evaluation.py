@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptailor.errors import ExportError
 from gptailor.family import Family
+from gptailor.family.multimodal import language_model
 from gptailor.family.quiet import quiet
-from gptailor.family.skeleton import model_around
+from gptailor.family.skeleton import auto_class, model_around
 from gptailor.objective import Goal
 from gptailor.statistics import average_retention, bootstrap_interval, retention_interval
 from gptailor.tailoring import BASE, Tailoring
@@ -195,7 +196,10 @@ def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:
     again = "export it again"
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            reader = AutoModelForCausalLM
+            if family.surroundings is not None:
+                reader = auto_class(family.surroundings.config)
+            whole, info = reader.from_pretrained(
                 str(folder),
                 dtype=family.dtype,
                 output_loading_info=True,
@@ -214,6 +218,7 @@ def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:
             names = ", ".join(sorted(str(name) for name in info[what])[:3])
             noun = what.replace("_keys", " tensors")
             raise ExportError(f"{folder}: has {len(info[what])} {noun} ({names}); {again}")
+    model = language_model(whole)
     if model.config.model_type != family.config.model_type:
         raise ExportError(
             f"{folder}: is a {model.config.model_type} model, and the family is "

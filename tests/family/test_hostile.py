@@ -93,7 +93,7 @@ def test_looking_into_a_package_does_not_import_it(
         ('{"model_type": "llama", "auto_map": {"AutoConfig": "evil.C"}}', "lack"),
         ('{"model_type": "t5"}', "no such causal language model"),
         ('{"model_type": "bart"}', "encoder with a decoder"),
-        ('{"model_type": "gemma3"}', "several models"),
+        ('{"model_type": "emu3"}', "several models"),
         ('{"model_type": "gemma3n_text"}', "share weights or state"),
     ],
 )

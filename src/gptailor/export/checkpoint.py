@@ -67,16 +67,20 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     _refuse_options(dtype, shard_bytes, extra_files)
     family.check(tailoring)
     tokenizer = family.tokenizer
-    n_bytes = _n_parameters(family, tailoring) * dtype.itemsize
+    n_bytes = _n_bytes(family, tailoring, dtype)
     needed = [*keep, *(Path(place_of(source)) for source in family.sources.values())]
     with (
         quiet(),
         written_beside(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
     ):
         model, weights = _assembled(family, tailoring, dtype)
-        model.save_pretrained(beside, max_shard_size=shard_bytes)
+        around = family.surroundings
+        whole = model if around is None else around.around(model, dtype)
+        whole.save_pretrained(beside, max_shard_size=shard_bytes)
         _save_generation_config(family.generation_config, beside)
         tokenizer.save_pretrained(beside)
+        if around is not None:
+            around.write_files(beside)
         check_checkpoint(beside, family, tailoring, weights)
         if card is None:
             card = model_card(card_facts(family, tailoring, folder.resolve().name))
@@ -112,6 +116,11 @@ def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
 def _n_parameters(family: Family, tailoring: Tailoring) -> int:
     outside = family.parameters - sum(family.layer_parameters)
     return outside + sum(family.layer_parameters[spec.position] for spec in tailoring.layers)
+
+
+def _n_bytes(family: Family, tailoring: Tailoring, dtype: torch.dtype) -> int:
+    around = 0 if family.surroundings is None else family.surroundings.parameters
+    return (_n_parameters(family, tailoring) + around) * dtype.itemsize
 
 
 def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[str, str]) -> None:

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.errors import ExportError
 from gptailor.family import Family, layers_path
-from gptailor.family.skeleton import skeleton_of
+from gptailor.family.multimodal import Surroundings, language_model
+from gptailor.family.skeleton import auto_class, skeleton_of
 from gptailor.tailoring import BASE, Source, Tailoring
 
 __all__ = ["check_checkpoint"]
@@ -46,7 +47,7 @@ def check_checkpoint(
     Raises:
         ExportError: A tensor is missing, left over or different, or the logits differ.
     """
-    reread = _reread(folder, weights)
+    reread = _reread(folder, weights, family.surroundings)
     n_tokens = min(_N_TOKENS, reread.config.to_dict().get("max_position_embeddings") or _N_TOKENS)
     n_rows = reread.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
@@ -71,13 +72,16 @@ def _scale(logits: Tensor) -> float:
     return max(1.0, float(logits.abs().max()))
 
 
-def _reread(folder: Path, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+def _reread(
+    folder: Path, weights: Mapping[str, Tensor], surroundings: Surroundings | None
+) -> PreTrainedModel:
     """Load the checkpoint as anybody would; hold each tensor against the one in memory.
 
-    What is returned has the tensors of the model that was read, but buffers made in float32: a
-    model read in bfloat16 rounds Gemma's embedding scale.
+    What is returned is the language model with the tensors that were read, but buffers made in
+    float32: a model read in bfloat16 rounds Gemma's embedding scale.
     """
-    stock, told = AutoModelForCausalLM.from_pretrained(
+    reader = AutoModelForCausalLM if surroundings is None else auto_class(surroundings.config)
+    whole, told = reader.from_pretrained(
         folder,
         dtype="auto",
         local_files_only=True,
@@ -85,8 +89,12 @@ def _reread(folder: Path, weights: Mapping[str, Tensor]) -> PreTrainedModel:
         output_loading_info=True,
     )
     wrong = {kind: sorted(map(str, names)) for kind, names in told.items() if names}
-    state = stock.state_dict()
-    wrong |= {"different": [n for n, t in weights.items() if not _same(t, state.get(n))]}
+    stock = language_model(whole)
+    state, around = stock.state_dict(), surroundings.state if surroundings else {}
+    different = [n for n, t in weights.items() if not _same(t, state.get(n))]
+    held = whole.state_dict()
+    different += [n for n, t in around.items() if n not in held or not _same(held[n], t)]
+    wrong |= {"different": different}
     for kind, names in wrong.items():
         if names:
             raise ExportError(

@@ -15,8 +15,24 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from gptailor.errors import FamilyError, TailoringError
 
-__all__ = ["layer_kinds", "layers_path", "n_layers_of", "refuse_unsupported", "tailored_config"]
+__all__ = [
+    "MULTIMODAL",
+    "layer_kinds",
+    "layers_path",
+    "n_layers_of",
+    "refuse_unsupported",
+    "tailored_config",
+    "text_config",
+]
 
+# models around a language model that, given text alone, compute just what it computes by itself;
+# it is checked again when weights are opened, for what the language model is may differ
+MULTIMODAL: tuple[str, ...] = (
+    *("aria", "deepseek_vl", "exaone4_5", "fuyu", "gemma3", "got_ocr2", "hyperclovax_vision_v2"),
+    *("idefics2", "idefics3", "internvl", "lighton_ocr", "llama4", "llava", "llava_next"),
+    *("llava_next_video", "llava_onevision", "mistral3", "pp_chart2table", "qianfan_ocr"),
+    *("smolvlm", "video_llama_3", "video_llava", "vipllava"),
+)
 _RECURRENT = "its layers carry a recurrent state, which the evaluation of candidates can't share"
 _SHARED = "its layers share weights or state with one another, so that no layer can be cut alone"
 _PATTERN = "its config says which layer is of which kind by a pattern that can't follow a cut"
@@ -110,6 +126,11 @@ def n_layers_of(config: PreTrainedConfig) -> int:
     return n_layers
 
 
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the language model inside, or the config itself where that is all there is."""
+    return config.get_text_config() if config.model_type in MULTIMODAL else config
+
+
 def layer_kinds(config: PreTrainedConfig) -> tuple[Hashable, ...]:
     """What kind of layer stands at each position; equal kinds are interchangeable.
 
@@ -164,15 +185,21 @@ def _refuse_altered(
     wanted, found = layer_kinds(config), layer_kinds(made)
     for layer, position in enumerate(positions):
         if wanted[position] != found[layer]:
-            one, other = next(
-                (one, other)
-                for one, other in zip(wanted[position], found[layer], strict=True)
-                if one != other
-            )
+            was, would_be = _difference(wanted[position], found[layer])
             raise TailoringError(
-                f"layer {position} of the whole model is to be layer {layer}, but there the config "
-                f"of a {config.model_type} model makes {one[0]} {other[1]!r} and not {one[1]!r}"
+                f"layer {position} ({was}) is to be layer {layer}, but the config of a "
+                f"{config.model_type} model makes that {would_be}"
             )
+
+
+def _difference(one: Hashable, other: Hashable) -> tuple[str, str]:
+    """The first field in which two kinds of layer differ, with its value in each."""
+    assert isinstance(one, tuple), "a kind is made of fields"
+    assert isinstance(other, tuple), "a kind is made of fields"
+    for (name, value), (_, found) in zip(one, other, strict=False):
+        if value != found:
+            return f"{name}: {value}", f"{name}: {found}"
+    return "of one kind", "another kind"
 
 
 def _remap_indices(
@@ -229,8 +256,9 @@ def _reason(config: PreTrainedConfig) -> str | None:
     inner = [name for name in config.sub_configs if name.endswith("_config") and fields.get(name)]
     if inner and _layers_field(config) not in fields:
         return (
-            f"it is made of several models ({', '.join(inner)}); "
-            "save its language model alone and name that folder"
+            f"it is made of several models ({', '.join(inner)}), and of those only these are "
+            f"taken apart: {', '.join(MULTIMODAL)}; save its language model alone and name that "
+            "folder"
         )
     if config.model_type in _REFUSED:
         return _REFUSED[config.model_type]

@@ -13,21 +13,29 @@ import transformers
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from gptailor.errors import FamilyError
-from gptailor.family.architecture import n_layers_of, refuse_unsupported
+from gptailor.family.architecture import (
+    MULTIMODAL,
+    n_layers_of,
+    refuse_unsupported,
+    text_config,
+)
 from gptailor.family.files import LIBRARY_FAULTS, one_line, read_json, shapes_of, told
 from gptailor.family.layout import Layout
 from gptailor.family.licence import licence_of
 from gptailor.family.members import OpenedMember
+from gptailor.family.multimodal import Surroundings, language_model, surroundings_of
 from gptailor.family.quiet import quiet
-from gptailor.family.skeleton import skeleton_of
+from gptailor.family.skeleton import auto_class, skeleton_of
 
 __all__ = ["open_checkpoint", "refuse_misfits", "state_of", "tokenizer_of"]
 
@@ -56,7 +64,7 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
         read_json(folder / _GENERATION)  # transformers passes over a broken one
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            whole, info = auto_class(config).from_pretrained(
                 folder,
                 dtype=dtype,
                 use_safetensors=True,
@@ -69,6 +77,8 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
     except LIBRARY_FAULTS as fault:
         raise FamilyError(f"{folder}: transformers can't open it: {one_line(fault)}") from fault
     refuse_misfits(folder, info)
+    model = language_model(whole)
+    surroundings, config = surroundings_of(whole, model, folder), text_config(config)
     layout = Layout.of(model)
     config.tie_word_embeddings = layout.tied  # a head that differs is never tied to the embedding
     return OpenedMember(
@@ -80,6 +90,17 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
         tokenizer=tokenizer_of(folder),
         generation_config=model.generation_config,
         licence=licence_of(folder),
+        notes=_notes(origin, surroundings),
+        surroundings=surroundings,
+    )
+
+
+def _notes(origin: str, surroundings: Surroundings | None) -> tuple[str, ...]:
+    if surroundings is None:
+        return ()
+    return (
+        f"{origin} is a {surroundings.config.model_type} model: its language model is tailored, "
+        f"what stands around it ({surroundings.parameters:,} parameters) stays as the base has it",
     )
 
 
@@ -155,7 +176,7 @@ def _config_of(folder: Path) -> PreTrainedConfig:
     except LIBRARY_FAULTS as fault:
         raise FamilyError(f"{path}: transformers can't read it: {one_line(fault)}") from fault
     try:
-        refuse_unsupported(config)
+        refuse_unsupported(text_config(config))
     except FamilyError as fault:
         raise FamilyError([f"{path}: {sentence}" for sentence in fault.faults]) from None
     return config
@@ -165,7 +186,13 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     model_type = fields.get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{path}: model_type is {model_type!r}; it must name an architecture")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type in MULTIMODAL
+    if not known and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise FamilyError(
+            f"{path}: models of type {model_type!r} are not supported: of models for images and "
+            f"text only these are taken apart: {', '.join(MULTIMODAL)}"
+        )
+    if not known:
         raise FamilyError(
             f"{path}: model_type is {model_type!r}, and transformers {transformers.__version__} "
             "has no such causal language model; code from a model's folder is never run"
@@ -177,10 +204,12 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
             f"{path}: its layers are quantised ({method}), and quantised layers can't be merged; "
             "give the unquantised model, or a GGUF file"
         )
+    inside = [part for name, part in fields.items() if name.endswith("_config")]
     faults = [
-        f"{path}: {name} is {fields[name]!r}; it must be a whole number of 1 to {_MAX_SIZE}"
+        f"{path}: {name} is {part[name]!r}; it must be a whole number of 1 to {_MAX_SIZE}"
+        for part in (fields, *(part for part in inside if isinstance(part, dict)))
         for name in (*_SIZES, *_MORE_SIZES)
-        if isinstance(fields.get(name), int | float) and not _is_size(fields[name])
+        if isinstance(part.get(name), int | float) and not _is_size(part[name])
     ]
     if faults:
         raise FamilyError(faults)
@@ -194,7 +223,7 @@ def _refuse_shortfall(
     folder: Path, config: PreTrainedConfig, held: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse a config that needs more than the files hold: the rest would be made up, at length."""
-    n_layers = n_layers_of(config)
+    n_layers = n_layers_of(text_config(config))
     if n_layers > len(held):
         raise FamilyError(
             f"{folder / 'config.json'}: num_hidden_layers is {n_layers} but the files hold only "

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.architecture import layer_kinds, tailored_config
 from gptailor.family.layout import PARTS, Layout
+from gptailor.family.multimodal import Surroundings
 from gptailor.family.skeleton import skeleton_of
 from gptailor.registry import unknown
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
@@ -38,6 +39,8 @@ class Family:
         generation_config: The base's, or None.
         licence: The base's, as its model card or package says, or None.
         base_tokenizer: The base's tokenizer, or None where it has none.
+        surroundings: What stands around the base's language model in its checkpoint (a vision
+            tower, say), or None.
     """
 
     config: Any  # transformers is untyped here
@@ -49,6 +52,7 @@ class Family:
     generation_config: Any = None
     licence: str | None = None
     base_tokenizer: Any = None
+    surroundings: Surroundings | None = None
 
     @property
     def tokenizer(self) -> Any:  # transformers is untyped here
@@ -83,7 +87,8 @@ class Family:
     def nbytes(self) -> int:
         """Bytes of memory held, each shared tensor counted once."""
         held = {}
-        for state in self.states.values():
+        around = [self.surroundings.state] if self.surroundings else []
+        for state in (*self.states.values(), *around):
             for tensor in state.values():
                 storage = tensor.untyped_storage()
                 held[storage.data_ptr()] = storage.nbytes()

@@ -5,15 +5,29 @@ Knows nothing of where weights come from.
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.initialization import no_init_weights
 
+from gptailor.family.architecture import MULTIMODAL
 from gptailor.family.quiet import quiet
 
-__all__ = ["model_around", "skeleton_of"]
+__all__ = ["auto_class", "model_around", "skeleton_of"]
+
+
+def auto_class(config: PreTrainedConfig) -> Any:  # transformers is untyped here
+    """The transformers class that reads and makes models of this config."""
+    many = config.model_type in MULTIMODAL
+    return AutoModelForImageTextToText if many else AutoModelForCausalLM
 
 
 def skeleton_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -21,8 +35,10 @@ def skeleton_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     config = copy.deepcopy(config)
     config._attn_implementation = None  # the architecture's best, whatever it was read with
     # buffers must be real: rotary frequencies can't be loaded from anywhere
-    with quiet(), init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    with quiet(), init_empty_weights(include_buffers=False), no_init_weights():
+        model: PreTrainedModel = auto_class(config).from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
     model.tie_weights()  # `init_empty_weights` gave a tied head a parameter of its own
     return model.eval()
 

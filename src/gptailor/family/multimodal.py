@@ -1,0 +1,171 @@
+"""Checkpoints of several models: the language model inside, and what stands around it.
+
+The language model is opened, searched and cut as any other; its surroundings (vision tower,
+projector, processor files) are carried along unchanged and put around the smaller language model
+again. Knows nothing of what the surroundings compute.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from gptailor.errors import FamilyError
+from gptailor.family.architecture import MULTIMODAL, text_config
+from gptailor.family.skeleton import model_around, skeleton_of
+
+__all__ = ["Surroundings", "language_model", "surroundings_of"]
+
+# what the language model's names begin with in the whole model, and in the language model alone
+_PREFIXES = (
+    ("model.language_model.", "model."),
+    ("model.text_model.", "model."),
+    ("language_model.", ""),
+)
+_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+_MAX_BYTES = 2**24  # of one of those files
+_TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 0.05,
+    torch.float16: 0.01,
+}  # of the largest logit
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a checkpoint holds besides its language model.
+
+    Args:
+        config: The whole checkpoint's transformers config.
+        state: The whole model's names and tensors, without the language model's.
+        files: Name to content of the processor's files.
+    """
+
+    config: Any  # transformers is untyped here
+    state: Mapping[str, Tensor]
+    files: Mapping[str, bytes]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters outside the language model."""
+        return sum(tensor.numel() for tensor in self.state.values())
+
+    def around(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+        """Put the surroundings around a language model; tensors are shared, or cast to `dtype`.
+
+        Args:
+            model: A language model of the same architecture, of any number of layers.
+            dtype: Of the floating tensors.
+        """
+        config, text = copy.deepcopy(self.config), copy.deepcopy(model.config)
+        setattr(config, _text_field(config), text)
+        config.tie_word_embeddings = text.tie_word_embeddings
+        config.dtype = dtype
+        whole = skeleton_of(config, dtype)
+        names = _names(whole, model)
+        state = {names[name]: tensor for name, tensor in model.state_dict().items()}
+        state |= {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in self.state.items()
+        }
+        whole.load_state_dict(state, strict=False, assign=True)
+        whole.tie_weights()
+        return whole.eval()
+
+    def write_files(self, folder: Path) -> None:
+        """Write the processor's files into a folder, where it has none of that name."""
+        for name, content in self.files.items():
+            if not (folder / name).exists():
+                (folder / name).write_bytes(content)
+
+
+def language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Take the language model out of a multimodal one; any other is given back as it is.
+
+    The tensors are shared.
+    """
+    if model.config.model_type not in MULTIMODAL:
+        return model
+    config = copy.deepcopy(text_config(model.config))
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    config.tie_word_embeddings = head.weight is embedding.weight
+    inside = skeleton_of(config, model.dtype)
+    names, state = _names(model, inside), model.state_dict()
+    taken = {name: state[names[name]] for name in inside.state_dict()}
+    made = model_around(config, taken, model.dtype)
+    made.generation_config = model.generation_config
+    return made
+
+
+def surroundings_of(
+    model: PreTrainedModel, inside: PreTrainedModel, folder: Path
+) -> Surroundings | None:
+    """What `model`, read from `folder`, holds besides `inside`; None where that is all of it.
+
+    Raises:
+        FamilyError: The language model alone reads text differently, or a file of the processor is
+            too large to be one.
+    """
+    if model is inside:
+        return None
+    _refuse_other_logits(model, inside, folder)
+    taken = set(_names(model, inside).values())
+    files = {name: folder / name for name in _FILES if (folder / name).is_file()}
+    for path in files.values():
+        if path.stat().st_size > _MAX_BYTES:
+            raise FamilyError(f"{path}: {path.stat().st_size} bytes are too many for this file")
+    return Surroundings(
+        config=copy.deepcopy(model.config),
+        state={
+            name: tensor.detach()
+            for name, tensor in model.state_dict().items()
+            if name not in taken
+        },
+        files={name: path.read_bytes() for name, path in files.items()},
+    )
+
+
+def _refuse_other_logits(model: PreTrainedModel, inside: PreTrainedModel, folder: Path) -> None:
+    """Hold the language model alone against the whole: some scale or cap logits in one only."""
+    tokens = torch.arange(3, 8)[None]
+    with torch.inference_mode():
+        whole = model.eval()(input_ids=tokens, use_cache=False).logits.float()
+        alone = inside.eval()(input_ids=tokens, use_cache=False).logits.float()
+    apart = float((whole - alone).abs().max())
+    if not apart <= _TOLERANCE.get(model.dtype, 0.05) * max(1.0, float(whole.abs().max())):
+        raise FamilyError(
+            f"{folder}: given text alone, this {model.config.model_type} model differs by "
+            f"{apart:.2g} in its logits from its {inside.config.model_type} language model by "
+            "itself, so the language model can't be tailored alone"
+        )
+
+
+def _names(model: PreTrainedModel, inside: PreTrainedModel) -> dict[str, str]:
+    """The language model's names, each with the name that it has in the whole model."""
+    held = model.state_dict().keys()
+    for outer, inner in _PREFIXES:
+        names = {
+            name: outer + name[len(inner) :] if name.startswith(inner) else name
+            for name in inside.state_dict()
+        }
+        if held >= set(names.values()):
+            return names
+    raise FamilyError(
+        f"models of type {model.config.model_type!r} are not supported: "
+        "their language model was not found inside"
+    )
+
+
+def _text_field(config: PreTrainedConfig) -> str:
+    inside = config.get_text_config()
+    return str(next(name for name in config.sub_configs if getattr(config, name) is inside))
