@@ -54,3 +54,34 @@ def opened(
 @pytest.fixture(scope="module")
 def llama(opened: Callable[..., Opened]) -> Opened:
     return opened("llama")
+
+
+# what some architectures need beside the common fields, so that llama.cpp can run them
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_NO_WINDOW = {"layer_types": None, "use_sliding_window": False, "sliding_window": None}
+_TIED = {"tie_word_embeddings": True}
+GGUF_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2": _NO_WINDOW,
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 48, "layer_types": None},
+    "qwen3": _NO_WINDOW,
+    "qwen3_moe": {**_EXPERTS, "norm_topk_prob": True, "head_dim": 16},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "mistral": {"sliding_window": None},
+    "smollm3": {"no_rope_layers": None},
+    "gemma": _TIED,
+    "gemma2": _TIED,
+    "cohere": _TIED,
+    "olmo3": {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def runnable(opened: Callable[..., Opened]) -> Callable[..., Family]:
+    """Make a family that llama.cpp can run: ``runnable("gemma2", head_dim=16)``."""
+
+    def make(model_type: str, **overrides: Any) -> Family:
+        return opened(model_type, **{**GGUF_FIELDS.get(model_type, {}), **overrides}).family
+
+    return make

@@ -190,7 +190,6 @@ class _Plan:
         writer.add_quantization_version(GGML_QUANT_VERSION)
         add_numbers(writer, self.config, self.known)
         shapes = list(self.tensors(shapes_only=True))
-        self._refuse_mixed_layers([made.name for made in shapes])
         n_rows = next(made.tensor.shape[0] for made in shapes if made.name == _EMBEDDING)
         vocabulary_of(self.family.tokenizer, n_rows, self._ends()).add_to(writer)
         for made in shapes:
@@ -214,13 +213,8 @@ class _Plan:
                 has_head |= new == _HEAD
                 tied = made if new == _EMBEDDING else tied
                 yield _Made(new, made, self._kind(new, made))
-        if self.known.head == "needed" and not has_head and tied is not None:
+        if self.known.needs_head and not has_head and tied is not None:
             yield _Made(_HEAD, tied, self._kind(_HEAD, tied))
-        if self.known.head == "tied" and has_head:
-            raise ExportError(
-                f"--format gguf: llama.cpp runs {self.config.model_type} only with a head that is "
-                "the embedding, and this model has its own; use --format hf"
-            )
         for new, made in extra_tensors(self.fields).items():
             empty = made.to("meta") if shapes_only else made
             yield _Made(new, empty, GGMLQuantizationType.F32)
@@ -262,23 +256,6 @@ class _Plan:
         kind = _TYPES[self.dtype]
         fits = tensor.shape[-1] % GGML_QUANT_SIZES[kind][0] == 0
         return kind if fits else GGMLQuantizationType.F16
-
-    def _refuse_mixed_layers(self, names: Collection[str]) -> None:
-        """llama.cpp expects the same tensors of each layer."""
-        by_layer: dict[str, set[str]] = {}
-        for name in names:
-            if name.startswith("blk."):
-                _, layer, rest = name.split(".", 2)
-                by_layer.setdefault(layer, set()).add(rest)
-        first = by_layer["0"]
-        for layer, inner in by_layer.items():
-            if inner != first:
-                odd = min(inner ^ first)
-                raise ExportError(
-                    f"--format gguf: layer {layer} of the tailored model is of another kind than "
-                    f"layer 0 ({odd} is in one of them alone), which llama.cpp can't run for "
-                    f"{self.config.model_type}; use --format hf"
-                )
 
     def _ends(self) -> tuple[int, ...]:
         known = self.family.generation_config

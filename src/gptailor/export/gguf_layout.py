@@ -137,8 +137,7 @@ class Architecture:
         biases: The tensors of a layer that may have one, beside query, key and value.
         rope: Types of rope scaling that are written.
         windowed: Whether llama.cpp reads which layers have a sliding window.
-        head: Whether the file must have a head ("needed", a tied one is written twice), may have
-            one ("maybe"), or can't ("tied").
+        needs_head: Whether the file must have a head; a tied one is then written twice.
         fixed: What the config must say, since llama.cpp has it built in.
         scales: Config field to the method of GGUFWriter that writes it.
     """
@@ -149,7 +148,7 @@ class Architecture:
     biases: frozenset[str] = frozenset()
     rope: tuple[str, ...] = ("default", "linear", "yarn")
     windowed: bool = False
-    head: str = "maybe"
+    needs_head: bool = False
     fixed: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     scales: tuple[tuple[str, Callable[[GGUFWriter, float], None]], ...] = ()
 
@@ -176,22 +175,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "mixtral": Architecture(MODEL_ARCH.LLAMA, _interleaved, rope=_LLAMA_ROPE),
     "qwen2": Architecture(MODEL_ARCH.QWEN2),
     "qwen3": Architecture(MODEL_ARCH.QWEN3),
-    "qwen2_moe": Architecture(
-        MODEL_ARCH.QWEN2MOE, _experts, fixed=(("norm_topk_prob", (False,)),), head="maybe"
-    ),
-    "qwen3_moe": Architecture(
-        MODEL_ARCH.QWEN3MOE, _experts, fixed=(("norm_topk_prob", (True,)),), head="maybe"
-    ),
+    "qwen2_moe": Architecture(MODEL_ARCH.QWEN2MOE, _experts, fixed=(("norm_topk_prob", (False,)),)),
+    "qwen3_moe": Architecture(MODEL_ARCH.QWEN3MOE, _experts, fixed=(("norm_topk_prob", (True,)),)),
     "olmoe": Architecture(  # whose norms of query and key must be of one width
         MODEL_ARCH.OLMOE,
         _experts,
         fixed=(("norm_topk_prob", (False,)), ("clip_qkv", (None,))),
-        head="needed",
+        needs_head=True,
     ),
-    "gemma": Architecture(MODEL_ARCH.GEMMA, _norms_plus_one, _GELU, head="tied"),
-    "gemma2": Architecture(
-        MODEL_ARCH.GEMMA2, _gemma, _GELU, windowed=True, head="tied", scales=_SOFTCAPS
-    ),
+    "gemma": Architecture(MODEL_ARCH.GEMMA, _norms_plus_one, _GELU),
+    "gemma2": Architecture(MODEL_ARCH.GEMMA2, _gemma, _GELU, windowed=True, scales=_SOFTCAPS),
     "gemma3_text": Architecture(
         MODEL_ARCH.GEMMA3,
         _gemma,
@@ -204,15 +197,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         MODEL_ARCH.PHI2,
         activations=_GELU,
         biases=_ALL | {"output"},
-        head="needed",
+        needs_head=True,
         fixed=(("qk_layernorm", (False,)),),
     ),
     "phi3": Architecture(MODEL_ARCH.PHI3, rope=("default", "longrope")),
     "olmo": Architecture(
         MODEL_ARCH.OLMO, _interleaved, scales=(("clip_qkv", GGUFWriter.add_clamp_kqv),)
     ),
-    "olmo2": Architecture(MODEL_ARCH.OLMO2, head="needed"),
-    "olmo3": Architecture(MODEL_ARCH.OLMO2, windowed=True, head="needed"),
+    "olmo2": Architecture(MODEL_ARCH.OLMO2, needs_head=True),
+    "olmo3": Architecture(MODEL_ARCH.OLMO2, windowed=True, needs_head=True),
     "granite": Architecture(
         MODEL_ARCH.GRANITE, _interleaved, biases=_PROJECTIONS, rope=_LLAMA_ROPE, scales=_GRANITE
     ),
@@ -229,7 +222,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "stablelm": Architecture(
         MODEL_ARCH.STABLELM,
         biases=frozenset({"attn_norm", "ffn_norm", "output_norm"}),
-        head="needed",
+        needs_head=True,
         fixed=(("qk_layernorm", (False,)),),
     ),
     "gpt_neox": Architecture(
@@ -237,7 +230,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _gpt_neox,
         _GELU,
         biases=_ALL,
-        head="needed",
+        needs_head=True,
         rope=("default",),
         fixed=(("attention_bias", (True,)),),
     ),
@@ -257,14 +250,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _falcon,
         _GELU,
         biases=frozenset({"attn_norm", "attn_norm_2", "output_norm"}),
-        fixed=(("alibi", (False,)), ("parallel_attn", (True,))),
+        fixed=(("parallel_attn", (True,)),),
     ),
     "nemotron": Architecture(
-        MODEL_ARCH.NEMOTRON, _norms_plus_one, frozenset({"relu2"}), biases=_ALL, head="needed"
+        MODEL_ARCH.NEMOTRON, _norms_plus_one, frozenset({"relu2"}), biases=_ALL, needs_head=True
     ),
     "cohere": Architecture(
         MODEL_ARCH.COMMAND_R,
-        head="tied",
         fixed=(("use_qk_norm", (False,)),),
         rope=("default",),
         scales=(("logit_scale", GGUFWriter.add_logit_scale),),
