@@ -1,5 +1,7 @@
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from gptailor.export import CardFacts, ScoreRow, model_card
+from gptailor.export import CardFacts, ScoreRow, card_facts, model_card
 from gptailor.tailoring import LayerSpec, Tailoring
 
 MIXED = Tailoring(
@@ -171,6 +173,33 @@ def test_removals_alone_are_told_to_llama_cpp() -> None:
 def test_what_is_not_a_removal_is_not_told_to_llama_cpp(layers: tuple[int, ...]) -> None:
     moved = Tailoring(tuple(LayerSpec.of(f"base:{layer}") for layer in layers))
     assert "llama-quantize" not in model_card(dataclasses.replace(FACTS, tailoring=moved))
+
+
+def test_removals_from_a_variant_name_the_variant() -> None:
+    math = LayerSpec.of("math")
+    layers = tuple(LayerSpec.of(f"math:{layer}") for layer in (1, 2, 3))
+    cut = Tailoring(layers, embedding=math, head=math)
+    card = model_card(dataclasses.replace(FACTS, tailoring=cut))
+    assert "llama-quantize --prune-layers 0,4 math.gguf tailored.gguf COPY\n" in card
+    mixed = dataclasses.replace(cut, layers=(LayerSpec.of("base:0"), *layers))
+    assert "llama-quantize" not in model_card(dataclasses.replace(FACTS, tailoring=mixed))
+
+
+def test_layers_of_several_kinds_are_not_told_to_llama_cpp() -> None:
+    cut = Tailoring(tuple(LayerSpec.of(f"base:{layer}") for layer in (0, 2, 4)))
+    facts = dataclasses.replace(FACTS, tailoring=cut, uniform=False)
+    assert "llama-quantize" not in model_card(facts)
+
+
+@pytest.mark.parametrize(("model_type", "uniform"), [("llama", True), ("gemma2", False)])
+def test_a_family_says_whether_its_layers_are_of_one_kind(
+    model_type: str, uniform: bool, opened: Callable[..., Any]
+) -> None:
+    family = opened(model_type).family
+    cut = Tailoring((LayerSpec.of("base:0"), LayerSpec.of("base:3")))
+    facts = card_facts(family, cut, "pico")
+    assert facts.uniform == uniform
+    assert ("--prune-layers 1,2,4,5 base.gguf" in model_card(facts)) == uniform
 
 
 def test_a_variants_embedding_is_not_a_removal() -> None:

@@ -1,7 +1,17 @@
-"""What leaves the house: a tailoring as a stock checkpoint with its card, or as a GGUF file."""
+"""What leaves the house: a tailoring as a checkpoint with its card, a GGUF file, or a recipe."""
 
 from gptailor.export.card import CardFacts, ScoreRow, model_card
 from gptailor.export.checkpoint import card_facts, export_checkpoint
 from gptailor.export.gguf import export_gguf
+from gptailor.export.mergekit import export_recipe, mergekit_recipe
 
-__all__ = ["CardFacts", "ScoreRow", "card_facts", "export_checkpoint", "export_gguf", "model_card"]
+__all__ = [
+    "CardFacts",
+    "ScoreRow",
+    "card_facts",
+    "export_checkpoint",
+    "export_gguf",
+    "export_recipe",
+    "mergekit_recipe",
+    "model_card",
+]

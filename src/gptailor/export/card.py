@@ -68,6 +68,7 @@ class CardFacts:
         n_tried: How many candidates were tried; None if there was no search.
         notes: Sentences on what happened to the members when they were read.
         versions: Program to version.
+        uniform: Whether all layers of the members are of one kind.
     """
 
     name: str
@@ -82,6 +83,7 @@ class CardFacts:
     n_tried: int | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    uniform: bool = True
 
 
 def model_card(facts: CardFacts) -> str:
@@ -242,25 +244,30 @@ def _exact(facts: CardFacts) -> str:
         "## The exact tailoring\n\nWith the members above, this rebuilds the model "
         f"(it is also in `tailoring.yaml`):\n\n```yaml\n{facts.tailoring.to_yaml().rstrip()}\n```"
     )
-    pruned = _pruned(facts.tailoring, facts.n_layers)
+    member, pruned = _pruned(facts)
     if pruned:
         text += (
             "\n\nLayers were only cut, so llama.cpp can make the same model from a GGUF file of "
-            "the base:\n\n```\nllama-quantize --prune-layers "
-            f"{','.join(map(str, pruned))} base.gguf tailored.gguf COPY\n```"
+            f"{'the base' if member == BASE else _text(member)}; `COPY` keeps the file's type, and "
+            "another, such as `Q4_K_M`, may stand there:\n\n```\nllama-quantize --prune-layers "
+            f"{','.join(map(str, pruned))} {member}.gguf tailored.gguf COPY\n```"
         )
     return text
 
 
-def _pruned(tailoring: Tailoring, n_layers: int) -> list[int]:
-    """The layers that were cut, if nothing else was done; else none."""
-    specs = [*tailoring.layers, *tailoring.parts.values()]
-    if any(spec.method is not None or spec.members != (BASE,) for spec in specs):
-        return []
-    kept = [spec.position for spec in tailoring.layers]
-    if kept != sorted(set(kept)):
-        return []
-    return [layer for layer in range(n_layers) if layer not in kept]
+def _pruned(facts: CardFacts) -> tuple[str, list[int]]:
+    """The only member, and its layers that were cut, from 0; no layers if more was done to it.
+
+    Nothing where layers differ in kind: llama.cpp goes by a block's number there, or by lists that
+    it leaves as long as they were.
+    """
+    specs = [*facts.tailoring.layers, *facts.tailoring.parts.values()]
+    members = {member for spec in specs for member in spec.members}
+    kept = [spec.position for spec in facts.tailoring.layers]
+    merged = any(spec.method is not None for spec in specs)
+    if merged or len(members) > 1 or not facts.uniform or kept != sorted(set(kept)):
+        return BASE, []
+    return members.pop(), [layer for layer in range(facts.n_layers) if layer not in kept]
 
 
 def _made_with(facts: CardFacts) -> str:

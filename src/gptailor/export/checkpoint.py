@@ -110,6 +110,7 @@ def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
         parameters=(family.parameters, _n_parameters(family, tailoring)),
         notes=family.notes,
         versions={program: version(program) for program in _PROGRAMS},
+        uniform=len(set(family.kinds)) == 1,
     )
 
 
