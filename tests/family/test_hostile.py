@@ -1,9 +1,11 @@
 """Folders and files that are broken or mean harm: one sentence each, nothing is run."""
 
 import json
+import os
 import pickle
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from gptailor.errors import FamilyError
 from gptailor.family import MemberSource, load_family
 
 MARK = "this ran"
+UP = "model.layers.3.mlp.up_proj.weight"
+INDEX = "model.safetensors.index.json"
+_REMOTE = {"auto_map": {"AutoTokenizer": ["other/repository--evil.Tokenizer", None]}}
 
 
 def _faults(base: Path | str, **variants: Path | str) -> list[str]:
@@ -127,6 +132,12 @@ def test_a_config_that_says_nothing_useful(model: Path, text: str | None, words:
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised (bitsandbytes)"),
         ({"quantization_config": "fp8"}, "quantised (fp8)"),
         ({"dtype": "no such"}, "no such"),
+        ({"rms_norm_eps": float("nan")}, "it holds NaN"),
+        ({"num_labels": 10**7}, "num_labels is 10000000"),
+        ({"attn_implementation": "evil/kernel"}, "names code to be fetched and run"),
+        ({"_attn_implementation": "evil/kernel"}, "names code to be fetched and run"),
+        ({"extra": {"_experts_implementation": "a/b"}}, "names code to be fetched and run"),
+        ({"use_kernels": True}, "names code to be fetched and run"),
     ],
     ids=str,
 )
@@ -228,20 +239,184 @@ def _sharded(model: Path, places: Any) -> None:
 @pytest.mark.parametrize(
     ("places", "words"),
     [
-        ({"a": "../model/model-00001-of-00001.safetensors"}, "is not a file inside the folder"),
-        ({"a": "/etc/passwd"}, "is not a file inside the folder"),
-        ({"a": ".."}, "is not a file inside the folder"),
+        (
+            {"a": "../model/model-00001-of-00001.safetensors"},
+            "is not a safetensors file inside the folder",
+        ),
+        ({"a": "/etc/passwd"}, "is not a safetensors file inside the folder"),
+        ({"a": ".."}, "is not a safetensors file inside the folder"),
         ({"a": "gone.safetensors"}, "1 of 1 shards"),
         ({}, "weight_map must map"),
         (["a"], "weight_map must map"),
         (None, "weight_map must map"),
-        ({"a": 7}, "1 of 1 shards"),
+        ({"a": 7}, "'7' is not a safetensors file"),
+        ({"a": "..\\x.safetensors"}, "is not a safetensors file inside the folder"),
+        ({"a": "sub/x.safetensors"}, "is not a safetensors file inside the folder"),
+        ({"a": "a\0.safetensors"}, "is not a safetensors file inside the folder"),
+        ({"a": "a\nb.safetensors"}, "is not a safetensors file inside the folder"),
+        ({"a": "a" * 5000 + ".safetensors"}, "is not a safetensors file inside the folder"),
+        ({"a": "pytorch_model.bin"}, "is not a safetensors file inside the folder"),
     ],
     ids=str,
 )
 def test_an_index_that_leads_astray(model: Path, places: Any, words: str) -> None:
     _sharded(model, places)
     assert words in _faults(model)[0]
+
+
+@pytest.fixture
+def sharded(model: Path) -> Path:
+    """The model in two shards, of 30 and 27 tensors."""
+    state = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    names = sorted(state)
+    parts = {"a.safetensors": names[:30], "b.safetensors": names[30:]}
+    for file, held in parts.items():
+        save_file({name: state[name] for name in held}, model / file, metadata={"format": "pt"})
+    places = {name: file for file, held in parts.items() for name in held}
+    (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return model
+
+
+def _place(model: Path, **places: str | None) -> None:
+    index = json.loads((model / INDEX).read_text())
+    index["weight_map"] |= places
+    index["weight_map"] = {k: v for k, v in index["weight_map"].items() if v is not None}
+    (model / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({UP: "a.safetensors"}, f"tensor {UP} is said to be in a.safetensors but is in b.saf"),
+        ({"ghost": "a.safetensors"}, "tensor ghost is said to be in a.safetensors but no shard"),
+        ({UP: None}, f"does not name 1 tensors ({UP})"),
+    ],
+    ids=str,
+)
+def test_an_index_that_is_wrong(sharded: Path, places: dict[str, Any], words: str) -> None:
+    load_family(MemberSource(str(sharded)), {}, dtype=torch.float32)
+    _place(sharded, **places)
+    assert words in _faults(sharded)[0]
+
+
+def test_a_shard_that_is_missing(sharded: Path) -> None:
+    (sharded / "b.safetensors").unlink()
+    assert (
+        "1 of 2 shards named in model.safetensors.index.json are missing (b." in _faults(sharded)[0]
+    )
+
+
+def test_a_tensor_in_two_shards(sharded: Path) -> None:
+    path = sharded / "a.safetensors"
+    save_file({**load_file(path), UP: torch.zeros(48, 32)}, path, metadata={"format": "pt"})
+    assert f"tensor {UP} stands in both a.safetensors and b.safetensors" in _faults(sharded)[0]
+
+
+def test_a_tensor_twice_in_one_header(model: Path) -> None:
+    header, data = _parts(model)
+    text = json.dumps(header)[:-1] + "," + json.dumps({UP: header[UP]})[1:]
+    _rewrite(model, text, data)
+    assert f"its header names 1 tensors twice ({UP})" in _faults(model)[0]
+
+
+def _parts(model: Path) -> tuple[dict[str, Any], bytes]:
+    """The header and the data of the weights."""
+    whole = (model / "model.safetensors").read_bytes()
+    end = 8 + struct.unpack("<Q", whole[:8])[0]
+    return json.loads(whole[8:end]), whole[end:]
+
+
+def _rewrite(model: Path, header: str, data: bytes) -> None:
+    header += " " * (-len(header) % 8)
+    (model / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header.encode() + data
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"data_offsets": [10**9, 10**9 + 6144]}, "is not a whole safetensors file"),
+        ({"data_offsets": [-8, 6136]}, "is not a whole safetensors file"),
+        ({"data_offsets": [0, 6144]}, "is not a whole safetensors file"),  # another tensor's
+        ({"shape": [2**62, 4]}, "is not a whole safetensors file"),
+        ({"shape": [48, 64]}, "is not a whole safetensors file"),
+        ({"dtype": "F13"}, "is not a whole safetensors file"),
+        ({"dtype": "I32"}, f"not stored as floats of 16 bits or more ({UP} as I32)"),
+    ],
+    ids=str,
+)
+def test_a_tensor_that_a_header_misplaces(model: Path, fields: dict[str, Any], words: str) -> None:
+    header, data = _parts(model)
+    header[UP] |= fields
+    _rewrite(model, json.dumps(header), data)
+    assert words in _faults(model)[0]
+
+
+def test_bytes_that_no_tensor_claims(model: Path) -> None:
+    header, data = _parts(model)
+    _rewrite(model, json.dumps(header), data + b"hidden here")
+    assert "is not a whole safetensors file" in _faults(model)[0]
+
+
+def test_a_header_of_ten_gigabytes(model: Path) -> None:
+    with (model / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", 10 * 2**30))
+        file.truncate(11 * 2**30)  # sparse: takes no room on the disk
+    assert "header too large" in _faults(model)[0]
+
+
+def test_floats_of_eight_bits_without_scales(model: Path) -> None:
+    _weights(model, lambda state: state.update({UP: state[UP].to(torch.float8_e4m3fn)}))
+    assert f"({UP} as F8_E4M3); give the unquantised model" in _faults(model)[0]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_link_out_of_the_folder(model: Path, tmp_path: Path, name: str) -> None:
+    shutil.move(model / name, tmp_path / "outside")
+    (model / name).symlink_to(tmp_path / "outside")
+    (told,) = _faults(model)
+    assert f"{model / name} is a link out of its folder (to {tmp_path / 'outside'})" in told
+
+
+def test_links_inside_the_folder_and_links_to_the_folder_are_followed(
+    model: Path, tmp_path: Path
+) -> None:
+    (model / "kept").mkdir()
+    shutil.move(model / "model.safetensors", model / "kept" / "x")
+    (model / "model.safetensors").symlink_to(Path("kept") / "x")
+    (tmp_path / "link").symlink_to(model)
+    load_family(MemberSource(str(tmp_path / "link")), {}, dtype=torch.float32)
+
+
+def test_a_link_in_a_circle(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").symlink_to(model / "model.safetensors")
+    assert "is a link that leads nowhere" in _faults(model)[0]
+
+
+def test_something_that_is_no_file(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    os.mkfifo(model / "model.safetensors")  # reading it would wait for ever
+    assert "has no model.safetensors" in _faults(model)[0]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", ""])
+def test_what_may_not_be_read_is_told_so(pico_family: Any, name: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        model = Path(shutil.copytree(pico_family.base, Path(root) / "model"))
+        Path(root).chmod(0o755)
+        user = os.geteuid()
+        (model / name).chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)  # root may read everything
+            (told,) = _faults(model)
+        finally:
+            os.seteuid(user)
+            (model / name).chmod(0o755)
+    assert f"{model / name} can't be read: Permission denied" in told
 
 
 def test_a_sharded_checkpoint_is_read(model: Path, pico_family: Any) -> None:
@@ -260,10 +435,22 @@ def test_a_sharded_checkpoint_is_read(model: Path, pico_family: Any) -> None:
         ("tokenizer.json", "{}"),
         ("tokenizer.json", "[" * 100_000),
         ("tokenizer_config.json", "nonsense"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", json.dumps(_REMOTE)),
+        ("special_tokens_map.json", "[]"),
+        ("added_tokens.json", '{"a": "x"}'),
     ],
 )
 def test_a_broken_tokenizer(model: Path, name: str, text: str) -> None:
     (model / name).write_text(text)
+    (told,) = _faults(model)
+    assert "its tokenizer can't be read" in told
+    assert "trust_remote_code" not in told
+
+
+def test_a_tokenizer_that_is_a_pickle_is_not_opened(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.model").write_bytes(pickle.dumps(_Trap()))
     assert "its tokenizer can't be read" in _faults(model)[0]
 
 

@@ -17,7 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptailor.errors import FamilyError
-from gptailor.family.files import LIBRARY_FAULTS, one_line, read_json, told, unreadable
+from gptailor.family.files import (
+    LIBRARY_FAULTS,
+    one_line,
+    read_json,
+    refuse_links,
+    told,
+    unreadable,
+)
 from gptailor.family.layout import Layout
 from gptailor.family.members import OpenedMember
 from gptailor.family.quiet import quiet
@@ -132,6 +139,7 @@ def _vocabularies(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, in
 
 def _fields_of(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
+    refuse_links(folder)
     fields = read_json(path)
     kind = fields.get("peft_type")
     if not isinstance(kind, str) or kind not in _MERGED:

@@ -4,6 +4,7 @@ No code from the folder is run and no pickle is opened. Knows nothing of other m
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,15 @@ from gptailor.family.architecture import (
     refuse_unsupported,
     text_config,
 )
-from gptailor.family.files import LIBRARY_FAULTS, one_line, read_json, shapes_of, told
+from gptailor.family.files import (
+    LIBRARY_FAULTS,
+    StoredTensor,
+    one_line,
+    read_json,
+    refuse_links,
+    tensors_of,
+    told,
+)
 from gptailor.family.layout import Layout
 from gptailor.family.licence import licence_of
 from gptailor.family.members import OpenedMember
@@ -41,7 +50,20 @@ __all__ = ["open_checkpoint", "refuse_misfits", "state_of", "tokenizer_of"]
 
 _MAX_SIZE = 2**24  # of a dimension that the config names
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-_MORE_SIZES = ("head_dim", "vocab_size", "max_position_embeddings", "num_hidden_layers")
+_MORE_SIZES = (
+    *("head_dim", "vocab_size", "max_position_embeddings", "num_hidden_layers"),
+    *("num_experts", "num_local_experts", "n_routed_experts"),
+)
+_MAX_LABELS = 2**16  # transformers makes a name for each
+_FLOATS = frozenset(["F16", "BF16", "F32", "F64"])
+_SMALL_FLOATS = ("F8", "F6", "F4")
+# fields that make transformers choose code; these names mean its own
+_IMPLEMENTATIONS = re.compile(
+    r"_?(attn|experts)_implementation(_internal)?|use_kernels|kernel_config"
+)
+_KNOWN_CODE = re.compile(
+    r"eager|sdpa|(paged\|)?flash_attention_[234]|flex_attention|grouped_mm|batched_mm"
+)
 _GENERATION = "generation_config.json"
 _TOLD = 5  # of many tensors
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -59,7 +81,7 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
         FamilyError: Something in the folder is missing, broken, or does not fit its config.
     """
     config = _config_of(folder)
-    _refuse_shortfall(folder, config, shapes_of(folder))
+    _refuse_shortfall(folder, config, tensors_of(folder))
     if (folder / _GENERATION).is_file():
         read_json(folder / _GENERATION)  # transformers passes over a broken one
     try:
@@ -128,7 +150,29 @@ def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
                 folder, trust_remote_code=False, local_files_only=True
             )
     except Exception as fault:  # the tokenizers library raises bare Exception
-        raise FamilyError(f"{folder}: its tokenizer can't be read: {one_line(fault)}") from fault
+        why = one_line(fault)
+        if "trust_remote_code" in why or "custom code" in why:
+            why = (
+                "it needs code that comes with it, which is never run; save it as a tokenizer.json"
+            )
+        raise FamilyError(f"{folder}: its tokenizer can't be read: {why}") from fault
+
+
+def _refuse_types(
+    folder: Path, stored: Mapping[str, StoredTensor], needed: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse weights that are no plain floats: integers, or floats of less than 16 bits."""
+    odd = [
+        f"{name} as {tensor.dtype}"
+        for name, tensor in sorted(stored.items())
+        if tensor.dtype.startswith(_SMALL_FLOATS)
+        or (name in needed and tensor.dtype not in _FLOATS)
+    ]
+    if odd:
+        raise FamilyError(
+            f"{folder}: {len(odd)} tensors are not stored as floats of 16 bits or more "
+            f"({told(odd)}); give the unquantised model"
+        )
 
 
 def refuse_misfits(path: Path, info: Mapping[str, Any], noun: str = "files") -> None:
@@ -166,6 +210,7 @@ def _config_of(folder: Path) -> PreTrainedConfig:
         raise FamilyError(f"{folder} is not a folder of a model, nor a GGUF file")
     if not path.is_file():
         raise FamilyError(f"{folder} has no config.json; give the folder of a saved model")
+    refuse_links(folder)
     fields = read_json(path)
     _refuse_bad_fields(path, fields)
     try:
@@ -176,7 +221,7 @@ def _config_of(folder: Path) -> PreTrainedConfig:
     except LIBRARY_FAULTS as fault:
         raise FamilyError(f"{path}: transformers can't read it: {one_line(fault)}") from fault
     try:
-        refuse_unsupported(text_config(config))
+        refuse_unsupported(config)
     except FamilyError as fault:
         raise FamilyError([f"{path}: {sentence}" for sentence in fault.faults]) from None
     return config
@@ -189,8 +234,8 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type in MULTIMODAL
     if not known and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise FamilyError(
-            f"{path}: models of type {model_type!r} are not supported: of models for images and "
-            f"text only these are taken apart: {', '.join(MULTIMODAL)}"
+            f"{path}: models of type {model_type!r} are not supported: they read images and text, "
+            "and their language model can't be tailored apart from the rest"
         )
     if not known:
         raise FamilyError(
@@ -204,15 +249,38 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
             f"{path}: its layers are quantised ({method}), and quantised layers can't be merged; "
             "give the unquantised model, or a GGUF file"
         )
+    _refuse_code(path, fields)
     inside = [part for name, part in fields.items() if name.endswith("_config")]
+    parts = (fields, *(part for part in inside if isinstance(part, dict)))
     faults = [
         f"{path}: {name} is {part[name]!r}; it must be a whole number of 1 to {_MAX_SIZE}"
-        for part in (fields, *(part for part in inside if isinstance(part, dict)))
+        for part in parts
         for name in (*_SIZES, *_MORE_SIZES)
         if isinstance(part.get(name), int | float) and not _is_size(part[name])
     ]
+    faults += [
+        f"{path}: num_labels is {part['num_labels']!r}; a language model has no use for them"
+        for part in parts
+        if isinstance(part.get("num_labels"), int | float) and part["num_labels"] > _MAX_LABELS
+    ]
     if faults:
         raise FamilyError(faults)
+
+
+def _refuse_code(path: Path, fields: Mapping[str, Any]) -> None:
+    """Refuse fields, however deep, that name code which transformers would fetch and run."""
+    pending: list[Any] = [fields]
+    while pending:
+        for key, value in pending.pop().items():
+            if isinstance(value, dict):
+                pending.append(value)
+            if not _IMPLEMENTATIONS.fullmatch(str(key)) or not value:
+                continue
+            if not isinstance(value, str) or not _KNOWN_CODE.fullmatch(value):
+                raise FamilyError(
+                    f"{path}: {key} is {value!r}, which names code to be fetched and run; none is "
+                    "ever run, so take the field out"
+                )
 
 
 def _is_size(value: object) -> bool:
@@ -220,9 +288,10 @@ def _is_size(value: object) -> bool:
 
 
 def _refuse_shortfall(
-    folder: Path, config: PreTrainedConfig, held: Mapping[str, tuple[int, ...]]
+    folder: Path, config: PreTrainedConfig, stored: Mapping[str, StoredTensor]
 ) -> None:
     """Refuse a config that needs more than the files hold: the rest would be made up, at length."""
+    held = {name: tensor.shape for name, tensor in stored.items()}
     n_layers = n_layers_of(text_config(config))
     if n_layers > len(held):
         raise FamilyError(
@@ -236,6 +305,7 @@ def _refuse_shortfall(
             f"{folder / 'config.json'}: no model can be made of it: {one_line(fault)}"
         ) from fault
     needed = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    _refuse_types(folder, stored, needed)
     # by count, for some architectures have other names on disk than in memory
     n_needed, n_held = (sum(map(math.prod, shapes.values())) for shapes in (needed, held))
     if n_needed <= n_held:

@@ -29,6 +29,8 @@ def find(source: MemberSource) -> Path:
     path = Path(text).expanduser()
     try:
         exists = path.exists()
+        if path.is_dir():
+            next(path.iterdir(), None)  # a folder that may not be looked into is told here
     except OSError as fault:
         raise FamilyError(f"{text} can't be read: {fault.strerror}") from fault
     if exists and source.revision is not None:
