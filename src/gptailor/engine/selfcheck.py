@@ -1,18 +1,24 @@
 """Is the engine exact for this architecture? Asked of the weights at hand, before a search.
 
 The base, whole, is run on two packed passages with branches and, as the slow and obvious truth, by
-its own Hugging Face forward on one plain sequence after the other. Knows nothing of candidates.
+its own Hugging Face forward on one plain sequence after the other. So is the base with one layer
+cut, against a smaller Hugging Face model: an architecture whose layers depend on their number, or
+on how many there are, is noticed before a search and not by the export after it.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gptailor.engine.batches import pack
 from gptailor.engine.engine import Engine
-from gptailor.errors import FamilyError
+from gptailor.errors import FamilyError, TailoringError
+from gptailor.family import Family, tailored_config
 from gptailor.family.skeleton import model_around
-from gptailor.tailoring import BASE, Tailoring
+from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.tasks.task import Passage
 
 __all__ = ["plain_logprobs", "refuse_inexact"]
@@ -33,22 +39,56 @@ def refuse_inexact(engine: Engine) -> None:
         Passage(_tokens(rng, vocabulary, 9), tuple(_tokens(rng, vocabulary, n) for n in lengths))
         for lengths in ((3, 1, 4), (5, 2))
     ]
-    whole = Tailoring.whole(BASE, family.n_layers)
-    batches = pack(passages)
-    result = engine.run([whole], batches)[0]
     name = type(family.config).__name__.removesuffix("Config")
-    if result.targets is None:
-        raise FamilyError(f"the base can't be run: {result.failure}")
-    packed = torch.cat([targets.logprob for targets in result.targets])
-    ordered = [batch.passages for batch in batches]
-    model = model_around(family.config, family.states[BASE], family.dtype).to(engine.device)
-    plain = plain_logprobs(model, sum(ordered, ()))
-    apart = float((packed - plain).abs().max())
+    model = model_around(family.config, family.states[BASE], family.dtype)
+    apart = _apart(engine, Tailoring.whole(BASE, family.n_layers), model, passages)
     if not apart <= _TOLERANCE[family.dtype]:
         raise FamilyError(
             f"{name}: packed scores differ from the model's own by {apart:.3g} nats a token; "
             "this architecture is not supported"
         )
+    shorter = _one_layer_shorter(family)
+    if shorter is None:
+        return
+    apart = _apart(engine, *shorter, passages[:1])
+    if not apart <= _TOLERANCE[family.dtype]:
+        raise FamilyError(
+            f"{name}: with a layer cut, the model that transformers makes differs by {apart:.3g} "
+            "nats a token from the layers that are left; a layer computes with its number or with "
+            "how many there are, so this architecture is not supported"
+        )
+
+
+def _apart(
+    engine: Engine, tailoring: Tailoring, model: PreTrainedModel, passages: Sequence[Passage]
+) -> float:
+    """How far the engine is from the model's own forward, in nats a token."""
+    batches = pack(passages)
+    result = engine.run([tailoring], batches)[0]
+    if result.targets is None:
+        raise FamilyError(f"the base can't be run: {result.failure}")
+    packed = torch.cat([targets.logprob for targets in result.targets])
+    ordered = sum((batch.passages for batch in batches), ())
+    plain = plain_logprobs(model.to(engine.device), ordered)
+    return float((packed - plain).abs().max())
+
+
+def _one_layer_shorter(family: Family) -> tuple[Tailoring, PreTrainedModel] | None:
+    """The base without its first layer that can be missing, and a smaller model of the same."""
+    for cut in range(family.n_layers if family.n_layers > 1 else 0):
+        kept = [layer for layer in range(family.n_layers) if layer != cut]
+        try:
+            config = tailored_config(family.config, kept)
+        except TailoringError:
+            continue
+        layers, state = family.layout.layers, family.states[BASE]
+        held = {name: t for name, t in state.items() if family.layout.layer_of(name) is None}
+        for index, layer in enumerate(kept):
+            named = family.layer(Source(BASE, layer)).items()
+            held |= {f"{layers}.{index}.{name}": tensor for name, tensor in named}
+        tailoring = Tailoring(tuple(LayerSpec((Source(BASE, layer),)) for layer in kept))
+        return tailoring, model_around(config, held, family.dtype)
+    return None
 
 
 @torch.inference_mode()
