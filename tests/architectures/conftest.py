@@ -37,7 +37,7 @@ class Opened:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "model_type" in metafunc.fixturenames:
+    if "opened" in metafunc.fixturenames:
         metafunc.parametrize("model_type", TABLE["architectures"])
 
 
@@ -150,6 +150,12 @@ def family_around() -> Callable[[Mapping[str, PreTrainedModel], Path], Family]:
 def tiny_fields() -> Callable[[str], dict[str, Any]]:
     """The tiny config's fields of an architecture."""
     return fields_of
+
+
+@pytest.fixture(scope="session")
+def tiny_words() -> PreTrainedTokenizerFast:
+    """A tokenizer of as many words as the models have rows."""
+    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def beside(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kept", [(1, 2, 3, 4), (0, 2, 3, 5)], ids=str)
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])  # all are walked elsewhere
 def test_a_stock_reload_scores_as_the_model_made_by_hand(
     model_type: str, kept: tuple[int, ...], opened: Any, tmp_path: Path
 ) -> None:

@@ -23,6 +23,10 @@ Interval = tuple[float, float]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|\\`*[]~$"}
+_PIPELINES = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForImageTextToText": "image-text-to-text",
+}
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # within a word it is text
 
 
@@ -69,6 +73,7 @@ class CardFacts:
         notes: Sentences on what happened to the members when they were read.
         versions: Program to version.
         uniform: Whether all layers of the members are of one kind.
+        auto_class: The class of transformers that reads the checkpoint.
     """
 
     name: str
@@ -84,6 +89,7 @@ class CardFacts:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     uniform: bool = True
+    auto_class: str = "AutoModelForCausalLM"
 
 
 def model_card(facts: CardFacts) -> str:
@@ -98,7 +104,7 @@ def model_card(facts: CardFacts) -> str:
     sections = (
         _front_matter(facts),
         _headline(facts),
-        _use(),
+        _use(facts),
         _members(facts),
         _scores(facts),
         _lineage(facts),
@@ -120,7 +126,7 @@ def _front_matter(facts: CardFacts) -> str:
         library_name="transformers",
         license=None if facts.licence is None else _clean(facts.licence),
         model_name=_clean(facts.name),
-        pipeline_tag="text-generation",
+        pipeline_tag=_PIPELINES[facts.auto_class],
         tags=["gptailor", "merge", "layer-pruning"],
     )
     return f"---\n{data.to_yaml()}\n---"
@@ -158,17 +164,17 @@ def _headline(facts: CardFacts) -> str:
     return f"# {_text(facts.name)}\n\n{told}"
 
 
-def _use() -> str:
-    return """## How to use it
+def _use(facts: CardFacts) -> str:
+    return f"""## How to use it
 
 A stock checkpoint: it needs nothing but `transformers`, and every program that reads such folders.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {facts.auto_class}, AutoTokenizer
 
 folder = "."  # where this file stands
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+model = {facts.auto_class}.from_pretrained(folder, dtype="auto")
 inputs = tokenizer("The capital of France is", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
 ```"""

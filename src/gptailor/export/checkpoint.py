@@ -23,7 +23,7 @@ from gptailor.export.selfcheck import check_checkpoint
 from gptailor.export.weights import tailored_weights
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.quiet import quiet
-from gptailor.family.skeleton import skeleton_of
+from gptailor.family.skeleton import auto_class, skeleton_of
 from gptailor.tailoring import Tailoring
 
 __all__ = ["card_facts", "export_checkpoint"]
@@ -101,16 +101,21 @@ def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
         tailoring: How the model was made.
         name: What the model is called.
     """
+    around = family.surroundings
+    config = family.config if around is None else around.config
+    before, after = family.parameters, _n_parameters(family, tailoring)
+    outside = 0 if around is None else around.parameters
     return CardFacts(
         name=name,
         tailoring=tailoring,
         n_layers=family.n_layers,
         sources=family.sources,
         licence=family.licence,
-        parameters=(family.parameters, _n_parameters(family, tailoring)),
+        parameters=(before + outside, after + outside),
         notes=family.notes,
         versions={program: version(program) for program in _PROGRAMS},
         uniform=len(set(family.kinds)) == 1,
+        auto_class=auto_class(config).__name__,
     )
 
 

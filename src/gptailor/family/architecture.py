@@ -241,10 +241,12 @@ def _recount(
 def refuse_unsupported(config: PreTrainedConfig) -> None:
     """Refuse what layers can't be cut from, or can't be told to be.
 
+    Of a multimodal model the language model is what is asked about.
+
     Raises:
         FamilyError: The reason, in one sentence.
     """
-    reason = _reason(config)
+    reason = _reason(text_config(config))
     if reason is not None:
         raise FamilyError(f"models of type {config.model_type!r} are not supported: {reason}")
 
@@ -256,9 +258,8 @@ def _reason(config: PreTrainedConfig) -> str | None:
     inner = [name for name in config.sub_configs if name.endswith("_config") and fields.get(name)]
     if inner and _layers_field(config) not in fields:
         return (
-            f"it is made of several models ({', '.join(inner)}), and of those only these are "
-            f"taken apart: {', '.join(MULTIMODAL)}; save its language model alone and name that "
-            "folder"
+            f"it is made of several models ({', '.join(inner)}), which are not taken apart; "
+            "save its language model alone and name that folder"
         )
     if config.model_type in _REFUSED:
         return _REFUSED[config.model_type]

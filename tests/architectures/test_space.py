@@ -1,0 +1,121 @@
+"""No searcher proposes what the config of the smaller model could not say."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from gptailor.assemble import _expressible
+from gptailor.errors import ConfigError, TailoringError
+from gptailor.family import Family, tailored_config
+from gptailor.family.layout import Layout
+from gptailor.objective import Goal, Objective
+from gptailor.registry import SEARCHERS
+from gptailor.search.space import Space
+from gptailor.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.trial import Measurement, Scores, Trial
+
+# first some dense layers and then experts; dense and expert, with rope and without; the last layer
+# attends to everything, whatever the list says
+OWN: dict[str, dict[str, Any]] = {
+    "gemma4_unified_text": {
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"] + ["sliding_attention"] * 2,
+        "head_dim": 8,
+        "sliding_window": 4,
+    },
+    "deepseek_v3": {},
+    "llama4_text": {},
+}
+RUNGS = (2, 4)
+
+
+@pytest.fixture(scope="module", params=OWN)
+def family(
+    request: pytest.FixtureRequest,
+    tiny_fields: Callable[[str], dict[str, Any]],
+    randomise: Callable[[PreTrainedModel, int], PreTrainedModel],
+) -> Family:
+    """A base and two variants in memory; what is asked here needs no files."""
+    own = OWN[request.param]
+    fields = tiny_fields("llama") | own if own else tiny_fields(request.param)
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **fields))
+    states = {
+        member: {
+            name: tensor.clone() for name, tensor in randomise(model, seed).state_dict().items()
+        }
+        for seed, member in enumerate((BASE, "math", "code"))
+    }
+    return Family(
+        config=model.config,
+        layout=Layout.of(model),
+        dtype=torch.float32,
+        states=states,
+        sources=dict.fromkeys(states, "memory"),
+    )
+
+
+def scores(tailoring: Tailoring, n_examples: int) -> Scores:
+    """Made-up scores that depend on nothing but the tailoring and the example."""
+    bits = 1.0 + np.random.default_rng(int(tailoring.digest, 16)).random(RUNGS[-1])
+    values = {"acc": (bits < 1.5).astype(float), "answer_bits": bits}
+    return Scores(
+        {"task": {k: Measurement(k, tuple(v[:n_examples].tolist())) for k, v in values.items()}}
+    )
+
+
+_SLOW = {"smac": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("n_remove", [2, 3])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=_SLOW.get(n, [])) for n in SEARCHERS.names])
+def test_every_proposal_can_be_exported(name: str, n_remove: int, family: Family) -> None:
+    try:
+        searcher = SEARCHERS.get(name)
+    except ConfigError as missing:
+        pytest.skip(str(missing))
+    space = Space(
+        6,
+        n_remove,
+        ("math", "code"),
+        ("task_arithmetic",),
+        kinds=family.kinds,
+        allowed=_expressible(family),
+    )
+    whole = Tailoring.whole(BASE, 6)
+    objective = Objective([Goal("task", "acc")], scores(whole, RUNGS[-1]))
+    asking = searcher(space=space, objective=objective, rungs=RUNGS, max_trials=24, seed=0)
+    numbers, results = itertools.count(), 0
+    while group := asking.ask():
+        for proposal in group:
+            family.check(proposal.tailoring)
+            results += len(proposal.tailoring.layers) == space.n_keep
+        told = [(p, scores(p.tailoring, p.n_examples)) for p in group]
+        asking.tell([Trial(next(numbers), proposal, found) for proposal, found in told])
+    assert results > 0
+
+
+def test_some_cuts_can_not_be_said_and_the_space_leaves_them_out(
+    tiny_fields: Callable[[str], dict[str, Any]],
+) -> None:
+    config = AutoConfig.for_model(
+        "gemma4_unified_text", **tiny_fields("llama") | OWN["gemma4_unified_text"]
+    )
+    assert config.layer_types[-1] == "full_attention"
+    with pytest.raises(TailoringError, match=r"layer 4 .*sliding_attention.* makes that .*full"):
+        tailored_config(config, [0, 1, 2, 4])
+    assert tailored_config(config, [0, 1, 2, 3]).layer_types[-1] == "full_attention"
+
+
+def test_layers_of_unlike_kind_never_merge(family: Family) -> None:
+    kinds = family.kinds
+    one, other = next(
+        (a, b) for a, b in itertools.combinations(range(6), 2) if kinds[a] != kinds[b]
+    )
+    merged = LayerSpec.of(f"math:{one}", f"code:{other}", merge="task_arithmetic", scale=0.5)
+    with pytest.raises(TailoringError, match="layers of unlike kind"):
+        family.check(Tailoring((merged,)))
