@@ -31,12 +31,6 @@ def _interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
     return half.swapaxes(1, 2).reshape(weight.shape)
 
 
-def _parted(tensor: np.ndarray, n_heads: int) -> np.ndarray:
-    """Bloom's q, k and v: head by head in memory, one after the other in a file."""
-    heads = tensor.reshape(n_heads, 3, -1, *tensor.shape[1:])
-    return heads.swapaxes(0, 1).reshape(tensor.shape)
-
-
 def _turned(architecture: str, config: Any, name: str, values: np.ndarray) -> np.ndarray:
     """A tensor as llama.cpp's converter turns it, by its name in the file."""
     inner = name.split(".", 2)[-1]
@@ -46,8 +40,6 @@ def _turned(architecture: str, config: Any, name: str, values: np.ndarray) -> np
         return _interleaved(values, config.num_key_value_heads)
     if architecture in ("gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return values + 1
-    if architecture == "bloom" and "attn_qkv" in name:
-        return _parted(values, config.n_head)
     if architecture == "gpt2" and inner in _TRANSPOSED:
         return values.T
     return values[0] if inner == "ffn_gate_inp_shexp.weight" else values

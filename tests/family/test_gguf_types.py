@@ -30,7 +30,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "falcon": {"multi_query": True},
     "phi3": {},
-    "bloom": {},
     "stablelm": {},
     "gpt2": {"max_position_embeddings": 1024, "tie_word_embeddings": True},
     "starcoder2": {},

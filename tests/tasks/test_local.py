@@ -135,16 +135,28 @@ def test_a_malformed_task_file_is_refused_with_a_sentence(
 
 
 BAD_LINES: list[tuple[Any, str]] = [
-    ('{"query": ', r"quiz\.test\.jsonl, line 11: not usable as JSON"),
-    ("[1]", r"line 11: not a JSON object but list"),
-    ({**GOOD, "gold": 2}, r"example 11: the right answer is 2, which is none of its 2 choices"),
-    ({**GOOD, "gold": -1}, r"example 11: the right answer is '-1'"),
-    ({**GOOD, "choices": ["a", ""]}, r"example 11: choice 2 is empty"),
-    ({**GOOD, "choices": ["a"]}, r"example 11: it has 1 choices"),
-    ({**GOOD, "choices": []}, r"example 11: it has 0 choices"),
-    ({**GOOD, "query": 5}, r"the values of 'query' don't all fit one type"),
-    ({**GOOD, "gold": 10**30}, r"the values of 'gold' don't all fit one type"),
-    ({**GOOD, "query": " \n"}, r"example 11: the context is nothing but white space"),
+    ('{"query": ', r"quiz\.test\.jsonl, line 12: not usable as JSON"),
+    ("[1]", r"line 12: not a JSON object but list"),
+    (
+        {**GOOD, "gold": 2},
+        r"example 11 \(.*quiz\.test\.jsonl, line 12\): the right answer is 2, which is none",
+    ),
+    (
+        {**GOOD, "gold": -1},
+        r"example 11 \(.*quiz\.test\.jsonl, line 12\): the right answer is '-1'",
+    ),
+    (
+        {**GOOD, "choices": ["a", ""]},
+        r"example 11 \(.*quiz\.test\.jsonl, line 12\): choice 2 is empty",
+    ),
+    ({**GOOD, "choices": ["a"]}, r"example 11 \(.*quiz\.test\.jsonl, line 12\): it has 1 choices"),
+    ({**GOOD, "choices": []}, r"example 11 \(.*quiz\.test\.jsonl, line 12\): it has 0 choices"),
+    ({**GOOD, "query": 5}, r"jsonl, line 12: the values of 'query' don't all fit one type"),
+    ({**GOOD, "gold": 10**30}, r"jsonl, line 12: the values of 'gold' don't all fit one type"),
+    (
+        {**GOOD, "query": " \n"},
+        r"example 11 \(.*quiz\.test\.jsonl, line 12\): the context is nothing but white space",
+    ),
     ({**GOOD, "choices": ["#" * 100, "b"]}, r"tokens, more than the 64 .* raise max_length"),
 ]
 
@@ -156,6 +168,7 @@ def test_a_malformed_example_is_refused_with_its_number(
     path = write_task("quiz", {"test": questions(10, 1)})
     data = path.parent / "quiz.test.jsonl"
     with data.open("a", encoding="utf-8") as file:
+        file.write("\n")  # an empty line counts as a line, and as no example
         file.write(line if isinstance(line, str) else json.dumps(line))
     with pytest.raises(TaskError, match=sentence):
         load(path)

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from gptailor.errors import TaskError
 from gptailor.metrics import METRICS
 from gptailor.registry import unknown
+from gptailor.tasks.json_data import place_of_row
 from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
 from gptailor.tasks.parts import Document
 from gptailor.tasks.task import Example, Passage
@@ -103,13 +104,12 @@ def list_documents(name: str, task: Any) -> list[Document]:
     """Every document of the chosen split, with all that a model could be shown of it."""
     found = []
     for index, doc in enumerate(task.eval_docs):
-        with_name = f"task {name!r}, example {index + 1}"
         try:
             found.append(_document(name, task, index, doc))
         except TaskError as fault:
-            raise TaskError(f"{with_name}: {fault}") from None
+            raise TaskError(f"{_place(name, task, index)}: {fault}") from None
         except FAULTS as fault:
-            raise TaskError(f"{with_name}: {_told(fault)}") from None
+            raise TaskError(f"{_place(name, task, index)}: {_told(fault)}") from None
     if not found:
         raise TaskError(f"task {name!r}: its split {task.config.test_split!r} has no examples")
     return found
@@ -149,10 +149,9 @@ def build_examples(
         try:
             made[index] = make(task, by_index[index], instances, encoder)
         except TaskError as fault:
-            raise TaskError(f"task {name!r}, example {index + 1}: {fault}") from None
+            raise TaskError(f"{_place(name, task, index)}: {fault}") from None
         except FAULTS as fault:
-            told = _told(fault)
-            raise TaskError(f"task {name!r}, example {index + 1}: {told}") from None
+            raise TaskError(f"{_place(name, task, index)}: {_told(fault)}") from None
     return made
 
 
@@ -271,6 +270,18 @@ _MAKERS: dict[str, Callable[[Any, Document, Sequence[Any], Encoder], Example]] =
     "loglikelihood": _continuation,
     "loglikelihood_rolling": _rolling,
 }
+
+
+def _place(name: str, task: Any, index: int) -> str:
+    """Name an example by its task and number, and by file and line where it is the user's own."""
+    where = None
+    if task.config.process_docs is None:  # else documents are not the file's rows
+        source = {
+            "dataset_path": task.config.dataset_path,
+            "dataset_kwargs": task.config.dataset_kwargs,
+        }
+        where = place_of_row(source, str(task.config.test_split), index)
+    return f"task {name!r}, example {index + 1}" + ("" if where is None else f" ({where})")
 
 
 def _told(fault: BaseException) -> str:

@@ -4,6 +4,7 @@ Nothing is cached on disk, so a changed file is seen. Knows nothing of tasks or 
 `datasets` objects, which lm-eval wants.
 """
 
+import bisect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from gptailor.errors import TaskError
 
-__all__ = ["json_dataset", "json_files", "read_json_split"]
+__all__ = ["json_dataset", "json_files", "place_of_row", "read_json_split"]
 
 
 def json_dataset(task: str, /, data_files: Any = None, **_: Any) -> dict[str, Any]:
@@ -34,15 +35,30 @@ def json_dataset(task: str, /, data_files: Any = None, **_: Any) -> dict[str, An
     for split, paths in (json_files(config) or {}).items():
         columns = read_json_split(paths, task)
         for column, values in columns.items():
-            try:
-                Dataset.from_dict({column: values})
-            except (TypeError, ValueError, OverflowError) as fault:
+            fault = _misfit(column, values)
+            if fault is not None:
+                n_sound = bisect.bisect_left(
+                    range(1, len(values) + 1),
+                    True,
+                    key=lambda n: _misfit(column, values[:n]) is not None,
+                )
                 raise TaskError(
-                    f"{', '.join(paths)}: the values of {column!r} don't all fit one type: "
-                    f"{str(fault).splitlines()[0]}"
-                ) from None
+                    f"{place_of_row(config, split, n_sound)}: the values of {column!r} don't all "
+                    f"fit one type: {str(fault).splitlines()[0]}"
+                )
         made[split] = Dataset.from_dict(columns)
     return made
+
+
+def _misfit(column: str, values: list[Any]) -> Exception | None:
+    """What `datasets` says against a column, or None."""
+    from datasets import Dataset
+
+    try:
+        Dataset.from_dict({column: values})
+    except (TypeError, ValueError, OverflowError) as fault:
+        return fault
+    return None
 
 
 def json_files(config: Mapping[str, Any]) -> dict[str, list[str]] | None:
@@ -76,11 +92,24 @@ def read_json_split(paths: list[str], task: str) -> dict[str, list[Any]]:
     """
     rows: list[dict[str, Any]] = []
     for path in paths:
-        rows += _rows(Path(path), task)
+        rows += [row for _, row in _rows(Path(path), task)]
     if not rows:
         raise TaskError(f"task {task!r}: {', '.join(paths)}: holds no examples")
     columns = dict.fromkeys(key for row in rows for key in row)
     return {column: [row.get(column) for row in rows] for column in columns}
+
+
+def place_of_row(config: Mapping[str, Any], split: str, index: int) -> str | None:
+    """Where a row stands, such as ``data.jsonl, line 7``; None where the data are not our files.
+
+    Args:
+        config: As `json_files` takes it.
+        split: The split, as the data call it.
+        index: Of the row in the split, from 0.
+    """
+    paths = (json_files(config) or {}).get(split, [])
+    places = [place for path in paths for place, _ in _rows(Path(path), split)]
+    return places[index] if index < len(places) else None
 
 
 def _is_plain_file(path: str) -> bool:
@@ -88,7 +117,7 @@ def _is_plain_file(path: str) -> bool:
     return not odd and Path(path).suffix not in {".gz", ".zip", ".zst", ".xz", ".bz2"}
 
 
-def _rows(path: Path, task: str) -> list[dict[str, Any]]:
+def _rows(path: Path, task: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -107,7 +136,7 @@ def _rows(path: Path, task: str) -> list[dict[str, Any]]:
     for place, row in zip(where, rows, strict=True):
         if not isinstance(row, dict):
             raise TaskError(f"{place}: not a JSON object but {type(row).__name__}")
-    return rows
+    return list(zip(where, rows, strict=True))
 
 
 def _parse(text: str, where: str) -> Any:
