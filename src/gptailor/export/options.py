@@ -66,7 +66,7 @@ class ExportOptions:
             )
         if shard_size is not None and format_ != "hf":
             faults.append(f"--shard-size: says nothing with --format {format_}; leave it out")
-        n_bytes = None if shard_size is None else _bytes_of(shard_size)
+        n_bytes = _bytes_of(shard_size) if shard_size is not None and format_ == "hf" else None
         if n_bytes == 0:
             faults.append(
                 f"--shard-size: must be a size above 0 such as 2GB or 500MiB, not {shard_size!r}"
