@@ -85,6 +85,23 @@ def test_a_package_and_a_home_are_left_to_stand_for_themselves(load: Load, tmp_p
     assert family.variants["math"].path == str(Path("~/math").expanduser().resolve())
 
 
+@pytest.mark.parametrize(
+    ("said", "beside"),
+    [
+        ("org/some-GGUF/some.Q8_0.gguf", False),  # a file of the hub's
+        ("org/base@v1", False),
+        ("some.gguf", True),
+        ("models/some.gguf", True),
+        ("./org/some-GGUF/some.Q8_0.gguf", True),
+    ],
+)
+def test_what_the_hub_has_is_not_looked_for_beside_the_config(
+    load: Load, tmp_path: Path, said: str, beside: bool
+) -> None:
+    path = load(SOUND.replace("org/base", said)).family.base.path
+    assert path == (str((tmp_path / said).resolve()) if beside else said)
+
+
 def test_anchoring_twice_changes_nothing(load: Load, tmp_path: Path) -> None:
     config = load()
     (tmp_path / "tailor.yaml").write_text(json.dumps(config.model_dump(mode="json")))

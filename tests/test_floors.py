@@ -58,6 +58,7 @@ DOORS = {
     "ConfigSpace": {"search/smac3.py"},
     "datasets": {"tasks/"},
     "gguf": {"family/", "export/"},
+    "huggingface_hub": {"family/hub.py", "family/files.py", "export/card.py"},
     "jinja2": {"report/", "export/card.py", "tasks/building.py"},
     "lm_eval": {"tasks/harness.py"},
     "mergekit": set(),

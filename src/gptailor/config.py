@@ -381,7 +381,8 @@ def _anchored(config: Config, folder: Path) -> Config:
     def place(text: str | None) -> str | None:
         if text is None or text.startswith("package://"):
             return text
-        local = text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml", ".gguf"))
+        local = text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml"))
+        local = local or (text.endswith(".gguf") and text.count("/") < 2)  # else one of the hub's
         target = folder / Path(text).expanduser()
         return str(target.resolve()) if local or target.exists() else text
 

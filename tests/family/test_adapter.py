@@ -155,6 +155,18 @@ def test_every_type_that_peft_merges_is_merged(small: Path, tmp_path: Path, kind
     torch.testing.assert_close(_logits(_rebuilt(family, "it")), expected, rtol=0, atol=2e-4)
 
 
+def test_beft_is_merged_where_the_base_has_a_bias(
+    tiny_model: Callable[..., PreTrainedModel], small: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    tiny_model("llama", num_hidden_layers=1, attention_bias=True).save_pretrained(base)
+    _trained(base, peft.BeftConfig(target_modules=["v_proj"])).save_pretrained(tmp_path / "it")
+    family = _load(base, it=MemberSource(str(tmp_path / "it")))
+    changed = [k for k, v in family.states["it"].items() if v is not family.states["base"][k]]
+    assert changed == ["model.layers.0.self_attn.v_proj.bias"]
+    assert "Base layer has no bias" in _faults(small, tmp_path / "it")
+
+
 def test_the_types_that_are_merged_are_the_ones_tested() -> None:
     from gptailor.family.adapter import _MERGED
 

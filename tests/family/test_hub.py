@@ -331,7 +331,9 @@ def test_a_gguf_file_of_a_repository(
     for name in ("maker/pico-GGUF/pico.Q8_0.gguf", "maker/pico-GGUF/pico.Q8_0.gguf@main"):
         assert _load(name).digests == _load(str(path)).digests
     assert hub.fetched == ["pico.Q8_0.gguf"]
-    assert "has no file gone.gguf" in _fault("maker/pico-GGUF/gone.gguf")
+    assert "GGUF/gone.gguf is not to be had: the repository has no such file" in _fault(
+        "maker/pico-GGUF/gone.gguf"
+    )
     assert "has no weights as safetensors" in _fault_of_empty(hub)
 
 

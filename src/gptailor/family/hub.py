@@ -65,7 +65,8 @@ def fetch(text: str, revision: str | None = None) -> Path:
         FamilyError: It can't be had, or has no weights as safetensors.
     """
     name, file, revision = _parts(text, revision)
-    at = name if revision is None else f"{name} (revision {revision})"
+    at = name if file is None else f"{name}/{file}"
+    at = at if revision is None else f"{at} (revision {revision})"
     try:
         with quiet():
             if file is not None:
@@ -103,13 +104,14 @@ def _parts(text: str, revision: str | None) -> tuple[str, str | None, str | None
 
 def _reason(name: str, file: str | None, fault: BaseException) -> str:
     """Why the hub did not give something, and what to do: the rest of a sentence."""
-    command = f"'hf download {name}'"
+    noun = "folder" if file is None else "file"
+    command = f"'hf download {name}'" if file is None else f"'hf download {name} {file}'"
     cause = fault.__cause__ if isinstance(fault, LocalEntryNotFoundError) else fault
     if isinstance(fault, IncompleteSnapshotError):
         return f"is not whole in the hub's cache here; finish it with {command} and a network"
     if isinstance(cause, OfflineModeIsEnabled):
         return (
-            "is not a folder here nor in the hub's cache, and the model hub is switched off "
+            f"is not a {noun} here nor in the hub's cache, and the model hub is switched off "
             f"(HF_HUB_OFFLINE); fetch it first with {command}, or give a folder"
         )
     for kinds, reason in (
@@ -120,11 +122,14 @@ def _reason(name: str, file: str | None, fault: BaseException) -> str:
         ),
         (
             RepositoryNotFoundError,
-            "is not a folder here, and the model hub has no such repository, or it is private; "
+            f"is not a {noun} here, and the model hub has no such repository, or it is private; "
             "check the name, or log in with 'hf auth login'",
         ),
         (RevisionNotFoundError, "is not to be had: the repository has no such revision"),
-        (RemoteEntryNotFoundError, f"has no file {file}; check its name on the model's page"),
+        (
+            RemoteEntryNotFoundError,
+            "is not to be had: the repository has no such file; check its name on the model's page",
+        ),
         (DisabledRepoError, "was disabled on the model hub; take another model"),
     ):
         if isinstance(cause, kinds):
@@ -136,7 +141,7 @@ def _reason(name: str, file: str | None, fault: BaseException) -> str:
         full = "; make room, or set HF_HOME to another disk" if cause.errno == errno.ENOSPC else ""
         return f"can't be kept in the hub's cache: {cause.strerror}{full}"
     return (
-        "is not a folder here nor in the hub's cache, and can't be had from the model hub "
+        f"is not a {noun} here nor in the hub's cache, and can't be had from the model hub "
         f"({type(cause or fault).__name__}); check name and network, fetch it with {command} where "
         "there is one, or give a folder"
     )
