@@ -202,8 +202,9 @@ def _steps(rules: Rules | None) -> tuple[Step, ...]:
 
 def _odd(rules: Rules) -> bool:
     """Whether a split is not the usual one, that keeps what the pattern matches."""
-    removed = rules["behavior"] == "Removed"
-    return bool(rules["invert"]) != removed
+    removed: bool = rules["behavior"] == "Removed"
+    inverted: bool = rules["invert"]
+    return inverted != removed
 
 
 def _name_of(steps: tuple[Step, ...], *, ignore_merges: bool) -> str:
