@@ -1,28 +1,30 @@
-"""Passages become packed batches: several questions in a row, their choices side by side.
+"""Passages become packed batches: several questions in a row, sharing whatever begins alike.
 
-A row holds passages one after the other; a passage is its context and, after it, every
-continuation, each seeing the context and itself alone, its positions going on from the context's
-end. So the choices of one question share one run of their context, and nothing is padded but the
-ends of rows. The last token of a continuation is only ever predicted, so it is not an input.
-Knows nothing of models; depends on the passages alone, never on a candidate.
+A row is a tree of tokens: the choices of a question share its context and whatever they begin with
+together, and questions share their instructions and worked examples. A token sees those that lead
+to it and no other, and its position is its depth. So every beginning is run once a row, and nothing
+is padded but the ends of rows. The last token of a continuation is only ever predicted, so it is
+not an input. Knows nothing of models; depends on the passages alone, never on a candidate.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gptailor.engine.tokens import TokenTree
 from gptailor.tasks.task import Passage
 
 __all__ = ["Batch", "pack"]
 
 BATCH_TOKENS = 2048
-_ROW_TOKENS = (64, 96, 128, 192, 256, 384, 512)
 # A token in a row of so many tokens costs twice what it costs outside attention: on a 2-core CPU a
 # quarter of a layer's time went into attention over rows of 256, at hidden size 576.
-_ATTENTION_TOKENS = 768
+ATTENTION_TOKENS = 768.0
+_ROW_TOKENS = (48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +34,8 @@ class Batch:
     Args:
         tokens: Input ids, int64 (B, T).
         positions: Each token's position in its own sequence, int64 (B, T).
-        owner: Which passage of its row a token belongs to, int32 (B, T); -1 is padding.
-        branch: 0 in a context, 1.. in a continuation, int32 (B, T).
+        ends: The place in the row behind the last token that follows from this one, int64 (B, T);
+            0 is padding.
         gather: Places whose hidden state predicts something, int64 (G,) into B * T.
         target_place: For each target, its place in `gather`, int64 (M,).
         target_token: For each target, the token to be predicted, int64 (M,).
@@ -45,8 +47,7 @@ class Batch:
 
     tokens: Tensor
     positions: Tensor
-    owner: Tensor
-    branch: Tensor
+    ends: Tensor
     gather: Tensor
     target_place: Tensor
     target_token: Tensor
@@ -60,23 +61,27 @@ class Batch:
         """Tokens run through each layer, padding among them."""
         return self.tokens.numel()
 
+    @property
+    def n_padding(self) -> int:
+        """Tokens among them that fill up rows."""
+        return int((self.ends == 0).sum())
+
     def split(self) -> tuple["Batch", ...]:
-        """Two batches of half the passages each; itself alone if there is but one passage."""
+        """Two batches of half the passages each, in order; itself alone if there is but one."""
         half = len(self.passages) // 2
         if half == 0:
             return (self,)
-        ends = (slice(None, half), slice(half, None))
         width = self.tokens.shape[1]
         return tuple(
-            _batch(self.passages[end], self.numbers[end], _rows(self.passages[end], width))
-            for end in ends
+            _batch(self.passages[end], self.numbers[end], _split_rows(self.passages[end], width))
+            for end in (slice(None, half), slice(half, None))
         )
 
     def visible(self) -> Tensor:
-        """Which token may see which, were it not for positions: bool (B, T, T)."""
-        same = (self.owner[:, :, None] == self.owner[:, None, :]) & (self.owner[:, None, :] >= 0)
-        context = self.branch[:, None, :] == 0
-        return same & (context | (self.branch[:, :, None] == self.branch[:, None, :]))
+        """Which token may see which, were it not for positions: bool (B, T, T), [seeing, seen]."""
+        place = torch.arange(self.tokens.shape[1])
+        before = place[None, :] <= place[:, None]
+        return before & (place[:, None] < self.ends[:, None, :])
 
 
 def pack(
@@ -84,100 +89,115 @@ def pack(
     *,
     row_tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    attention_tokens: float = ATTENTION_TOKENS,
 ) -> tuple[Batch, ...]:
     """Pack passages into batches of about equal work.
 
-    Long passages first, each into the first row with room (first fit, decreasing); rows of like
-    length share a batch.
+    Passages that begin alike stand in one row where there is room; rows of like length share a
+    batch.
 
     Args:
         passages: What is to be scored; every one is in exactly one batch.
-        row_tokens: Room in a row, the cheapest of a few if None; a longer passage has a row of its
-            own.
+        row_tokens: Room in a row, the cheapest of several if None; a longer passage has a row of
+            its own.
         batch_tokens: Room in a batch, padding counted; a longer row has a batch of its own.
+        attention_tokens: In a row of so many tokens a token costs twice what it costs outside
+            attention.
     """
-    sizes = _ROW_TOKENS if row_tokens is None else (row_tokens,)
+    order = sorted(range(len(passages)), key=lambda index: passages[index].context)
+    sizes = _sizes([passages[index] for index in order])
+    limits = _ROW_TOKENS if row_tokens is None else (row_tokens,)
     batches = min(
-        (_grouped(passages, size, batch_tokens) for size in sizes),
-        key=lambda batches: _cost(passages, batches),
+        (_grouped(_rows(sizes, limit), batch_tokens) for limit in limits),
+        key=lambda batches: _cost(batches, attention_tokens),
     )
     packed = []
     for group in batches:
-        numbers = tuple(index for row in group for index in row)
-        local = {number: place for place, number in enumerate(numbers)}
-        rows_here = [[local[index] for index in row] for row in group]
-        packed.append(_batch(tuple(passages[index] for index in numbers), numbers, rows_here))
+        rows = [range(row.start, row.stop) for row in group]
+        numbers = tuple(order[place] for row in rows for place in row)
+        starts = itertools.accumulate((len(row) for row in rows), initial=0)
+        local = [range(start, start + len(row)) for start, row in zip(starts, rows, strict=False)]
+        packed.append(_batch(tuple(passages[index] for index in numbers), numbers, local))
     return tuple(packed)
 
 
-def _length(passage: Passage) -> int:
-    return len(passage.context) + sum(len(tokens) - 1 for tokens in passage.continuations)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Neighbouring passages, from `start` up to `stop`, and how many tokens they come to."""
+
+    start: int
+    stop: int
+    n_tokens: int
 
 
-def _grouped(
-    passages: Sequence[Passage], row_tokens: int, batch_tokens: int
-) -> list[list[list[int]]]:
-    """Batches of rows of passages' numbers, long rows first."""
-    rows = _rows(passages, row_tokens)
-    rows.sort(key=lambda row: -_width(passages, row))
-    batches: list[list[list[int]]] = []
-    width = 0
-    for row in rows:
-        if not batches or width * (len(batches[-1]) + 1) > batch_tokens:
+def _sizes(passages: Sequence[Passage]) -> list[tuple[int, int]]:
+    """For each passage: its tokens alone, and how many of them its predecessor's row has."""
+    sizes = []
+    before = TokenTree()
+    for passage in passages:
+        tree, common = TokenTree(), 0
+        for continuation in passage.continuations:
+            tokens = passage.context + continuation[:-1]
+            n_before, n_known = len(tree), tree.common(tokens)
+            tree.add(tokens)
+            common += max(0, before.common(tokens) - n_known)
+            assert len(tree) == n_before + len(tokens) - n_known
+        sizes.append((len(tree), common))
+        before = tree
+    return sizes
+
+
+def _rows(sizes: Sequence[tuple[int, int]], row_tokens: int) -> list[_Row]:
+    """Fill rows one after the other."""
+    rows: list[_Row] = []
+    start, n_tokens = 0, 0
+    for place, (alone, common) in enumerate(sizes):
+        if place > start and n_tokens + alone - common > row_tokens:
+            rows.append(_Row(start, place, n_tokens))
+            start, n_tokens = place, 0
+        n_tokens += alone if place == start else alone - common
+    rows.append(_Row(start, len(sizes), n_tokens))
+    return rows
+
+
+def _grouped(rows: list[_Row], batch_tokens: int) -> list[list[_Row]]:
+    """Batches of rows, long ones first."""
+    batches: list[list[_Row]] = []
+    for row in sorted(rows, key=lambda row: -row.n_tokens):
+        if not batches or batches[-1][0].n_tokens * (len(batches[-1]) + 1) > batch_tokens:
             batches.append([])
-            width = _width(passages, row)
         batches[-1].append(row)
     return batches
 
 
-def _cost(passages: Sequence[Passage], batches: Sequence[Sequence[Sequence[int]]]) -> float:
-    """Work of a layer: long rows waste little at their ends, short ones little on attention."""
+def _cost(batches: Sequence[Sequence[_Row]], attention_tokens: float) -> float:
+    """Work of a layer: long rows share much and lose little at their ends, but attend to much."""
     cost = 0.0
     for rows in batches:
-        width = _width(passages, rows[0])
-        cost += len(rows) * width * (1 + width / _ATTENTION_TOKENS)
+        width = rows[0].n_tokens
+        cost += len(rows) * width * (1 + width / attention_tokens)
     return cost
 
 
-def _width(passages: Sequence[Passage], row: Sequence[int]) -> int:
-    return sum(_length(passages[index]) for index in row)
-
-
-def _rows(passages: Sequence[Passage], row_tokens: int) -> list[list[int]]:
-    """First fit, decreasing; ties keep the order given."""
-    order = sorted(range(len(passages)), key=lambda index: -_length(passages[index]))
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in order:
-        length = _length(passages[index])
-        place = next((row for row, left in enumerate(room) if left >= length), None)
-        if place is None:
-            rows.append([index])
-            room.append(max(row_tokens, length) - length)
-        else:
-            rows[place].append(index)
-            room[place] -= length
-    return rows
+def _split_rows(passages: Sequence[Passage], row_tokens: int) -> list[range]:
+    rows = _rows(_sizes(passages), row_tokens)
+    return [range(row.start, row.stop) for row in rows]
 
 
 def _batch(
-    passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequence[Sequence[int]]
+    passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequence[range]
 ) -> Batch:
-    width = max(sum(_length(passages[index]) for index in row) for row in rows)
+    laid_out = [_row(passages, row) for row in rows]
+    width = max(len(tokens) for tokens, _, _, _ in laid_out)
     shape = (len(rows), width)
-    tokens, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    owner, branch = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
-    starts: dict[int, int] = {}
-    for row, members in enumerate(rows):
-        start = 0
-        for order, index in enumerate(members):
-            end = start + _length(passages[index])
-            place = (slice(row, row + 1), slice(start, end))
-            tokens[place], positions[place], branch[place] = _flatten(passages[index])
-            owner[place] = order
-            starts[index] = row * width + start
-            start = end
-    spans, targets = _targets(passages, starts)
+    tokens, positions, ends = (np.zeros(shape, np.int64) for _ in range(3))
+    spans: list[tuple[int, int]] = []
+    targets: list[tuple[int, int, int]] = []
+    for row, (ids, where, end, asked) in enumerate(laid_out):
+        tokens[row, : len(ids)], positions[row, : len(ids)], ends[row, : len(ids)] = ids, where, end
+        for span, found in asked:
+            targets += [(row * width + place, token, len(spans)) for place, token in found]
+            spans.append(span)
     flat, target_token, target_span = (
         np.array(column, np.int64) for column in zip(*targets, strict=True)
     )
@@ -185,41 +205,34 @@ def _batch(
     return Batch(
         tokens=torch.from_numpy(tokens),
         positions=torch.from_numpy(positions),
-        owner=torch.from_numpy(owner),
-        branch=torch.from_numpy(branch),
+        ends=torch.from_numpy(ends),
         gather=torch.from_numpy(gather),
         target_place=torch.from_numpy(target_place),
         target_token=torch.from_numpy(target_token),
         target_span=torch.from_numpy(target_span),
-        spans=spans,
+        spans=tuple(spans),
         passages=passages,
         numbers=numbers,
     )
 
 
-def _targets(
-    passages: Sequence[Passage], starts: Mapping[int, int]
-) -> tuple[tuple[tuple[int, int], ...], list[tuple[int, int, int]]]:
-    """Every continuation, and every target as (flat place, token, continuation), by passage."""
-    spans: list[tuple[int, int]] = []
-    targets: list[tuple[int, int, int]] = []
-    for index, passage in enumerate(passages):
-        cursor = starts[index] + len(passage.context)
-        for number, continuation in enumerate(passage.continuations):
-            rest = len(continuation) - 1
-            places = [starts[index] + len(passage.context) - 1, *range(cursor, cursor + rest)]
-            targets += [(p, t, len(spans)) for p, t in zip(places, continuation, strict=True)]
-            spans.append((index, number))
-            cursor += rest
-    return tuple(spans), targets
+_Asked = list[tuple[tuple[int, int], list[tuple[int, int]]]]
 
 
-def _flatten(passage: Passage) -> tuple[list[int], list[int], list[int]]:
-    """A passage's input ids, positions and branches, in a row."""
-    n = len(passage.context)
-    ids, where, part = list(passage.context), list(range(n)), [0] * n
-    for number, continuation in enumerate(passage.continuations, start=1):
-        ids += continuation[:-1]
-        where += range(n, n + len(continuation) - 1)
-        part += [number] * (len(continuation) - 1)
-    return ids, where, part
+def _row(
+    passages: Sequence[Passage], row: range
+) -> tuple[list[int], list[int], list[int], _Asked]:
+    """One row: token ids, positions, ends; and for each continuation its (place, token) pairs."""
+    tree = TokenTree()
+    nodes = []
+    for index in row:
+        context = tree.add(passages[index].context)
+        for number, continuation in enumerate(passages[index].continuations):
+            leading = [context[-1], *tree.add(continuation[:-1], after=context[-1])]
+            nodes.append(((index, number), leading, continuation))
+    places, tokens, positions, ends = tree.laid_out()
+    asked = [
+        (span, [(places[node], token) for node, token in zip(leading, continuation, strict=True)])
+        for span, leading, continuation in nodes
+    ]
+    return tokens, positions, ends, asked
