@@ -184,9 +184,7 @@ def _split_rows(passages: Sequence[Passage], row_tokens: int) -> list[range]:
     return [range(row.start, row.stop) for row in rows]
 
 
-def _batch(
-    passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequence[range]
-) -> Batch:
+def _batch(passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequence[range]) -> Batch:
     laid_out = [_row(passages, row) for row in rows]
     width = max(len(tokens) for tokens, _, _, _ in laid_out)
     shape = (len(rows), width)
@@ -219,9 +217,7 @@ def _batch(
 _Asked = list[tuple[tuple[int, int], list[tuple[int, int]]]]
 
 
-def _row(
-    passages: Sequence[Passage], row: range
-) -> tuple[list[int], list[int], list[int], _Asked]:
+def _row(passages: Sequence[Passage], row: range) -> tuple[list[int], list[int], list[int], _Asked]:
     """One row: token ids, positions, ends; and for each continuation its (place, token) pairs."""
     tree = TokenTree()
     nodes = []

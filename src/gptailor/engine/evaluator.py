@@ -149,9 +149,7 @@ class Evaluator:
                     passages.setdefault(teacher, []).append(passage)
         chunks = []
         for teacher, owners in by_teacher.items():
-            batches = pack(
-                passages[teacher], attention_tokens=self.engine.attention_tokens
-            )
+            batches = pack(passages[teacher], attention_tokens=self.engine.attention_tokens)
             taught = None if teacher is None else tuple(self._teach(teacher, batches))
             chunks.append(_Chunk(tuple(passages[teacher]), tuple(owners), batches, taught))
         return tuple(chunks)
