@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 GIB = 2**30
 _HEAD_BYTES = 64 * 2**20  # float32 logits made at a time
+_CACHED_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +148,10 @@ class Engine:
         """How many positions' logits are made at a time."""
         return max(1, _HEAD_BYTES // (4 * int(self.family.config.vocab_size)))
 
+    def _softmax_rows(self) -> int:
+        """How many positions' probabilities are made at a time: on a CPU what its cache holds."""
+        return _CACHED_ROWS if self.device.type == "cpu" else self._head_rows()
+
     def _forward(self, tailoring: Tailoring, batch: Batch) -> Tensor:
         """The hidden states after the last layer where something is predicted, (G, H)."""
         inputs = self._skeleton.inputs(tailoring, batch)
@@ -241,19 +246,22 @@ class Engine:
         self, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
     ) -> Targets:
         """Turn gathered hidden states, (G, H), into what is wanted at the batch's targets."""
-        step = self._head_rows()
+        step, part = self._head_rows(), self._softmax_rows()
         places, tokens = batch.target_place.to(self.device), batch.target_token.to(self.device)
         logprob = torch.empty(len(places), dtype=torch.float32, device=self.device)
         greedy = torch.empty(len(places), dtype=torch.bool, device=self.device)
         apart = torch.empty_like(logprob) if teacher is not None else None
         for low in range(0, len(hidden), step):
-            logits = self._skeleton.logits(tailoring, hidden[low : low + step]).float()
-            here = ((places >= low) & (places < low + step)).nonzero()[:, 0]
-            rows, wanted = places[here] - low, tokens[here]
-            logprob[here] = logits[rows, wanted] - logits.logsumexp(dim=-1)[rows]
-            greedy[here] = logits.argmax(dim=-1)[rows] == wanted
-            if apart is not None and teacher is not None:
-                apart[here] = divergence(teacher[here], logits[rows])
+            logits = self._skeleton.logits(tailoring, hidden[low : low + step])
+            for first in range(0, len(logits), part):
+                told = logits[first : first + part].log_softmax(dim=-1, dtype=torch.float32)
+                rows = places - (low + first)
+                here = ((rows >= 0) & (rows < len(told))).nonzero()[:, 0]
+                rows, wanted = rows[here], tokens[here]
+                logprob[here] = told[rows, wanted]
+                greedy[here] = _greedy(told, rows, wanted)
+                if apart is not None and teacher is not None:
+                    apart[here] = divergence(teacher[here], told[rows])
         return Targets(logprob.cpu(), greedy.cpu(), None if apart is None else apart.cpu())
 
     def explain(self, tailoring: Tailoring, batch: Batch) -> str:
@@ -359,6 +367,14 @@ def _called(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> T
 def _gathered(hidden: Tensor, batch: Batch) -> Tensor:
     """(B, T, H) -> (G, H), where something is predicted."""
     return hidden.flatten(0, 1)[batch.gather.to(hidden.device)]
+
+
+def _greedy(logprobs: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
+    """Whether a token is the likeliest of its row, the first of several: bool (M,)."""
+    greedy = logprobs.amax(dim=-1)[rows] == logprobs[rows, wanted]
+    hits = greedy.nonzero()[:, 0]  # few: only they are looked through for an equal before them
+    greedy[hits] = logprobs[rows[hits]].argmax(dim=-1) == wanted[hits]
+    return greedy
 
 
 def _any_leaf(node: Node) -> int:

@@ -128,7 +128,8 @@ class Evaluator:
         return Scores(scored)
 
     def _chunks_between(self, part: str, known: int, n_examples: int) -> list[_Chunk]:
-        edges = [known, *(rung for rung in self._rungs if known < rung < n_examples), n_examples]
+        rungs = self._rungs if part == "search" else ()  # other parts are seen whole
+        edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
         chunks: list[_Chunk] = []
         for low, high in itertools.pairwise(edges):
             key = (part, low, high)
