@@ -74,15 +74,20 @@ def run_folder(config_path: Path) -> Path:
 
 
 def load_members(config: Config) -> Family:
-    """Load the family of a config, in the dtype and on the device that it asks for."""
+    """Load the family of a config, in the dtype and on the device that it asks for.
+
+    With a limit to the members in memory they stay in files.
+    """
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     device = device_of(config)
+    mapped = config.engine.member_bytes is not None
     return load_family(
         _source(config.family.base),
         {name: _source(member) for name, member in config.family.variants.items()},
         dtype=dtype_of(config, device),
-        device=device,
+        device="cpu" if mapped else device,
+        mapped=mapped,
     )
 
 
@@ -127,8 +132,14 @@ def assemble(config: Config) -> Assembly:
     keep_freed_pages()
     family = load_members(config)
     n_removed, tasks = _fitted(config, family)
-    engine = Engine(family, device=device_of(config), cache_bytes=config.engine.cache_bytes)
+    engine = Engine(
+        family,
+        device=device_of(config),
+        cache_bytes=config.engine.cache_bytes,
+        member_bytes=config.engine.member_bytes,
+    )
     refuse_inexact(engine)
+    family.rest()
     plan = _plan(config, family, tasks, n_removed)
     evaluator = Evaluator(
         engine,

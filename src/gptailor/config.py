@@ -213,9 +213,8 @@ class EngineConfig(Frozen):
 
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     threads: Annotated[int | None, Field(gt=0, le=1024, description="CPU threads.")] = None
-    cache_bytes: Annotated[int, Field(gt=0, description="Most bytes of merged layers kept.")] = (
-        4 * 2**30
-    )
+    cache_bytes: Annotated[int, Field(gt=0, description="Bytes of merged layers kept.")] = 2**32
+    member_bytes: Annotated[int | None, Field(gt=0, description="Bytes of members kept.")] = None
     max_length: Annotated[
         int | None, Field(gt=8, description="Longest input in tokens; the model's own if absent.")
     ] = None

@@ -1,5 +1,6 @@
 """The engine against models built layer by layer and called one sequence at a time."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine, Result
 from gptailor.engine.selfcheck import refuse_inexact
+from gptailor.errors import ConfigError
 from gptailor.family import Family
+from gptailor.family.mapped import map_tensors
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.tasks.task import Passage
 
@@ -196,6 +199,26 @@ def test_a_small_limit_on_merged_layers_and_on_states_changes_nothing(
     for ours, theirs in zip(starved.run(tailorings(), batches), plenty, strict=True):
         assert equal_to_the_bit(ours, theirs)
     assert starved.merged_bytes <= sum(t.nbytes for t in family.layer(Source(BASE, 0)).values())
+
+
+def test_members_in_files_score_the_same_and_keep_their_limit(
+    family_of: Callable[..., Family],
+) -> None:
+    family = family_of("llama")
+    batches = pack(passages(5), row_tokens=40, batch_tokens=80)
+    plenty = Engine(family).run(tailorings(), batches)
+    states = {BASE: map_tensors(family.states[BASE])}
+    states |= {m: map_tensors(family.states[m], states[BASE]) for m in family.members[1:]}
+    in_files = dataclasses.replace(family, states=states, mapped=True)
+    one_layer = sum(tensor.nbytes for tensor in family.layer(Source(BASE, 0)).values())
+    for limit in (one_layer, 3 * one_layer):
+        engine = Engine(in_files, member_bytes=limit)
+        for ours, theirs in zip(engine.run(tailorings(), batches), plenty, strict=True):
+            assert equal_to_the_bit(ours, theirs)
+        assert 0 < engine.brought_bytes <= limit
+    assert in_files.digests == family.digests
+    with pytest.raises(ConfigError, match=r"engine\.member_bytes: 1 bytes do not hold one layer"):
+        Engine(in_files, member_bytes=1)
 
 
 def test_shared_prefixes_are_run_once(family_of: Callable[..., Family]) -> None:

@@ -18,6 +18,7 @@ from gptailor.engine.batches import Batch
 from gptailor.engine.layers import LayerCache
 from gptailor.engine.prefix import Node, prefix_trie
 from gptailor.engine.skeleton import Inputs, Skeleton
+from gptailor.errors import ConfigError
 from gptailor.family import Family
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher, compact, divergence
@@ -69,8 +70,13 @@ class Engine:
         family: The members, in memory.
         device: Where layers run.
         cache_bytes: Most bytes of merged layers kept.
+        member_bytes: Most bytes of members' layers brought to the device, where the members
+            themselves are not on it (see `load_family`); None where they are.
         state_bytes: Most bytes of hidden states at one level of the trie; more batches than fit
             are run one block after the other.
+
+    Raises:
+        ConfigError: `member_bytes` holds no layer.
     """
 
     def __init__(
@@ -79,12 +85,20 @@ class Engine:
         *,
         device: str | torch.device = "cpu",
         cache_bytes: int = 4 * GIB,
+        member_bytes: int | None = None,
         state_bytes: int = GIB // 4,
     ) -> None:
         self.family = family
         self.device = torch.device(device)
         self._skeleton = Skeleton(family, self.device)
-        self._layers = LayerCache(family, self._skeleton.templates, cache_bytes)
+        _refuse_small(family, member_bytes)
+        self._layers = LayerCache(
+            family,
+            self._skeleton.templates,
+            self.device,
+            cache_bytes=cache_bytes,
+            member_bytes=member_bytes,
+        )
         self._state_bytes = state_bytes
 
     @property
@@ -99,7 +113,12 @@ class Engine:
     @property
     def merged_bytes(self) -> int:
         """Bytes of merged layers held now."""
-        return self._layers.merged_bytes
+        return self._layers.merged.n_bytes
+
+    @property
+    def brought_bytes(self) -> int:
+        """Bytes of members' layers held on the device beside the members."""
+        return self._layers.taken.n_bytes
 
     @torch.inference_mode()
     def run(
@@ -355,6 +374,15 @@ class _Run:
         targets = tuple(targets for targets in self._targets if targets is not None)
         assert len(targets) == len(self._targets), "a batch was not run"
         return Result(targets, None, self._layer_tokens)
+
+
+def _refuse_small(family: Family, member_bytes: int | None) -> None:
+    largest = max(family.layer_parameters) * family.dtype.itemsize
+    if member_bytes is not None and member_bytes < largest:
+        raise ConfigError(
+            f"engine.member_bytes: {member_bytes} bytes do not hold one layer; the largest has "
+            f"{largest}, so give that or more"
+        )
 
 
 def _called(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:

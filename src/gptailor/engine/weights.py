@@ -3,7 +3,7 @@
 Where the family and the merge methods meet; knows nothing of modules, batches and files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,10 +15,26 @@ from gptailor.tailoring import LayerSpec
 __all__ = ["layer_weights", "part_weights"]
 
 
-def layer_weights(family: Family, spec: LayerSpec, dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """The tensors of one layer, by the names inside it; merged in float32, cast once."""
-    sources = [family.layer(source) for source in spec.sources]
-    base = None if spec.base is None else family.layer(spec.base)
+_Named = Mapping[str, Tensor]
+
+
+def layer_weights(
+    family: Family,
+    spec: LayerSpec,
+    dtype: torch.dtype,
+    bring: Callable[[_Named], _Named] | None = None,
+) -> _Named:
+    """The tensors of one layer, by the names inside it; merged in float32, cast once.
+
+    Args:
+        family: The members.
+        spec: The layer.
+        dtype: Of merged tensors.
+        bring: Brings a member's tensors to where they are needed; they are there if None.
+    """
+    bring = bring or (lambda tensors: tensors)
+    sources = [bring(family.layer(source)) for source in spec.sources]
+    base = None if spec.base is None else bring(family.layer(spec.base))
     return merge_layer(spec, sources, base, dtype)
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.architecture import layer_kinds, tailored_config
 from gptailor.family.layout import PARTS, Layout
+from gptailor.family.mapped import let_go
 from gptailor.family.multimodal import Surroundings
 from gptailor.family.skeleton import skeleton_of
 from gptailor.registry import unknown
@@ -41,6 +42,7 @@ class Family:
         base_tokenizer: The base's tokenizer, or None where it has none.
         surroundings: What stands around the base's language model in its checkpoint (a vision
             tower, say), or None.
+        mapped: Whether the tensors are left in files, and their memory is to be given back.
     """
 
     config: Any  # transformers is untyped here
@@ -53,6 +55,7 @@ class Family:
     licence: str | None = None
     base_tokenizer: Any = None
     surroundings: Surroundings | None = None
+    mapped: bool = False
 
     @property
     def tokenizer(self) -> Any:  # transformers is untyped here
@@ -120,7 +123,17 @@ class Family:
     def digests(self) -> Mapping[str, str]:
         """Member to 16 hex digits over every byte of its weights, in this dtype."""
         known: dict[int, bytes] = {}  # a shared tensor is read once
-        return {member: _digest(state, known) for member, state in self.states.items()}
+        digests = {}
+        for member, state in self.states.items():
+            digests[member] = _digest(state, known)
+            self.rest()
+        return digests
+
+    def rest(self) -> None:
+        """Give back the memory of whatever was read of a family that is left in files."""
+        if self.mapped:
+            for state in self.states.values():
+                let_go(state.values())
 
     @cached_property
     def _layers(self) -> Mapping[str, tuple[Mapping[str, Tensor], ...]]:

@@ -21,6 +21,7 @@ from gptailor.family.gguf import open_gguf
 from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
 from gptailor.family.licence import package_licence
+from gptailor.family.mapped import let_go, map_tensors
 from gptailor.family.members import MemberSource, OpenedMember
 from gptailor.family.places import find, package_of
 from gptailor.family.skeleton import skeleton_of
@@ -35,14 +36,16 @@ def load_family(
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    mapped: bool = False,
 ) -> Family:
-    """Load a family into memory.
+    """Load a family into memory, or into files that the system maps.
 
     Args:
         base: A checkpoint's folder or hub id, or a GGUF file.
         variants: By name; a checkpoint, a GGUF file, or a PEFT adapter. There may be none.
         dtype: Of every float tensor; merging and dequantising happen in float32 before.
         device: Where the tensors are to lie.
+        mapped: Leave them in files, for a family that is larger than memory; on the CPU only.
 
     Raises:
         FamilyError: Every fault of every member, a sentence each.
@@ -56,6 +59,8 @@ def load_family(
     opened = open_member(base, places[BASE], dtype=torch.float32 if on_base else dtype)
     layout = Layout.of(skeleton_of(opened.config, dtype))
     states = {BASE: _cast(opened.state, dtype, device)}
+    if mapped:
+        states[BASE] = map_tensors(states[BASE])
     faults = value_faults(BASE, opened.where, states[BASE])
     sources, notes = {BASE: opened.origin}, _reading_notes(opened, dtype)
     for name, source in variants.items():
@@ -69,6 +74,9 @@ def load_family(
             states[name] = _shared(_cast(state, dtype, device), states[BASE])
             own = {k: v for k, v in states[name].items() if v is not states[BASE][k]}
             misfits = value_faults(name, member.where, own)
+            if mapped:
+                states[name] = map_tensors(states[name], states[BASE])
+                let_go(states[name].values())
         faults += misfits
         sources[name] = member.origin
         notes += [*_reading_notes(member, dtype), *own_notes]
@@ -87,6 +95,7 @@ def load_family(
         licence=opened.licence,
         base_tokenizer=opened.tokenizer,
         surroundings=opened.surroundings,
+        mapped=mapped,
     )
 
 

@@ -1,0 +1,128 @@
+"""Members larger than memory: their tensors stay in files that the system maps.
+
+A mapped tensor is read when it is touched, and its pages can be let go of at any time, for the file
+still has them. What was never in a file as it is needed (cast, merged from an adapter, dequantised)
+is written to one. Knows nothing of what the tensors are for.
+"""
+
+import ctypes
+import errno
+import itertools
+import mmap
+import platform
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gptailor.errors import FamilyError
+
+__all__ = ["let_go", "map_tensors"]
+
+_FILE_BYTES = 2**28  # written at a time: what is needed in memory once more while writing
+_MADV_DONTNEED = 4  # madvise(2)
+
+
+def map_tensors(state: Mapping[str, Tensor], known: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
+    """Give the same tensors, mapped from files.
+
+    Files go to the system's folder for temporary files (``TMPDIR``) and have no name there: they
+    are gone with the process, however it ends.
+
+    Args:
+        state: Names and tensors on the CPU; those that are mapped already stay as they are.
+        known: Tensors by name that are to stay as they are, too, where `state` has them itself.
+
+    Raises:
+        FamilyError: There is no room for the files.
+    """
+    ranges = _mapped_ranges()
+    loose = {
+        name: tensor
+        for name, tensor in state.items()
+        if tensor.numel() and tensor is not known.get(name) and not _inside(tensor, ranges)
+    }
+    first: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
+    leading = {  # what is one tensor in memory is to be one in its file
+        name: first.setdefault((one.data_ptr(), one.shape, one.stride(), one.dtype), name)
+        for name, one in loose.items()
+    }
+    found: dict[str, Tensor] = {}
+    for group in _groups({name: loose[name] for name in first.values()}):
+        found |= _through_a_file(group)
+    return {name: found[leading[name]] if name in leading else one for name, one in state.items()}
+
+
+def let_go(tensors: Iterable[Tensor]) -> None:
+    """Give back the memory of mapped tensors; their values are read again when needed.
+
+    Tensors that are not mapped are left alone, and so is everything where there is no Linux.
+    """
+    if platform.system() != "Linux":
+        return
+    ranges = _mapped_ranges()
+    madvise = ctypes.CDLL(None).madvise
+    for tensor in tensors:
+        if not _inside(tensor, ranges):
+            continue
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:  # of a file's private, unwritten pages nothing is lost
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+def _groups(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Neighbouring tensors, as many as go into one file."""
+    filled = itertools.accumulate(tensor.nbytes for tensor in state.values())
+    numbered = zip(filled, state.items(), strict=True)
+    for _, group in itertools.groupby(numbered, key=lambda one: one[0] // _FILE_BYTES):
+        yield dict(item for _, item in group)
+
+
+def _through_a_file(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="gptailor-") as folder:
+            path = Path(folder) / "members.safetensors"
+            save_file({name: _apart(tensor) for name, tensor in tensors.items()}, path)
+            return load_file(path)  # mapped, and so alive after the file's name is gone
+    except (OSError, SafetensorError) as fault:
+        full = getattr(fault, "errno", None) == errno.ENOSPC or "No space left" in str(fault)
+        why = "no space is left" if full else str(fault)
+        raise FamilyError(
+            f"{tempfile.gettempdir()}: members can't be kept in files there ({why}); let TMPDIR "
+            "name a folder with room for the family, or leave engine.member_bytes out"
+        ) from fault
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """The tensor with a storage of its own, as a file wants it."""
+    whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _inside(tensor: Tensor, ranges: list[tuple[int, int]]) -> bool:
+    first = tensor.data_ptr()
+    return any(low <= first and first + tensor.nbytes <= high for low, high in ranges)
+
+
+def _mapped_ranges() -> list[tuple[int, int]]:
+    """Where files are mapped as data; none where the system does not tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    ranges: list[tuple[int, int]] = []
+    for line in lines:
+        place, permissions, _, _, inode = line.split()[:5]
+        if inode == "0" or "x" in permissions:
+            continue
+        low, high = (int(end, 16) for end in place.split("-"))
+        if ranges and ranges[-1][1] == low:  # one file may be told in several lines
+            ranges[-1] = (ranges[-1][0], high)
+        else:
+            ranges.append((low, high))
+    return ranges
