@@ -107,8 +107,8 @@ def files_of(family: Family, member: str) -> MemberFiles:
     if local and any(char in reference for char in _MISREAD):
         raise ExportError(
             f"member {member!r} lies in {reference!r}, and mergekit can't read a path with "
-            f"{' or '.join(map(repr, _MISREAD))} in it; name it by another path, such as a link "
-            f"to it; or {_HF}"
+            f"{' or '.join(map(repr, _MISREAD))} in it; move or copy the folder to another path "
+            f"and name that in the family; or {_HF}"
         )
     named = read_json(folder / "config.json").get("architectures")
     if named != [KNOWN[family.config.model_type].architecture]:
