@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,6 +149,21 @@ def reload(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
+def adapter_on(
+    whole: PreTrainedModel, folder: Path, targets: str | list[str], **fields: Any
+) -> PreTrainedModel:
+    """Put an adapter drawn at random on a whole model, and save it."""
+    config = peft.LoraConfig(r=2, target_modules=targets, **fields)
+    adapted = peft.get_peft_model(copy.deepcopy(whole), config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
 @pytest.mark.parametrize("model_type", WHOLE)
 def test_a_stock_reload_reads_text_and_images_as_the_model_made_by_hand(
     model_type: str,
@@ -208,3 +224,44 @@ def test_a_language_model_that_reads_text_otherwise_when_alone_is_refused(
     make_whole("llava", 0, text="granite").save_pretrained(tmp_path / "base")
     with pytest.raises(FamilyError, match=r"llava model differs .* granite language model by"):
         load_family(MemberSource(str(tmp_path / "base")), {}, dtype=torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("model_type", ["gemma3", "llava"])
+def test_an_adapter_trained_on_the_whole_model_is_a_variant(
+    model_type: str,
+    apart: bool,
+    make_whole: Callable[..., PreTrainedModel],
+    family_around: Callable[..., Family],
+    tmp_path: Path,
+) -> None:
+    whole = make_whole(model_type, 0)
+    family_around({"base": whole}, tmp_path)
+    targets = r".*language_model.*\.(q_proj|up_proj)"
+    initial = "pissa" if apart else True  # peft then writes into the model that it is given
+    adapter = adapter_on(whole, tmp_path / "math", targets, init_lora_weights=initial)
+    sources = {"math": MemberSource(str(tmp_path / "math"))}
+    base = MemberSource(str(tmp_path / "base"))
+    family = load_family(base, sources, dtype=torch.float32)
+    assert family.surroundings is not None
+    model = family.skeleton()
+    for member, truth in (("math", adapter), ("base", reload(tmp_path / "base"))):
+        model.load_state_dict(dict(family.states[member]), strict=False, assign=True)
+        model.tie_weights()
+        wanted = logits_of(truth, text_inputs())
+        torch.testing.assert_close(logits_of(model, text_inputs()), wanted, rtol=1e-4, atol=1e-4)
+    kept = reload(tmp_path / "base").state_dict()
+    assert all(torch.equal(t, kept[name]) for name, t in family.surroundings.state.items())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
+def test_an_adapter_that_changes_the_vision_tower_is_refused(
+    make_whole: Callable[..., PreTrainedModel], family_around: Callable[..., Family], tmp_path: Path
+) -> None:
+    whole = make_whole("gemma3", 0)
+    family_around({"base": whole}, tmp_path)
+    adapter_on(whole, tmp_path / "math", ["q_proj"])
+    sources = {"math": MemberSource(str(tmp_path / "math"))}
+    with pytest.raises(FamilyError, match=r"changes 2 tensors outside .*vision.*q_proj.weight"):
+        load_family(MemberSource(str(tmp_path / "base")), sources, dtype=torch.float32)

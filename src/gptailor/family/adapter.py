@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gptailor.errors import FamilyError
 from gptailor.family.files import (
@@ -27,6 +28,7 @@ from gptailor.family.files import (
 )
 from gptailor.family.layout import Layout
 from gptailor.family.members import OpenedMember
+from gptailor.family.multimodal import language_model, names_whole
 from gptailor.family.quiet import quiet
 from gptailor.family.skeleton import model_around, skeleton_of
 
@@ -201,8 +203,8 @@ def _merged(
     """Let peft merge; `apart` when it would write into the model that it is given."""
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
-    state = {name: t.clone() if apart else t for name, t in base.state.items()}
-    model = model_around(base.config, state, torch.float32)
+    model = _model_for(base, weights)
+    model = copy.deepcopy(model) if apart else model
     try:
         with quiet(), torch.no_grad():
             config = PeftConfig.from_pretrained(str(folder))
@@ -214,8 +216,10 @@ def _merged(
             _refuse_misfits(folder, outcome, wrapped)
             expected = _logits(wrapped)
             # safe_merge: into new tensors, and refused where the result is not finite
-            merged = wrapped.merge_and_unload(safe_merge=True).state_dict()
-            found = {name: tensor.detach() for name, tensor in merged.items() if name in state}
+            merged = wrapped.merge_and_unload(safe_merge=True)
+            _refuse_outside(folder, base, merged)
+            state = language_model(merged).state_dict()
+            found = {name: tensor.detach() for name, tensor in state.items() if name in base.state}
             computed = _logits(model_around(base.config, found, torch.float32))
     except LIBRARY_FAULTS as fault:
         raise FamilyError(
@@ -223,6 +227,30 @@ def _merged(
         ) from fault
     _refuse_inexact(folder, base, expected, computed)
     return found
+
+
+def _model_for(base: OpenedMember, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+    """The language model; the whole around it, where the adapter was trained on that."""
+    model = model_around(base.config, base.state, torch.float32)
+    if base.surroundings is None or not any(
+        names_whole(name.removeprefix(_PREFIX)) for name in weights
+    ):
+        return model
+    return base.surroundings.around(model, torch.float32)
+
+
+def _refuse_outside(folder: Path, base: OpenedMember, merged: PreTrainedModel) -> None:
+    """Refuse an adapter that changes what stands around the language model."""
+    state = merged.state_dict()
+    around = base.surroundings.state if base.surroundings is not None else {}
+    changed = [
+        name for name, t in around.items() if name in state and not torch.equal(t, state[name])
+    ]
+    if changed:
+        raise FamilyError(
+            f"{folder}: the adapter changes {len(changed)} tensors outside the language model "
+            f"({told(changed)}), and these stay as the base has them, so it can't be used"
+        )
 
 
 def _logits(model: Any) -> Tensor:  # peft is untyped here

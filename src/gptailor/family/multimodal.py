@@ -19,7 +19,7 @@ from gptailor.errors import FamilyError
 from gptailor.family.architecture import MULTIMODAL, text_config
 from gptailor.family.skeleton import model_around, skeleton_of
 
-__all__ = ["Surroundings", "language_model", "surroundings_of"]
+__all__ = ["Surroundings", "language_model", "names_whole", "surroundings_of"]
 
 # what the language model's names begin with in the whole model, and in the language model alone
 _PREFIXES = (
@@ -133,6 +133,11 @@ def surroundings_of(
         },
         files={name: path.read_bytes() for name, path in files.items()},
     )
+
+
+def names_whole(name: str) -> bool:
+    """Whether a tensor's name leads through a whole model to its language model."""
+    return name.startswith(tuple(outer for outer, _ in _PREFIXES))
 
 
 def _refuse_other_logits(model: PreTrainedModel, inside: PreTrainedModel, folder: Path) -> None:
