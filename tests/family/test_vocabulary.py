@@ -1,6 +1,7 @@
 """Vocabularies that differ by padding or added tokens, matched by the tokens' text."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,21 @@ def test_another_tokenizer_altogether_is_refused(save: Callable[..., str]) -> No
     assert "variant 'odd': 3" in told
     assert "tokens differ from the base's (id " in told
     assert "must share one tokenizer, but for added tokens" in told
+
+
+def test_a_tokenizer_that_splits_text_otherwise_is_told(save: Callable[..., str]) -> None:
+    base, same, other = save("base"), save("same"), save("other")
+    path = Path(other) / "tokenizer.json"
+    rules = json.loads(path.read_text(encoding="utf-8"))
+    digits = {"type": "Digits", "individual_digits": True}
+    rules["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [digits, rules["pre_tokenizer"]],
+    }
+    rules["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(rules), encoding="utf-8")
+    told = [note for note in _load(base, same=same, other=other).notes if "splits" in note]
+    assert told == [
+        "variant 'other' has the base's tokens but splits text into them in another way; "
+        "the base's tokenizer is the study's"
+    ]

@@ -6,7 +6,7 @@ The base's vocabulary is the study's. Ordinary tokens must stand at the same ids
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ __all__ = ["Matching", "match_rows", "row_tensors", "token_faults"]
 _TOLD = 3  # of many tokens
 # names that say that a token is free for anyone to give a meaning to
 _FREE = re.compile(r"reserved|unused|placeholder|extra_id|dummy", re.IGNORECASE)
+# where tokenizers of one vocabulary part: numbers, capitals, spaces, marks, accents
+_PROBE = "It's 12345 HTMLTags,  x+=1;\n\n\tdef f(a_b):  # Na\u00efve e\u0301t\u00e9 \u4f60\u597d"
 _BASE = -1  # in place of a row: the base's own
 
 
@@ -82,7 +84,8 @@ def match_rows(
     faults = token_faults(name, theirs, ours)
     if faults:
         return None, faults
-    return _matched_by_text(name, theirs.get_vocab(), ours.get_vocab(), sizes), []
+    matching = _matched_by_text(name, theirs.get_vocab(), ours.get_vocab(), sizes)
+    return replace(matching, notes=(*matching.notes, *_splitting_notes(name, theirs, ours))), []
 
 
 def _matched_by_text(
@@ -122,6 +125,15 @@ def _notes(name: str, sizes: tuple[int, int], told: Sequence[str]) -> tuple[str,
         return ()
     much = f"variant {name!r} has {sizes[0]} rows of vocabulary and the base {sizes[1]}"
     return ("; ".join((much, *told, "the study's vocabulary is the base's")),)
+
+
+def _splitting_notes(name: str, theirs: Any, ours: Any) -> tuple[str, ...]:
+    if theirs.tokenize(_PROBE) == ours.tokenize(_PROBE):
+        return ()
+    return (
+        f"variant {name!r} has the base's tokens but splits text into them in another way; "
+        "the base's tokenizer is the study's",
+    )
 
 
 def _some(tokens: Sequence[str]) -> str:
