@@ -1,24 +1,24 @@
 """What a search will cost, before it is begun: trials, tokens, memory, time.
 
-The searcher is a pure function of its history, so it is run dry: every proposal gets made-up
-scores, and what it would have cost is counted through the same prefix trie and the same nested
-rungs as the engine's. The speed is measured on this machine, on the base and the first examples.
+The study is rehearsed with made-up scores, the speed of each kind of work is measured on this
+machine, and the two are multiplied. Knows nothing of records.
 """
 
-import time
-from collections.abc import Mapping
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from gptailor.assemble import Assembly
-from gptailor.engine.prefix import prefix_trie
-from gptailor.objective import Objective
-from gptailor.tailoring import BASE, Tailoring
-from gptailor.tasks.task import Task
-from gptailor.trial import Job, Measurement, Scores, Trial
+from gptailor.machine import device_of
+from gptailor.memory import held_bytes, peak_bytes
+from gptailor.rehearsal import Rehearsal, Step, rehearse
+from gptailor.speed import Speed, measure_speed
 
-__all__ = ["Forecast", "forecast"]
+__all__ = ["Forecast", "forecast", "in_time"]
+
+_STATE_BYTES = 2**28  # the engine's own limit for one level of hidden states
+_NUMBER_BYTES = 100  # of a score in the record, in the trial and in the searcher's history
+_ROW_TOKENS = 256  # rows are packed to about this length, or to that of the longest passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Forecast:
         seconds: Wall-clock time at the speed measured here.
         family_bytes: Memory of the members' weights.
         merged_bytes: Most memory of merged layers.
+        peak_bytes: Most memory that the process will hold; on a GPU, its tensors there.
     """
 
     n_trials: int
@@ -43,98 +44,75 @@ class Forecast:
     seconds: float
     family_bytes: int
     merged_bytes: int
+    peak_bytes: int
 
 
 def forecast(assembly: Assembly) -> Forecast:
-    """Run the searcher dry, measure the speed, and add up."""
-    plan, family = assembly.plan, assembly.family
-    dry = _Dry(assembly)
-    dry.run()
-    whole = len(plan.members) * family.n_layers
-    rest = whole * assembly.evaluator.tokens("search", 0, plan.rungs[-1])
-    n_kept = plan.n_layers - plan.n_removed
-    finalists = plan.finalists * n_kept + family.n_layers
-    rest += finalists * assembly.evaluator.tokens("choose", 0, plan.sizes["choose"])
-    rest += (whole + n_kept) * assembly.evaluator.tokens("report", 0, plan.sizes["report"])
-    layer_bytes = max(family.layer_parameters) * family.dtype.itemsize
-    room = assembly.config.engine.cache_bytes
+    """Measure the speed, rehearse the study, and add up."""
+    speed = measure_speed(assembly)
+    device = device_of(assembly.config)
+    held = held_bytes(device)
+    rehearsal = rehearse(assembly)
+    steps = in_time(rehearsal.steps, speed, assembly.plan.timeout_s)
+    searched = [step for step in steps if step.phase == "search"]
+    run = sum(step.work.layer_tokens for step in searched)
+    alone = sum(step.alone for step in searched)
+    grown = held + _growth(assembly, rehearsal)
     return Forecast(
-        n_trials=dry.n_trials,
-        n_candidates=len(dry.known),
-        layer_tokens=dry.layer_tokens + rest,
-        shared=1 - dry.layer_tokens / max(dry.alone, 1),
-        seconds=(dry.layer_tokens + rest) * _seconds_per_layer_token(assembly),
-        family_bytes=family.nbytes,
-        merged_bytes=min(room, len(dry.merged) * layer_bytes),
+        n_trials=sum(len(step.tailorings) for step in searched),
+        n_candidates=len({each for step in searched for each in step.tailorings}),
+        layer_tokens=sum(step.work.layer_tokens for step in steps),
+        shared=1 - run / max(alone, 1),
+        seconds=sum(_seconds(step, speed) for step in steps),
+        family_bytes=assembly.family.nbytes,
+        merged_bytes=rehearsal.merged_bytes,
+        peak_bytes=max(peak_bytes(device), grown),
     )
 
 
-class _Dry:
-    """Counts what a searcher asks for."""
-
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
-        self._rng = np.random.default_rng(0)
-        self.known: dict[Tailoring, Scores] = {}
-        self.merged: set[str] = set()
-        self.n_trials = self.layer_tokens = self.alone = 0
-
-    def run(self) -> None:
-        """Ask and tell until the searcher has nothing left to ask."""
-        plan = self._assembly.plan
-        objective = Objective(plan.goals, self._scores(plan.rungs[-1], None))
-        searcher = self._assembly.searcher(objective)
-        while proposals := searcher.ask():
-            groups: dict[tuple[int, int], list[Tailoring]] = {}
-            trials = []
-            for proposal in proposals:
-                known = self.known.get(proposal.tailoring)
-                n_known = 0 if known is None else known.n_examples
-                groups.setdefault((n_known, proposal.n_examples), []).append(proposal.tailoring)
-                scores = self._scores(proposal.n_examples, known)
-                self.known[proposal.tailoring] = scores
-                trials.append(Trial(self.n_trials, proposal, scores=scores))
-                self.n_trials += 1
-            for (low, high), tailorings in groups.items():
-                self._count(low, high, tailorings)
-            searcher.tell(trials)
-
-    def _count(self, low: int, high: int, tailorings: list[Tailoring]) -> None:
-        evaluator = self._assembly.evaluator
-        tokens = evaluator.tokens("search", low, high)
-        pending = prefix_trie(tailorings)
-        while pending:
-            node = pending.pop()
-            pending += node.children.values()
-            self.layer_tokens += tokens * len(node.children)
-        alone = evaluator.tokens("search", 0, high)
-        self.alone += alone * sum(len(tailoring.layers) for tailoring in tailorings)
-        for tailoring in tailorings:
-            self.merged |= {str(spec) for spec in tailoring.layers if spec.method is not None}
-
-    def _scores(self, n_examples: int, known: Scores | None) -> Scores:
-        """Made-up scores; those of fewer examples are kept."""
-        made: dict[str, Mapping[str, Measurement]] = {}
-        for name, parts in self._assembly.tasks.items():
-            task: Task = parts.search
-            n = min(n_examples, task.n_examples)
-            made[name] = {}
-            for metric in task.metrics:
-                before = () if known is None else known.tasks[name][metric].values
-                new = tuple(self._rng.random(n - len(before)).tolist())
-                made[name] = {
-                    **made[name],
-                    metric: Measurement(metric, before + new, task.weights(metric, n)),
-                }
-        return Scores(made)
+def _seconds(step: Step, speed: Speed) -> float:
+    return speed.seconds(step.work) + step.asking
 
 
-def _seconds_per_layer_token(assembly: Assembly) -> float:
-    """Best of two: the base, whole, on the first examples."""
-    job = Job(Tailoring.whole(BASE, assembly.plan.n_layers), assembly.plan.rungs[0])
-    best = float("inf")
-    for _ in range(2):
-        started = time.perf_counter()
-        done = assembly.evaluator.evaluate([job])[0]
-        best = min(best, (time.perf_counter() - started) / max(done.layer_tokens, 1))
-    return best
+def in_time(steps: Sequence[Step], speed: Speed, timeout_s: float | None) -> list[Step]:
+    """Leave out the steps of the search that are not begun within its time."""
+    if timeout_s is None:
+        return list(steps)
+    left = []
+    elapsed = 0.0
+    for step in steps:
+        if step.phase != "search" or elapsed < timeout_s:
+            left.append(step)
+        if step.phase == "search":
+            elapsed += _seconds(step, speed)
+    return left
+
+
+def _growth(assembly: Assembly, rehearsal: Rehearsal) -> int:
+    """Bytes beyond the members: merged layers, hidden states, masks, scores."""
+    family, rungs, sizes = assembly.family, assembly.plan.rungs, assembly.plan.sizes
+    tokens = assembly.evaluator.tokens
+    most = max(
+        *(tokens("search", low, high) for low, high in itertools.pairwise((0, *rungs))),
+        tokens("choose", 0, sizes["choose"]),
+        tokens("report", 0, sizes["report"]),
+    )
+    width = int(family.config.hidden_size) * family.dtype.itemsize
+    n_tokens = min(most, _STATE_BYTES // width)
+    states = n_tokens * width * (1 + rehearsal.n_states)  # one more for the embedded tokens
+    row = max(_ROW_TOKENS, _longest(assembly))
+    masks = n_tokens * row * family.dtype.itemsize * len(set(family.kinds))
+    members = assembly.config.engine.member_bytes or 0  # those in files, brought in when needed
+    numbers = rehearsal.n_numbers * _NUMBER_BYTES
+    return rehearsal.merged_bytes + states + masks + numbers + members
+
+
+def _longest(assembly: Assembly) -> int:
+    """Tokens of the longest passage."""
+    return max(
+        len(passage.context) + sum(map(len, passage.continuations))
+        for parts in assembly.tasks.values()
+        for task in (parts.search, parts.choose, parts.report)
+        for example in range(task.n_examples)
+        for passage in task.passages(example)
+    )

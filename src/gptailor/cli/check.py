@@ -24,6 +24,7 @@ def command(
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
     assembly = assemble(loaded)
+    assembly.pool().close()  # its faults are told now
     plan, family = assembly.plan, assembly.family
     expected = forecast(assembly)
     if as_json:
@@ -53,7 +54,8 @@ def command(
     )
     screen.print(
         f"memory:   {expected.family_bytes / 2**20:,.0f} MiB of weights, "
-        f"{expected.merged_bytes / 2**20:,.0f} MiB of merged layers at most"
+        f"{expected.merged_bytes / 2**20:,.0f} MiB of merged layers at most; "
+        f"{expected.peak_bytes / 2**20:,.0f} MiB in all"
     )
     minutes = expected.seconds / 60
     told = f"{minutes:.0f} min" if minutes >= 3 else f"{expected.seconds:.0f} s"

@@ -1,12 +1,15 @@
 """``gptailor search``: run a study, or go on with it."""
 
 import json
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gptailor.cli.console import errors, screen
+from gptailor.cli.costs import show_costs
 from gptailor.cli.progress import ProgressDisplay
 from gptailor.trial import Trial
 
@@ -25,13 +28,14 @@ def command(
 
     folder = out or run_folder(config)
     try:
-        chosen, entry, n_layers = _run(config, folder)
+        chosen, entries, n_layers = _run(config, folder)
     except KeyboardInterrupt:
         errors.print("stopped; what was scored is recorded: run the same command to go on")
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(_result(folder, chosen, entry)))
+        typer.echo(json.dumps(_result(folder, chosen, entries)))
         return
+    entry = entries["chosen"]
     kept = len(chosen.tailoring.layers)
     screen.print(
         f"{entry['n_tried']} candidates of {kept} out of {n_layers} layers tried, in "
@@ -40,13 +44,15 @@ def command(
     screen.print(f"the run:       {folder}")
     screen.print(f"the tailoring: {folder / 'best.yaml'}")
     screen.print(f"next:          gptailor export {folder} -o DIR")
+    show_costs(entries.get("forecast"), entries["spent"])
 
 
-def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, Any], int]:
-    """The chosen trial, what the record says of the choice, and the members' layers."""
+def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], int]:
+    """The chosen trial, the record's last entry of each kind, and the members' layers."""
     from gptailor.assemble import assemble, open_study, settled
     from gptailor.config import load_config
     from gptailor.report import read_run
+    from gptailor.spending import foretell, settle
     from gptailor.study import Journal
     from gptailor.study.journal import RECORD, read_record
     from gptailor.study.results import write_results
@@ -59,18 +65,30 @@ def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, Any], int]:
     task_notes = [note for parts in assembly.tasks.values() for note in parts.notes]
     for note in (*assembly.family.notes, *task_notes):
         errors.print(f"note: {note}", style="dim")
-    with Journal(folder) as journal, ProgressDisplay(errors) as display:
-        study = open_study(assembly, journal, on_progress=display.show)
+    with (
+        closing(assembly.pool()) as pool,
+        Journal(folder) as journal,
+        ProgressDisplay(errors) as display,
+    ):
+        study = open_study(assembly, journal, on_progress=display.show, pool=pool)
+        foretell(journal, assembly)
         chosen = study.run()
+        settle(journal, assembly)
         write_results(folder, chosen, study.front(), study.objective)
-        return chosen, list(journal.of("chosen"))[-1], assembly.family.n_layers
+        entries = {entry["kind"]: entry for entry in journal.entries}
+        return chosen, entries, assembly.family.n_layers
 
 
-def _result(folder: Path, chosen: Trial, entry: dict[str, Any]) -> dict[str, Any]:
+def _result(
+    folder: Path, chosen: Trial, entries: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    entry = entries["chosen"]
     return {
         "run": str(folder),
         "number": chosen.number,
         "n_tried": entry["n_tried"],
         "n_trials": entry["n_trials"],
         "tailoring": chosen.tailoring.to_plain(),
+        "forecast": entries.get("forecast"),
+        "spent": entries["spent"],
     }

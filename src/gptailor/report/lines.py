@@ -15,6 +15,7 @@ __all__ = [
     "Asked",
     "AskedProposal",
     "Chosen",
+    "Costs",
     "EvaluatedModel",
     "Evaluation",
     "FamilyFacts",
@@ -143,6 +144,16 @@ class Told(_Line):
     seconds: Seconds = 0.0
     layer_tokens: NonNegativeInt = 0
     elapsed: Seconds = 0.0
+
+
+class Costs(_Line):
+    """What a study is to cost, or has cost by now."""
+
+    n_trials: NonNegativeInt
+    n_candidates: NonNegativeInt
+    layer_tokens: NonNegativeInt
+    seconds: Seconds
+    peak_bytes: NonNegativeInt
 
 
 class Resumed(_Line):

@@ -18,6 +18,7 @@ from gptailor.errors import RecordError
 from gptailor.metrics import METRICS
 from gptailor.report import words
 from gptailor.report.choice import choice
+from gptailor.report.costs import cost_rows
 from gptailor.report.forest import forest
 from gptailor.report.front import front
 from gptailor.report.layers import layer_picture
@@ -150,6 +151,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "tailoring_yaml": "" if best is None else best.tailoring.to_yaml(),
         "progress": progress(run),
         "rung_radius": rung_radius,
+        "costs": cost_rows(run.forecast, run.spent),
         "front": front(run),
         "choice": choice(run),
         "failures": run.failed[:_SHOWN_FAILURES],

@@ -20,6 +20,7 @@ from gptailor.report.lines import (
     Asked,
     AskedProposal,
     Chosen,
+    Costs,
     Evaluation,
     Finalist,
     Header,
@@ -61,6 +62,8 @@ class Run:
         chosen: The pick; None where the study has not ended.
         reported: Model name to its scores on the report part, by the engine.
         evaluation: What ``gptailor evaluate`` wrote; None where it has not been run.
+        forecast: What the study was to cost; None where an older version began it.
+        spent: What it cost in the end, over all starts; None before it came to an end.
         notes: What was passed over in reading, one sentence each.
     """
 
@@ -76,6 +79,8 @@ class Run:
     chosen: Chosen | None = None
     reported: Mapping[str, Scores] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    forecast: Costs | None = None
+    spent: Costs | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -211,9 +216,12 @@ class _Reader:
         self._compared: dict[str, Scores] = {}
         self._reported: dict[tuple[str, int | None], Scores] = {}
         self._chosen: Chosen | None = None
+        self._costs: dict[str, Costs] = {}
         self._takers: dict[str, Callable[[str, dict[str, Any]], None]] = {
             "reference": self._take_reference,
             "asked": self._take_asked,
+            "forecast": self._take_costs,
+            "spent": self._take_costs,
             "trial": self._take_trial,
             "resumed": self._take_resumed,
             "finalist": self._take_finalist,
@@ -246,6 +254,8 @@ class _Reader:
             chosen=self._chosen,
             reported=self._reported_now(),
             evaluation=evaluation,
+            forecast=self._costs.get("forecast"),
+            spent=self._costs.get("spent"),
             notes=tuple(self._notes),
         )
 
@@ -284,6 +294,8 @@ class _Reader:
         asked = self._asked.get(line.number)
         if asked is None:
             raise RecordError(f"{where}: trial {line.number} was told, but never asked")
+        if line.number in self._trials:
+            raise RecordError(f"{where}: trial {line.number} stands twice")
         if (line.scores is None) == (line.failure is None):
             raise RecordError(f"{where}: trial {line.number} must have scores or a failure")
         try:
@@ -298,6 +310,9 @@ class _Reader:
         self._trials[line.number] = Trial(
             line.number, proposal, scores, line.failure, line.seconds, line.layer_tokens
         )
+
+    def _take_costs(self, where: str, plain: dict[str, Any]) -> None:
+        self._costs[plain["kind"]] = _parsed(Costs, plain, where)
 
     def _take_resumed(self, where: str, plain: dict[str, Any]) -> None:
         self._resumed.append(_parsed(Resumed, plain, where))

@@ -151,8 +151,11 @@ class Study:
             told: dict[str, Any] = {"failure": evaluation.failure}
             if evaluation.scores is not None:
                 told = {"scores": evaluation.scores.to_plain()}
-            seconds = round(evaluation.seconds, 4)
-            known[_name(fields)] = self._journal.append(kind, **fields, **told, seconds=seconds)
+            told |= {
+                "seconds": round(evaluation.seconds, 4),
+                "layer_tokens": evaluation.layer_tokens,
+            }
+            known[_name(fields)] = self._journal.append(kind, **fields, **told)
         return [known[_name(fields)] for fields, _ in wanted]
 
     def _search(self, searcher: Searcher) -> None:

@@ -1,0 +1,56 @@
+"""What a study is to cost and what it cost, written into its record.
+
+The forecast stands there before the first score; what was spent is added up from the entries
+themselves, so that stops and restarts add up too. Knows nothing of how either is shown.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from gptailor.assemble import Assembly
+from gptailor.forecast import forecast
+from gptailor.machine import device_of
+from gptailor.memory import peak_bytes
+from gptailor.study import Journal
+
+__all__ = ["foretell", "settle"]
+
+_OTHERS = ("reference", "finalist", "reported")  # entries of evaluations that are no trials
+
+
+def foretell(journal: Journal, assembly: Assembly) -> None:
+    """Write the forecast into a record that has only its header; it costs a few seconds."""
+    if [entry["kind"] for entry in journal.entries] == ["header"]:
+        journal.append("forecast", **dataclasses.asdict(forecast(assembly)))
+
+
+def settle(journal: Journal, assembly: Assembly) -> dict[str, Any]:
+    """Write what was spent so far, over all starts; nothing where nothing was added.
+
+    Returns:
+        The last entry: trials, candidates, layer-tokens, seconds (the search by the clock, the
+        other evaluations by their own), and the most memory of any start that came to its end.
+    """
+    trials = list(journal.of("trial"))
+    others = [entry for kind in _OTHERS for entry in journal.of(kind)]
+    numbers = {entry["number"] for entry in trials}
+    tailorings = {
+        json.dumps(plain["tailoring"], sort_keys=True)
+        for entry in journal.of("asked")
+        for plain in entry["proposals"]
+        if plain["number"] in numbers
+    }
+    searched = max((entry["elapsed"] for entry in trials), default=0.0)
+    spent = {
+        "n_trials": len(trials),
+        "n_candidates": len(tailorings),
+        "layer_tokens": sum(entry.get("layer_tokens", 0) for entry in [*trials, *others]),
+        "seconds": round(searched + sum(entry.get("seconds", 0.0) for entry in others), 3),
+    }
+    told = list(journal.of("spent"))
+    if told and all(told[-1][name] == value for name, value in spent.items()):
+        return told[-1]
+    before = max((entry["peak_bytes"] for entry in told), default=0)
+    peak = max(before, peak_bytes(device_of(assembly.config)))
+    return journal.append("spent", **spent, peak_bytes=peak)

@@ -1,0 +1,185 @@
+"""What is predicted before a search comes about in it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptailor.assemble import Assembly, assemble, open_study
+from gptailor.config import load_config
+from gptailor.engine.batches import pack
+from gptailor.forecast import Forecast, forecast, in_time
+from gptailor.rehearsal import Step, Work, rehearse, work_of
+from gptailor.report import read_run, write_report
+from gptailor.speed import Speed
+from gptailor.spending import foretell, settle
+from gptailor.study import Journal
+from gptailor.tailoring import Tailoring
+from gptailor.trial import Job as Wanted
+from gptailor.trial import Scores
+
+Job = Callable[..., Path]
+RANDOM = {"name": "random", "options": {"group": 5}}
+
+
+def search(assembly: Assembly, folder: Path) -> list[dict[str, Any]]:
+    """What ``gptailor search`` does once everything is loaded; the record's entries."""
+    with Journal(folder) as journal:
+        study = open_study(assembly, journal, on_progress=lambda _: None)
+        foretell(journal, assembly)
+        study.run()
+        settle(journal, assembly)
+        return list(journal.entries)
+
+
+def of(entries: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry["kind"] == kind]
+
+
+def test_a_searcher_that_does_not_look_at_scores_costs_exactly_what_was_predicted(
+    job: Job, tmp_path: Path
+) -> None:
+    assembly = assemble(load_config(job(search=RANDOM)))
+    steps = rehearse(assembly).steps
+    entries = search(assembly, tmp_path / "run")
+    for phase, kind in (("references", "reference"), ("search", "trial")):
+        told = of(entries, kind)
+        predicted = sum(step.work.layer_tokens for step in steps if step.phase == phase)
+        actual = sum(entry["layer_tokens"] for entry in told)
+        assert abs(predicted - actual) <= len(told) / 2  # each entry's share is rounded
+    asked = [each["tailoring"] for entry in of(entries, "asked") for each in entry["proposals"]]
+    searched = [each for step in steps if step.phase == "search" for each in step.tailorings]
+    assert [each.to_plain() for each in searched] == asked
+    (before,), (after,) = of(entries, "forecast"), of(entries, "spent")
+    assert (before["n_trials"], before["n_candidates"]) == (after["n_trials"], 24)
+
+
+def test_an_evolution_costs_about_what_was_predicted(job: Job, tmp_path: Path) -> None:
+    assembly = assemble(load_config(job(budget={"max_trials": 60, "n_examples": [4, 12]})))
+    entries = search(assembly, tmp_path / "run")
+    (before,), (after,) = of(entries, "forecast"), of(entries, "spent")
+    assert before["n_trials"] == after["n_trials"] == 60
+    assert before["n_candidates"] == pytest.approx(after["n_candidates"], rel=0.3)
+    assert before["layer_tokens"] == pytest.approx(after["layer_tokens"], rel=0.3)
+    assert after["seconds"] / 5 < before["seconds"] < after["seconds"] * 5  # others may be at work
+    asked = {each["number"] for entry in of(entries, "asked") for each in entry["proposals"]}
+    scored = [*of(entries, "reference"), *of(entries, "finalist"), *of(entries, "reported")]
+    told = [*of(entries, "trial"), *scored]
+    assert len(asked) == after["n_trials"]
+    assert after["layer_tokens"] == sum(entry["layer_tokens"] for entry in told)
+    elapsed = max(entry["elapsed"] for entry in of(entries, "trial"))
+    others = sum(entry["seconds"] for entry in scored)
+    assert after["seconds"] == pytest.approx(elapsed + others, abs=0.01)
+
+
+def test_going_on_adds_up_and_a_finished_study_is_left_alone(job: Job, tmp_path: Path) -> None:
+    assembly = assemble(load_config(job(search=RANDOM)))
+    whole = search(assembly, tmp_path / "whole")
+    record = (tmp_path / "whole" / "record.jsonl").read_bytes()
+    search(assembly, tmp_path / "whole")
+    assert (tmp_path / "whole" / "record.jsonl").read_bytes() == record
+    cut = record.index(b'"kind":"trial","number":9')
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "record.jsonl").write_bytes(record[: record.rindex(b"\n", 0, cut) + 1])
+    resumed = search(assembly, tmp_path / "cut")
+    assert of(resumed, "forecast") == of(whole, "forecast")  # the first start's
+    (spent,) = of(resumed, "spent")
+    assert spent["n_trials"] == of(whole, "spent")[0]["n_trials"]
+    before = max(entry["elapsed"] for entry in of(whole, "trial") if entry["number"] < 9)
+    assert spent["seconds"] > before
+
+
+def test_the_report_shows_what_was_predicted_beside_what_came(job: Job, tmp_path: Path) -> None:
+    assembly = assemble(load_config(job(search=RANDOM)))
+    search(assembly, tmp_path)
+    run = read_run(tmp_path)
+    assert run.forecast is not None
+    assert run.spent is not None
+    assert run.spent.n_trials == 24
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "what it cost" in page
+    assert "peak memory" in page
+    lines = (tmp_path / "record.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    old = [line for line in lines if json.loads(line)["kind"] not in ("forecast", "spent")]
+    (tmp_path / "record.jsonl").write_text("".join(old), encoding="utf-8")
+    assert read_run(tmp_path).forecast is None
+    assert "what it cost" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_work_is_counted_as_the_engine_does_it(job: Job) -> None:
+    assembly = assemble(load_config(job()))
+    rng = np.random.default_rng(0)
+    tailorings = [assembly.space.random(rng) for _ in range(4)]
+    tailorings += [Tailoring.whole("base", 6), tailorings[0]]
+    jobs = [Wanted(each, 10) for each in tailorings]
+    work = work_of(assembly, jobs)
+    done = assembly.evaluator.evaluate(jobs)
+    assert abs(work.layer_tokens - sum(each.layer_tokens for each in done)) <= len(jobs) / 2
+    merges = {spec for each in tailorings for spec in each.layers if spec.method is not None}
+    assert work.n_merged == len(merges) > 0
+    tasks = [parts.search for parts in assembly.tasks.values()]
+    passages = [each for task in tasks for n in range(10) for each in task.passages(n)]
+    alone = sum(len(batch.gather) for each in passages for batch in pack([each]))
+    together = sum(len(batch.gather) for batch in pack(passages))
+    assert work.target_tokens == len(jobs) * alone
+    assert together <= alone <= 1.1 * together  # passages of one row share what begins alike
+    assert work.input_tokens == assembly.evaluator.tokens("search", 0, 10) * len(
+        {each.embedding for each in tailorings}
+    )
+
+
+def test_made_up_scores_of_more_examples_begin_with_those_of_fewer(job: Job) -> None:
+    assembly = assemble(load_config(job()))
+    seen: dict[Tailoring, Scores] = {}
+    n_grown = 0
+    for step in rehearse(assembly).steps:
+        for each, scores in zip(step.tailorings, step.scores, strict=True):
+            if step.phase != "search":
+                continue
+            assert scores is not None
+            before = seen.setdefault(each, scores)
+            n_grown += scores.n_examples > before.n_examples
+            for task, metrics in before.tasks.items():
+                for name, measured in metrics.items():
+                    values = scores.tasks[task][name].values
+                    assert values[: len(measured.values)] == measured.values
+    assert n_grown
+
+
+def test_a_search_that_runs_out_of_time_is_predicted_to() -> None:
+    speed = Speed(layer_token=0.5, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
+    steps = [
+        Step("references", (), (), Work(100), 100),
+        *(Step("search", (), (), Work(10), 10, asking=1.0) for _ in range(5)),  # 6 s each
+        Step("choose", (), (), Work(20), 20),
+    ]
+    for timeout_s, n_left in ((None, 5), (0.1, 1), (6.1, 2), (17.9, 3), (100.0, 5)):
+        left = in_time(steps, speed, timeout_s)
+        assert [step.phase for step in left] == ["references", *["search"] * n_left, "choose"]
+
+
+@pytest.mark.slow
+def test_memory_stays_below_what_was_predicted_and_not_far(job: Job, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gptailor", "search", str(job()), "--json"]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True)
+    told = json.loads(done.stdout)
+    names = {field.name for field in dataclasses.fields(Forecast)}
+    assert set(told["forecast"]) == names | {"kind"}
+    actual = told["spent"]["peak_bytes"]
+    assert actual <= told["forecast"]["peak_bytes"] <= 1.3 * actual
+
+
+def test_the_forecast_of_check_is_that_of_a_search(job: Job, tmp_path: Path) -> None:
+    config = load_config(job())
+    expected = dataclasses.asdict(forecast(assemble(config)))
+    (before,) = of(search(assemble(config), tmp_path), "forecast")
+    for name in ("n_trials", "n_candidates", "layer_tokens", "shared", "merged_bytes"):
+        assert before[name] == expected[name]
