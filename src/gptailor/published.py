@@ -122,11 +122,11 @@ class _Read:
         if not kept:
             self._fault("removes every layer; at least one must be kept")
         elif missing:
-            self._fault(
-                f"says nothing of {_layers(missing)}, neither kept nor removed; "
-                f"its keys fit {max(told | set(self.removals), default=-1) + 1} layers, "
-                f"and {self.n_layers} were given"
-            )
+            n_told = max(told | set(self.removals), default=-1) + 1
+            why = f"its keys fit {n_told} layers, and {self.n_layers} were given"
+            if n_told == self.n_layers:
+                why = "the file has lost a remove_idx or the keys of candidates"
+            self._fault(f"says nothing of {_layers(missing)}, neither kept nor removed; {why}")
         elif self._candidates_fit(found for found in of_layers if int(found[1]) in kept):
             self.kept = [self._layer(layer) for layer in kept]
 
