@@ -69,7 +69,10 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
         told = "told as a recipe\nthe recipe for mergekit"
     else:
         _checkpoint(family, found, out, options.hf_arguments | more)
-        told = "reloaded with stock transformers and equal to what was searched\nthe checkpoint"
+        rounded = options.dtype not in (None, str(family.dtype).removeprefix("torch."))
+        of_what = f" in {options.dtype}" if rounded else ""
+        told = f"reloaded with stock transformers and equal to what was searched{of_what}"
+        told += "\nthe checkpoint"
     _tell(family, found, told, out)
 
 
