@@ -6,22 +6,33 @@ starts is held against it. Knows the parts of a study; knows nothing of how they
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gptailor.config import Config
-from gptailor.errors import ConfigError
+from gptailor.errors import ConfigError, RecordError
 from gptailor.family import Family
 from gptailor.machine import cpu_name, device_of
 from gptailor.study import Plan
 from gptailor.tasks.harness import TaskParts
 
-__all__ = ["changes", "check_header", "header_of", "task_digest"]
+__all__ = ["changes", "check_header", "header_of", "refuse_unusable", "task_digest"]
 
 _LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval", "peft", "numpy", "safetensors")
+_OF_SEARCHERS = {"smac": ("smac", "ConfigSpace"), "optuna": ("optuna",)}
+_KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
+_ABSENT = "absent"
+_NEEDED: Mapping[str, type] = {
+    "config.family.dtype": str,
+    "config.engine": Mapping,
+    "versions": Mapping,
+    "family.digests": Mapping,
+    "tasks": Mapping,
+    "rungs": list,
+}
 
 
 def header_of(
@@ -30,10 +41,11 @@ def header_of(
     """The header of a study: config, versions, machine, family, goals, tasks."""
     plain = config.model_dump(mode="json")
     plain["family"]["dtype"] = str(family.dtype).removeprefix("torch.")
+    libraries = (*_LIBRARIES, *_OF_SEARCHERS.get(config.search.name, ()))
     return {
         "format": "gptailor-record/1",
         "config": plain,
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
         "machine": {
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
@@ -83,32 +95,93 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
 
     Raises:
         ConfigError: Every difference, a sentence each.
+        RecordError: The recorded header lacks what must be compared.
     """
-    faults = []
+    refuse_unusable(recorded, where)
     before, after = recorded["config"], now["config"]
-    for key in ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed"):
-        if before.get(key) != after.get(key):
-            faults.append(
-                f"{where}: {key} was {before.get(key)} when this record began and is now "
-                f"{after.get(key)}; put it back, or name a new folder with --out"
-            )
-    if before["engine"].get("max_length") != after["engine"].get("max_length"):
-        faults.append(
-            f"{where}: engine.max_length was {before['engine'].get('max_length')} when this record "
-            f"began and is now {after['engine'].get('max_length')}; put it back, or name a new "
-            "folder with --out"
-        )
-    else:
-        members = {name: str(digest) for name, digest in now["family"]["digests"].items()}
-        tasks = {name: str(facts["digest"]) for name, facts in now["tasks"].items()}
-        faults += changes(recorded, members, tasks, where=where)
-    if list(recorded["rungs"]) != list(now["rungs"]):
+    differ = {
+        key: list(_differences(before.get(key, _ABSENT), after.get(key, _ABSENT), key))
+        for key in (*_KEPT, "engine")
+    }
+    differ["engine"] = [found for found in differ["engine"] if found[0] == "engine.max_length"]
+    faults = [
+        f"{where}: {place} was {_told(old)} when this record began and is now {_told(new)}; put it "
+        "back, or name a new folder with --out"
+        for found in differ.values()
+        for place, old, new in found
+    ]
+    # weights and examples differ anyway where the config asks for others
+    explained = bool(differ["family"])
+    members = {} if explained else dict(now["family"]["digests"])
+    explained = explained or any(differ[k] for k in ("tasks", "examples", "seed", "engine"))
+    tasks = {} if explained else {name: task["digest"] for name, task in now["tasks"].items()}
+    faults += changes(recorded, members, tasks, where=where)
+    if not explained and list(recorded["rungs"]) != list(now["rungs"]):
         faults.append(
             f"{where}: budget.n_examples gave {recorded['rungs']} examples when this record began "
             f"and now gives {now['rungs']}; put it back, or name a new folder with --out"
         )
+    faults += _changed_libraries(recorded["versions"], now["versions"], where)
     if faults:
         raise ConfigError(faults)
+
+
+def refuse_unusable(recorded: Mapping[str, Any], where: Path) -> None:
+    """Refuse a header that lacks what a study needs to go on.
+
+    Raises:
+        RecordError: A key is missing or is not of its kind.
+    """
+    for place, kind in _NEEDED.items():
+        item: Any = recorded
+        for step in place.split("."):
+            item = item.get(step) if isinstance(item, Mapping) else None
+        if not isinstance(item, kind):
+            raise RecordError(
+                f"{where}, line 1: the header lacks {place!r}; restore the file from a copy, or "
+                "name a new folder"
+            )
+    for name, task in recorded["tasks"].items():
+        if not isinstance(task, Mapping) or not isinstance(task.get("digest"), str):
+            raise RecordError(
+                f"{where}, line 1: the header lacks the digest of task {name!r}; restore the file "
+                "from a copy, or name a new folder"
+            )
+
+
+def _differences(before: Any, after: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+    """The smallest parts that differ: the dotted place, what was there and what is."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys((*before, *after)):
+            old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
+            yield from _differences(old, new, f"{place}.{key}")
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(old, new, f"{place}[{index}]")
+    elif before != after:
+        yield place, before, after
+
+
+def _told(item: Any) -> str:
+    """A value of a config in a sentence."""
+    if isinstance(item, Mapping) and "name" in item:  # a task, a searcher
+        return str(item["name"])
+    if isinstance(item, list):
+        return f"[{', '.join(map(_told, item))}]"
+    return str(item)
+
+
+def _changed_libraries(
+    before: Mapping[str, Any], after: Mapping[str, Any], where: Path
+) -> list[str]:
+    """Name the libraries of another version: scores of two would stand in one record."""
+    return [
+        f"{where}: {name} was {before[name]} when this record began and is now "
+        f"{after.get(name, 'not installed')}; install {name}=={before[name]}, or name a new folder "
+        "with --out"
+        for name in before
+        if before[name] != after.get(name)
+    ]
 
 
 def changes(

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from gptailor.assemble import assemble, load_members, open_study
+from gptailor.cli import main
 from gptailor.cli.evaluate import command as evaluate
 from gptailor.cli.export import command as export
 from gptailor.config import load_config
@@ -71,6 +75,43 @@ def test_weights_that_changed_since_the_search_are_neither_exported_nor_evaluate
         export(run, out)
     with pytest.raises(ConfigError, match="weights of member 'math' changed"):
         evaluate(out, run=run)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed was 0 when this record began and is now 1"),
+        ({"remove": 3}, "remove was 2"),
+        ({"search": {"name": "random"}}, "search.name was evolution"),
+        ({"budget": {"max_trials": 24, "n_examples": [6, 12]}}, "budget.n_examples gave [4, 12]"),
+        ({"versions": "torch"}, "torch was 0.1 when this record began and is now"),
+    ],
+)
+def test_a_record_is_not_continued_with_something_else(
+    run: Path,
+    change: dict[str, Any],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = run.parent.parent / "tailor.yaml"
+    record = run / "record.jsonl"
+    if "versions" in change:
+        header, rest = record.read_text().split("\n", 1)
+        plain = json.loads(header)
+        plain["versions"]["torch"] = "0.1"
+        record.write_text(json.dumps(plain) + "\n" + rest)
+    else:
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | change))
+    before = record.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["gptailor", "search", str(config), "--out", str(run)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    told = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert f"error: {record}: {named}" in told
+    assert "Traceback" not in told
+    assert record.read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "config", "nan"])

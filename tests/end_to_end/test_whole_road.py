@@ -103,30 +103,10 @@ def _kill_when(record: Path, size: int, config: Path, cwd: Path) -> None:
 
 def _facts(config: Path) -> list[dict[str, Any]]:
     """The record without times and without what tells of stops."""
-    times = ("elapsed", "seconds", "time", "created", "config")
+    # what was lost is scored again with others beside it: what it shares, and so costs, differs
+    times = ("elapsed", "seconds", "layer_tokens", "time", "created", "config")
     lines = (config.parent / "runs" / "tailor" / "record.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    kept = [entry for entry in entries if entry["kind"] not in ("resumed", "repaired")]
+    measured = ("resumed", "repaired", "forecast", "spent")
+    kept = [entry for entry in entries if entry["kind"] not in measured]
     return [{k: v for k, v in entry.items() if k not in times} for entry in kept]
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"seed": 1}, "seed was 0"),
-        ({"remove": 3}, "remove was 2"),
-        ({"search": {"name": "random"}}, "search was"),
-        ({"budget": {"max_trials": 24, "n_examples": [6, 12]}}, "budget.n_examples"),
-    ],
-)
-@pytest.mark.slow
-def test_a_record_is_not_continued_with_another_config(
-    job: Job, tmp_path: Path, change: dict[str, Any], named: str
-) -> None:
-    first = job("first", budget={"max_trials": 4, "n_examples": [4, 12]})
-    assert gptailor("search", first, "--out", tmp_path / "run", cwd=tmp_path).returncode == 0
-    second = job("second", **change)
-    done = gptailor("search", second, "--out", tmp_path / "run", cwd=tmp_path)
-    assert done.returncode == 2
-    assert named in done.stderr
-    assert "Traceback" not in done.stderr
