@@ -5,12 +5,14 @@ taken off at the next start, and that is recorded too. One process at a time may
 nothing of what the lines mean.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,12 +39,15 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
-        try:
+        with _told_to_user(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
-            self._file = self.path.open("a+b", buffering=0)
-        except OSError as fault:
-            raise RecordError(f"{folder}: can't be written: {fault.strerror}") from None
+        try:
+            with _told_to_user(folder):
+                self._file = _opened(self.path)
+        except BaseException:
+            self._lock.close()
+            raise
         self.entries: list[dict[str, Any]] = []
         try:
             self.entries, end = _parse(self.path)
@@ -77,7 +82,8 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as fault:
-            self._file.truncate(end)
+            with contextlib.suppress(OSError):  # else the next start takes the torn line off
+                self._file.truncate(end)
             raise RecordError(
                 f"{self.path}: can't be written ({fault.strerror}) after {end:,} bytes; what was "
                 "recorded is safe: make room and run the same command again"
@@ -115,12 +121,39 @@ def _locked(folder: Path) -> IO[bytes]:
     lock = (folder / ".lock").open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as fault:
         lock.close()
+        if fault.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise  # a file system without locks, say: nobody else is running it
         raise RecordError(
             f"{folder}: another process is running this study; wait for it or name another folder"
         ) from None
     return lock
+
+
+def _opened(path: Path) -> FileIO:
+    """Open the record; a new one is on the disk with its name, so that no power cut takes it."""
+    fresh = not path.exists()
+    file = path.open("a+b", buffering=0)
+    if fresh:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return file
+
+
+@contextlib.contextmanager
+def _told_to_user(folder: Path) -> Iterator[None]:
+    """What the system says becomes a sentence about the folder."""
+    try:
+        yield
+    except OSError as fault:
+        raise RecordError(
+            f"{folder}: can't be written: {fault.strerror}; make it writable, or name another "
+            "folder with --out"
+        ) from None
 
 
 def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:

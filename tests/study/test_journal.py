@@ -1,0 +1,143 @@
+"""Who may write a record, and what becomes of it where it can't be written."""
+
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptailor.errors import RecordError
+from gptailor.study import Journal
+
+FORK = multiprocessing.get_context("fork")
+NOBODY = 65534
+
+
+def hold(folder: Path, line: Connection) -> None:
+    """Hold a record until told, or killed."""
+    with Journal(folder):
+        line.send("held")
+        line.recv()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("ending", ["killed", "ended"])
+def test_a_second_process_is_refused_and_the_lock_of_a_dead_one_is_not(
+    tmp_path: Path, ending: str
+) -> None:
+    here, there = FORK.Pipe()
+    holder = FORK.Process(target=hold, args=(tmp_path, there))
+    holder.start()
+    assert here.recv() == "held"
+    with pytest.raises(RecordError, match=r"another process is running this study; wait for it"):
+        Journal(tmp_path)
+    if ending == "killed":
+        holder.kill()
+    else:
+        here.send("end")
+    holder.join()
+    assert (tmp_path / ".lock").exists()  # it stays, and means nothing once nobody holds it
+    with Journal(tmp_path) as journal:
+        journal.append("header", format="gptailor-record/1")
+    here.close()
+    there.close()
+
+
+@contextmanager
+def no_rights() -> Iterator[Path]:
+    """A folder of ours in which we may not write; whoever is root is nobody for the while."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        folder.chmod(0o755)
+        (folder / "run").mkdir()
+        (folder / "run" / ".lock").touch()
+        (folder / "run" / "record.jsonl").write_text('{"kind":"header"}\n')
+        for path in (*folder.rglob("*"), folder):
+            path.chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            if root:
+                os.seteuid(0)
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o755)
+
+
+def test_a_folder_or_a_record_that_may_not_be_written_is_told() -> None:
+    with no_rights() as folder:
+        for run in (folder / "new", folder / "run"):
+            with pytest.raises(RecordError, match=r"can't be written: Permission denied; make it"):
+                Journal(run)
+        assert [path.name for path in folder.iterdir()] == ["run"]
+        assert (folder / "run" / "record.jsonl").read_text() == '{"kind":"header"}\n'
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("file", "File exists|Not a directory"),
+        ("file/run", "Not a directory"),
+        ("odd record", "Is a directory"),
+        ("odd lock", "Is a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_place_that_can_hold_no_record_is_told(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "odd record" / "record.jsonl").mkdir(parents=True)
+    (tmp_path / "odd lock" / ".lock").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RecordError, match=rf"can't be written: ({told})"):
+        Journal(tmp_path / place)
+    new = set(tmp_path.rglob("*")) - {*before, tmp_path / "odd record" / ".lock"}
+    assert not new
+
+
+@contextmanager
+def files_of_at_most(n_bytes: int) -> Iterator[None]:
+    """A full disk, as far as a process can tell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def told_numbers(folder: Path) -> list[int]:
+    lines = (folder / "record.jsonl").read_bytes().split(b"\n")
+    assert lines[-1] == b""
+    entries = [json.loads(line) for line in lines[:-1]]
+    return [entry["number"] for entry in entries if entry["kind"] == "trial"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_study_on_a_full_disk_stops_and_goes_on_when_there_is_room(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path, seed: int
+) -> None:
+    _, number = run_study(tmp_path / "roomy", formula())
+    size = (tmp_path / "roomy" / "record.jsonl").stat().st_size
+    room = int(np.random.default_rng(seed).integers(200, size))
+    full = tmp_path / "full"
+    with files_of_at_most(room), pytest.raises(RecordError, match="recorded is safe: make room"):
+        run_study(full, formula())
+    told = told_numbers(full)
+    assert (full / "record.jsonl").stat().st_size <= room
+    assert told == list(range(len(told)))
+    again = formula()
+    _, resumed = run_study(full, again)
+    assert resumed == number
+    assert told_numbers(full) == told_numbers(tmp_path / "roomy")
+    searched = [job for job in again.jobs if job.part == "search"]
+    assert len(searched) <= 3 + 30 - len(told)  # the members, and what was not told yet
