@@ -1,0 +1,77 @@
+"""Killed a hundred times equals never killed; the same seed gives the same record to the byte."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor.assemble import assemble, open_study
+from gptailor.config import load_config
+from gptailor.study import Journal
+
+pytestmark = pytest.mark.slow
+
+KILLS = 100
+# a restart scores what was lost with other candidates beside it: what it shares, and so costs,
+# differs, like its time
+COSTS = ("seconds", "elapsed", "layer_tokens")
+
+
+@pytest.fixture
+def config(job: Callable[..., Path]) -> Path:
+    """Small groups: a kill then falls between trials more often than inside a group."""
+    return job(
+        budget={"max_trials": 16, "n_examples": [4, 8], "finalists": 2},
+        workers={"name": "local", "options": {"group_size": 4}},
+    )
+
+
+def facts(folder: Path) -> list[dict[str, Any]]:
+    """The record without costs, and without the notes of having been stopped."""
+    lines = (folder / "record.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    kept = [entry for entry in entries[1:] if entry["kind"] not in ("resumed", "repaired")]
+    return [{k: v for k, v in entry.items() if k not in COSTS} for entry in kept]
+
+
+def without_times(record: Path) -> bytes:
+    """The record's bytes, every time in it blotted out."""
+    moments = re.sub(rb'"(created|time)":"[^"]*"', rb'"\1":""', record.read_bytes())
+    return re.sub(rb'"(elapsed|seconds)":[-+.e0-9]+', rb'"\1":0', moments)
+
+
+def test_killed_a_hundred_times_equals_never_killed_and_the_seed_says_every_byte(
+    config: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).parent / "killing.py"
+    command = [sys.executable, script, config, tmp_path, "--kills", str(KILLS)]
+    # another seed of str's hash than ours: the order of a set must not reach the record
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    struck = json.loads((tmp_path / "kills.json").read_text(encoding="utf-8"))
+    assert struck["studies"] >= KILLS
+    assert min(struck["reports"], struck["exports"]) >= 6
+
+    undisturbed = tmp_path / "undisturbed"
+    runs = sorted(tmp_path.glob("killed-*"))
+    assert len(runs) >= 5
+    wanted = facts(undisturbed)
+    assert [e["number"] for e in wanted if e["kind"] == "trial"] == list(range(16))
+    for run in runs:
+        assert facts(run) == wanted, run.name
+        for name in ("best.yaml", "front.yaml"):
+            assert (run / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert any(b'"kind":"resumed"' in (run / "record.jsonl").read_bytes() for run in runs)
+
+    assembly = assemble(load_config(config))
+    with Journal(tmp_path / "again") as journal:
+        open_study(assembly, journal, on_progress=lambda _: None).run()
+    again = without_times(tmp_path / "again" / "record.jsonl")
+    assert again == without_times(undisturbed / "record.jsonl")
