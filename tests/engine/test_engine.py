@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from gptailor.engine.batches import Batch, pack
-from gptailor.engine.engine import Engine, Result
+from gptailor.engine.engine import Engine
+from gptailor.engine.results import Result
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError
 from gptailor.family import Family
@@ -277,3 +279,31 @@ def test_halves_of_a_batch_score_as_the_whole(family_of: Callable[..., Family]) 
     assert halves is not None
     joined = torch.cat([half.logprob for half in halves])
     torch.testing.assert_close(joined, whole[0].logprob, atol=1e-4, rtol=0)
+
+
+def test_a_batch_that_is_too_large_is_halved_and_scored_all_the_same(
+    family_of: Callable[..., Family],
+) -> None:
+    family = family_of("llama")
+    engine, plenty = Engine(family), Engine(family)
+    (batch,) = pack(passages(9), row_tokens=64, batch_tokens=4096)
+    one, teacher = Tailoring.whole("math", 6), Tailoring.whole(BASE, 6)
+    taught = plenty.teach(teacher, [batch])
+    room = batch.n_tokens // 3
+
+    def too_large(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].shape[:-1].numel() > room:
+            raise torch.OutOfMemoryError
+
+    engine._layers.get(one.layers[3]).register_forward_pre_hook(too_large)
+    (halved,) = engine.run([one], [batch], taught)
+    (whole,) = plenty.run([one], [batch], taught)
+    assert halved.targets is not None, halved.failure
+    assert whole.targets is not None
+    for ours, theirs in zip(
+        dataclasses.astuple(halved.targets[0]), dataclasses.astuple(whole.targets[0]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    room = 1
+    (hopeless,) = engine.run([one], [batch], taught)
+    assert "out of memory on one batch" in str(hopeless.failure)

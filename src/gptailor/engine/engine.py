@@ -8,7 +8,6 @@ nothing of tasks: it tells how likely each wanted token is.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,50 +16,20 @@ from torch import Tensor, nn
 from gptailor.engine.batches import Batch
 from gptailor.engine.layers import LayerCache
 from gptailor.engine.prefix import Node, prefix_trie
+from gptailor.engine.results import Result, Run, Targets
 from gptailor.engine.skeleton import Inputs, Skeleton
 from gptailor.errors import ConfigError
 from gptailor.family import Family
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher, compact, divergence
 
-__all__ = ["Engine", "Result", "Targets"]
+__all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
 _HEAD_BYTES = 64 * 2**20  # float32 logits made at a time
 _CACHED_ROWS = 32
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """What was found at the targets of one batch, in the batch's order.
-
-    Args:
-        logprob: Log-probability of the target token in nats, float32 (M,).
-        greedy: Whether the target is the most likely token, bool (M,).
-        divergence: Kullback-Leibler divergence from the teacher in nats, float32 (M,); None
-            without a teacher.
-    """
-
-    logprob: Tensor
-    greedy: Tensor
-    divergence: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """What came of one tailoring.
-
-    Args:
-        targets: One for each batch; None if it could not be scored.
-        failure: Why it could not be scored.
-        layer_tokens: Tokens times layers run for it; what candidates share is divided evenly.
-    """
-
-    targets: tuple[Targets, ...] | None
-    failure: str | None
-    layer_tokens: float
 
 
 class Engine:
@@ -138,7 +107,7 @@ class Engine:
         Returns:
             One result a tailoring, in order. A candidate that can't be scored does not harm others.
         """
-        runs = [_Run(len(batches)) for _ in tailorings]
+        runs = [Run(len(batches)) for _ in tailorings]
         start = 0
         for block in self._blocks(batches):
             taught = None if teachers is None else teachers[start : start + len(block)]
@@ -196,7 +165,7 @@ class Engine:
     def _run_block(
         self,
         tailorings: Sequence[Tailoring],
-        runs: list["_Run"],
+        runs: list[Run],
         block: list[Batch],
         teachers: Sequence[Teacher] | None,
         start: int,
@@ -235,18 +204,23 @@ class Engine:
     def _run_apart(
         self,
         tailorings: Sequence[Tailoring],
-        runs: list["_Run"],
+        runs: list[Run],
         batch: Batch,
         teachers: Sequence[Teacher] | None,
         start: int,
     ) -> None:
         """Run the halves of a batch that was too large, and put the targets together again."""
         halves = batch.split()
-        if len(halves) == 1 or teachers is not None:
+        if len(halves) == 1:
             for run in runs:
                 run.fail(f"out of memory on one batch of {batch.n_tokens} tokens")
             return
-        parts = [self.run(tailorings, [half]) for half in halves]
+        n_first = len(halves[0].target_token)  # halves keep the order of the whole's targets
+        ends = (slice(None, n_first), slice(n_first, None))
+        parts = [
+            self.run(tailorings, [half], None if teachers is None else [teachers[0][end]])
+            for half, end in zip(halves, ends, strict=True)
+        ]
         for index, run in enumerate(runs):
             results = [part[index] for part in parts]
             cost = sum(result.layer_tokens for result in results)
@@ -254,12 +228,9 @@ class Engine:
             if failure is not None:
                 run.add(start, [], cost, failure)
                 continue
-            targets = [result.targets[0] for result in results if result.targets]
-            joined = Targets(
-                torch.cat([part.logprob for part in targets]),
-                torch.cat([part.greedy for part in targets]),
+            run.add(
+                start, [Targets.joined([r.targets[0] for r in results if r.targets])], cost, None
             )
-            run.add(start, [joined], cost, None)
 
     def score(
         self, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
@@ -350,30 +321,6 @@ class _Walk:
                 self.failures[leaf] = f"{why}, in batch {index}"
                 return
             self.found[leaf].append(targets)
-
-
-class _Run:
-    """Gathers what is found for one tailoring, block by block."""
-
-    def __init__(self, n_batches: int) -> None:
-        self._targets: list[Targets | None] = [None] * n_batches
-        self._failure: str | None = None
-        self._layer_tokens = 0.0
-
-    def add(self, start: int, found: Sequence[Targets], cost: float, failure: str | None) -> None:
-        self._targets[start : start + len(found)] = found
-        self._layer_tokens += cost
-        self.fail(failure)
-
-    def fail(self, failure: str | None) -> None:
-        self._failure = self._failure or failure
-
-    def result(self) -> Result:
-        if self._failure is not None:
-            return Result(None, self._failure, self._layer_tokens)
-        targets = tuple(targets for targets in self._targets if targets is not None)
-        assert len(targets) == len(self._targets), "a batch was not run"
-        return Result(targets, None, self._layer_tokens)
 
 
 def _refuse_small(family: Family, member_bytes: int | None) -> None:

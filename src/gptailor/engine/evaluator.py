@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from gptailor.engine.batches import Batch, pack
-from gptailor.engine.engine import Engine, Targets
+from gptailor.engine.engine import Engine
+from gptailor.engine.results import Targets
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher
 from gptailor.tasks.task import Outcome, Passage, Task
