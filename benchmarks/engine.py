@@ -8,103 +8,115 @@ against each other:
   code, with lm-eval's Hugging Face backend);
 - *in memory*: put the candidate together in memory; tasks built once, lm-eval, batches of 16;
 - *one at a time*: the engine, every candidate alone;
-- *as a search asks*: the engine, a parent and its swap children in one group.
+- *as a search asks*: the engine, a group at once: a parent and its swap children; a generation of
+  mixed mutations; and a rung of three times the examples after a first rung.
 
-The slow ways are run on fewer candidates (`--slow`); every figure is seconds a candidate.
+The slow ways are run on fewer candidates (`--slow`); every figure is seconds a candidate. The
+machine's ceiling is one bare decoder layer on a full batch of 2,048 tokens, measured before and
+after, the better of the two.
 
-    python benchmarks/engine.py --dtype float32 --examples 20 --out benchmarks/results
+    python benchmarks/engine.py --dtype bfloat16 --examples 40 --out benchmarks/results
 """
 
 import argparse
-import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import keep, machine, peak_mib, table, watch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from gptailor.assemble import Assembly, assemble, max_length_of, open_tasks
+from gptailor.assemble import Assembly, assemble, max_length_of, open_study, open_tasks
 from gptailor.config import Config, load_config
 from gptailor.engine.prefix import shared_share
 from gptailor.export.weights import tailored_weights
 from gptailor.family import tailored_config
 from gptailor.family.family import Family
 from gptailor.family.skeleton import model_around
-from gptailor.machine import cpu_name
-from gptailor.search.mutation import mutate
+from gptailor.search.mutation import CHANGES, mutate
+from gptailor.study import Journal
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.harness import evaluate_model
-from gptailor.trial import Job, Scores
+from gptailor.trial import Evaluation, Job, Scores
 
 HERE = Path(__file__).resolve().parent
-LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval")
+LATE = 0.75  # where evolution changes a parent, by default
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the tables, write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=HERE.parent / "examples/smollm2/tailor.yaml")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--examples", type=int, default=20, help="of each task")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--examples", type=int, default=40, help="of each task")
     parser.add_argument("--children", type=int, default=15)
-    parser.add_argument("--slow", type=int, default=2, help="candidates for the slow ways")
-    parser.add_argument("--out", type=Path, default=None, help="folder for the JSON")
+    parser.add_argument("--slow", type=int, default=3, help="candidates for the slow ways")
+    parser.add_argument("--trials", type=int, default=60, help="of the study that is timed")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the results")
     asked = parser.parse_args()
-    assembly = assemble(_config(asked.config, asked.dtype, asked.examples))
-    candidates = swap_children(assembly, asked.children)
-    few = candidates[: asked.slow]
-    ways: dict[str, tuple[float, list[Scores]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        members = save_members(assembly.family, Path(scratch))
-        ways["published"] = timed(lambda one: published(assembly, members, one), few)
-    ways["in memory"] = timed(lambda one: in_memory(assembly, one), few)
-    ways["one at a time"] = timed(lambda one: ours(assembly, [one])[0], candidates)
-    started = time.perf_counter()
-    scores = ours(assembly, candidates)
-    ways["as a search asks"] = ((time.perf_counter() - started) / len(candidates), scores)
-    told = {
-        "seconds_per_candidate": {name: seconds for name, (seconds, _) in ways.items()},
-        "worst_gap_in_accuracy": worst_gap(ways),
-        "prefix_saved": shared_share(candidates),
-        "layer_tokens_per_second": layer_tokens_per_second(assembly, candidates),
-        "bare_layer_tokens_per_second": bare_layer(assembly),
-        "candidates": len(candidates),
-        "slow_candidates": len(few),
-        "examples_per_task": asked.examples,
-        "dtype": asked.dtype,
-        "machine": machine(),
-    }
-    show(told)
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        name = f"engine-{time.strftime('%Y-%m-%d')}-{asked.dtype}.json"
-        (asked.out / name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    assembly = assemble(config_of(asked.config, asked.dtype, asked.examples))
+    rng = np.random.default_rng(asked.children)
+    parent = assembly.space.random(rng)
+    swaps = [parent, *children(assembly, parent, rng, asked.children, {"swap": 1.0})]
+    mixed = children(assembly, parent, rng, asked.children + 1, dict.fromkeys(CHANGES, 1.0))
+    ceiling = bare_layer(assembly)
+    told: dict[str, Any] = {"machine": machine(), "dtype": asked.dtype}
+    told |= {"candidates": len(swaps), "examples_per_task": asked.examples}
+    ways = scored_ways(assembly, swaps, swaps[: asked.slow])
+    told["seconds_per_candidate"] = {name: round(s, 4) for name, (s, _) in ways.items()}
+    told["seconds_per_candidate"]["as a search asks, mixed"] = grouped(assembly, mixed)[0]
+    told["rung"] = rung_after_rung(assembly, swaps)
+    told["worst_gap_in_accuracy"] = worst_gap(ways)
+    told["layer_tokens"] = layer_tokens(assembly, swaps, mixed)
+    told["speed"] = speed(assembly, swaps, max(ceiling, bare_layer(assembly)))
+    told["study"] = study_overhead(assembly, asked.trials)
+    told["peak_mib"] = {"process": peak_mib(), "family": assembly.family.nbytes / 2**20}
+    keep(asked.out, f"engine-{asked.dtype}", told, text_of(told))
 
 
-def _config(path: Path, dtype: str, n_examples: int) -> Config:
+def config_of(path: Path, dtype: str, n_examples: int) -> Config:
+    """The demo's config with as many examples to search on as are asked for, in three rungs."""
     config = load_config(path)
     tasks = tuple(t.model_copy(update={"report_limit": n_examples}) for t in config.tasks)
     family = config.family.model_copy(update={"dtype": dtype})
     return config.model_copy(update={"tasks": tasks, "family": family})
 
 
-def swap_children(assembly: Assembly, n_children: int) -> list[Tailoring]:
-    """A random parent and children that cut another layer each, as evolution makes them."""
-    rng = np.random.default_rng(0)
-    family = [assembly.space.random(rng)]
-    while len(family) <= n_children:
-        made = mutate(assembly.space, family[0], rng, rates={"swap": 1.0}, late=0.5)
-        if made is not None and made[0] not in family:
-            family.append(made[0])
-    return family
+def children(
+    assembly: Assembly,
+    parent: Tailoring,
+    rng: np.random.Generator,
+    n: int,
+    rates: dict[str, float],
+) -> list[Tailoring]:
+    """Distinct children of a parent, as evolution makes them."""
+    made: list[Tailoring] = []
+    while len(made) < n:
+        child = mutate(assembly.space, parent, rng, rates=rates, late=LATE)
+        if child is not None and child[0] not in (parent, *made):
+            made.append(child[0])
+    return made
+
+
+def scored_ways(
+    assembly: Assembly, candidates: Sequence[Tailoring], few: Sequence[Tailoring]
+) -> dict[str, tuple[float, list[Scores]]]:
+    """Way to median seconds a candidate and the scores."""
+    ways: dict[str, tuple[float, list[Scores]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        members = save_members(assembly.family, Path(scratch))
+        ways["published"] = timed(lambda one: published(assembly, members, one), few)
+    ways["in memory"] = timed(lambda one: in_memory(assembly, one), few)
+    ours(assembly, candidates[:1])  # the tasks are packed once a study
+    ways["one at a time"] = timed(lambda one: ours(assembly, [one])[0], candidates)
+    ways["as a search asks"] = grouped(assembly, candidates)
+    return ways
 
 
 def save_members(family: Family, folder: Path) -> dict[str, Path]:
@@ -135,10 +147,9 @@ def published(assembly: Assembly, members: dict[str, Path], one: Tailoring) -> S
     with tempfile.TemporaryDirectory() as folder:
         assembled(read, one).save_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=family.dtype)
-        tasks = open_tasks(config, family)
         return evaluate_model(
             model,
-            tasks,
+            open_tasks(config, family),
             tokenizer=family.tokenizer,
             max_length=max_length_of(config, family),
             batch_size=4,
@@ -163,11 +174,22 @@ def assembled(family: Family, one: Tailoring) -> Any:
     return model_around(config, weights, family.dtype)
 
 
-def ours(assembly: Assembly, group: Sequence[Tailoring]) -> list[Scores]:
-    """Score a group with the engine, on the report part."""
+def evaluated(assembly: Assembly, group: Sequence[Tailoring]) -> list[Evaluation]:
+    """What the engine says of a group on the report part."""
     n_examples = assembly.plan.sizes["report"]
-    done = assembly.evaluator.evaluate([Job(one, n_examples, "report") for one in group])
-    return [one.scores for one in done if one.scores is not None]
+    return assembly.evaluator.evaluate([Job(one, n_examples, "report") for one in group])
+
+
+def ours(assembly: Assembly, group: Sequence[Tailoring]) -> list[Scores]:
+    """The engine's scores of a group."""
+    return [one.scores for one in evaluated(assembly, group) if one.scores is not None]
+
+
+def grouped(assembly: Assembly, group: Sequence[Tailoring]) -> tuple[float, list[Scores]]:
+    """Seconds a candidate, and the scores, of a group that is asked at once."""
+    started = time.perf_counter()
+    scores = ours(assembly, group)
+    return round((time.perf_counter() - started) / len(group), 4), scores
 
 
 def timed(
@@ -193,54 +215,166 @@ def worst_gap(ways: dict[str, tuple[float, list[Scores]]]) -> float:
     return gap
 
 
-def layer_tokens_per_second(assembly: Assembly, candidates: Sequence[Tailoring]) -> float:
-    """The engine's own speed, heads, merging and record-keeping counted as time."""
-    n_examples = assembly.plan.sizes["report"]
-    started = time.perf_counter()
-    done = assembly.evaluator.evaluate([Job(one, n_examples, "report") for one in candidates])
-    return sum(one.layer_tokens for one in done) / (time.perf_counter() - started)
+def rung_after_rung(assembly: Assembly, candidates: Sequence[Tailoring]) -> dict[str, float]:
+    """A third of a group goes on to three times the examples: with and without the first rung."""
+    low, high = assembly.plan.rungs[-2:]
+    evaluate = assembly.evaluator.evaluate
+    first = evaluate([Job(one, low) for one in candidates])
+    going_on = list(zip(candidates, first, strict=True))[: max(1, len(candidates) // 3)]
+    seconds = {}
+    for name, jobs in (
+        ("after the first", [Job(one, high, known=done.scores) for one, done in going_on]),
+        ("from nothing", [Job(one, high) for one, _ in going_on]),
+    ):
+        started = time.perf_counter()
+        evaluate(jobs)
+        seconds[name] = round((time.perf_counter() - started) / len(jobs), 4)
+    return {"low": low, "high": high, **seconds}
+
+
+def layer_tokens(
+    assembly: Assembly, swaps: Sequence[Tailoring], mixed: Sequence[Tailoring]
+) -> dict[str, float]:
+    """What each kind of sharing leaves of the layer-tokens, as shares of what was before it."""
+    tasks = [parts.report for parts in assembly.tasks.values()]
+    passages = [p for t in tasks for i in range(t.n_examples) for p in t.passages(i)]
+    alone = sum(len(p.context) + len(c) - 1 for p in passages for c in p.continuations)
+    run = assembly.evaluator.tokens("report", 0, assembly.plan.sizes["report"])
+    low, high = assembly.plan.rungs[-2:]
+    rest = assembly.evaluator.tokens("search", low, high)
+    return {
+        "contexts": run / alone,
+        "prefixes_swaps": 1 - shared_share(swaps),
+        "prefixes_mixed": 1 - shared_share(mixed),
+        "rungs": rest / (rest + assembly.evaluator.tokens("search", 0, low)),
+    }
+
+
+def speed(assembly: Assembly, candidates: Sequence[Tailoring], ceiling: float) -> dict[str, Any]:
+    """Layer-tokens a second, and where the time of a group goes."""
+    with watch() as spent:
+        started = time.perf_counter()
+        done = evaluated(assembly, candidates)
+        seconds = time.perf_counter() - started
+    run = sum(one.layer_tokens for one in done)
+    outside = seconds - sum(spent.values())
+    return {
+        "bare_layer": ceiling,
+        "in_layers": run / spent["layers"],
+        "everything_counted": run / seconds,
+        "seconds": {**spent, "merging, assembly, scores": outside},
+        "outside_forwards_ms_per_candidate": 1000 * outside / len(candidates),
+    }
 
 
 @torch.inference_mode()
 def bare_layer(assembly: Assembly, n_tokens: int = 2048, row: int = 128) -> float:
-    """The machine's ceiling: one decoder layer on one full batch, best of ten."""
-    model = model_around(
-        assembly.family.config, assembly.family.states["base"], assembly.family.dtype
-    )
-    layer = model.get_submodule(assembly.family.layout.layers)[0]
-    hidden = torch.randn(n_tokens // row, row, model.config.hidden_size).to(assembly.family.dtype)
-    positions = torch.arange(row)[None]
-    embeddings = model.base_model.rotary_emb(hidden, positions)
+    """The machine's ceiling in tokens a second: one decoder layer on one full batch, best of 15."""
+    family = assembly.family
+    model = model_around(family.config, family.states["base"], family.dtype)
+    layer = model.get_submodule(family.layout.layers)[0]
+    hidden = torch.randn(n_tokens // row, row, model.config.hidden_size).to(family.dtype)
+    embeddings = model.base_model.rotary_emb(hidden, torch.arange(row)[None])
     best = float("inf")
-    for _ in range(10):
+    for _ in range(15):
         started = time.perf_counter()
         layer(hidden, position_embeddings=embeddings)
         best = min(best, time.perf_counter() - started)
     return n_tokens / best
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+def study_overhead(assembly: Assembly, n_trials: int) -> dict[str, float]:
+    """What a trial of a real study costs outside forwards: search, assembly, merging, record."""
+    budget = assembly.config.budget.model_copy(update={"max_trials": n_trials})
+    config = assembly.config.model_copy(update={"budget": budget})
+    small = assemble(config)
+    with tempfile.TemporaryDirectory() as folder, watch() as spent:
+        with Journal(Path(folder)) as journal:
+            study = open_study(small, journal, on_progress=lambda _: None)
+            started = time.perf_counter()
+            study.run()
+            seconds = time.perf_counter() - started
+        n_done = len(study.trials)
+    outside = seconds - sum(spent.values())
     return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "trials": n_done,
+        "seconds": seconds,
+        "outside_forwards_ms_per_trial": 1000 * outside / n_done,
     }
 
 
-def show(told: dict[str, Any]) -> None:
-    """Print the table."""
+def text_of(told: dict[str, Any]) -> str:
+    """The tables."""
+    return "\n".join([*_costs(told), *_shares(told), *_speeds(told)])
+
+
+def _costs(told: dict[str, Any]) -> list[str]:
     seconds = told["seconds_per_candidate"]
-    print(f"{'way':<20} {'s a candidate':>14} {'published / it':>15} {'in memory / it':>15}")
-    for name, value in seconds.items():
-        first, second = seconds["published"] / value, seconds["in memory"] / value
-        print(f"{name:<20} {value:>14.2f} {first:>14.1f}x {second:>14.1f}x")
-    share = told["layer_tokens_per_second"] / told["bare_layer_tokens_per_second"]
-    print(f"worst gap in accuracy: {told['worst_gap_in_accuracy']:.4f}")
-    print(f"layers saved by common prefixes: {told['prefix_saved']:.0%}")
-    print(f"share of the bare layer's speed: {share:.2f}")
-    print(json.dumps(told["machine"]))
+    rows = [
+        [name, f"{value:.2f}"]
+        + [f"{seconds[other] / value:.1f}x" for other in ("published", "in memory")]
+        for name, value in seconds.items()
+    ]
+    cpu = told["machine"]
+    return [
+        f"# The engine in {told['dtype']}",
+        "",
+        f"{cpu['cpu']}, {cpu['threads']} threads, {cpu['date']}; "
+        + ", ".join(f"{name} {number}" for name, number in cpu["versions"].items()),
+        "",
+        f"{told['candidates']} candidates, {told['examples_per_task']} examples of each task.",
+        "",
+        table(["way", "s a candidate", "published / it", "in memory / it"], rows),
+        "",
+        f"The largest difference in any task's accuracy: {told['worst_gap_in_accuracy']:.4f}.",
+        "",
+    ]
+
+
+def _shares(told: dict[str, Any]) -> list[str]:
+    left, rung = told["layer_tokens"], told["rung"]
+    swaps, mixed = left["prefixes_swaps"], left["prefixes_mixed"]
+    rows = [
+        ["contexts and whatever begins alike", f"{left['contexts']:.2f}"],
+        ["prefixes, a parent and its swap children", f"{swaps:.2f}"],
+        ["prefixes, a generation of mixed mutations", f"{mixed:.2f}"],
+        [f"rungs, {rung['high']} examples after {rung['low']}", f"{left['rungs']:.2f}"],
+        ["contexts and prefixes together, swap children", f"{left['contexts'] * swaps:.2f}"],
+    ]
+    return [
+        table(["sharing of", "layer-tokens left"], rows),
+        "",
+        f"Going on from {rung['low']} to {rung['high']} examples: {rung['after the first']:.2f} s "
+        f"a candidate; from nothing: {rung['from nothing']:.2f} s.",
+        "",
+    ]
+
+
+def _speeds(told: dict[str, Any]) -> list[str]:
+    speeds, study = told["speed"], told["study"]
+    bare = speeds["bare_layer"]
+    rows = [
+        [name, f"{speeds[key]:,.0f}", f"{speeds[key] / bare:.2f}"]
+        for name, key in (
+            ("a bare layer, 2,048 tokens", "bare_layer"),
+            ("the engine, inside layers", "in_layers"),
+            ("the engine, everything counted", "everything_counted"),
+        )
+    ]
+    total = sum(speeds["seconds"].values())
+    spent = [[name, f"{value / total:.1%}"] for name, value in speeds["seconds"].items()]
+    return [
+        table(["speed", "layer-tokens a second", "of the ceiling"], rows),
+        "",
+        table(["where the time goes", "share"], spent),
+        "",
+        f"Outside forwards: {speeds['outside_forwards_ms_per_candidate']:.0f} ms a candidate; in a "
+        f"study of {study['trials']} trials, search and record counted, "
+        f"{study['outside_forwards_ms_per_trial']:.0f} ms a trial.",
+        "",
+        f"Peak memory: {told['peak_mib']['process']:,.0f} MiB, of which the family "
+        f"{told['peak_mib']['family']:,.0f} MiB; lm-eval's models count.",
+    ]
 
 
 if __name__ == "__main__":

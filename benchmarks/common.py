@@ -1,0 +1,88 @@
+"""What every benchmark tells beside its figures, and how it keeps them."""
+
+import functools
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gptailor.engine.engine as engine_module
+from gptailor.engine.skeleton import Skeleton
+from gptailor.machine import cpu_name
+
+__all__ = ["keep", "machine", "peak_mib", "table", "watch"]
+
+LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def peak_mib() -> float:
+    """Most memory that this process ever held, in MiB; mapped files count while they are read."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise OSError("the system does not tell")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def keep(folder: Path | None, name: str, told: dict[str, Any], text: str) -> None:
+    """Print the tables; with a folder, write them and the figures there."""
+    print(text)
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def watch() -> Iterator[Counter[str]]:
+    """Seconds inside layers, and inside embedding, norm and head."""
+    spent: Counter[str] = Counter()
+
+    def timed_as(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent[name] += time.perf_counter() - started
+
+        return run
+
+    watched = (
+        (engine_module, "_called", "layers"),
+        (engine_module.Engine, "score", "heads"),
+        (Skeleton, "inputs", "embedding and masks"),
+    )
+    before = [getattr(owner, name) for owner, name, _ in watched]
+    for (owner, name, told), function in zip(watched, before, strict=True):
+        setattr(owner, name, timed_as(told, function))
+    try:
+        yield spent
+    finally:
+        for (owner, name, _), function in zip(watched, before, strict=True):
+            setattr(owner, name, function)
