@@ -7,6 +7,7 @@ nothing of tasks: it tells how likely each wanted token is.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,8 @@ __all__ = ["Engine"]
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
-_HEAD_BYTES = 64 * 2**20  # float32 logits made at a time
-_CACHED_ROWS = 32
+_HEAD_BYTES = 256 * 2**20  # float32 logits made at a time
+_CACHED_ROWS = 32  # of which a CPU's cache holds the probabilities
 
 
 class Engine:
@@ -119,9 +120,9 @@ class Engine:
     def teach(self, tailoring: Tailoring, batches: Sequence[Batch]) -> list[Teacher]:
         """What a model predicts at every target, in the compact form that divergences need."""
         taught = []
-        step = self._head_rows()
         for batch in batches:
             hidden = self._forward(tailoring, batch)[batch.target_place.to(self.device)]
+            step = self._head_rows(len(hidden))
             taught.append(
                 Teacher.joined(
                     [
@@ -132,13 +133,10 @@ class Engine:
             )
         return taught
 
-    def _head_rows(self) -> int:
-        """How many positions' logits are made at a time."""
-        return max(1, _HEAD_BYTES // (4 * int(self.family.config.vocab_size)))
-
-    def _softmax_rows(self) -> int:
-        """How many positions' probabilities are made at a time: on a CPU what its cache holds."""
-        return _CACHED_ROWS if self.device.type == "cpu" else self._head_rows()
+    def _head_rows(self, n: int) -> int:
+        """How many of n positions' logits are made at a time: equal parts, few rows being slow."""
+        most = max(1, _HEAD_BYTES // (4 * int(self.family.config.vocab_size)))
+        return max(1, math.ceil(n / math.ceil(n / most))) if n else 1
 
     def _forward(self, tailoring: Tailoring, batch: Batch) -> Tensor:
         """The hidden states after the last layer where something is predicted, (G, H)."""
@@ -236,7 +234,8 @@ class Engine:
         self, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
     ) -> Targets:
         """Turn gathered hidden states, (G, H), into what is wanted at the batch's targets."""
-        step, part = self._head_rows(), self._softmax_rows()
+        step = self._head_rows(len(hidden))
+        part = _CACHED_ROWS if self.device.type == "cpu" else step
         places, tokens = batch.target_place.to(self.device), batch.target_token.to(self.device)
         logprob = torch.empty(len(places), dtype=torch.float32, device=self.device)
         greedy = torch.empty(len(places), dtype=torch.bool, device=self.device)
