@@ -14,7 +14,7 @@ from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
 from gptailor.engine.results import Result
 from gptailor.engine.selfcheck import refuse_inexact
-from gptailor.errors import ConfigError
+from gptailor.errors import ConfigError, FamilyError
 from gptailor.family import Family
 from gptailor.family.mapped import map_tensors
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
@@ -307,3 +307,11 @@ def test_a_batch_that_is_too_large_is_halved_and_scored_all_the_same(
     room = 1
     (hopeless,) = engine.run([one], [batch], taught)
     assert "out of memory on one batch" in str(hopeless.failure)
+
+
+def test_a_base_that_transformers_itself_can_t_run_is_told_by_its_place(
+    family_of: Callable[..., Family],
+) -> None:
+    family = family_of("codegen", rotary_dim=64)  # more than a head has
+    with pytest.raises(FamilyError, match=r"base: the model .* can't be run .*; mend its config"):
+        refuse_inexact(Engine(family))

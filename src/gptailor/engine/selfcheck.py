@@ -17,6 +17,7 @@ from gptailor.engine.batches import pack
 from gptailor.engine.engine import Engine
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family import Family, tailored_config
+from gptailor.family.files import LIBRARY_FAULTS, one_line
 from gptailor.family.skeleton import model_around
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.tasks.task import Passage
@@ -64,12 +65,18 @@ def _apart(
 ) -> float:
     """How far the engine is from the model's own forward, in nats a token."""
     batches = pack(passages)
+    ordered = sum((batch.passages for batch in batches), ())
+    try:
+        plain = plain_logprobs(model.to(engine.device), ordered)
+    except LIBRARY_FAULTS as fault:
+        raise FamilyError(
+            f"{engine.family.sources[BASE]}: the model that transformers makes of it can't be run "
+            f"({one_line(fault)}); mend its config.json"
+        ) from fault
     result = engine.run([tailoring], batches)[0]
     if result.targets is None:
         raise FamilyError(f"the base can't be run: {result.failure}")
     packed = torch.cat([targets.logprob for targets in result.targets])
-    ordered = sum((batch.passages for batch in batches), ())
-    plain = plain_logprobs(model.to(engine.device), ordered)
     return float((packed - plain).abs().max())
 
 
