@@ -210,8 +210,8 @@ def worst_gap(ways: dict[str, tuple[float, list[Scores]]]) -> float:
     _, truth = ways["as a search asks"]
     for _, scores in ways.values():
         for theirs, own in zip(scores, truth, strict=False):  # the slow ways scored the first few
-            for task in own.tasks:
-                gap = max(gap, abs(theirs.value(task, "acc") - own.value(task, "acc")))
+            pairs = zip(theirs.tasks.values(), own.tasks.values(), strict=True)
+            gap = max(gap, *(abs(a["acc"].value - b["acc"].value) for a, b in pairs))
     return gap
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.architecture import layer_kinds, tailored_config
 from gptailor.family.layout import PARTS, Layout
-from gptailor.family.mapped import let_go
+from gptailor.family.mapped import let_go, trim
 from gptailor.family.multimodal import Surroundings
 from gptailor.family.skeleton import skeleton_of
 from gptailor.registry import unknown
@@ -134,6 +134,7 @@ class Family:
         if self.mapped:
             for state in self.states.values():
                 let_go(state.values())
+            trim()
 
     @cached_property
     def _layers(self) -> Mapping[str, tuple[Mapping[str, Tensor], ...]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gptailor.errors import FamilyError
 
-__all__ = ["let_go", "map_tensors"]
+__all__ = ["let_go", "map_tensors", "trim"]
 
 _FILE_BYTES = 2**28  # written at a time: what is needed in memory once more while writing
 _MADV_DONTNEED = 4  # madvise(2)
@@ -73,6 +73,12 @@ def let_go(tensors: Iterable[Tensor]) -> None:
         end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > start:  # of a file's private, unwritten pages nothing is lost
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+def trim() -> None:
+    """Give back what was freed and is still held by the C library, where it is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _groups(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
