@@ -6,7 +6,10 @@ Knows nothing of other members.
 """
 
 import copy
+import functools
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +68,10 @@ def open_gguf(path: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
     """
     header = read_gguf_header(path)
     _refuse_architecture(path, header)
-    model, info = _model_of(path)
-    refuse_misfits(path, info, "file")
-    _refuse_unread(path, header, model)
+    with _names_listed_once():
+        model, info = _model_of(path)
+        refuse_misfits(path, info, "file")
+        _refuse_unread(path, header, model)
     config = copy.deepcopy(model.config)
     del config.quantization_config  # else what is made from it can't be saved
     for key, field in _MORE_FIELDS.items():
@@ -88,6 +92,19 @@ def open_gguf(path: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
         licence=licence_of(path.parent),
         stored=_stored(header),
     )
+
+
+@contextmanager
+def _names_listed_once() -> Iterator[None]:
+    """Keep the list of all names that tensors can have: transformers makes it for each module."""
+    import gguf
+
+    make = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = functools.cache(make)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = make
 
 
 def _stored(header: GgufHeader) -> str:
