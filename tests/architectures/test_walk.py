@@ -26,7 +26,9 @@ pytestmark = pytest.mark.slow
 PASSAGES = [
     Passage((5, 9, 33, 12, 7, 60, 21, 8, 44, 13, 52), ((17, 4), (30, 31, 6, 19, 25))),
     Passage((41, 11, 3, 28, 15, 50), ((22, 57, 10),)),
+    Passage((19, 36), ((8, 14), (47,), (8, 61, 2))),
 ]
+ROW_TOKENS = 24  # a row for the first passage, a shorter one for the two others
 # cut the first and the last; cut two of differing kinds
 IN_PLACE = ((1, 2, 3, 4), (0, 1, 3, 5))
 MOVED = ((5, 1, 0, 2), (0, 1, 5, 2), (0, 1, 2, 5))  # the first that the config can say
@@ -78,7 +80,7 @@ def test_scores_and_stock_reloads_are_those_of_the_model_made_by_hand(
 ) -> None:
     engine = Engine(opened.family)
     refuse_inexact(engine)
-    asked, batches = tailorings(opened.family), pack(PASSAGES)
+    asked, batches = tailorings(opened.family), pack(PASSAGES, row_tokens=ROW_TOKENS)
     ordered = sum((batch.passages for batch in batches), ())
     whole = logits_of(opened.models["base"])
     for number, (tailoring, result) in enumerate(

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -35,11 +35,6 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
-def run(demo: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(demo / "train_variant.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_a_trained_variant_is_one_of_the_family(
     script: ModuleType, pico_family: Any, texts: Path, tmp_path: Path
@@ -59,12 +54,19 @@ def test_a_trained_variant_is_one_of_the_family(
     assert not torch.equal(changed, family.states["base"]["model.layers.3.mlp.up_proj.weight"])
 
 
-@pytest.mark.slow
-def test_a_fault_is_told_without_a_traceback(demo: Path, texts: Path, tmp_path: Path) -> None:
-    done = run(demo, texts, "--output", tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"{tmp_path} exists and is not an empty folder")
-    assert "Traceback" not in done.stderr
+def test_a_fault_is_told_without_a_traceback(
+    demo: Path,
+    texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = str(demo / "train_variant.py")
+    monkeypatch.setattr(sys, "argv", [path, str(texts), "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(path, run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path} exists and is not an empty folder")
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,6 @@ from gptailor.tailoring import LayerSpec, Tailoring
 
 pytestmark = pytest.mark.slow
 
-ARCHITECTURES = (
-    "llama",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "mistral",
-    "phi3",
-    "olmo2",
-    "smollm3",
-    "gpt_neox",
-)
 MEMBERS = ("base", "math", "code")
 SCALE = 0.6
 
@@ -118,18 +106,19 @@ def test_a_stock_reload_scores_as_the_model_made_by_hand(
     )
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+# caches that hold everything, a window, some of each; layers without rotary embeddings
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "gemma3_text", "smollm3", "gpt_neox"])
 def test_generating_with_a_cache_equals_generating_without(
     model_type: str, opened: Any, tmp_path: Path
 ) -> None:
     export_checkpoint(opened(model_type).family, kept_in_place((0, 2, 3, 5)), tmp_path / "out")
     model = reload(tmp_path / "out")
-    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
     tokens = some_tokens()
     mask = torch.ones_like(tokens)
     cached = model.generate(tokens, attention_mask=mask, use_cache=True, **options)
     plain = model.generate(tokens, attention_mask=mask, use_cache=False, **options)
-    assert cached.shape[1] == tokens.shape[1] + 12
+    assert cached.shape[1] == tokens.shape[1] + 8
     assert torch.equal(cached, plain)
 
 
