@@ -122,6 +122,17 @@ def test_the_searcher_of_the_how_to_asks_and_is_told() -> None:
     assert len(searcher.ask()) == 3
 
 
+def test_every_promise_names_tests_that_are_there() -> None:
+    text = (ROOT / "docs/concepts/trust.md").read_text(encoding="utf-8")
+    promises = text.split("\n## ")[1:]
+    assert len(promises) >= 8
+    for promise in promises:
+        held_by = promise.partition("Held by ")[2]
+        named = re.findall(r"`((?:tests|benchmarks)/[^`]*)`", held_by)
+        assert named, promise.splitlines()[0]
+        assert all((ROOT / path).exists() for path in named)
+
+
 def test_contributing_is_short() -> None:
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 80
 

@@ -4,6 +4,8 @@ Knows every part by its constructor; no part knows the config.
 """
 
 import functools
+import importlib.metadata
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from gptailor.config import Config, MemberConfig
+from gptailor.config import Config, MemberConfig, PluginConfig
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.allocator import keep_freed_pages
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, MemberSource, load_family, tailored_config
-from gptailor.header import check_header, header_of
+from gptailor.header import check_header, header_of, refuse_unusable, task_digest
 from gptailor.machine import device_of, dtype_of
 from gptailor.objective import Goal, Objective
 from gptailor.registry import SEARCHERS, WORKERS
@@ -28,9 +30,11 @@ from gptailor.study.journal import RECORD, read_record
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.harness import TaskParts, TaskRequest, load_tasks
 from gptailor.trial import Scores
+from gptailor.workers import WorkerPool
 
 __all__ = [
     "Assembly",
+    "EvaluatorRecipe",
     "assemble",
     "load_members",
     "max_length_of",
@@ -67,16 +71,94 @@ class Assembly:
         )
         return searcher
 
+    def pool(self) -> WorkerPool:
+        """Make the configured worker pool; its workers are started when there is work.
+
+        Raises:
+            ConfigError: An option, or the machine or cluster it asks for, is at fault.
+        """
+        chosen = self.config.workers
+        pool: WorkerPool = WORKERS.get(chosen.name)(
+            self.evaluator, recipe=self.recipe, **chosen.options
+        )
+        return pool
+
+    def recipe(self) -> "EvaluatorRecipe":
+        """How another process, here or elsewhere, makes this evaluator."""
+        dtype = str(self.family.dtype).removeprefix("torch.")
+        family = self.config.family.model_copy(update={"dtype": dtype})
+        return EvaluatorRecipe(
+            self.config.model_copy(update={"family": family}), _facts(self.family, self.tasks)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorRecipe:
+    """How a worker makes the evaluator of a study.
+
+    Args:
+        config: The study's, its dtype settled; paths in it are read where the worker is.
+        facts: What must be the same there: ``weights of member math`` and the like to a digest or
+            a version.
+    """
+
+    config: Config
+    facts: Mapping[str, str]
+
+    @property
+    def device(self) -> str:
+        """Where evaluators are to run."""
+        return self.config.engine.device
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of each evaluator, if the config says."""
+        return self.config.engine.threads
+
+    def __call__(self, *, device: str, threads: int) -> Evaluator:
+        """Put everything together in this process, and hold it against the first one's.
+
+        Raises:
+            UserError: Something is at fault here, or differs from where the study runs.
+        """
+        engine = self.config.engine.model_copy(update={"device": device, "threads": threads})
+        here = {"engine": engine, "workers": PluginConfig(name="local")}
+        assembly = assemble(self.config.model_copy(update=here))
+        facts = _facts(assembly.family, assembly.tasks)
+        faults = [
+            f"worker on {platform.node()}: the {what} is {facts.get(what)}, but {wanted} where the "
+            "study runs; give every machine the same files and versions"
+            for what, wanted in self.facts.items()
+            if facts.get(what) != wanted
+        ]
+        if faults:
+            raise ConfigError(faults)
+        return assembly.evaluator
+
+
+def _facts(family: Family, tasks: Mapping[str, TaskParts]) -> dict[str, str]:
+    """What two processes must agree on, so that their scores can stand in one record."""
+    libraries = ("gptailor", "torch", "transformers")
+    return {
+        **{f"version of {name}": importlib.metadata.version(name) for name in libraries},
+        **{f"digest of member {name}": digest for name, digest in family.digests.items()},
+        **{f"digest of task {name}": task_digest(parts) for name, parts in tasks.items()},
+    }
+
 
 def run_folder(config_path: Path) -> Path:
     """Where a config's study is recorded when nobody says: ``runs/NAME`` beside the config."""
     return config_path.resolve().parent / "runs" / config_path.stem
 
 
-def load_members(config: Config) -> Family:
+def load_members(config: Config, *, home: str | None = None) -> Family:
     """Load the family of a config, in the dtype and on the device that it asks for.
 
     With a limit to the members in memory they stay in files.
+
+    Args:
+        config: What to load.
+        home: Where to hold the members, if not where the config says.
     """
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
@@ -86,7 +168,7 @@ def load_members(config: Config) -> Family:
         _source(config.family.base),
         {name: _source(member) for name, member in config.family.variants.items()},
         dtype=dtype_of(config, device),
-        device="cpu" if mapped else device,
+        device="cpu" if mapped else home or device,
         mapped=mapped,
     )
 
@@ -130,11 +212,12 @@ def assemble(config: Config) -> Assembly:
         UserError: Something in the config, a member or a task is at fault.
     """
     keep_freed_pages()
-    family = load_members(config)
+    home = _home(config)
+    family = load_members(config, home=home)
     n_removed, tasks = _fitted(config, family)
     engine = Engine(
         family,
-        device=device_of(config),
+        device=home,
         cache_bytes=config.engine.cache_bytes,
         member_bytes=config.engine.member_bytes,
     )
@@ -171,6 +254,14 @@ def assemble(config: Config) -> Assembly:
     return assembly
 
 
+def _home(config: Config) -> str:
+    """Where this process runs layers: not on a GPU that one of its workers needs."""
+    chosen = config.workers
+    apart = chosen.name != "local" or chosen.options.get("n_workers") is not None
+    device = device_of(config)
+    return "cpu" if apart and device.startswith("cuda") else device
+
+
 def _fitted(config: Config, family: Family) -> tuple[int, dict[str, TaskParts]]:
     """Layers to cut, and the tasks; the faults of both are told at once."""
     faults: list[str] = []
@@ -189,18 +280,27 @@ def _fitted(config: Config, family: Family) -> tuple[int, dict[str, TaskParts]]:
 
 
 def open_study(
-    assembly: Assembly, journal: Journal, *, on_progress: Callable[[Progress], None]
+    assembly: Assembly,
+    journal: Journal,
+    *,
+    on_progress: Callable[[Progress], None],
+    pool: WorkerPool | None = None,
 ) -> Study:
-    """Make the study of an assembly on an open record; a new record gets its header."""
-    pool = WORKERS.get(assembly.config.workers.name)(
-        assembly.evaluator, **assembly.config.workers.options
-    )
+    """Make the study of an assembly on an open record; a new record gets its header.
+
+    Args:
+        assembly: Everything put together.
+        journal: The open record.
+        on_progress: Told of every step.
+        pool: Where evaluations run; the configured one if absent, left open.
+    """
+    pool = pool or assembly.pool()
     header = header_of(assembly.config, assembly.family, assembly.tasks, plan=assembly.plan)
     recorded = journal.header()
-    if recorded is None:
-        journal.append("header", created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **header)
-    else:
+    if recorded is not None:
         check_header(recorded, header, journal.path)
+    else:
+        journal.append("header", created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **header)
     return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
 
 
@@ -217,6 +317,7 @@ def settled(config: Config, folder: Path) -> Config:
     entries = read_record(folder / RECORD)
     if not entries:
         return config
+    refuse_unusable(entries[0], folder / RECORD)
     dtype = entries[0]["config"]["family"]["dtype"]
     return config.model_copy(update={"family": config.family.model_copy(update={"dtype": dtype})})
 

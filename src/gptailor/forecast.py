@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gptailor.assemble import Assembly
+from gptailor.engine.batches import BATCH_TOKENS
 from gptailor.machine import device_of
 from gptailor.memory import held_bytes, peak_bytes
 from gptailor.rehearsal import Rehearsal, Step, rehearse
@@ -18,6 +19,7 @@ __all__ = ["Forecast", "forecast", "in_time"]
 
 _STATE_BYTES = 2**28  # the engine's own limit for one level of hidden states
 _NUMBER_BYTES = 100  # of a score in the record, in the trial and in the searcher's history
+_LOOSE_BYTES = 2**27  # what an allocator keeps beyond what is asked of it
 _ROW_TOKENS = 256  # rows are packed to about this length, or to that of the longest passage
 
 
@@ -89,7 +91,7 @@ def in_time(steps: Sequence[Step], speed: Speed, timeout_s: float | None) -> lis
 
 
 def _growth(assembly: Assembly, rehearsal: Rehearsal) -> int:
-    """Bytes beyond the members: merged layers, hidden states, masks, scores."""
+    """Bytes beyond the members: merged layers, hidden states, masks, scores, work in hand."""
     family, rungs, sizes = assembly.family, assembly.plan.rungs, assembly.plan.sizes
     tokens = assembly.evaluator.tokens
     most = max(
@@ -104,7 +106,10 @@ def _growth(assembly: Assembly, rehearsal: Rehearsal) -> int:
     masks = n_tokens * row * family.dtype.itemsize * len(set(family.kinds))
     members = assembly.config.engine.member_bytes or 0  # those in files, brought in when needed
     numbers = rehearsal.n_numbers * _NUMBER_BYTES
-    return rehearsal.merged_bytes + states + masks + numbers + members
+    widths = max(family.layer_parameters) // int(family.config.hidden_size)  # of all products
+    batch = 2 * BATCH_TOKENS * widths * family.dtype.itemsize
+    kept = rehearsal.merged_bytes + states + masks + numbers + members
+    return kept + batch + _LOOSE_BYTES
 
 
 def _longest(assembly: Assembly) -> int:

@@ -99,5 +99,10 @@ SEARCHERS = Registry(
 )
 
 WORKERS = Registry(
-    "worker pool", {"local": "gptailor.workers.local:LocalPool"}, reserved=("evaluator",)
+    "worker pool",
+    {
+        "local": "gptailor.workers.local:local_pool",
+        "ray": "gptailor.workers.ray_pool:RayPool",
+    },
+    reserved=("evaluator", "recipe"),
 )

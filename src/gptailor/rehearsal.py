@@ -169,8 +169,9 @@ class _Stage:
     def __init__(self, assembly: Assembly) -> None:
         self.scorer = _Scorer(assembly)
         self.steps: list[Step] = []
-        workers = assembly.config.workers
-        self._pool = LocalPool(self.scorer, **(workers.options if workers.name == "local" else {}))
+        options = assembly.config.workers.options
+        groups = {"group_size": options["group_size"]} if "group_size" in options else {}
+        self._pool = LocalPool(self.scorer, **groups)
 
     def run(self, phase: str, jobs: Sequence[Job], asking: float = 0.0) -> list[Evaluation]:
         self.scorer.work, self.scorer.alone = Work(), 0
@@ -288,10 +289,10 @@ class _World:
         self._rows: dict[Tailoring, Floats] = {}
         importance = _importance(space.n_layers)
         n_features = describe(space, [space.uniform(())]).shape[1]
-        mean = self._rng.standard_normal(n_features)
+        mean: Floats = self._rng.standard_normal((n_features,))
         mean[: space.n_layers] = importance * self._rng.lognormal(0.0, _UNEVEN, space.n_layers)
         self._mean = _CUT * mean
-        spread = _CUT * _SPREAD * self._rng.standard_normal((n_features, _FACTORS))
+        spread: Floats = _CUT * _SPREAD * self._rng.standard_normal((n_features, _FACTORS))
         spread[: space.n_layers] *= mean[: space.n_layers, None]
         self._spread = spread / _FACTORS**0.5
         self._examples = {

@@ -20,8 +20,14 @@ _OTHERS = ("reference", "finalist", "reported")  # entries of evaluations that a
 
 
 def foretell(journal: Journal, assembly: Assembly) -> None:
-    """Write the forecast into a record that has only its header; it costs a few seconds."""
-    if [entry["kind"] for entry in journal.entries] == ["header"]:
+    """Write the forecast into a record that has only its header; it costs a few seconds.
+
+    Nothing is written where other processes are to evaluate: this one's speed and memory would say
+    little about theirs.
+    """
+    workers = assembly.config.workers
+    apart = workers.name != "local" or workers.options.get("n_workers") is not None
+    if not apart and [entry["kind"] for entry in journal.entries] == ["header"]:
         journal.append("forecast", **dataclasses.asdict(forecast(assembly)))
 
 

@@ -68,6 +68,33 @@ def test_each_fault_is_a_sentence_with_file_and_key(
         assert any(part in sentence for sentence in faults), faults
 
 
+@pytest.mark.parametrize(("kind", "case"), CASES)
+def test_each_fault_ends_the_command_with_2_and_nothing_is_written(
+    kind: str,
+    case: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sound, bad = tmp_path / "sound.yaml", tmp_path / "bad.yaml"
+    sound.write_text(text_of("configs", {"say": {}}), encoding="utf-8")
+    bad.write_text(text_of(kind, case), encoding="utf-8")
+    words = {
+        "configs": ["search", bad],
+        "tailorings": ["export", sound, "-o", tmp_path / "out", "--tailoring", bad],
+    }[kind]
+    monkeypatch.setattr(sys, "argv", ["gptailor", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert out == ""
+    n_told = 1 if isinstance(case["told"], str) else len(case["told"])
+    assert len(err.splitlines()) == n_told
+    assert all(line.startswith(f"error: {bad}") for line in err.splitlines())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "sound.yaml"]
+
+
 @pytest.mark.parametrize(
     ("kind", "verb"), [("configs", "check"), ("configs", "search")], ids=["check", "search"]
 )

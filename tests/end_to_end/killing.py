@@ -9,6 +9,7 @@ there before. ``FOLDER/kills.json`` says how many kills struck.
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import time
@@ -42,6 +43,7 @@ def main() -> None:
     started = time.perf_counter()
     search(assembly, undisturbed)
     seconds = time.perf_counter() - started
+    gc.freeze()  # a collection in a fork would copy every page of the libraries
     studies = kill_studies(assembly, asked.folder, rng, seconds=seconds, n_kills=asked.kills)
     chosen = Tailoring.load(undisturbed / BEST)
     struck = {

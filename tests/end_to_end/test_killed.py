@@ -24,9 +24,14 @@ COSTS = ("seconds", "elapsed", "layer_tokens")
 
 
 @pytest.fixture
-def config(job: Callable[..., Path]) -> Path:
+def config(job: Callable[..., Path], pico_family: Any) -> Path:
     """Small groups: a kill then falls between trials more often than inside a group."""
     return job(
+        family={
+            "base": str(pico_family.base),
+            "variants": {"math": str(pico_family.variants["math"])},
+            "dtype": "float32",
+        },
         budget={"max_trials": 16, "n_examples": [4, 8], "finalists": 2},
         workers={"name": "local", "options": {"group_size": 4}},
     )

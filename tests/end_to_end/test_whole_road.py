@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gptailor.cli import main
 from gptailor.cli.search import command as search
 from gptailor.tailoring import Tailoring
 
@@ -20,18 +21,23 @@ ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def gptailor(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user would."""
+    """Run the program as a user would, in a process of its own."""
     command = [sys.executable, "-m", "gptailor", *(str(word) for word in words)]
     return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
-def test_the_main_job_runs_from_check_to_report(job: Job, tmp_path: Path) -> None:
+def test_the_main_job_runs_from_check_to_report(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = job()
     run, out = config.parent / "runs" / "tailor", tmp_path / "the result"
+    for verb in ("check", "search"):  # whose processes are started elsewhere
+        monkeypatch.setattr(sys, "argv", ["gptailor", verb, str(config)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
     for words in (
-        ("check", config),
-        ("search", config),
         ("export", run, "-o", out),
         ("evaluate", out, "--run", run),
         ("report", run),
@@ -75,7 +81,7 @@ def test_a_search_killed_midway_goes_on_to_the_same_end(job: Job, tmp_path: Path
 
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(job: Job, tmp_path: Path) -> None:
-    config = job(budget={"max_trials": 400, "n_examples": [4, 24]})
+    config = job(budget={"max_trials": 100, "n_examples": [4, 24]})
     with _started(config, tmp_path) as process:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate()

@@ -125,6 +125,7 @@ def test_what_stands_outside_the_layers_is_rebuilt(
     assert_same(found, llama, tailoring)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [of("code"), LINEAR], ids=["taken", "merged"])
 def test_a_tied_head_is_rebuilt(
     norm: LayerSpec, opened: Callable[..., Any], tmp_path: Path
@@ -137,6 +138,7 @@ def test_a_tied_head_is_rebuilt(
     assert family.layout.head not in load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_members_are_rounded_as_the_search_rounded_them(
     dtype: torch.dtype, opened: Callable[..., Any], tmp_path: Path
@@ -148,6 +150,7 @@ def test_members_are_rounded_as_the_search_rounded_them(
     assert_same(found, family, tailoring)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stored", "held"), [("bfloat16",) * 2, ("float16", "float32")])
 def test_files_of_half_precision_are_rebuilt(
     stored: str, held: str, opened: Callable[..., Any], tmp_path: Path

@@ -135,6 +135,7 @@ def small(
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
 @pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension:UserWarning")
 @pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor:UserWarning")

@@ -57,6 +57,7 @@ def _load(base: Path, *, dtype: torch.dtype = torch.float32, **variants: Path) -
     return load_family(MemberSource(str(base)), sources, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", FIELDS)
 def test_a_file_is_the_model_it_was_made_from(
     make: Callable[..., PreTrainedModel],

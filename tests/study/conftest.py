@@ -1,6 +1,7 @@
 """A pool that scores tailorings by a formula: a study without models."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from gptailor.objective import Goal, Objective
 from gptailor.search.evolution import Evolution
 from gptailor.search.searcher import Searcher
 from gptailor.search.space import Space
-from gptailor.study import Journal, Plan, Study
+from gptailor.study import Journal, Plan, Progress, Study
 from gptailor.tailoring import Tailoring
 from gptailor.trial import Evaluation, Job, Measurement, Scores
 
@@ -69,9 +70,9 @@ class Formula:
         pass
 
 
-def searcher(objective: Objective) -> Searcher:
+def searcher(objective: Objective, max_trials: int) -> Searcher:
     return Evolution(
-        space=SPACE, objective=objective, rungs=PLAN.rungs, max_trials=PLAN.max_trials, seed=3
+        space=SPACE, objective=objective, rungs=PLAN.rungs, max_trials=max_trials, seed=3
     )
 
 
@@ -79,12 +80,18 @@ def searcher(objective: Objective) -> Searcher:
 def run_study() -> Callable[..., tuple[Study, int]]:
     """Factory: runs or goes on with a study in a folder; gives it and the number chosen."""
 
-    def run(folder: Path, pool: Formula, **changes: Any) -> tuple[Study, int]:
+    def run(
+        folder: Path,
+        pool: Formula,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        **changes: Any,
+    ) -> tuple[Study, int]:
         plan = dataclasses.replace(PLAN, **changes)
         with Journal(folder) as journal:
             if journal.header() is None:
                 journal.append("header", format="gptailor-record/1")
-            study = Study(journal, pool, searcher, plan=plan)
+            make = functools.partial(searcher, max_trials=plan.max_trials)
+            study = Study(journal, pool, make, plan=plan, on_progress=on_progress)
             return study, study.run().number
 
     return run

@@ -22,6 +22,7 @@ __all__ = ["RECORD", "Journal", "read_record"]
 
 RECORD = "record.jsonl"
 FORMAT = "gptailor-record/1"
+_MANY = ("asked", "trial")  # read from the disk when asked for: they would fill the memory
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +49,15 @@ class Journal:
         except BaseException:
             self._lock.close()
             raise
-        self.entries: list[dict[str, Any]] = []
+        self._few: list[dict[str, Any]] = []
         try:
-            self.entries, end = _parse(self.path)
+            entries, end = _parse(self.path)
+            self._few = [entry for entry in entries if entry["kind"] not in _MANY]
             dropped = self.path.stat().st_size - end
             if dropped:
                 self._file.truncate(end)
                 logger.warning("%s: took off a torn last line of %d bytes", self.path, dropped)
-                if self.entries:  # a torn header leaves an empty record: it begins anew
+                if entries:  # a torn header leaves an empty record: it begins anew
                     self.append("repaired", dropped_bytes=dropped)
         except BaseException:
             self.close()
@@ -88,12 +90,20 @@ class Journal:
                 f"{self.path}: can't be written ({fault.strerror}) after {end:,} bytes; what was "
                 "recorded is safe: make room and run the same command again"
             ) from None
-        self.entries.append(json.loads(line))  # what a later start would read
-        return self.entries[-1]
+        read: dict[str, Any] = json.loads(line)  # what a later start would read
+        if kind not in _MANY:
+            self._few.append(read)
+        return read
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Every entry in order, read from the disk."""
+        return _parse(self.path)[0]
 
     def of(self, kind: str) -> Iterator[dict[str, Any]]:
         """The entries of one kind, in order."""
-        return (entry for entry in self.entries if entry["kind"] == kind)
+        entries = self.entries if kind in _MANY else self._few
+        return (entry for entry in entries if entry["kind"] == kind)
 
     def header(self) -> Mapping[str, Any] | None:
         """The first line, or None if nothing is recorded yet."""

@@ -6,6 +6,7 @@ compared on examples that it did not see, and the winner is scored on a third pa
 models, tasks or where evaluations run.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -106,8 +107,7 @@ class Study:
                     f"{self._journal.path}: trial {number} was never asked for, or stands twice; "
                     "restore the file from a copy, or name a new folder"
                 )
-            plain = self._asked[number].to_plain() | entry
-            self._recorded[number] = Trial.from_plain(plain)
+            self._recorded[number] = _told(self._asked[number], entry)
             self._before = max(self._before, float(entry["elapsed"]))
 
     def _elapsed(self) -> float:
@@ -214,7 +214,7 @@ class Study:
             told = {key: plain[key] for key in ("number", "seconds", "layer_tokens")}
             told |= {key: plain[key] for key in ("scores", "failure") if key in plain}
             entry = self._journal.append("trial", **told, elapsed=round(self._elapsed(), 3))
-            self._recorded[number] = Trial.from_plain(trial.proposal.to_plain() | entry)
+            self._recorded[number] = _told(trial.proposal, entry)
         trials = [self._recorded[number] for number in numbers]
         for trial in trials:
             self._note(trial)
@@ -349,6 +349,11 @@ class Study:
                 timeout_s=self._plan.timeout_s,
             )
         )
+
+
+def _told(proposal: Proposal, entry: dict[str, Any]) -> Trial:
+    """The trial that an entry tells, with the proposal itself and not another like it."""
+    return dataclasses.replace(Trial.from_plain(proposal.to_plain() | entry), proposal=proposal)
 
 
 def _name(entry: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

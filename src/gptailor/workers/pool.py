@@ -1,11 +1,11 @@
-"""The protocol of whoever runs evaluations. Knows nothing of models or tasks."""
+"""The protocols of whoever runs evaluations. Knows nothing of models or tasks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from gptailor.trial import Evaluation, Job
 
-__all__ = ["WorkerPool"]
+__all__ = ["Recipe", "Scorer", "WorkerPool"]
 
 
 class WorkerPool(Protocol):
@@ -22,4 +22,37 @@ class WorkerPool(Protocol):
 
     def close(self) -> None:
         """Let go of processes and memory; no job is accepted afterwards."""
+        ...
+
+
+class Scorer(Protocol):
+    """Whatever turns jobs into evaluations."""
+
+    def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
+        """Give one evaluation a job, in order."""
+        ...
+
+
+class Recipe(Protocol):
+    """How another process makes the scorer that this one has; it can be pickled.
+
+    What it carries is small: names and paths, never weights.
+    """
+
+    @property
+    def device(self) -> str:
+        """Where scorers are to run: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of each scorer; None leaves it to the pool."""
+        ...
+
+    def __call__(self, *, device: str, threads: int) -> Scorer:
+        """Make a scorer.
+
+        Raises:
+            UserError: It can't be made here, or would not score what the first one scores.
+        """
         ...
