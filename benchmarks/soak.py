@@ -49,9 +49,9 @@ def main() -> None:
     print(text)
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
-        place = asked.out / f"soak-{time.strftime('%Y-%m-%d')}"
-        place.with_suffix(".json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        place.with_suffix(".md").write_text(text, encoding="utf-8")
+        plain = json.dumps(told, indent=2) + "\n"
+        (asked.out / "soak.json").write_text(plain, encoding="utf-8")
+        (asked.out / "soak.md").write_text(text, encoding="utf-8")
 
 
 def soak(folder: Path, n_trials: int, from_trial: int) -> dict[str, Any]:
