@@ -11,15 +11,21 @@ from typing import Any
 
 import pytest
 
+from gptailor.assemble import EvaluatorRecipe, assemble
 from gptailor.cli import main
+from gptailor.config import load_config
+from gptailor.errors import ConfigError
 
 Make = Callable[..., Path]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+BRIEF: dict[str, Any] = {"budget": {"max_trials": 12, "n_examples": [4, 8], "finalists": 2}}
 
 
-def search(config: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gptailor", "search", str(config), "--json"]
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, check=False)
+def _search_here(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gptailor", "search", str(config)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
 
 
 def _facts(config: Path) -> list[dict[str, Any]]:
@@ -40,11 +46,11 @@ def _children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
-    job: Make,
+def test_a_search_is_the_same_in_this_process_and_in_two_that_are_killed(
+    job: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone, spread = job("alone"), job("spread", workers=_local(2))
-    assert search(alone).returncode == 0
+    _search_here(alone, monkeypatch)
     command = [sys.executable, "-m", "gptailor", "search", str(spread), "--json"]
     record = spread.parent / "runs" / "tailor" / "record.jsonl"
     pipe = subprocess.PIPE
@@ -53,7 +59,7 @@ def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
         while process.poll() is None and not killed:
             if record.exists() and b'"kind":"trial"' in record.read_bytes():
                 workers = _children(process.pid)
-                for worker in workers[:1]:
+                for worker in workers:
                     os.kill(worker, signal.SIGKILL)
                     killed = True
         out, told = process.communicate()
@@ -62,6 +68,34 @@ def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
     assert "was lost (killed by SIGKILL)" in told
     assert json.loads(out)["number"] == _facts(alone)[-1].get("number")
     assert _facts(spread) == _facts(alone)
+
+
+@pytest.mark.slow
+def test_a_search_on_ray_is_the_same_as_in_this_process(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    workers = {"name": "ray", "options": {"address": "local", "n_workers": 1}}
+    alone, spread = job("alone", **BRIEF), job("spread", workers=workers, **BRIEF)
+    _search_here(alone, monkeypatch)
+    command = [sys.executable, "-m", "gptailor", "search", str(spread), "--json"]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["number"] == _facts(alone)[-1].get("number")
+    assert _facts(spread) == _facts(alone)
+
+
+@pytest.mark.slow
+def test_a_worker_that_reads_other_files_is_refused(job: Make) -> None:
+    """As on a machine whose copy of a member or a task is another."""
+    assembly = assemble(load_config(job(**BRIEF)))
+    recipe = assembly.recipe()
+    facts = {what: fact for what, fact in recipe.facts.items() if "math" in what}
+    assert len(facts) == 1
+    other = EvaluatorRecipe(recipe.config, {**recipe.facts, **dict.fromkeys(facts, "0" * 16)})
+    with pytest.raises(ConfigError, match=r"the digest of member math is .* but 0000") as caught:
+        other(device="cpu", threads=1)
+    assert len(caught.value.faults) == 1
 
 
 def _local(n_workers: object) -> dict[str, Any]:

@@ -6,6 +6,7 @@ What a scorer must remember beyond its own death lies in a folder, a file each t
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from gptailor.errors import FamilyError
 from gptailor.tailoring import Tailoring
 from gptailor.trial import Evaluation, Job, Measurement, Scores
 
-SEGFAULT, ONCE, ALWAYS, RAYLET, BUG, DEVICE = 101, 102, 103, 104, 105, 106
+SEGFAULT, ONCE, ALWAYS, RAYLET, BUG, DEVICE, MEET = 101, 102, 103, 104, 105, 106, 107
 
 
 def job(number: int, n_examples: int = 4) -> Job:
@@ -72,11 +73,20 @@ class Wayward:
             Note(self.folder, "death").add()
             os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its node
             signal.pause()
+        if how == MEET:
+            self._wait_for_another()
         if how == BUG:
             raise ZeroDivisionError("a fault of ours")
         if how == DEVICE:
             Note(self.folder, "death").add()
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nand so on")
+
+    def _wait_for_another(self) -> None:
+        """Go on once two processes have been given something."""
+        deadline = time.monotonic() + 60
+        while len(Note(self.folder, "group").pids()) < 2:
+            assert time.monotonic() < deadline, "nobody else was given anything"
+            os.sched_yield()
 
     def _on_head(self) -> bool:
         return str(os.getppid()) in Note(self.folder, "head").pids()

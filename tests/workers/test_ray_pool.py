@@ -10,6 +10,7 @@ from scorers import (
     ALWAYS,
     BUG,
     DEVICE,
+    MEET,
     ONCE,
     RAYLET,
     SEGFAULT,
@@ -86,7 +87,7 @@ def _failures(done: Sequence[Evaluation]) -> dict[int, str]:
 
 
 def test_jobs_are_spread_over_the_nodes_by_workers_that_stay(pool: Make, tmp_path: Path) -> None:
-    two, jobs = pool(), _jobs()
+    two, jobs = pool(), [job(number, MEET) for number in range(1, 12)]
     for _ in range(2):
         assert list(two.evaluate(jobs)) == [answer(one) for one in jobs]
     assert Note(tmp_path, "start").count() == 2
@@ -126,7 +127,9 @@ def test_a_node_that_is_lost_in_the_middle_is_survived_and_a_new_one_helps(
     head, lost = cluster.head_node, next(iter(cluster.worker_nodes))
     (raylet,) = head.all_processes["raylet"]
     (tmp_path / f"head-0-{raylet.process.pid}").touch()
-    two, jobs = pool(n_workers=2), [job(number, RAYLET) for number in range(1, 12)]
+    two = pool(n_workers=2)
+    meeting, jobs = ([job(n, how) for n in range(1, 12)] for how in (MEET, RAYLET))
+    assert list(two.evaluate(meeting)) == [answer(one) for one in meeting]
     assert list(two.evaluate(jobs)) == [answer(one) for one in jobs]
     assert Note(tmp_path, "death").count() == 1
     assert [node["NodeID"] for node in ray.nodes() if node["Alive"]] == [head.node_id]

@@ -187,12 +187,9 @@ class CrewPool:
             self._starting.remove(worker)
             self._give_up_on_starting(worker, reason)
             return
-        group = this.running.pop(worker, None)
-        if group is None:
-            return
-        logger.warning(
-            "worker %d was lost (%s) with %d candidates", worker, reason, len(group.indices)
-        )
+        group = this.running.pop(worker, _Group(()))  # it may have died idle
+        n_jobs = len(group.indices)
+        logger.warning("worker %d was lost (%s) with %d candidates", worker, reason, n_jobs)
         again = []
         for index in group.indices:
             this.attempts[index] = this.attempts.get(index, 0) + 1

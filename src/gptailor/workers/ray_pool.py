@@ -25,7 +25,7 @@ from gptailor.workers.crew import Answer, CrewPool, Lost, Ready, count_of
 from gptailor.workers.messages import Broken, Refused, guarded
 from gptailor.workers.pool import Recipe, Scorer
 
-__all__ = ["RayCrew", "RayPool"]
+__all__ = ["RayCrew", "RayPool", "RayWorker"]
 
 _CONNECT_S = 5.0  # for a head that does not answer: Ray itself would try for minutes
 _PATIENCE_S = 600.0  # with no worker placed anywhere
