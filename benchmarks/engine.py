@@ -46,7 +46,7 @@ from gptailor.tasks.harness import evaluate_model
 from gptailor.trial import Evaluation, Job, Scores
 
 HERE = Path(__file__).resolve().parent
-LATE = 0.75  # where evolution changes a parent, by default
+LATE = 0.75  # how late children differ from their parent; evolution has 0.65 by default
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ _LIMITS: dict[str, Range | Choice] = {
     "source_rate": Range(0.0, 100.0, default=3.0),
     "merge_rate": Range(0.0, 100.0, default=1.5),
     "giver_rate": Range(0.0, 100.0, default=0.3),
-    "share_prefix": Range(0.0, 1.0, default=0.75),
+    "share_prefix": Range(0.0, 1.0, default=0.65),
     "probes": Range(0.0, 1.0, default=0.75),
     "guided": Range(0.0, 1.0, default=0.8),
     "pool": Range(1, 1000, default=12, integer=True),
@@ -113,7 +113,7 @@ class Evolution:
     source_rate: float = 3.0
     merge_rate: float = 1.5
     giver_rate: float = 0.3
-    share_prefix: float = 0.75
+    share_prefix: float = 0.65
     probes: float = 0.75
     guided: float = 0.8
     pool: int = 12
