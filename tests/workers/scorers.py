@@ -16,6 +16,7 @@ from gptailor.tailoring import Tailoring
 from gptailor.trial import Evaluation, Job, Measurement, Scores
 
 SEGFAULT, ONCE, ALWAYS, RAYLET, BUG, DEVICE, MEET = 101, 102, 103, 104, 105, 106, 107
+DEVICE_ONCE = 108
 
 
 def job(number: int, n_examples: int = 4) -> Job:
@@ -77,7 +78,8 @@ class Wayward:
             self._wait_for_another()
         if how == BUG:
             raise ZeroDivisionError("a fault of ours")
-        if how == DEVICE:
+        once = how == DEVICE_ONCE and Note(self.folder, "death").count() == 0
+        if how == DEVICE or once:
             Note(self.folder, "death").add()
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nand so on")
 

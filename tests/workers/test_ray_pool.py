@@ -9,7 +9,7 @@ import pytest
 from scorers import (
     ALWAYS,
     BUG,
-    DEVICE,
+    DEVICE_ONCE,
     MEET,
     ONCE,
     RAYLET,
@@ -107,10 +107,11 @@ def test_workers_killed_by_what_they_score(pool: Make, tmp_path: Path) -> None:
     assert Note(tmp_path, "death").count() >= 3
 
 
-def test_a_device_that_fails_loses_its_worker(pool: Make) -> None:
-    done = list(pool().evaluate([job(1), job(2, DEVICE)]))
-    assert done[0] == answer(job(1))
-    assert "stopped by its device: CUDA error" in str(done[1].failure)
+def test_a_device_that_fails_loses_its_worker(pool: Make, tmp_path: Path) -> None:
+    jobs = [job(1), job(2, DEVICE_ONCE)]
+    assert list(pool(n_workers=1).evaluate(jobs)) == [answer(one) for one in jobs]
+    assert Note(tmp_path, "death").count() == 1
+    assert Note(tmp_path, "start").count() == 2
 
 
 def test_faults_of_ours_and_of_the_user_are_raised(pool: Make) -> None:
@@ -162,6 +163,17 @@ def test_an_option_at_fault_is_told_before_anything_is_joined(
     with pytest.raises(ConfigError, match=told):
         RayPool(Wayward(tmp_path), recipe=lambda: recipe, **options)
     assert not ray.is_initialized()
+
+
+def test_the_environments_address_is_held_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptailor.workers.ray_pool import RayPool
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    recipe = WaywardRecipe(tmp_path)
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1 can't be reached"):
+        RayPool(Wayward(tmp_path), recipe=lambda: recipe)
 
 
 @pytest.mark.parametrize(

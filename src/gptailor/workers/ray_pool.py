@@ -286,6 +286,8 @@ def _connect(address: object) -> bool:
         )
     if ray.is_initialized():
         return False
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)  # as Ray reads it
     if address not in ("auto", "local"):
         _refuse_unreachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports nothing
