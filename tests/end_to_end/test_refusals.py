@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from gptailor.assemble import assemble, load_members, open_study
+from gptailor.assemble import load_members
 from gptailor.cli import main
 from gptailor.cli.evaluate import command as evaluate
 from gptailor.cli.export import command as export
@@ -20,22 +20,8 @@ from gptailor.config import load_config
 from gptailor.errors import ConfigError, ExportError, RecordError, TailoringError
 from gptailor.evaluation import open_finished
 from gptailor.report import write_report
-from gptailor.study import Journal
 
 pytestmark = pytest.mark.slow
-
-Job = Callable[..., Path]
-
-
-@pytest.fixture
-def run(job: Job) -> Path:
-    """A finished run, with its config two folders above."""
-    config = job(budget={"max_trials": 6, "n_examples": [4, 12], "finalists": 2})
-    assembly = assemble(load_config(config))
-    folder = config.parent / "runs" / "one"
-    with Journal(folder) as journal:
-        open_study(assembly, journal, on_progress=lambda _: None).run()
-    return folder
 
 
 def test_an_export_never_replaces_what_it_is_made_from(run: Path) -> None:
