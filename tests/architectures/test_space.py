@@ -68,7 +68,7 @@ def scores(tailoring: Tailoring, n_examples: int) -> Scores:
     )
 
 
-_SLOW = {"smac": [pytest.mark.slow]}
+_SLOW = {name: [pytest.mark.slow] for name in ("smac", "optuna")}
 
 
 @pytest.mark.parametrize("n_remove", [2, 3])

@@ -25,6 +25,8 @@ from gptailor.tailoring import Tailoring
 from gptailor.trial import Job as Wanted
 from gptailor.trial import Scores
 
+pytestmark = pytest.mark.slow
+
 Job = Callable[..., Path]
 RANDOM = {"name": "random", "options": {"group": 5}}
 
@@ -165,7 +167,6 @@ def test_a_search_that_runs_out_of_time_is_predicted_to() -> None:
         assert [step.phase for step in left] == ["references", *["search"] * n_left, "choose"]
 
 
-@pytest.mark.slow
 def test_memory_stays_below_what_was_predicted_and_not_far(job: Job, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gptailor", "search", str(job()), "--json"]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -16,6 +16,8 @@ from gptailor.cli import main
 from gptailor.config import load_config
 from gptailor.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Path]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 BRIEF: dict[str, Any] = {"budget": {"max_trials": 12, "n_examples": [4, 8], "finalists": 2}}
@@ -43,7 +45,6 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in listed.split()]
 
 
-@pytest.mark.slow
 def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
     job: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +68,6 @@ def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
     assert _facts(spread) == _facts(alone)
 
 
-@pytest.mark.slow
 def test_a_search_on_ray_is_the_same_as_in_this_process(
     job: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +82,6 @@ def test_a_search_on_ray_is_the_same_as_in_this_process(
     assert _facts(spread) == _facts(alone)
 
 
-@pytest.mark.slow
 def test_a_worker_that_reads_other_files_is_refused(job: Make) -> None:
     """As on a machine whose copy of a member or a task is another."""
     assembly = assemble(load_config(job(**BRIEF)))

@@ -150,6 +150,7 @@ def test_a_window_where_llama_cpp_has_none_limits_the_context(
 # -- what is refused, before anything is written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "fields", "kept", "told"),
     [

@@ -301,6 +301,7 @@ def test_the_most_sources_that_are_allowed_are_rebuilt(llama: Family, tmp_path: 
     assert_same(rebuilt(mergekit_recipe(llama, tailoring), tmp_path)[1], llama, tailoring)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "fields", "told"),
     [

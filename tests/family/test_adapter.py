@@ -3,6 +3,7 @@
 import copy
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,10 @@ OTHERS = {  # every other type that peft merges, in its own way of being small
 }
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[] if k in ("lora", "ia3") else pytest.mark.slow) for k in CONFIGS],
+)
 def test_a_merged_adapter_is_what_peft_computes(
     pico_family: Any, tmp_path: Path, kind: str
 ) -> None:
@@ -223,11 +227,18 @@ def test_a_lora_on_experts_is_merged(
     torch.testing.assert_close(_logits(_rebuilt(family, "it")), _logits(wrapped), rtol=0, atol=2e-4)
 
 
+@pytest.fixture(scope="module")
+def whole_adapter(pico_family: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of the pico base."""
+    folder = tmp_path_factory.mktemp("adapter")
+    _trained(pico_family.base, CONFIGS["lora"]).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def adapter(pico_family: Any, tmp_path: Path) -> Path:
-    """A LoRA adapter of the pico base that a test may break."""
-    _trained(pico_family.base, CONFIGS["lora"]).save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
+def adapter(whole_adapter: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may break."""
+    return shutil.copytree(whole_adapter, tmp_path / "adapter")
 
 
 def test_strength_scales_what_the_adapter_changes(pico_family: Any, adapter: Path) -> None:
