@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
     with subprocess.Popen(command, env=ENV, stdout=pipe, stderr=pipe, text=True) as process:
         killed = False
         while not killed and process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.01)
             if record.exists() and b'"kind":"trial"' in record.read_bytes():
                 workers = _children(process.pid)
                 for worker in workers[:1]:
