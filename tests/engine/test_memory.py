@@ -1,5 +1,6 @@
 """Too little memory: batches are halved and tried again; what still does not fit is a failure."""
 
+import contextlib
 import logging
 import multiprocessing
 import resource
@@ -30,13 +31,25 @@ def passages(n: int) -> list[Passage]:
     return [Passage(tuple(row[:-3]), (tuple(row[-3:]),)) for row in rows]
 
 
+def filled() -> list[torch.Tensor]:
+    """Blocks for which there is memory, until there is none for the smallest."""
+    blocks = []
+    for size in (64 * MIB, 8 * MIB, MIB):
+        with contextlib.suppress(RuntimeError):
+            while True:
+                blocks.append(torch.empty(size, dtype=torch.uint8))
+    return blocks
+
+
 def starved(family: Family, room: int, line: Connection, log: Path) -> None:
     """Run one model with `room` bytes more than the process has now; send what came of it."""
     logging.basicConfig(filename=log, level=logging.WARNING, force=True)
     batches = pack(passages(8), row_tokens=256, batch_tokens=2048)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + room
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit, (_, most) = pages * resource.getpagesize(), resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    _ballast = filled()  # what was freed before this test, and is still held, is no room
+    resource.setrlimit(resource.RLIMIT_AS, (limit + room, most))
     (result,) = Engine(family).run([Tailoring.whole(BASE, 1)], batches)
     told = None if result.targets is None else [t.logprob.tolist() for t in result.targets]
     line.send((told, result.failure))
