@@ -36,6 +36,7 @@ __all__ = [
     "Assembly",
     "EvaluatorRecipe",
     "assemble",
+    "evaluates_apart",
     "load_members",
     "max_length_of",
     "open_study",
@@ -254,12 +255,16 @@ def assemble(config: Config) -> Assembly:
     return assembly
 
 
+def evaluates_apart(config: Config) -> bool:
+    """Whether other processes than this one evaluate."""
+    chosen = config.workers
+    return chosen.name != "local" or chosen.options.get("n_workers") is not None
+
+
 def _home(config: Config) -> str:
     """Where this process runs layers: not on a GPU that one of its workers needs."""
-    chosen = config.workers
-    apart = chosen.name != "local" or chosen.options.get("n_workers") is not None
     device = device_of(config)
-    return "cpu" if apart and device.startswith("cuda") else device
+    return "cpu" if evaluates_apart(config) and device.startswith("cuda") else device
 
 
 def _fitted(config: Config, family: Family) -> tuple[int, dict[str, TaskParts]]:

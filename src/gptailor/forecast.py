@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gptailor.assemble import Assembly
 from gptailor.engine.batches import BATCH_TOKENS
+from gptailor.engine.engine import STATE_BYTES
 from gptailor.machine import device_of
 from gptailor.memory import held_bytes, peak_bytes
 from gptailor.rehearsal import Rehearsal, Step, rehearse
@@ -17,7 +18,6 @@ from gptailor.speed import Speed, measure_speed
 
 __all__ = ["Forecast", "forecast", "in_time"]
 
-_STATE_BYTES = 2**28  # the engine's own limit for one level of hidden states
 _NUMBER_BYTES = 100  # of a score in the record, in the trial and in the searcher's history
 _LOOSE_BYTES = 2**27  # what an allocator keeps beyond what is asked of it
 _ROW_TOKENS = 256  # rows are packed to about this length, or to that of the longest passage
@@ -100,7 +100,7 @@ def _growth(assembly: Assembly, rehearsal: Rehearsal) -> int:
         tokens("report", 0, sizes["report"]),
     )
     width = int(family.config.hidden_size) * family.dtype.itemsize
-    n_tokens = min(most, _STATE_BYTES // width)
+    n_tokens = min(most, STATE_BYTES // width)
     states = n_tokens * width * (1 + rehearsal.n_states)  # one more for the embedded tokens
     row = max(_ROW_TOKENS, _longest(assembly))
     masks = n_tokens * row * family.dtype.itemsize * len(set(family.kinds))

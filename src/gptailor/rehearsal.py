@@ -5,9 +5,7 @@ that would cost is counted through the same pool, prefix trie and nested rungs a
 Runs no layer; knows nothing of speed.
 """
 
-import itertools
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -15,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptailor.assemble import Assembly
+from gptailor.engine.kept import Kept
 from gptailor.engine.prefix import Node, prefix_trie
 from gptailor.engine.tokens import TokenTree
 from gptailor.metrics import METRICS
 from gptailor.objective import Objective
 from gptailor.search.space import Space
 from gptailor.search.surrogate import describe
+from gptailor.study.results import ranked
 from gptailor.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.tasks.task import Passage, Task
-from gptailor.trial import Evaluation, Job, Measurement, Proposal, Scores, Trial
+from gptailor.trial import Evaluation, Job, Measurement, Scores, Trial
 from gptailor.workers.local import LocalPool
 
 __all__ = ["Rehearsal", "Step", "Work", "rehearse", "work_of"]
@@ -109,7 +109,8 @@ def rehearse(assembly: Assembly) -> Rehearsal:
     objective = Objective(plan.goals, reference)
     trials = _search(assembly, objective, stage)
     n_examples = plan.sizes["choose"]
-    finalists = _finalists(trials, objective, plan.n_layers - plan.n_removed)[: plan.finalists]
+    best = ranked(trials, objective, plan.n_layers - plan.n_removed)
+    finalists = list(dict.fromkeys(trial.tailoring for trial in best))[: plan.finalists]
     stage.run("choose", [Job(Tailoring.whole(BASE, plan.n_layers), n_examples, "choose")])
     stage.run("choose", [Job(each, n_examples, "choose") for each in finalists])
     n_examples = plan.sizes["report"]
@@ -136,7 +137,7 @@ def _search(assembly: Assembly, objective: Objective, stage: "_Stage") -> list[T
         asking = time.perf_counter() - started
         if not proposals:
             return trials
-        jobs = [_job(proposal, known.get(proposal.tailoring)) for proposal in proposals]
+        jobs = [Job.of(proposal, known.get(proposal.tailoring)) for proposal in proposals]
         for proposal, done in zip(proposals, stage.run("search", jobs, asking), strict=True):
             assert done.scores is not None, "made-up scores never fail"
             trials.append(Trial(len(trials), proposal, done.scores))
@@ -144,23 +145,6 @@ def _search(assembly: Assembly, objective: Objective, stage: "_Stage") -> list[T
             if before is None or before.n_examples < done.scores.n_examples:
                 known[proposal.tailoring] = done.scores
         searcher.tell(trials[-len(proposals) :])
-
-
-def _job(proposal: Proposal, known: Scores | None) -> Job:
-    """As the study has it: fewer examples than before are run anew."""
-    if known is not None and known.n_examples >= proposal.n_examples:
-        known = None
-    return Job(proposal.tailoring, proposal.n_examples, "search", known)
-
-
-def _finalists(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Tailoring]:
-    """Candidates that could be chosen, the best first: more examples, then the lower loss."""
-    ranked = [
-        (-trial.scores.n_examples, objective.scalar(trial.scores), trial.number, trial.tailoring)
-        for trial in trials
-        if trial.scores is not None and len(trial.tailoring.layers) == n_kept
-    ]
-    return list(dict.fromkeys(each[-1] for each in sorted(ranked, key=lambda each: each[:-1])))
 
 
 class _Stage:
@@ -187,7 +171,7 @@ class _Scorer:
     """Counts what the engine would run, and makes scores up."""
 
     def __init__(self, assembly: Assembly) -> None:
-        self._evaluator, self._rungs = assembly.evaluator, assembly.plan.rungs
+        self._evaluator, family = assembly.evaluator, assembly.family
         self._parts = {
             part: [getattr(parts, part) for parts in assembly.tasks.values()]
             for part in ("search", "choose", "report")
@@ -195,24 +179,18 @@ class _Scorer:
         searched = zip(assembly.tasks, self._parts["search"], strict=True)
         self._world = _World(assembly.space, dict(searched))
         self._targets: dict[str, NDArray[np.int64]] = {}
-        self._kept = _Kept(assembly)
+        self._sizes = [n * family.dtype.itemsize for n in family.layer_parameters]
+        self._kept = Kept[bool](assembly.config.engine.cache_bytes)
         self.work, self.alone = Work(), 0
-        self.n_states = self.n_numbers = 0
-
-    @property
-    def merged_bytes(self) -> int:
-        """Most bytes of merged layers kept at one time."""
-        return self._kept.most_bytes
+        self.merged_bytes = self.n_states = self.n_numbers = 0
 
     def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
         """Count the work; scores are made up on the search part alone."""
         groups: dict[tuple[str, int, int], list[Tailoring]] = {}
         for job in jobs:
-            known = 0 if job.known is None else job.known.n_examples
-            groups.setdefault((job.part, known, job.n_examples), []).append(job.tailoring)
+            groups.setdefault((job.part, job.n_known, job.n_examples), []).append(job.tailoring)
         for (part, known, n_examples), tailorings in groups.items():
-            edges = [known, *(r for r in self._rungs if known < r < n_examples), n_examples]
-            for low, high in itertools.pairwise(edges):
+            for low, high in self._evaluator.pieces(part, known, n_examples):
                 self._count(part, low, high, tailorings)
         return [Evaluation(self._scores(job), None, 0.0, 0) for job in jobs]
 
@@ -225,11 +203,19 @@ class _Scorer:
             pending += reversed(node.children.values())
             n_layers += len(node.children)
             if node.spec.method is not None:
-                n_merged += self._kept.made(node.spec)
+                n_merged += self._made(node.spec)
         self.n_states = max(self.n_states, *(_n_states(root) for root in roots))
         targets = self._n_targets(part, low, high) * len(tailorings)
         self.work += Work(tokens * n_layers, n_layers, tokens * len(roots), targets, n_merged)
         self.alone += tokens * sum(len(tailoring.layers) for tailoring in tailorings)
+
+    def _made(self, spec: LayerSpec) -> bool:
+        """Note that a merged layer is needed; whether it has to be made."""
+        if self._kept.get(spec) is not None:
+            return False
+        self._kept.keep(spec, True, self._sizes[spec.position])
+        self.merged_bytes = max(self.merged_bytes, self._kept.n_bytes)
+        return True
 
     def _n_targets(self, part: str, low: int, high: int) -> int:
         """Places at which something is predicted in the examples from `low` to `high`."""
@@ -251,29 +237,6 @@ class _Scorer:
         ]
         self.n_numbers += sum(counts)
         return self._world.scores(job) if job.part == "search" else Scores()
-
-
-class _Kept:
-    """Which merged layers the engine has: the longest unused go where there is no room."""
-
-    def __init__(self, assembly: Assembly) -> None:
-        family = assembly.family
-        self._sizes = [n * family.dtype.itemsize for n in family.layer_parameters]
-        self._room = assembly.config.engine.cache_bytes
-        self._specs: OrderedDict[LayerSpec, int] = OrderedDict()
-        self._bytes = self.most_bytes = 0
-
-    def made(self, spec: LayerSpec) -> bool:
-        """Note that a layer is needed; whether it has to be made."""
-        known = spec in self._specs
-        if not known:
-            self._specs[spec] = self._sizes[spec.position]
-            self._bytes += self._specs[spec]
-        self._specs.move_to_end(spec)
-        while self._bytes > self._room and len(self._specs) > 1:
-            self._bytes -= self._specs.popitem(last=False)[1]
-        self.most_bytes = max(self.most_bytes, self._bytes)
-        return not known
 
 
 class _World:

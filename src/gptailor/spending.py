@@ -8,7 +8,7 @@ import dataclasses
 import json
 from typing import Any
 
-from gptailor.assemble import Assembly
+from gptailor.assemble import Assembly, evaluates_apart
 from gptailor.forecast import forecast
 from gptailor.machine import device_of
 from gptailor.memory import peak_bytes
@@ -25,8 +25,7 @@ def foretell(journal: Journal, assembly: Assembly) -> None:
     Nothing is written where other processes are to evaluate: this one's speed and memory would say
     little about theirs.
     """
-    workers = assembly.config.workers
-    apart = workers.name != "local" or workers.options.get("n_workers") is not None
+    apart = evaluates_apart(assembly.config)
     if not apart and [entry["kind"] for entry in journal.entries] == ["header"]:
         journal.append("forecast", **dataclasses.asdict(forecast(assembly)))
 
@@ -38,12 +37,14 @@ def settle(journal: Journal, assembly: Assembly) -> dict[str, Any]:
         The last entry: trials, candidates, layer-tokens, seconds (the search by the clock, the
         other evaluations by their own), and the most memory of any start that came to its end.
     """
-    trials = list(journal.of("trial"))
-    others = [entry for kind in _OTHERS for entry in journal.of(kind)]
+    entries = journal.entries  # from the disk, once
+    trials = [entry for entry in entries if entry["kind"] == "trial"]
+    others = [entry for entry in entries if entry["kind"] in _OTHERS]
     numbers = {entry["number"] for entry in trials}
     tailorings = {
         json.dumps(plain["tailoring"], sort_keys=True)
-        for entry in journal.of("asked")
+        for entry in entries
+        if entry["kind"] == "asked"
         for plain in entry["proposals"]
         if plain["number"] in numbers
     }

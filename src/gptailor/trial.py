@@ -193,6 +193,21 @@ class Job:
     part: str = "search"
     known: Scores | None = None
 
+    @classmethod
+    def of(cls, proposal: Proposal, known: Scores | None) -> "Job":
+        """What a proposal asks for on the search part, going on from what is known if it can.
+
+        Asked on no more examples than are known, there is nothing to go on from.
+        """
+        if known is not None and known.n_examples >= proposal.n_examples:
+            known = None
+        return cls(proposal.tailoring, proposal.n_examples, "search", known)
+
+    @property
+    def n_known(self) -> int:
+        """Examples of each task that need not be run."""
+        return 0 if self.known is None else self.known.n_examples
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

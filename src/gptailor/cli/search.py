@@ -48,7 +48,7 @@ def command(
 
 
 def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], int]:
-    """The chosen trial, the record's last entry of each kind, and the members' layers."""
+    """The chosen trial, the record's last entries on costs and choice, and the members' layers."""
     from gptailor.assemble import assemble, open_study, settled
     from gptailor.config import load_config
     from gptailor.report import read_run
@@ -75,7 +75,8 @@ def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], 
         chosen = study.run()
         settle(journal, assembly)
         write_results(folder, chosen, study.front(), study.objective)
-        entries = {entry["kind"]: entry for entry in journal.entries}
+        kinds = ("forecast", "chosen", "spent")
+        entries = {kind: entry for kind in kinds for entry in journal.of(kind)}
         return chosen, entries, assembly.family.n_layers
 
 

@@ -138,10 +138,10 @@ def _sizes(passages: Sequence[Passage]) -> list[tuple[int, int]]:
         tree, common = TokenTree(), 0
         for continuation in passage.continuations:
             tokens = passage.context + continuation[:-1]
-            n_before, n_known = len(tree), tree.common(tokens)
+            n_before = len(tree)
             tree.add(tokens)
+            n_known = len(tokens) - (len(tree) - n_before)
             common += max(0, before.common(tokens) - n_known)
-            assert len(tree) == n_before + len(tokens) - n_known
         sizes.append((len(tree), common))
         before = tree
     return sizes

@@ -24,11 +24,12 @@ from gptailor.family import Family
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher, compact, divergence
 
-__all__ = ["Engine"]
+__all__ = ["STATE_BYTES", "Engine"]
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
+STATE_BYTES = GIB // 4
 _HEAD_BYTES = 256 * 2**20  # float32 logits made at a time
 _CACHED_ROWS = 32  # of which a CPU's cache holds the probabilities
 
@@ -56,7 +57,7 @@ class Engine:
         device: str | torch.device = "cpu",
         cache_bytes: int = 4 * GIB,
         member_bytes: int | None = None,
-        state_bytes: int = GIB // 4,
+        state_bytes: int = STATE_BYTES,
     ) -> None:
         self.family = family
         self.device = torch.device(device)

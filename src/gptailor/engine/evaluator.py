@@ -69,8 +69,7 @@ class Evaluator:
         done: dict[int, Evaluation] = {}
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index, job in enumerate(jobs):
-            known = 0 if job.known is None else job.known.n_examples
-            groups.setdefault((job.part, known, job.n_examples), []).append(index)
+            groups.setdefault((job.part, job.n_known, job.n_examples), []).append(index)
         for (part, known, n_examples), members in groups.items():
             group = [jobs[index] for index in members]
             evaluations = self._evaluate_group(part, known, n_examples, group)
@@ -81,6 +80,12 @@ class Evaluator:
         """Tokens that one candidate runs through each of its layers, padding counted."""
         chunks = self._chunks_between(part, known, n_examples)
         return sum(batch.n_tokens for chunk in chunks for batch in chunk.batches)
+
+    def pieces(self, part: str, known: int, n_examples: int) -> list[tuple[int, int]]:
+        """From which example to which batches are made: on the search part they end at rungs."""
+        rungs = self._rungs if part == "search" else ()  # other parts are seen whole
+        edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
+        return list(itertools.pairwise(edges))
 
     def _evaluate_group(
         self, part: str, known: int, n_examples: int, jobs: Sequence[Job]
@@ -129,10 +134,8 @@ class Evaluator:
         return Scores(scored)
 
     def _chunks_between(self, part: str, known: int, n_examples: int) -> list[_Chunk]:
-        rungs = self._rungs if part == "search" else ()  # other parts are seen whole
-        edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
         chunks: list[_Chunk] = []
-        for low, high in itertools.pairwise(edges):
+        for low, high in self.pieces(part, known, n_examples):
             key = (part, low, high)
             if key not in self._chunks:
                 self._chunks[key] = self._make_chunks(part, low, high)

@@ -6,13 +6,13 @@ bytes, the longest unused going first. Knows nothing of batches.
 """
 
 import copy
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gptailor.engine.kept import Kept
 from gptailor.engine.weights import layer_weights
 from gptailor.family import Family
 from gptailor.family.mapped import let_go
@@ -46,8 +46,8 @@ class LayerCache:
         self._family = family
         self._templates = templates
         self._bringer = None if member_bytes is None else _Bringer(device)
-        self.taken = _Kept(member_bytes)
-        self.merged = _Kept(cache_bytes)
+        self.taken = Kept[nn.Module](member_bytes)
+        self.merged = Kept[nn.Module](cache_bytes)
 
     def get(self, spec: LayerSpec) -> nn.Module:
         """The module of a layer, in eval mode, without a copy of any weight that is at hand."""
@@ -67,30 +67,6 @@ class LayerCache:
         module.eval().requires_grad_(False)
         owned = spec.method is not None or bring is not None
         return module, sum(tensor.nbytes for tensor in tensors.values()) if owned else 0
-
-
-class _Kept:
-    """Modules within a limit in bytes; the newest is kept in any case."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._modules: OrderedDict[LayerSpec, tuple[nn.Module, int]] = OrderedDict()
-        self.n_bytes = 0
-
-    def get(self, spec: LayerSpec) -> nn.Module | None:
-        """A module that is kept, now the last to go."""
-        if spec not in self._modules:
-            return None
-        self._modules.move_to_end(spec)
-        return self._modules[spec][0]
-
-    def keep(self, spec: LayerSpec, module: nn.Module, n_bytes: int) -> None:
-        """Keep a module; let go of the longest unused until the limit holds."""
-        self._modules[spec] = (module, n_bytes)
-        self.n_bytes += n_bytes
-        while self._limit is not None and self.n_bytes > self._limit and len(self._modules) > 1:
-            _, (_, freed) = self._modules.popitem(last=False)
-            self.n_bytes -= freed
 
 
 class _Bringer:

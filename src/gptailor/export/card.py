@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from gptailor.metrics import METRICS
 from gptailor.tailoring import BASE, LayerSpec, Tailoring
 
-__all__ = ["CardFacts", "ScoreRow", "model_card", "place_of"]
+__all__ = ["CardFacts", "ScoreRow", "model_card", "place_of", "places_of"]
 
 Interval = tuple[float, float]
 
@@ -287,6 +287,11 @@ def _members_used(tailoring: Tailoring) -> list[str]:
     """The base, then every variant whose weights are in the result, in order of appearance."""
     specs = [*tailoring.layers, *tailoring.parts.values()]
     return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
+
+
+def places_of(sources: Mapping[str, str]) -> list[Path]:
+    """Where members lie, by member: what an export of them must never replace."""
+    return [Path(place_of(source)) for source in sources.values()]
 
 
 def place_of(source: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.errors import ExportError
-from gptailor.export.card import CardFacts, model_card, place_of
+from gptailor.export.card import CardFacts, model_card, places_of
 from gptailor.export.folder import MANIFEST, written_beside
 from gptailor.export.selfcheck import check_checkpoint
 from gptailor.export.weights import tailored_weights
@@ -26,9 +26,13 @@ from gptailor.family.quiet import quiet
 from gptailor.family.skeleton import auto_class, skeleton_of
 from gptailor.tailoring import Tailoring
 
-__all__ = ["card_facts", "export_checkpoint"]
+__all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint"]
 
-_SAVED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SAVED_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 _PROGRAMS = ("gptailor", "torch", "transformers")
 _OURS = ("README.md", "tailoring.yaml", MANIFEST)
 
@@ -68,7 +72,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     family.check(tailoring)
     tokenizer = family.tokenizer
     n_bytes = _n_bytes(family, tailoring, dtype)
-    needed = [*keep, *(Path(place_of(source)) for source in family.sources.values())]
+    needed = [*keep, *places_of(family.sources)]
     with (
         quiet(),
         written_beside(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
@@ -130,8 +134,8 @@ def _n_bytes(family: Family, tailoring: Tailoring, dtype: torch.dtype) -> int:
 
 
 def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[str, str]) -> None:
-    if dtype not in _SAVED_DTYPES:
-        told = ", ".join(str(known).removeprefix("torch.") for known in _SAVED_DTYPES)
+    if dtype not in SAVED_DTYPES.values():
+        told = ", ".join(SAVED_DTYPES)
         raise ExportError(f"{dtype}: a checkpoint is written in one of {told}")
     if shard_bytes < 1:
         raise ExportError(f"a file of {shard_bytes} bytes holds no weights; give 1 or more")

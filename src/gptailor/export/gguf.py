@@ -30,7 +30,7 @@ from transformers import PreTrainedConfig
 
 from gptailor.engine.weights import layer_weights, part_weights
 from gptailor.errors import ExportError, FamilyError
-from gptailor.export.card import place_of
+from gptailor.export.card import places_of
 from gptailor.export.folder import file_beside
 from gptailor.export.gguf_layout import (
     Architecture,
@@ -129,7 +129,7 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
     plan = _Plan(family, tailoring, config, architecture_of(config), dtype)
     _tell_of_context(config, plan.known)
     writer = plan.header(name or file.stem)
-    needed = [*keep, *(Path(place_of(source)) for source in family.sources.values())]
+    needed = [*keep, *places_of(family.sources)]
     with file_beside(
         file,
         is_ours=_is_ours,

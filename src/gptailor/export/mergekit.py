@@ -14,7 +14,7 @@ from shlex import quote
 from torch import Tensor
 
 from gptailor.errors import ExportError
-from gptailor.export.card import place_of
+from gptailor.export.card import places_of
 from gptailor.export.folder import file_beside
 from gptailor.export.mergekit_documents import Documents, Slice
 from gptailor.export.mergekit_forms import form_of
@@ -51,7 +51,7 @@ def export_recipe(
         ExportError: The file can't be written, or mergekit can't rebuild the tailoring.
     """
     text = mergekit_recipe(family, tailoring, file_name=file.name)
-    needed = [*keep, *(Path(place_of(source)) for source in family.sources.values())]
+    needed = [*keep, *places_of(family.sources)]
     with file_beside(file, is_ours=_is_ours, overwrite=overwrite, keep=needed) as beside:
         beside.write_text(text, encoding="utf-8")
 

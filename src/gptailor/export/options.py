@@ -8,20 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptailor.errors import ConfigError
+from gptailor.export.checkpoint import SAVED_DTYPES
 from gptailor.export.gguf import GGUF_DTYPES
 
 __all__ = ["FORMATS", "ExportOptions"]
 
 FORMATS = ("hf", "gguf", "mergekit")
-_HF_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-_DTYPES = {"hf": tuple(_HF_DTYPES), "gguf": tuple(GGUF_DTYPES)}
+_DTYPES = {"hf": tuple(SAVED_DTYPES), "gguf": tuple(GGUF_DTYPES)}
 _SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -87,7 +81,7 @@ class ExportOptions:
         """What `export_checkpoint` is called with."""
         arguments: dict[str, Any] = {}
         if self.dtype is not None:
-            arguments["dtype"] = _HF_DTYPES[self.dtype]
+            arguments["dtype"] = SAVED_DTYPES[self.dtype]
         if self.shard_bytes is not None:
             arguments["shard_bytes"] = self.shard_bytes
         return arguments

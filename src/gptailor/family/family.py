@@ -126,7 +126,8 @@ class Family:
         digests = {}
         for member, state in self.states.items():
             digests[member] = _digest(state, known)
-            self.rest()
+            if self.mapped:
+                let_go(state.values())
         return digests
 
     def rest(self) -> None:

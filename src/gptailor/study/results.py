@@ -13,7 +13,7 @@ from gptailor.search.pareto import pareto_front
 from gptailor.trial import Trial
 from gptailor.yamlfile import dump_yaml, write_atomically
 
-__all__ = ["BEST", "FRONT", "front_of", "write_results"]
+__all__ = ["BEST", "FRONT", "front_of", "ranked", "write_results"]
 
 BEST = "best.yaml"
 FRONT = "front.yaml"
@@ -31,6 +31,22 @@ def front_of(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list
     compared = list(latest.values())
     losses = np.array([objective.losses(t.scores) for t in compared if t.scores is not None])
     return [compared[index] for index in pareto_front(losses)] if compared else []
+
+
+def ranked(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Trial]:
+    """Trials that could be chosen, the best first: more examples, then the lower loss.
+
+    Only those with scores and `n_kept` layers could be; searchers may probe others too.
+    """
+    able = [t for t in trials if t.complete and len(t.tailoring.layers) == n_kept]
+
+    def rank(trial: Trial) -> tuple[int, float, float, int]:
+        assert trial.scores is not None
+        own = objective.scalar(trial.scores)
+        proxy = objective.scalar(trial.scores, proxy=True)
+        return -trial.scores.n_examples, own, proxy, trial.number
+
+    return sorted(able, key=rank)
 
 
 def write_results(

@@ -16,7 +16,7 @@ from gptailor.objective import Objective
 from gptailor.search.searcher import Searcher
 from gptailor.study.journal import Journal
 from gptailor.study.plan import Plan, Progress
-from gptailor.study.results import front_of
+from gptailor.study.results import front_of, ranked
 from gptailor.study.stopping import out_of_time, refuse_hopeless
 from gptailor.tailoring import BASE, Tailoring
 from gptailor.trial import Evaluation, Job, Proposal, Scores, Trial
@@ -97,10 +97,11 @@ class Study:
 
     def _read(self) -> None:
         """Take up what an earlier start recorded."""
-        for entry in self._journal.of("asked"):
+        entries = self._journal.entries  # from the disk, once
+        for entry in (one for one in entries if one["kind"] == "asked"):
             for plain in entry["proposals"]:
                 self._asked[int(plain["number"])] = Proposal.from_plain(plain)
-        for entry in self._journal.of("trial"):
+        for entry in (one for one in entries if one["kind"] == "trial"):
             number = int(entry["number"])
             if number not in self._asked or number in self._recorded:
                 raise RecordError(
@@ -200,7 +201,8 @@ class Study:
         """The trials of a group: from the record, or evaluated now and recorded one by one."""
         numbers = range(first, first + len(proposals))
         missing = [number for number in numbers if number not in self._recorded]
-        jobs = [self._job(self._asked[number]) for number in missing]
+        asked = [self._asked[number] for number in missing]
+        jobs = [Job.of(proposal, self._known.get(proposal.tailoring)) for proposal in asked]
         for number, done in zip(missing, self._evaluate(jobs), strict=True):
             trial = Trial(
                 number,
@@ -220,12 +222,6 @@ class Study:
             self._note(trial)
         return trials
 
-    def _job(self, proposal: Proposal) -> Job:
-        known = self._known.get(proposal.tailoring)
-        if known is not None and known.n_examples >= proposal.n_examples:
-            known = None  # asked on fewer examples than before: nothing to go on from
-        return Job(proposal.tailoring, proposal.n_examples, "search", known)
-
     def _note(self, trial: Trial) -> None:
         """Remember scores to go on from, and the best so far."""
         if trial.scores is not None:
@@ -241,17 +237,7 @@ class Study:
         self._tell_progress("search", trial)
 
     def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Trials that could be chosen, the best first: more examples, then the lower loss."""
-        objective = self.objective
-        able = [t for t in trials if t.complete and self._could_be_chosen(t)]
-
-        def rank(trial: Trial) -> tuple[int, float, float, int]:
-            assert trial.scores is not None
-            own = objective.scalar(trial.scores)
-            proxy = objective.scalar(trial.scores, proxy=True)
-            return -trial.scores.n_examples, own, proxy, trial.number
-
-        return sorted(able, key=rank)
+        return ranked(trials, self.objective, self._plan.n_layers - self._plan.n_removed)
 
     def _could_be_chosen(self, trial: Trial) -> bool:
         """Whether as many layers are cut as are to be cut; searchers may probe others too."""

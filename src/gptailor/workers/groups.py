@@ -59,8 +59,7 @@ def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int,
 
 def _examples(job: Job) -> int:
     """Examples to run; one at least, so that no job is free."""
-    known = 0 if job.known is None else job.known.n_examples
-    return max(1, job.n_examples - known)
+    return max(1, job.n_examples - job.n_known)
 
 
 def _n_layers(job: Job) -> int:
@@ -75,8 +74,11 @@ def _paths(jobs: Sequence[Job]) -> list[Path]:
     trie: dict[Any, Any] = {}
     paths = []
     for index, job in enumerate(jobs):
-        known = 0 if job.known is None else job.known.n_examples
-        steps = [(job.part, known, job.n_examples), job.tailoring.embedding, *job.tailoring.layers]
+        steps = [
+            (job.part, job.n_known, job.n_examples),
+            job.tailoring.embedding,
+            *job.tailoring.layers,
+        ]
         below, path = trie, []
         for step in steps:
             first, below = below.setdefault(step, (index, {}))
