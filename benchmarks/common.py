@@ -17,7 +17,7 @@ import gptailor.engine.engine as engine_module
 from gptailor.engine.skeleton import Skeleton
 from gptailor.machine import cpu_name
 
-__all__ = ["keep", "machine", "peak_mib", "table", "watch"]
+__all__ = ["keep", "machine", "peak_mib", "table", "told_of", "watch"]
 
 LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval")
 
@@ -31,6 +31,12 @@ def machine() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def told_of(told: dict[str, Any]) -> str:
+    """A machine in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in told["versions"].items())
+    return f"{told['cpu']}, {told['threads']} threads, {told['date']}; {versions}"
 
 
 def peak_mib() -> float:

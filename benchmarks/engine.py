@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import keep, machine, peak_mib, table, watch
+from common import keep, machine, peak_mib, table, told_of, watch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -315,12 +315,10 @@ def _costs(told: dict[str, Any]) -> list[str]:
         + [f"{seconds[other] / value:.1f}x" for other in ("published", "in memory")]
         for name, value in seconds.items()
     ]
-    cpu = told["machine"]
     return [
         f"# The engine in {told['dtype']}",
         "",
-        f"{cpu['cpu']}, {cpu['threads']} threads, {cpu['date']}; "
-        + ", ".join(f"{name} {number}" for name, number in cpu["versions"].items()),
+        told_of(told["machine"]),
         "",
         f"{told['candidates']} candidates, {told['examples_per_task']} examples of each task.",
         "",

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import keep, machine, peak_mib, table
+from common import keep, machine, peak_mib, table, told_of
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gptailor.engine import Engine, Evaluator
@@ -153,12 +153,10 @@ def exponent(points: list[dict[str, Any]], over: str, of: str) -> float:
 
 def text_of(told: dict[str, Any]) -> str:
     """The tables."""
-    cpu = told["machine"]
     parts = [
         "# How time and memory grow",
         "",
-        f"{cpu['cpu']}, {cpu['threads']} threads, {cpu['date']}; "
-        + ", ".join(f"{name} {number}" for name, number in cpu["versions"].items()),
+        told_of(told["machine"]),
         "",
         "Where not told otherwise: "
         + ", ".join(f"{n} {name}" for name, n in told["usual"].items())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import keep, machine, peak_mib, table
+from common import keep, machine, peak_mib, table, told_of
 
 from engine import children, config_of
 from gptailor.assemble import assemble
@@ -95,7 +95,7 @@ def sample(held: list[dict[str, float]], done: threading.Event) -> None:
 
 def text_of(told: dict[str, Any]) -> str:
     """The table."""
-    cpu, first = told["machine"], told["limits"][0]
+    first = told["limits"][0]
     rows = [
         [
             f"{one['limit_mib']} MiB" if one["limit_mib"] else "none",
@@ -121,8 +121,7 @@ def text_of(told: dict[str, Any]) -> str:
         [
             "# Members in files",
             "",
-            f"{cpu['cpu']}, {cpu['threads']} threads, {cpu['date']}; "
-            + ", ".join(f"{name} {number}" for name, number in cpu["versions"].items()),
+            told_of(told["machine"]),
             "",
             f"A family of {first['family_mib']:,.0f} MiB; 16 candidates, bfloat16.",
             "",

@@ -11,27 +11,23 @@ the first number of workers, and the share of it that is left to each.
 
 import argparse
 import dataclasses
-import json
-import os
 import statistics
 import time
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import keep, machine, table, told_of
 
+from engine import children
 from gptailor.assemble import Assembly, assemble
 from gptailor.config import Config, PluginConfig, load_config
-from gptailor.machine import cpu_name
-from gptailor.search.mutation import mutate
 from gptailor.tailoring import Tailoring
 from gptailor.trial import Evaluation, Job
 from gptailor.workers import WorkerPool
 
 HERE = Path(__file__).resolve().parent
-LIBRARIES = ("gptailor", "torch", "transformers")
 
 
 def main() -> None:
@@ -63,14 +59,10 @@ def main() -> None:
         "pool": asked.pool,
         "candidates": sum(map(len, generations)),
         "examples_per_task": asked.examples,
-        "rows": table(rows),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in LIBRARIES},
+        "rows": compared(rows),
+        "machine": machine(),
     }
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        name = f"{time.strftime('%Y-%m-%d')}-scaling-{asked.pool}.json"
-        (asked.out / name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    keep(asked.out, f"scaling-{asked.pool}", told, text_of(told))
 
 
 def _config(path: Path) -> Config:
@@ -88,15 +80,10 @@ def generation(
     assembly: Assembly, rng: np.random.Generator, n_parents: int, n_children: int
 ) -> list[Tailoring]:
     """Parents, and behind each its children."""
-    made = []
+    made: list[Tailoring] = []
     for _ in range(n_parents):
         parent = assembly.space.random(rng)
-        family = [parent]
-        while len(family) <= n_children:
-            child = mutate(assembly.space, parent, rng, rates={"swap": 1.0}, late=0.5)
-            if child is not None and child[0] not in family:
-                family.append(child[0])
-        made += family
+        made += [parent, *children(assembly, parent, rng, n_children, {"swap": 1.0})]
     return made
 
 
@@ -128,24 +115,19 @@ def _scored(pool: WorkerPool, jobs: list[Job]) -> list[Evaluation]:
     return done
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Print a line for each number of workers; the scores must agree."""
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Hold every number of workers against the first; the scores must agree."""
     first = rows[0]
     told = []
-    print("workers   s a generation   speed   a worker's share   layer-tokens   same scores")
     for row in rows:
         same = row["scores"] == first["scores"]
         seconds = statistics.median(row["seconds"])
         speed = statistics.median(first["seconds"]) / seconds
         share = speed * first["workers"] / row["workers"]
-        cost = row["layer_tokens"] / first["layer_tokens"]
-        print(
-            f"{row['workers']:7d}   {seconds:14.2f}   {speed:5.2f}   {share:16.2f}   "
-            f"{cost:12.2f}   {'yes' if same else 'NO'}"
-        )
         told.append(
             {
                 "workers": row["workers"],
+                "seconds": round(seconds, 3),
                 "seconds_per_generation": [round(one, 3) for one in row["seconds"]],
                 "speed": speed,
                 "efficiency": share,
@@ -156,6 +138,24 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not all(row["same_scores"] for row in told):
         raise SystemExit("scores depend on the number of workers")
     return told
+
+
+def text_of(told: dict[str, Any]) -> str:
+    """The table."""
+    first = told["rows"][0]
+    rows = [
+        [
+            str(row["workers"]),
+            f"{row['seconds']:.2f}",
+            f"{row['speed']:.2f}",
+            f"{row['efficiency']:.2f}",
+            f"{row['layer_tokens'] / first['layer_tokens']:.2f}",
+            "yes",
+        ]
+        for row in told["rows"]
+    ]
+    head = ["workers", "s a generation", "speed", "a worker's share", "layer-tokens", "same scores"]
+    return "\n\n".join([told_of(told["machine"]), table(head, rows)])
 
 
 if __name__ == "__main__":

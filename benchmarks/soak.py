@@ -10,28 +10,25 @@ writes the report.
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from common import keep, machine, table, told_of
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gptailor.assemble import assemble, open_study
 from gptailor.config import load_config
-from gptailor.machine import cpu_name
+from gptailor.memory import held_bytes
 from gptailor.report import read_run, write_report
 from gptailor.study import Journal, Progress
 from gptailor.study.journal import RECORD, read_record
 from gptailor.study.results import write_results
 
-LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval")
 WORDS = ("Paris", "Rome", "gold", "iron", "two", "three", "seven", "add", "print", "symbol")
 VARIANTS = ("math", "code", "chat")
 
@@ -45,13 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         told = soak(Path(scratch), asked.trials, asked.from_trial)
-    text = table(told)
-    print(text)
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        plain = json.dumps(told, indent=2) + "\n"
-        (asked.out / "soak.json").write_text(plain, encoding="utf-8")
-        (asked.out / "soak.md").write_text(text, encoding="utf-8")
+    keep(asked.out, "soak", told, text_of(told))
 
 
 def soak(folder: Path, n_trials: int, from_trial: int) -> dict[str, Any]:
@@ -61,7 +52,11 @@ def soak(folder: Path, n_trials: int, from_trial: int) -> dict[str, Any]:
 
     def look(progress: Progress) -> None:
         if progress.last is not None and progress.n_trials % 100 == 0:
-            here = {"trial": progress.n_trials, "seconds": progress.elapsed, "rss_bytes": rss()}
+            here = {
+                "trial": progress.n_trials,
+                "seconds": progress.elapsed,
+                "rss_bytes": held_bytes("cpu"),
+            }
             seen.append(here)
 
     run = folder / "run"
@@ -96,23 +91,12 @@ def soak(folder: Path, n_trials: int, from_trial: int) -> dict[str, Any]:
         "report_s": report_s,
         "report_bytes": page.stat().st_size,
         "seen": seen,
-        "machine": {
-            "cpu": cpu_name(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in LIBRARIES},
-        },
+        "machine": machine(),
     }
 
 
 def _ms_per_trial(first: dict[str, float], last: dict[str, float]) -> float:
     return 1000 * (last["seconds"] - first["seconds"]) / max(1, last["trial"] - first["trial"])
-
-
-def rss() -> int:
-    """Bytes of this process in memory; Linux tells them."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def make_job(folder: Path, n_trials: int) -> Path:
@@ -207,10 +191,8 @@ def write_task(folder: Path, name: str, lines: list[dict[str, Any]], task: dict[
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(known | task), encoding="utf-8")
 
 
-def table(told: dict[str, Any]) -> str:
-    """What was seen, as Markdown."""
-    machine = told["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+def text_of(told: dict[str, Any]) -> str:
+    """The tables."""
     mib = 2**20
     rows = [
         ("trials", f"{told['trials']:,} ({told['candidates']:,} candidates)"),
@@ -227,17 +209,14 @@ def table(told: dict[str, Any]) -> str:
         ("read back and every line checked", f"{told['record_read_and_checked_s']:.2f} s"),
         ("report", f"{told['report_s']:.1f} s, {told['report_bytes'] / mib:.2f} MiB"),
     ]
-    head = (
-        f"{machine['cpu']}, {machine['threads']} thread(s), Python {machine['python']}, {versions}"
-    )
-    lines = [head, "", "| what | measured |", "| --- | --- |"]
-    lines += [f"| {what} | {measured} |" for what, measured in rows]
-    lines += ["", "| trial | seconds | MiB |", "| --- | --- | --- |"]
-    lines += [
-        f"| {row['trial']:.0f} | {row['seconds']:.1f} | {row['rss_bytes'] / mib:.0f} |"
+    seen = [
+        [f"{row['trial']:.0f}", f"{row['seconds']:.1f}", f"{row['rss_bytes'] / mib:.0f}"]
         for row in told["seen"]
     ]
-    return "\n".join(lines) + "\n"
+    measured = table(["what", "measured"], [list(row) for row in rows])
+    return "\n\n".join(
+        [told_of(told["machine"]), measured, table(["trial", "seconds", "MiB"], seen)]
+    )
 
 
 if __name__ == "__main__":
