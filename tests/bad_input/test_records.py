@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptailor.cli import main
 from gptailor.errors import UserError
 from gptailor.report import read_run
 
@@ -231,8 +230,7 @@ def test_each_fault_is_a_sentence_with_file_and_line_and_nothing_is_written(
     told: str,
     verb: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_command: Callable[..., tuple[int, str, str]],
 ) -> None:
     run = tmp_path / "my run"
     run.mkdir()
@@ -243,12 +241,8 @@ def test_each_fault_is_a_sentence_with_file_and_line_and_nothing_is_written(
         "search": ["search", tmp_path / "tailor.yaml", "--out", run],
         "export": ["export", run, "-o", tmp_path / "out"],
     }[verb]
-    monkeypatch.setattr(sys, "argv", ["gptailor", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out, err = capsys.readouterr()
-    assert stop.value.code == 2
-    assert out == ""
+    code, out, err = run_command(*words)
+    assert (code, out) == (2, "")
     (sentence,) = err.splitlines()
     assert sentence.startswith(f"error: {record}")
     assert told in sentence

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from gptailor.assemble import load_members
-from gptailor.cli import main
 from gptailor.cli.evaluate import command as evaluate
 from gptailor.cli.export import command as export
 from gptailor.config import load_config
@@ -77,8 +75,7 @@ def test_a_record_is_not_continued_with_something_else(
     run: Path,
     change: dict[str, Any],
     named: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_command: Callable[..., tuple[int, str, str]],
 ) -> None:
     config = run.parent.parent / "tailor.yaml"
     record = run / "record.jsonl"
@@ -90,11 +87,8 @@ def test_a_record_is_not_continued_with_something_else(
     else:
         config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | change))
     before = record.read_bytes()
-    monkeypatch.setattr(sys, "argv", ["gptailor", "search", str(config), "--out", str(run)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    told = capsys.readouterr().err
-    assert stop.value.code == 2
+    code, _, told = run_command("search", config, "--out", run)
+    assert code == 2
     assert f"error: {record}: {named}" in told
     assert "Traceback" not in told
     assert record.read_bytes() == before

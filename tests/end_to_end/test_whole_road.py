@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from gptailor.cli import main
 from gptailor.cli.search import command as search
 from gptailor.tailoring import Tailoring
 
@@ -28,15 +27,13 @@ def gptailor(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_main_job_runs_from_check_to_report(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
     config = job()
     run, out = config.parent / "runs" / "tailor", tmp_path / "the result"
     for verb in ("check", "search"):  # whose processes are started elsewhere
-        monkeypatch.setattr(sys, "argv", ["gptailor", verb, str(config)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert not end.value.code
+        code, _, told = run_command(verb, config)
+        assert code == 0, told
     for words in (
         ("export", run, "-o", out),
         ("evaluate", out, "--run", run),

@@ -1,10 +1,8 @@
 """What an export may replace, and what a fault leaves behind; kills are tested end to end."""
 
 import os
-import resource
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +127,9 @@ def test_a_name_that_no_folder_can_have_is_told(name: str, llama: Any, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@contextmanager
-def files_of_at_most(n_bytes: int) -> Iterator[None]:
-    """Let the kernel refuse longer files, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("n_bytes", [100, 8_000, 100_000], ids=["config", "tokenizer", "weights"])
 def test_a_disk_that_fills_up_leaves_the_old_export(
-    n_bytes: int, llama: Any, tmp_path: Path
+    n_bytes: int, llama: Any, tmp_path: Path, files_of_at_most: Callable[..., Any]
 ) -> None:
     target = tmp_path / "new" / "out"
     with files_of_at_most(n_bytes), pytest.raises(ExportError, match="can't be written"):

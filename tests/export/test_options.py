@@ -1,7 +1,6 @@
 """What is asked of an export is checked before anything is loaded, each fault in a sentence."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from gptailor.cli import main
 from gptailor.errors import ConfigError
 from gptailor.export.options import ExportOptions
 from gptailor.tailoring import LayerSpec, Tailoring
@@ -77,8 +75,7 @@ def test_sizes_are_read(size: str, n_bytes: int) -> None:
 def gptailor(
     pico_family: Any,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_command: Callable[..., tuple[int, str, str]],
 ) -> Callable[..., tuple[int, str, str]]:
     """Run ``export`` on the pico family and a tailoring of it."""
     folders = {"base": pico_family.base, **pico_family.variants}  # mergekit reads no spaces
@@ -96,10 +93,7 @@ def gptailor(
 
     def run(*asked: str) -> tuple[int, str, str]:
         files = [str(tmp_path / "tailor.yaml"), "--tailoring", str(tmp_path / "mine.yaml")]
-        monkeypatch.setattr(sys, "argv", ["gptailor", "export", *files, *asked])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0), *capsys.readouterr()
+        return run_command("export", *files, *asked)
 
     return run
 

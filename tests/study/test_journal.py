@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,17 +103,6 @@ def test_a_place_that_can_hold_no_record_is_told(tmp_path: Path, place: str, tol
     assert not new
 
 
-@contextmanager
-def files_of_at_most(n_bytes: int) -> Iterator[None]:
-    """A full disk, as far as a process can tell."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def told_numbers(folder: Path) -> list[int]:
     lines = (folder / "record.jsonl").read_bytes().split(b"\n")
     assert lines[-1] == b""
@@ -124,7 +112,11 @@ def told_numbers(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_study_on_a_full_disk_stops_and_goes_on_when_there_is_room(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path, seed: int
+    run_study: Callable[..., Any],
+    formula: Any,
+    files_of_at_most: Callable[..., Any],
+    tmp_path: Path,
+    seed: int,
 ) -> None:
     _, number = run_study(tmp_path / "roomy", formula())
     size = (tmp_path / "roomy" / "record.jsonl").stat().st_size

@@ -111,3 +111,15 @@ class WaywardRecipe:
         if self.failure == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         return Wayward(self.folder)
+
+
+def eleven_jobs(*special: int) -> list[Job]:
+    """Eleven jobs, some of which are deadly: the fourth and those behind it."""
+    plain = [job(number) for number in range(1, 12)]
+    for place, how in enumerate(special):
+        plain[3 + place] = job(40 + place, how)
+    return plain
+
+
+def failures_of(done: Sequence[Evaluation]) -> dict[int, str]:
+    return {index: one.failure for index, one in enumerate(done) if one.failure is not None}

@@ -4,14 +4,26 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scorers import ALWAYS, BUG, DEVICE, MEET, ONCE, SEGFAULT, Note, WaywardRecipe, answer, job
+from scorers import (
+    ALWAYS,
+    BUG,
+    DEVICE,
+    MEET,
+    ONCE,
+    SEGFAULT,
+    Note,
+    WaywardRecipe,
+    answer,
+    eleven_jobs,
+    failures_of,
+    job,
+)
 
 from gptailor.errors import FamilyError, RecordError
-from gptailor.trial import Evaluation, Job
 from gptailor.workers.crew import CrewPool
 from gptailor.workers.processes import Place, ProcessCrew, ending
 
@@ -31,18 +43,6 @@ def pool(tmp_path: Path, scorers_path: None) -> Iterator[Make]:
     yield make
     for one in made:
         one.close()
-
-
-def _jobs(*special: int) -> list[Job]:
-    """Eleven jobs, some of which are deadly."""
-    plain = [job(number) for number in range(1, 12)]
-    for place, how in enumerate(special):
-        plain[3 + place] = job(40 + place, how)
-    return plain
-
-
-def _failures(done: Sequence[Evaluation]) -> dict[int, str]:
-    return {index: one.failure for index, one in enumerate(done) if one.failure is not None}
 
 
 def test_jobs_are_spread_and_answered_in_order_by_workers_that_stay(
@@ -66,7 +66,7 @@ def test_no_more_workers_are_started_than_there_are_groups(pool: Make, tmp_path:
 def test_what_a_killed_worker_had_to_do_is_done_again(
     pool: Make, tmp_path: Path, n_workers: int
 ) -> None:
-    jobs = _jobs(ONCE)
+    jobs = eleven_jobs(ONCE)
     assert list(pool(n_workers).evaluate(jobs)) == [answer(one) for one in jobs]
     assert Note(tmp_path, "death").count() == 1
 
@@ -86,11 +86,11 @@ def test_what_a_killed_worker_had_to_do_is_done_again(
 def test_a_candidate_that_kills_three_workers_has_failed_and_harms_no_other(
     pool: Make, tmp_path: Path, how: int, reason: str
 ) -> None:
-    jobs = _jobs(how)
+    jobs = eleven_jobs(how)
     done = list(pool().evaluate(jobs))
     assert Note(tmp_path, "death").count() == 3
     assert len(Note(tmp_path, "death").pids()) == 3
-    assert _failures(done) == {3: f"3 workers were lost while they ran it; the last: {reason}"}
+    assert failures_of(done) == {3: f"3 workers were lost while they ran it; the last: {reason}"}
     assert done[:3] + done[4:] == [answer(one) for one in jobs[:3] + jobs[4:]]
 
 
@@ -106,7 +106,7 @@ def test_a_fault_of_ours_is_raised_with_its_traceback(
     pool: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*ZeroDivisionError: a fault of"):
-        list(pool().evaluate(_jobs(BUG)))
+        list(pool().evaluate(eleven_jobs(BUG)))
     assert capfd.readouterr().out == ""
 
 
@@ -123,7 +123,7 @@ def test_workers_that_never_get_ready_stop_the_study(pool: Make, tmp_path: Path)
 
 
 def test_answers_that_nobody_waits_for_are_dropped(pool: Make) -> None:
-    two, jobs = pool(group_size=2), _jobs()
+    two, jobs = pool(group_size=2), eleven_jobs()
     for n_taken in (1, 3):
         rounds = iter(two.evaluate(jobs))
         assert [next(rounds) for _ in range(n_taken)] == [answer(one) for one in jobs[:n_taken]]

@@ -1,7 +1,7 @@
 """A real Ray cluster of two nodes on this machine, whose workers and nodes are killed."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from scorers import (
     Wayward,
     WaywardRecipe,
     answer,
+    eleven_jobs,
+    failures_of,
     job,
 )
 
 from gptailor.errors import ConfigError, FamilyError
-from gptailor.trial import Evaluation, Job
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -75,17 +76,6 @@ def pool(cluster: Any, tmp_path: Path) -> Iterator[Make]:
         one.close()
 
 
-def _jobs(*special: int) -> list[Job]:
-    plain = [job(number) for number in range(1, 12)]
-    for place, how in enumerate(special):
-        plain[3 + place] = job(40 + place, how)
-    return plain
-
-
-def _failures(done: Sequence[Evaluation]) -> dict[int, str]:
-    return {index: one.failure for index, one in enumerate(done) if one.failure is not None}
-
-
 def test_jobs_are_spread_over_the_nodes_by_workers_that_stay(pool: Make, tmp_path: Path) -> None:
     two, jobs = pool(), [job(number, MEET) for number in range(1, 12)]
     for _ in range(2):
@@ -98,9 +88,9 @@ def test_jobs_are_spread_over_the_nodes_by_workers_that_stay(pool: Make, tmp_pat
 
 def test_workers_killed_by_what_they_score(pool: Make, tmp_path: Path) -> None:
     """One dies once of its job, one always: the first is scored, the second has failed."""
-    jobs = _jobs(ONCE, SEGFAULT)
+    jobs = eleven_jobs(ONCE, SEGFAULT)
     done = list(pool().evaluate(jobs))
-    (failed,) = _failures(done).items()
+    (failed,) = failures_of(done).items()
     assert failed[0] == 4
     assert failed[1].startswith("3 workers were lost while they ran it; the last: ")
     assert done[:4] + done[5:] == [answer(one) for one in jobs[:4] + jobs[5:]]
