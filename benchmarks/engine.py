@@ -39,6 +39,7 @@ from gptailor.export.weights import tailored_weights
 from gptailor.family import tailored_config
 from gptailor.family.family import Family
 from gptailor.family.skeleton import model_around
+from gptailor.rehearsal import work_of
 from gptailor.search.mutation import CHANGES, mutate
 from gptailor.study import Journal
 from gptailor.tailoring import Tailoring
@@ -258,13 +259,23 @@ def speed(assembly: Assembly, candidates: Sequence[Tailoring], ceiling: float) -
         seconds = time.perf_counter() - started
     run = sum(one.layer_tokens for one in done)
     outside = seconds - sum(spent.values())
+    n_examples, n_candidates = assembly.plan.sizes["report"], len(candidates)
+    alone = work_of(assembly, [Job(candidates[0], n_examples, "report")])
+    predicted = alone.target_tokens * n_candidates
     return {
         "bare_layer": ceiling,
         "in_layers": run / spent["layers"],
         "everything_counted": run / seconds,
+        "with_heads_as_layer_tokens": (run + predicted * head_in_layers(assembly)) / seconds,
         "seconds": {**spent, "merging, assembly, scores": outside},
         "outside_forwards_ms_per_candidate": 1000 * outside / len(candidates),
     }
+
+
+def head_in_layers(assembly: Assembly) -> float:
+    """How many layers a token goes through for the arithmetic of one prediction by the head."""
+    config, parameters = assembly.family.config, assembly.family.layer_parameters
+    return float(config.vocab_size * config.hidden_size / statistics.mean(parameters))
 
 
 @torch.inference_mode()
@@ -356,7 +367,8 @@ def _speeds(told: dict[str, Any]) -> list[str]:
         for name, key in (
             ("a bare layer, 2,048 tokens", "bare_layer"),
             ("the engine, inside layers", "in_layers"),
-            ("the engine, everything counted", "everything_counted"),
+            ("the engine, all time counted", "everything_counted"),
+            ("the same, and heads by their arithmetic", "with_heads_as_layer_tokens"),
         )
     ]
     total = sum(speeds["seconds"].values())

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.engine.batches import Batch
+from gptailor.engine.linear import speed_up_linear
 from gptailor.engine.weights import part_weights
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layers_path
@@ -85,6 +86,7 @@ class Skeleton:
 
     def __init__(self, family: Family, device: torch.device) -> None:
         model = family.skeleton()
+        speed_up_linear(model, device)
         path = layers_path(model)
         self._parent, _, self._name = path.rpartition(".")
         layers = model.get_submodule(path)
