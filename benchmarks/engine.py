@@ -34,11 +34,11 @@ from transformers import AutoModelForCausalLM
 
 from gptailor.assemble import Assembly, assemble, max_length_of, open_study, open_tasks
 from gptailor.config import Config, load_config
-from gptailor.engine.prefix import shared_share
 from gptailor.export.weights import tailored_weights
 from gptailor.family import tailored_config
 from gptailor.family.family import Family
 from gptailor.family.skeleton import model_around
+from gptailor.prefix import shared_share
 from gptailor.rehearsal import work_of
 from gptailor.search.mutation import CHANGES, mutate
 from gptailor.study import Journal

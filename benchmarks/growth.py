@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.allocator import keep_freed_pages
-from gptailor.engine.prefix import shared_share
 from gptailor.family.family import Family
 from gptailor.family.layout import Layout
+from gptailor.prefix import shared_share
 from gptailor.search.mutation import CHANGES, mutate
 from gptailor.search.space import Space
 from gptailor.tailoring import Tailoring

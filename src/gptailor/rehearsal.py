@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from gptailor.assemble import Assembly
 from gptailor.engine.kept import Kept
-from gptailor.engine.prefix import Node, prefix_trie
 from gptailor.engine.tokens import TokenTree
 from gptailor.metrics import METRICS
 from gptailor.objective import Objective
+from gptailor.prefix import Node, prefix_trie
 from gptailor.search.space import Space
 from gptailor.search.surrogate import describe
 from gptailor.study.results import ranked

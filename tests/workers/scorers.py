@@ -6,6 +6,7 @@ What a scorer must remember beyond its own death lies in a folder, a file each t
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from gptailor.errors import FamilyError
 from gptailor.tailoring import Tailoring
 from gptailor.trial import Evaluation, Job, Measurement, Scores
 
-SEGFAULT, ONCE, ALWAYS, RAYLET, BUG, DEVICE, MEET = 101, 102, 103, 104, 105, 106, 107
-DEVICE_ONCE = 108
+MEET, NOISE, LARGE, BUG, UNSENDABLE, PARENT, INTERRUPT = range(101, 108)
+DEADLY = SEGFAULT, ALWAYS, DEVICE, ONCE, DEVICE_ONCE, RAYLET, HANG_UP, DRIVER = range(111, 119)
 
 
 def job(number: int, n_examples: int = 4) -> Job:
@@ -29,7 +30,17 @@ def job(number: int, n_examples: int = 4) -> Job:
 def answer(one: Job) -> Evaluation:
     """What a job scores, wherever it is scored."""
     values = tuple(float(len(spec.sources) + one.n_examples) for spec in one.tailoring.layers)
+    if one.n_examples == LARGE:
+        values = tuple(map(float, range(100_000)))  # more than a pipe holds
     return Evaluation(Scores({"task": {"acc": Measurement("acc", values)}}), None, 0.0, 1)
+
+
+class Unsendable(Exception):
+    """Neither can it be pickled, nor made again of what it was made of."""
+
+    def __init__(self, what: object) -> None:
+        super().__init__("a fault of ours")
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -64,24 +75,42 @@ class Wayward:
         return [answer(one) for one in jobs]
 
     def _misbehave(self, how: int) -> None:
-        if how == SEGFAULT:
-            Note(self.folder, "death").add()
-            ctypes.string_at(0)
-        if how == ALWAYS or (how == ONCE and Note(self.folder, "death").count() == 0):
-            Note(self.folder, "death").add()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if how == RAYLET and not self._on_head() and Note(self.folder, "death").count() == 0:
-            Note(self.folder, "death").add()
-            os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its node
-            signal.pause()
         if how == MEET:
             self._wait_for_another()
-        if how == BUG:
+        elif how == NOISE:
+            sys.stdout.write("a library's chatter\n")
+            sys.stdout.flush()
+            os.write(1, b"from below Python\n")
+        elif how in (PARENT, INTERRUPT):
+            os.kill(os.getppid(), signal.SIGKILL if how == PARENT else signal.SIGINT)
+            _hang()
+        elif how == BUG:
             raise ZeroDivisionError("a fault of ours")
-        once = how == DEVICE_ONCE and Note(self.folder, "death").count() == 0
-        if how == DEVICE or once:
-            Note(self.folder, "death").add()
+        elif how == UNSENDABLE:
+            raise Unsendable(lambda: None)
+        else:
+            self._die(how)
+
+    def _die(self, how: int) -> None:
+        again = how in (SEGFAULT, ALWAYS, DEVICE) or Note(self.folder, "death").count() == 0
+        if how not in DEADLY or not again or (how == RAYLET and self._on_head()):
+            return
+        Note(self.folder, "death").add()
+        if how == SEGFAULT:
+            ctypes.string_at(0)
+        if how in (ALWAYS, ONCE):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how in (DEVICE, DEVICE_ONCE):
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nand so on")
+        if how == RAYLET:
+            os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its node
+            signal.pause()
+        if how == DRIVER:
+            (pid,) = Note(self.folder, "driver").pids()
+            os.kill(int(pid), signal.SIGKILL)
+        if how == HANG_UP:
+            os.close(int(sys.argv[1]))  # the pipe
+        _hang()
 
     def _wait_for_another(self) -> None:
         """Go on once two processes have been given something."""
@@ -92,6 +121,11 @@ class Wayward:
 
     def _on_head(self) -> bool:
         return str(os.getppid()) in Note(self.folder, "head").pids()
+
+
+def _hang() -> None:
+    """Wait for ever, as a stuck driver may: no other thread of this process goes on."""
+    ctypes.PyDLL(None).pause()
 
 
 @dataclass(frozen=True)
@@ -109,6 +143,10 @@ class WaywardRecipe:
         if self.failure == "refused":
             raise FamilyError(["one fault", "another"])
         if self.failure == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.failure == "memory":
+            raise MemoryError("Unable to allocate 13.1 GiB")
+        if device == "broken":
             os.kill(os.getpid(), signal.SIGKILL)
         return Wayward(self.folder)
 

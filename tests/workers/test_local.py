@@ -7,7 +7,7 @@ import pytest
 from gptailor.errors import ConfigError
 from gptailor.tailoring import Tailoring
 from gptailor.trial import Evaluation, Job
-from gptailor.workers.local import LocalPool
+from gptailor.workers.local import LocalPool, local_pool, places
 
 JOBS = [Job(Tailoring.whole("base", n), n) for n in range(1, 6)]
 
@@ -40,3 +40,52 @@ def test_a_group_is_handed_on_before_the_next_is_begun() -> None:
 def test_a_group_size_that_is_no_count_is_refused(size: object) -> None:
     with pytest.raises(ConfigError, match="group_size"):
         LocalPool(Counting(), group_size=size)  # type: ignore[arg-type]  # what a config may say
+
+
+@pytest.mark.parametrize(
+    ("device", "n_workers", "n_gpus", "visible", "told"),
+    [
+        ("auto", 2, 0, None, ["cpu", "cpu"]),
+        ("auto", 2, 0, "", ["cpu", "cpu"]),
+        ("auto", 2, 3, None, ["0", "1"]),
+        ("cpu", 2, 3, None, ["cpu", "cpu"]),
+        ("cuda", 3, 3, None, ["0", "1", "2"]),
+        ("cuda", 2, 2, "3, 1", ["3", "1"]),
+        ("cuda", 2, 2, "GPU-8f1a,GPU-77c0", ["GPU-8f1a", "GPU-77c0"]),
+        ("cuda", 1, 1, "0,-1,2", ["0"]),
+        ("cuda:1", 1, 2, "3,1", ["1"]),
+        ("mps", 1, 0, None, ["mps"]),
+    ],
+)
+def test_each_worker_has_a_gpu_of_its_own_or_a_share_of_the_processor(
+    device: str, n_workers: int, n_gpus: int, visible: str | None, told: list[str]
+) -> None:
+    made = places(device, n_workers, threads=3, n_gpus=n_gpus, visible=visible)
+    assert [one.environment.get("CUDA_VISIBLE_DEVICES", one.device) for one in made] == told
+    assert {one.device for one in made} == {"cuda" if one.environment else told[0] for one in made}
+    assert all(one.threads == 3 for one in made)
+
+
+@pytest.mark.parametrize(
+    ("device", "n_workers", "n_gpus", "told"),
+    [
+        ("auto", 3, 2, "3 workers need a GPU each, and PyTorch sees 2; ask for 2, or set engine.d"),
+        ("cuda:1", 2, 4, "engine.device is cuda:1, which names 1; ask for 1, or set engine.device"),
+        ("mps", 2, 0, "there is one mps device"),
+        ("cpu", 257, 0, "257 processes are more than one machine runs; say 256"),
+    ],
+)
+def test_more_workers_than_devices_are_refused(
+    device: str, n_workers: int, n_gpus: int, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"workers.options.n_workers: .*{told}"):
+        places(device, n_workers, threads=1, n_gpus=n_gpus, visible=None)
+
+
+def test_all_options_at_fault_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        local_pool(Counting(), recipe=lambda: None, n_workers=0, group_size=2.5)  # type: ignore[arg-type, return-value]  # what a config may say
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == [
+        "workers.options.group_size",
+        "workers.options.n_workers",
+    ]

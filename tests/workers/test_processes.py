@@ -1,9 +1,11 @@
 """Real processes that die in every way: what they had to do is done by others, or has failed."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +14,15 @@ from scorers import (
     ALWAYS,
     BUG,
     DEVICE,
+    HANG_UP,
+    INTERRUPT,
+    LARGE,
     MEET,
+    NOISE,
     ONCE,
+    PARENT,
     SEGFAULT,
+    UNSENDABLE,
     Note,
     WaywardRecipe,
     answer,
@@ -24,7 +32,9 @@ from scorers import (
 )
 
 from gptailor.errors import FamilyError, RecordError
+from gptailor.workers import processes
 from gptailor.workers.crew import CrewPool
+from gptailor.workers.pool import Spread
 from gptailor.workers.processes import Place, ProcessCrew, ending
 
 Make = Callable[..., CrewPool]
@@ -35,9 +45,12 @@ def pool(tmp_path: Path, scorers_path: None) -> Iterator[Make]:
     """Factory: a pool of processes with wayward scorers; closed at the end."""
     made = []
 
-    def make(n_workers: int = 2, group_size: int = 16, **recipe: str) -> CrewPool:
-        crew = ProcessCrew(WaywardRecipe(tmp_path, **recipe), [Place("cpu", 1)] * n_workers)
-        made.append(CrewPool(crew, group_size=group_size))
+    def make(
+        n_workers: int = 2, group_size: int = 16, *, first: str = "cpu", **recipe: str
+    ) -> CrewPool:
+        places = [Place(first, 1), *[Place("cpu", 1)] * (n_workers - 1)]
+        crew = ProcessCrew(WaywardRecipe(tmp_path, **recipe), places)
+        made.append(CrewPool(crew, spread=Spread(n_workers, "cpu", 1), group_size=group_size))
         return made[-1]
 
     yield make
@@ -76,11 +89,7 @@ def test_what_a_killed_worker_had_to_do_is_done_again(
     [
         (SEGFAULT, "killed by SIGSEGV"),
         (ALWAYS, "killed by SIGKILL"),
-        pytest.param(  # imports torch to know the error
-            DEVICE,
-            "stopped by its device: CUDA error: an illegal memory access was encountered",
-            marks=pytest.mark.slow,
-        ),
+        (DEVICE, "stopped by its device: CUDA error: an illegal memory access was encountered"),
     ],
 )
 def test_a_candidate_that_kills_three_workers_has_failed_and_harms_no_other(
@@ -94,19 +103,61 @@ def test_a_candidate_that_kills_three_workers_has_failed_and_harms_no_other(
     assert done[:3] + done[4:] == [answer(one) for one in jobs[:3] + jobs[4:]]
 
 
-def test_a_worker_killed_between_groups_is_replaced(pool: Make, tmp_path: Path) -> None:
-    one = pool(n_workers=1)
-    assert list(one.evaluate([job(1)])) == [answer(job(1))]
+def test_two_that_kill_are_told_apart(pool: Make, tmp_path: Path) -> None:
+    jobs = eleven_jobs(ALWAYS, SEGFAULT)
+    done = list(pool(group_size=3).evaluate(jobs))
+    lost = "3 workers were lost while they ran it; the last: killed by"
+    assert failures_of(done) == {3: f"{lost} SIGKILL", 4: f"{lost} SIGSEGV"}
+    assert done[:3] + done[5:] == [answer(one) for one in jobs[:3] + jobs[5:]]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_worker_killed_between_groups_is_replaced_and_nothing_is_blamed_on_what_comes_next(
+    pool: Make, tmp_path: Path, n_workers: int
+) -> None:
+    some = pool(n_workers)
+    assert list(some.evaluate([job(1)])) == [answer(job(1))]
     (pid,) = Note(tmp_path, "group").pids()
     os.kill(int(pid), signal.SIGKILL)
-    assert list(one.evaluate([job(2), job(3)])) == [answer(job(2)), answer(job(3))]
+    os.waitid(os.P_PID, int(pid), os.WEXITED | os.WNOWAIT)  # until it is dead
+    jobs = [job(number) for number in range(2, 9)]
+    assert list(some.evaluate(jobs)) == [answer(one) for one in jobs]
+    assert Note(tmp_path, "group").count() == 1 + n_workers  # nothing was run one by one
 
 
-def test_a_fault_of_ours_is_raised_with_its_traceback(
+def test_a_worker_that_hangs_up_and_stays_is_lost(
+    pool: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "_GRACE_S", 0.05)
+    jobs = eleven_jobs(HANG_UP)
+    assert list(pool(n_workers=1).evaluate(jobs)) == [answer(one) for one in jobs]
+    assert "worker 0 was lost (hung up) with 11 candidates" in caplog.messages
+    (pid,) = Note(tmp_path, "death").pids()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_large_and_many_messages_go_both_ways(pool: Make) -> None:
+    known = answer(job(1, LARGE)).scores
+    jobs = [dataclasses.replace(job(number, LARGE), known=known) for number in range(1, 9)]
+    assert list(pool(group_size=4).evaluate(jobs)) == [answer(one) for one in jobs]
+
+
+def test_what_workers_print_does_not_mix_with_results(
     pool: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*ZeroDivisionError: a fault of"):
-        list(pool().evaluate(eleven_jobs(BUG)))
+    assert list(pool(n_workers=1).evaluate([job(1, NOISE)])) == [answer(job(1, NOISE))]
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err == "a library's chatter\nfrom below Python\n"
+
+
+@pytest.mark.parametrize("how", [BUG, UNSENDABLE])
+def test_a_fault_of_ours_is_raised_with_its_traceback(
+    pool: Make, how: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*scorers.py.*a fault of ours"):
+        list(pool().evaluate(eleven_jobs(how)))
     assert capfd.readouterr().out == ""
 
 
@@ -116,10 +167,47 @@ def test_a_users_fault_in_a_worker_is_told_as_such(pool: Make) -> None:
     assert caught.value.faults == ("one fault", "another")
 
 
-def test_workers_that_never_get_ready_stop_the_study(pool: Make, tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"no worker is left: .* killed by SIGKILL"):
-        list(pool(failure="killed").evaluate([job(1)]))
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("killed", "killed by SIGKILL"),
+        ("memory", "stopped by lack of memory: Unable to allocate 13.1 GiB"),
+    ],
+)
+def test_workers_that_never_get_ready_stop_the_study(
+    pool: Make, tmp_path: Path, failure: str, reason: str
+) -> None:
+    with pytest.raises(RecordError, match=rf"no worker is left: .* thus: {reason}; ask for fewer"):
+        list(pool(failure=failure).evaluate([job(1)]))
     assert Note(tmp_path, "start").count() == 2 * 3
+
+
+def test_a_worker_that_never_gets_ready_is_done_without(pool: Make, tmp_path: Path) -> None:
+    some, jobs = pool(first="broken", group_size=1), eleven_jobs(ONCE)
+    deadline = time.monotonic() + 30
+    while Note(tmp_path, "threads1broken").count() < 3:
+        assert time.monotonic() < deadline
+        assert list(some.evaluate(jobs)) == [answer(one) for one in jobs]
+    for _ in range(3):
+        assert list(some.evaluate(jobs)) == [answer(one) for one in jobs]
+    assert Note(tmp_path, "threads1broken").count() == 3  # it was given up
+
+
+def test_a_system_that_starts_no_more_processes_is_told(
+    pool: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(RecordError, match="a worker process can't be started: No such file"):
+        list(pool().evaluate([job(1)]))
+
+
+def test_nothing_of_the_folder_that_one_is_in_is_imported(
+    pool: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("threading", "multiprocessing", "pickle", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this was imported')")
+    monkeypatch.chdir(tmp_path)
+    assert list(pool(n_workers=1).evaluate([job(1)])) == [answer(job(1))]
 
 
 def test_answers_that_nobody_waits_for_are_dropped(pool: Make) -> None:
@@ -131,22 +219,37 @@ def test_answers_that_nobody_waits_for_are_dropped(pool: Make) -> None:
     assert list(two.evaluate(jobs[::-1])) == [answer(one) for one in jobs[::-1]]
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path: Path, scorers_path: None) -> None:
+@pytest.mark.parametrize(
+    ("how", "code", "told"),
+    [(PARENT, -signal.SIGKILL, b""), (INTERRUPT, 3, b"stopped")],
+)
+def test_busy_and_idle_workers_end_with_the_process_that_started_them(
+    tmp_path: Path, scorers_path: None, how: int, code: int, told: bytes
+) -> None:
+    """Killed, or stopped with Ctrl-C: one worker of three is busy, one idle, one yet to start."""
     script = f"""
-import os, signal
+import sys
+from contextlib import closing
 from pathlib import Path
-from scorers import WaywardRecipe, job
+from scorers import MEET, WaywardRecipe, job
 from gptailor.workers.crew import CrewPool
+from gptailor.workers.pool import Spread
 from gptailor.workers.processes import Place, ProcessCrew
-pool = CrewPool(ProcessCrew(WaywardRecipe(Path({str(tmp_path)!r})), [Place("cpu", 1)]))
-list(pool.evaluate([job(1)]))
-os.kill(os.getpid(), signal.SIGKILL)
+crew = ProcessCrew(WaywardRecipe(Path({str(tmp_path)!r})), [Place("cpu", 1)] * 3)
+try:
+    with closing(CrewPool(crew, spread=Spread(3, "cpu", 1), group_size=1)) as pool:
+        list(pool.evaluate([job(1, MEET), job(2, MEET)]))
+        crew.start(2)
+        list(pool.evaluate([job(1, {how})]))
+except KeyboardInterrupt:
+    sys.stderr.write("stopped")
+    sys.exit(3)
 """
-    # a worker inherits the error output, and this waits for its end
+    # workers inherit the error output, and this waits for the end of the last
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (-signal.SIGKILL, b"")
-    assert Note(tmp_path, "group").count() == 1
+    assert (done.returncode, done.stderr) == (code, told)
+    assert Note(tmp_path, "group").count() == 3
 
 
 def test_an_exit_status_is_told_in_words() -> None:

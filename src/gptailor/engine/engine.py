@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from gptailor.engine.batches import Batch
 from gptailor.engine.layers import LayerCache
-from gptailor.engine.prefix import Node, prefix_trie
 from gptailor.engine.results import Result, Run, Targets
 from gptailor.engine.skeleton import Inputs, Skeleton
 from gptailor.errors import ConfigError
 from gptailor.family import Family
+from gptailor.prefix import Node, prefix_trie
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher, compact, divergence
 

@@ -7,20 +7,21 @@ of how workers run: a `Crew` starts them, hands jobs to them and hears from them
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gptailor.errors import ConfigError, RecordError
 from gptailor.trial import Evaluation, Job
 from gptailor.workers.groups import grouped
+from gptailor.workers.pool import Spread
 
-__all__ = ["Answer", "Crew", "CrewPool", "Lost", "Ready", "count_of"]
+__all__ = ["Answer", "Crew", "CrewPool", "Lost", "Ready", "count_faults", "refuse_bad_counts"]
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 3  # at a job: the first, and two more
-_STARTS = 3  # of a worker that dies before it is ready
+_BARREN = 3  # deaths of a worker, one after the other, with nothing done and nothing to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,12 @@ class Crew(Protocol):
         """Begin to make a worker; `wait` tells when it is ready."""
         ...
 
-    def submit(self, worker: int, jobs: Sequence[Job]) -> None:
-        """Hand jobs to a worker that is ready; `wait` tells what came of them."""
+    def submit(self, worker: int, jobs: Sequence[Job]) -> Lost | None:
+        """Hand jobs to a worker that is ready; `wait` tells what came of them.
+
+        Returns:
+            How it ended, if it is known to have died before it took them.
+        """
         ...
 
     def wait(self) -> tuple[int, Answer]:
@@ -97,17 +102,24 @@ class CrewPool:
 
     Args:
         crew: The workers.
+        spread: What they are, for whoever asks.
         group_size: Most candidates run together.
 
     Raises:
         ConfigError: The group size is not a whole number of 1 or more.
     """
 
-    def __init__(self, crew: Crew, *, group_size: int = 16) -> None:
-        self._crew, self._group_size = crew, count_of("group_size", group_size)
+    def __init__(self, crew: Crew, *, spread: Spread, group_size: int = 16) -> None:
+        refuse_bad_counts(group_size=group_size)
+        self._crew, self._spread, self._group_size = crew, spread, group_size
         self._starting: set[int] = set()
         self._idle: set[int] = set()
-        self._failed_starts = dict.fromkeys(range(crew.n_workers), 0)
+        self._barren = dict.fromkeys(range(crew.n_workers), 0)
+
+    @property
+    def spread(self) -> Spread:
+        """Who evaluates."""
+        return self._spread
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterator[Evaluation]:
         """Run the jobs, spread over all workers; give the evaluations in the jobs' order.
@@ -121,6 +133,7 @@ class CrewPool:
                 while index not in this.done:
                     self._hand_out(this)
                     self._hear(this)
+                self._hand_out(this)  # nobody waits for whoever writes this down
                 yield this.done.pop(index)
         finally:
             for worker in this.running:  # nobody will hear them
@@ -141,53 +154,65 @@ class CrewPool:
         return [_Group(indices) for indices in told]
 
     def _usable(self) -> list[int]:
-        """Workers that did not die again and again before they were ready."""
-        return [worker for worker, failed in self._failed_starts.items() if failed < _STARTS]
+        """Workers that did not die again and again with nothing to do."""
+        return [worker for worker, deaths in self._barren.items() if deaths < _BARREN]
 
-    def _may_take(self, worker: int, group: _Group) -> bool:
-        """Whether a worker is none of those that died on a group, if there are others."""
-        return worker not in group.shunned or group.shunned >= set(self._usable())
+    def _may_take(self, this: _Round, worker: int, group: _Group) -> bool:
+        """Whether a worker is none of those that died on a group, if another one lives.
+
+        One that is still to start does not count: a cluster may never have room for it.
+        """
+        living = self._idle | this.running.keys()
+        return worker not in group.shunned or group.shunned >= living
 
     def _hand_out(self, this: _Round) -> None:
         """Give what is pending to idle workers, and start workers for what is left."""
         for group in list(this.pending):
-            able = [worker for worker in sorted(self._idle) if self._may_take(worker, group)]
-            if able:
+            if self._handed_over(this, group):
                 this.pending.remove(group)
-                self._idle.remove(able[0])
-                this.running[able[0]] = group
-                self._crew.submit(able[0], [this.jobs[index] for index in group.indices])
-        for worker in self._usable():
+        absent = set(self._usable()) - self._idle - self._starting - this.running.keys()
+        for worker in sorted(absent, key=lambda one: (_all_shun(this.pending, one), one)):
             if len(self._starting) >= len(this.pending):
                 return
-            if worker in self._starting or worker in self._idle or worker in this.running:
-                continue
-            if any(self._may_take(worker, group) for group in this.pending):
+            if any(self._may_take(this, worker, group) for group in this.pending):
                 self._starting.add(worker)
                 self._crew.start(worker)
+
+    def _handed_over(self, this: _Round, group: _Group) -> bool:
+        """Whether an idle worker took a group."""
+        for worker in sorted(self._idle):
+            if not self._may_take(this, worker, group):
+                continue
+            self._idle.remove(worker)
+            lost = self._crew.submit(worker, [this.jobs[index] for index in group.indices])
+            if lost is None:
+                this.running[worker] = group
+                return True
+            self._bury(this, worker, lost.reason)
+        return False
 
     def _hear(self, this: _Round) -> None:
         """Wait for one worker and take note of what it tells."""
         worker, answer = self._crew.wait()
         if isinstance(answer, Ready):
             self._starting.remove(worker)
-            self._failed_starts[worker] = 0
             self._idle.add(worker)
         elif isinstance(answer, Lost):
             self._bury(this, worker, answer.reason)
         else:
             group = this.running.pop(worker)
             self._idle.add(worker)
+            self._barren[worker] = 0
             this.done |= dict(zip(group.indices, answer, strict=True))
 
     def _bury(self, this: _Round, worker: int, reason: str) -> None:
         """Take note of a death; what the worker had to do is tried again, or has failed."""
+        self._starting.discard(worker)
         self._idle.discard(worker)
-        if worker in self._starting:
-            self._starting.remove(worker)
-            self._give_up_on_starting(worker, reason)
+        group = this.running.pop(worker, None)
+        if group is None:
+            self._count_barren(worker, reason)
             return
-        group = this.running.pop(worker, _Group(()))  # it may have died idle
         n_jobs = len(group.indices)
         logger.warning("worker %d was lost (%s) with %d candidates", worker, reason, n_jobs)
         again = []
@@ -200,25 +225,41 @@ class CrewPool:
                 this.done[index] = Evaluation(None, failure, 0.0, 0)
         this.pending.extendleft(reversed(again))
 
-    def _give_up_on_starting(self, worker: int, reason: str) -> None:
-        self._failed_starts[worker] += 1
-        logger.warning("worker %d was lost before it was ready (%s)", worker, reason)
+    def _count_barren(self, worker: int, reason: str) -> None:
+        """Give up on a worker that dies again and again while nothing is asked of it."""
+        self._barren[worker] += 1
+        logger.warning("worker %d was lost (%s) with nothing to do", worker, reason)
         if not self._usable():
             raise RecordError(
-                f"no worker is left: each was lost {_STARTS} times before it was ready, the last "
-                f"time because it was {reason}; ask for fewer workers or free memory, and run the "
+                f"no worker is left: each was lost {_BARREN} times before it had scored anything, "
+                f"the last one thus: {reason}; ask for fewer workers or free memory, and run the "
                 "same command again: what was scored is recorded"
             )
 
 
-def count_of(option: str, value: object) -> int:
-    """A worker pool's option that is a count.
+def _all_shun(groups: Iterable[_Group], worker: int) -> bool:
+    return all(worker in group.shunned for group in groups)
+
+
+def count_faults(**options: object) -> list[str]:
+    """A sentence for each option of a pool that is to be a whole number of 1 or more, and is not.
+
+    Example:
+        >>> count_faults(group_size=16, n_workers=0)
+        ['workers.options.n_workers: must be a whole number of 1 or more, not 0']
+    """
+    return [
+        f"workers.options.{name}: must be a whole number of 1 or more, not {value!r}"
+        for name, value in options.items()
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1
+    ]
+
+
+def refuse_bad_counts(**options: object) -> None:
+    """Refuse options of a pool that are to be counts and are none.
 
     Raises:
-        ConfigError: It is not a whole number of 1 or more.
+        ConfigError: Every fault.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(
-            f"workers.options.{option}: must be a whole number of 1 or more, not {value!r}"
-        )
-    return value
+    if faults := count_faults(**options):
+        raise ConfigError(faults)

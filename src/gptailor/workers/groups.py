@@ -5,13 +5,11 @@ Knows nothing of workers; counts layers times examples.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
+from gptailor.prefix import in_order
 from gptailor.trial import Job
 
 __all__ = ["grouped"]
-
-Path = tuple[int, ...]
 
 
 def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int, ...]]:
@@ -36,13 +34,8 @@ def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int,
     """
     if not jobs:
         return []
-    paths = _paths(jobs)
-    order = sorted(range(len(jobs)), key=lambda index: (paths[index], index))
-    alone = [_examples(jobs[index]) * _n_layers(jobs[index]) for index in order]
-    behind = alone[:1]  # what a job adds behind the one before it
-    for before, index in itertools.pairwise(order):
-        shared = max(0, _common(paths[before], paths[index]) - 2)  # work and embedding aside
-        behind.append(_examples(jobs[index]) * (_n_layers(jobs[index]) - shared))
+    order, behind = _row(jobs)
+    alone = [_cost(jobs[index], 0) for index in order]
     allowed = max(n_groups, -(-len(jobs) // most))
     low, high = max(alone), sum(alone)
     while low < high:
@@ -57,40 +50,26 @@ def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int,
     return sorted(groups)
 
 
-def _examples(job: Job) -> int:
-    """Examples to run; one at least, so that no job is free."""
-    return max(1, job.n_examples - job.n_known)
+def _row(jobs: Sequence[Job]) -> tuple[list[int], list[int]]:
+    """All jobs in the order in which engines run them, and what each adds behind the last.
 
-
-def _n_layers(job: Job) -> int:
-    return len(job.tailoring.layers)
-
-
-def _paths(jobs: Sequence[Job]) -> list[Path]:
-    """Each job's way down the trie, a node told by the first job that came through it.
-
-    The first node is the work (the examples that are run), the second the embedding.
+    Those that run the same examples stand side by side, and among them those that start alike.
     """
-    trie: dict[Any, Any] = {}
-    paths = []
+    works: dict[tuple[str, int, int], list[int]] = {}
     for index, job in enumerate(jobs):
-        steps = [
-            (job.part, job.n_known, job.n_examples),
-            job.tailoring.embedding,
-            *job.tailoring.layers,
-        ]
-        below, path = trie, []
-        for step in steps:
-            first, below = below.setdefault(step, (index, {}))
-            path.append(first)
-        paths.append(tuple(path))
-    return paths
+        works.setdefault((job.part, job.n_known, job.n_examples), []).append(index)
+    order, behind = [], []
+    for indices in works.values():
+        for place, shared in in_order([jobs[index].tailoring for index in indices]):
+            order.append(indices[place])
+            behind.append(_cost(jobs[indices[place]], shared))
+    return order, behind
 
 
-def _common(left: Path, right: Path) -> int:
-    """Nodes that two ways have in common."""
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))
-    return sum(1 for _ in same)
+def _cost(job: Job, shared: int) -> int:
+    """Examples to run times layers that are not shared; no job is free."""
+    n_examples = max(1, job.n_examples - job.n_known)
+    return n_examples * (len(job.tailoring.layers) - shared)
 
 
 def _filled(

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gptailor.errors import ConfigError
 from gptailor.trial import Evaluation, Job
-from gptailor.workers.crew import CrewPool, count_of
-from gptailor.workers.pool import Recipe, Scorer, WorkerPool
+from gptailor.workers.crew import CrewPool, refuse_bad_counts
+from gptailor.workers.pool import Recipe, Scorer, Spread, WorkerPool
 from gptailor.workers.processes import Place, ProcessCrew
 
-__all__ = ["LocalPool", "local_pool"]
+__all__ = ["LocalPool", "local_pool", "places"]
 
 _MOST = 256  # processes
 
@@ -30,8 +30,12 @@ class LocalPool:
     """
 
     def __init__(self, evaluator: Scorer, *, group_size: int = 16) -> None:
-        self._evaluator = evaluator
-        self._group_size = count_of("group_size", group_size)
+        refuse_bad_counts(group_size=group_size)
+        self._evaluator, self._group_size = evaluator, group_size
+
+    @property
+    def spread(self) -> None:
+        """Nothing is spread."""
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterator[Evaluation]:
         """Run the jobs, `group_size` at a time, in order."""
@@ -63,22 +67,50 @@ def local_pool(
     """
     if n_workers is None:
         return LocalPool(evaluator, group_size=group_size)
-    count_of("n_workers", n_workers)
-    told = recipe()
-    return CrewPool(ProcessCrew(told, _places(told, n_workers)), group_size=group_size)
-
-
-def _places(recipe: Recipe, n_workers: int) -> list[Place]:
-    """A place for each worker."""
+    refuse_bad_counts(group_size=group_size, n_workers=n_workers)
     import torch  # slow to import, and not needed by a pool in this process
 
-    kind = recipe.device.partition(":")[0]
-    threads = recipe.threads or max(1, torch.get_num_threads() // n_workers)
-    if kind == "cuda":
-        return [
-            Place("cuda", threads, {"CUDA_VISIBLE_DEVICES": gpu})
-            for gpu in _gpus(recipe.device, torch.cuda.device_count(), n_workers)
-        ]
+    told = recipe()
+    made = places(
+        told.device,
+        n_workers,
+        threads=told.threads or max(1, torch.get_num_threads() // n_workers),
+        n_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
+    spread = Spread(n_workers, made[0].device, made[0].threads)
+    return CrewPool(ProcessCrew(told, made), spread=spread, group_size=group_size)
+
+
+def places(
+    device: str, n_workers: int, *, threads: int, n_gpus: int, visible: str | None
+) -> list[Place]:
+    """Give each worker a device of this machine: a GPU of its own, or a share of the processor.
+
+    Args:
+        device: What the config asks for: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        n_workers: How many there are.
+        threads: CPU threads of each.
+        n_gpus: How many GPUs PyTorch sees here.
+        visible: ``CUDA_VISIBLE_DEVICES``, which names those that it sees; None if it is not set.
+
+    Raises:
+        ConfigError: There are fewer devices than workers.
+
+    Example:
+        >>> made = places("auto", 2, threads=4, n_gpus=3, visible="5,6,7")
+        >>> [(place.device, dict(place.environment)) for place in made]
+        [('cuda', {'CUDA_VISIBLE_DEVICES': '5'}), ('cuda', {'CUDA_VISIBLE_DEVICES': '6'})]
+    """
+    kind, _, chosen = device.partition(":")
+    if kind == "cuda" or (kind == "auto" and n_gpus):
+        names = [str(gpu) for gpu in range(n_gpus)]
+        if visible is not None:  # a name is a number or a UUID; what follows a wrong one is unseen
+            names = [name.strip() for name in visible.split(",")][:n_gpus]
+        usable = names[int(chosen) : int(chosen) + 1] if chosen else names
+        _refuse_too_many(n_workers, len(usable), device)
+        # each sees one GPU only: a process leaves some memory on every GPU that it touches
+        return [Place("cuda", threads, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in usable[:n_workers]]
     if kind == "mps" and n_workers > 1:
         raise ConfigError("workers.options.n_workers: there is one mps device; say 1, or none")
     if n_workers > _MOST:
@@ -86,19 +118,15 @@ def _places(recipe: Recipe, n_workers: int) -> list[Place]:
             f"workers.options.n_workers: {n_workers} processes are more than one machine runs; "
             f"say {_MOST} or fewer"
         )
-    return [Place(recipe.device, threads)] * n_workers
+    return [Place("cpu" if kind == "auto" else kind, threads)] * n_workers
 
 
-def _gpus(device: str, n_gpus: int, n_workers: int) -> list[str]:
-    """What names each worker's GPU in its environment."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(gpu) for gpu in range(n_gpus)] if named is None else named.split(",")[:n_gpus]
-    _, _, chosen = device.partition(":")
-    usable = names if not chosen else names[int(chosen) : int(chosen) + 1]
-    if n_workers > len(usable):
-        what = "PyTorch sees" if not chosen else f"engine.device is {device}, which names"
-        raise ConfigError(
-            f"workers.options.n_workers: {n_workers} workers need a GPU each, and {what} "
-            f"{len(usable)}; ask for {len(usable)}, or set engine.device to cuda or cpu"
-        )
-    return usable[:n_workers]
+def _refuse_too_many(n_workers: int, n_usable: int, device: str) -> None:
+    if n_workers <= n_usable:
+        return
+    what = f"engine.device is {device}, which names" if ":" in device else "PyTorch sees"
+    instead = "" if ":" not in device else "engine.device to auto or cuda for all GPUs, or "
+    raise ConfigError(
+        f"workers.options.n_workers: {n_workers} workers need a GPU each, and {what} {n_usable}; "
+        f"ask for {n_usable}, or set {instead}engine.device to cpu"
+    )

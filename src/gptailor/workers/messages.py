@@ -1,14 +1,22 @@
-"""What a worker says when something went wrong in it. Knows nothing of how it is sent."""
+"""What a worker says when something went wrong in it, and what that means to who hears it.
 
+Knows nothing of how it is sent.
+"""
+
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from gptailor.errors import UserError
 
-__all__ = ["Broken", "Crashed", "Refused", "guarded"]
+__all__ = ["Broken", "Crashed", "Refused", "guarded", "heard"]
 
 T = TypeVar("T")
+
+# how the libraries that a device is driven with begin what they say of it
+_OF_DEVICES = ("CUDA error", "HIP error", "cuDNN error", "NCCL error", "MPS backend")
+_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +31,10 @@ class Refused:
     kind: type[UserError]
     faults: Sequence[str]
 
-    def fault(self) -> UserError:
-        """The error, to be raised where somebody hears it."""
-        return self.kind(self.faults)
-
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A device failed; the worker is of no more use.
+    """A device failed, or memory; the worker is of no more use.
 
     Args:
         reason: What the driver says.
@@ -41,7 +45,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """A fault of ours.
+    """A fault of ours. As text, for not every exception can be sent.
 
     Args:
         traceback: Where.
@@ -50,16 +54,38 @@ class Crashed:
     traceback: str
 
 
-def guarded(action: Callable[[], T]) -> T | Refused | Broken:
-    """Do something in a worker; a user's fault and a device's failure come back as messages."""
+def guarded(action: Callable[[], T]) -> T | Refused | Broken | Crashed:
+    """Do something in a worker; what goes wrong comes back as a message."""
     try:
         return action()
     except UserError as fault:
         return Refused(type(fault), fault.faults)
-    except RuntimeError as fault:
-        import torch  # there already, if this is torch's
+    except Exception as fault:  # noqa: BLE001  # raised again where somebody hears it
+        reason = _of_the_machine(fault)
+        return Crashed(traceback.format_exc()) if reason is None else Broken(reason)
 
-        told = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-        if not isinstance(fault, torch.AcceleratorError) and not told.startswith("CUDA error"):
-            raise
-        return Broken(f"stopped by its device: {told}")
+
+def heard(told: T | Refused | Broken | Crashed) -> T | Broken:
+    """Take what a worker said; a fault that no other worker would be spared is raised.
+
+    Raises:
+        UserError: The input is at fault.
+        RuntimeError: We are.
+    """
+    if isinstance(told, Refused):
+        raise told.kind(told.faults)
+    if isinstance(told, Crashed):
+        raise RuntimeError(f"a worker failed:\n{told.traceback}")
+    return told
+
+
+def _of_the_machine(fault: Exception) -> str | None:
+    """How a machine failed, if it is that; told by its words, for torch may not be there."""
+    told = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    if not isinstance(fault, RuntimeError | MemoryError):
+        return None
+    if isinstance(fault, MemoryError) or any(words in told for words in _OF_MEMORY):
+        return f"stopped by lack of memory: {told}"
+    if type(fault).__name__ == "AcceleratorError" or told.startswith(_OF_DEVICES):
+        return f"stopped by its device: {told}"
+    return None

@@ -1,15 +1,36 @@
 """The protocols of whoever runs evaluations. Knows nothing of models or tasks."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from gptailor.trial import Evaluation, Job
 
-__all__ = ["Recipe", "Scorer", "WorkerPool"]
+__all__ = ["Recipe", "Scorer", "Spread", "WorkerPool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What other processes evaluate at one time.
+
+    Args:
+        n_workers: How many.
+        device: Where each runs layers: ``cpu``, ``cuda`` or ``mps``.
+        threads: CPU threads of each.
+    """
+
+    n_workers: int
+    device: str
+    threads: int
 
 
 class WorkerPool(Protocol):
     """Runs jobs somewhere: in this process, one process a device, or a cluster."""
+
+    @property
+    def spread(self) -> Spread | None:
+        """Who evaluates; None if it is this process alone."""
+        ...
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterable[Evaluation]:
         """Run every job and give one evaluation each, in order, as soon as it is there.

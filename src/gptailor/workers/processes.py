@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from gptailor.errors import RecordError
 from gptailor.trial import Job
 from gptailor.workers.crew import Answer, Lost
-from gptailor.workers.messages import Broken, Crashed, Refused
+from gptailor.workers.messages import Broken, heard
 from gptailor.workers.pool import Recipe
 
 __all__ = ["Place", "ProcessCrew", "ending"]
+
+_GRACE_S = 10.0  # for a process that closed its pipe to end by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +65,27 @@ class ProcessCrew:
         return len(self._places)
 
     def start(self, worker: int) -> None:
-        """Start a process; it makes its scorer at once."""
-        place = self._places[worker]
-        ours, theirs = Pipe()
-        # stdin tells the child that we are gone; its stdout must not mix with our results
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gptailor.workers.child", str(theirs.fileno())],
-            stdin=subprocess.PIPE,
-            stdout=2,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "OMP_NUM_THREADS": str(place.threads), **place.environment},
-            process_group=0,  # Ctrl-C is ours to handle
-        )
-        theirs.close()
-        self._children[worker] = _Child(process, ours)
-        self._send(worker, (self._recipe, place.device, place.threads))
+        """Start a process; it makes its scorer at once.
 
-    def submit(self, worker: int, jobs: Sequence[Job]) -> None:
-        """Send jobs to a process."""
-        self._send(worker, list(jobs))
+        Raises:
+            RecordError: The system starts no more processes.
+        """
+        place = self._places[worker]
+        try:
+            ours, theirs = Pipe()
+            with theirs:
+                process = _started(theirs.fileno(), place)
+        except OSError as fault:
+            raise RecordError(
+                f"a worker process can't be started: {fault.strerror}; ask for fewer workers or "
+                "end other programs, and run the same command again: what was scored is recorded"
+            ) from None
+        self._children[worker] = _Child(process, ours)
+        self._send(worker, (self._recipe, place.device, place.threads))  # `wait` tells its death
+
+    def submit(self, worker: int, jobs: Sequence[Job]) -> Lost | None:
+        """Send jobs to a process; one that died before it had them all took none of them."""
+        return None if self._send(worker, list(jobs)) else Lost(self._ended(worker))
 
     def wait(self) -> tuple[int, Answer]:
         """Wait for the next process that answers or dies."""
@@ -89,44 +94,66 @@ class ProcessCrew:
         connection = next(one for one in wait(list(workers)) if isinstance(one, Connection))
         worker = workers[connection]
         try:
-            answer = connection.recv()
-        except (EOFError, OSError):
+            answer = heard(connection.recv())
+        except (EOFError, OSError):  # its end is closed, in the middle of an answer perhaps
             return worker, Lost(self._ended(worker))
         if isinstance(answer, Broken):
             self.stop(worker)
             return worker, Lost(answer.reason)
-        if isinstance(answer, Refused):
-            raise answer.fault()
-        if isinstance(answer, Crashed):
-            raise RuntimeError(f"a worker failed:\n{answer.traceback}")
         told: Answer = answer  # what our own child sends
         return worker, told
 
     def stop(self, worker: int) -> None:
         """Kill a process, if it is there: it holds nothing that could be left half done."""
         child = self._children.pop(worker, None)
-        if child is None:
-            return
-        child.connection.close()
-        child.process.kill()
-        _let_go(child.process)
+        if child is not None:
+            child.connection.close()
+            child.process.kill()
+            _let_go(child.process)
 
-    def _send(self, worker: int, message: object) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # dead: `wait` tells
+    def _send(self, worker: int, message: object) -> bool:
+        """Whether it was taken; the other end reads while this one writes, however much it is."""
+        try:
             self._children[worker].connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
 
     def _ended(self, worker: int) -> str:
         """How a process ended that closed its pipe."""
         child = self._children.pop(worker)
         child.connection.close()
-        return ending(_let_go(child.process))
+        code = _let_go(child.process)
+        return ending(code) if code else "hung up"  # nobody asked it to end well
 
 
-def _let_go(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a process that is ending, and free what this one holds of it."""
+def _started(descriptor: int, place: Place) -> subprocess.Popen[bytes]:
+    """A new process; its stdin tells it that we are gone, its stdout must not mix with ours."""
+    return subprocess.Popen(
+        # -P: nothing of the folder that we happen to be in is imported
+        [sys.executable, "-P", "-m", "gptailor.workers.child", str(descriptor)],
+        stdin=subprocess.PIPE,
+        stdout=2,
+        pass_fds=[descriptor],
+        env={**os.environ, "OMP_NUM_THREADS": str(place.threads), **place.environment},
+        process_group=0,  # Ctrl-C is ours to handle
+    )
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for a process that is ending, and free what this one holds of it.
+
+    Returns:
+        Its exit status; None if it did not end by itself.
+    """
     if process.stdin is not None:
         process.stdin.close()
-    return process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(_GRACE_S)
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # else its driver holds it: leave it
+        process.wait(_GRACE_S)
+    return None
 
 
 def ending(code: int) -> str:

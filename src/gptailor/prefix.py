@@ -3,12 +3,12 @@
 Knows nothing of tensors: it orders LayerSpecs and says which node follows which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gptailor.tailoring import LayerSpec, Tailoring
 
-__all__ = ["Node", "prefix_trie", "shared_share"]
+__all__ = ["Node", "in_order", "prefix_trie", "shared_share"]
 
 
 @dataclass(slots=True)
@@ -41,12 +41,29 @@ def prefix_trie(tailorings: Sequence[Tailoring]) -> list[Node]:
     return list(roots.values())
 
 
+def in_order(tailorings: Sequence[Tailoring]) -> Iterator[tuple[int, int]]:
+    """Go down the trie, depth first, as an engine does.
+
+    Yields:
+        Each candidate's index, and how many layers it has in common with the one before it.
+
+    Example:
+        >>> a, b = Tailoring.whole("base", 4), Tailoring.whole("math", 4)
+        >>> list(in_order([a, b, a]))
+        [(0, 0), (2, 4), (1, 0)]
+    """
+    pending = [(root, 0) for root in reversed(prefix_trie(tailorings))]
+    shared = 0
+    while pending:
+        node, depth = pending.pop()
+        shared = min(shared, max(0, depth - 1))  # it parts from the last one above this node
+        for index in node.leaves:
+            yield index, shared
+            shared = depth
+        pending += [(child, depth + 1) for child in reversed(node.children.values())]
+
+
 def shared_share(tailorings: Sequence[Tailoring]) -> float:
     """The share of layers that need not be run, thanks to common prefixes; 0 is none."""
     total = sum(len(tailoring.layers) for tailoring in tailorings)
-    pending, run = prefix_trie(tailorings), 0
-    while pending:
-        node = pending.pop()
-        pending += node.children.values()
-        run += len(node.children)
-    return 1 - run / total
+    return sum(shared for _, shared in in_order(tailorings)) / total
