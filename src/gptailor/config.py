@@ -352,6 +352,8 @@ def load_config(path: Path) -> Config:
         anchored = _anchored(config, path.resolve().parent)
     except OSError as fault:  # a folder that may not be looked into
         raise ConfigError(f"{path}: {fault.filename}: {fault.strerror}") from None
+    except RuntimeError as fault:  # what Path.resolve raises for links in a circle
+        raise ConfigError(f"{path}: a link that leads nowhere: {fault}") from None
     faults = _repeated(anchored.tasks)
     if faults:
         raise ConfigError([f"{path}: {sentence}" for sentence in faults])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gptailor.errors import TailoringError
+from gptailor.plainfile import read_text
 from gptailor.published import is_published
 
 __all__ = ["read_published"]
@@ -48,7 +49,7 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
     Raises:
         TailoringError: The file can't be read, or holds no candidate, or several and none is named.
     """
-    plain = _parsed(path, _text_of(path))
+    plain = _parsed(path, read_text(path, most=_MAX_BYTES, noun="JSON file", error=TailoringError))
     if is_published(plain):
         if trial is not None:
             raise TailoringError(f"{path}: holds a single candidate; leave the trial's name out")
@@ -66,25 +67,6 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
     if len(found) == 1:
         return next(iter(found.values())), ()
     return _best(path, plain, found)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            read = file.read(_MAX_BYTES + 1)  # not all of it: a weights file, a device
-    except FileNotFoundError:
-        raise TailoringError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise TailoringError(f"{path}: is a folder; name a JSON file") from None
-    except (OSError, ValueError) as fault:
-        told = fault.strerror if isinstance(fault, OSError) else fault
-        raise TailoringError(f"{path}: can't be read: {told}") from None
-    if len(read) > _MAX_BYTES:
-        raise TailoringError(f"{path}: too large; at most {_MAX_BYTES:,} bytes are read")
-    try:
-        return read.decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        raise TailoringError(f"{path}: not UTF-8 text (byte {fault.start})") from None
 
 
 def _parsed(path: Path, text: str) -> Any:

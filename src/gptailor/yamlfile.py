@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from gptailor.errors import ConfigError, UserError
+from gptailor.plainfile import read_text
 
 __all__ = ["Column", "dump_yaml", "parse_yaml", "read_yaml", "write_atomically"]
 
@@ -132,20 +133,7 @@ def read_yaml(path: Path, *, error: type[UserError] = ConfigError) -> Any:
     Raises:
         UserError: The file can't be read, is too large, not UTF-8 or not usable as YAML.
     """
-    try:
-        with path.open("rb") as file:
-            read = file.read(_MAX_BYTES + 1)  # not all of it: a weights file, a device
-        if len(read) > _MAX_BYTES:
-            raise error(f"{path}: too large; a YAML file may have {_MAX_BYTES:,} bytes at most")
-        text = read.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise error(f"{path}: is a folder; name a YAML file") from None
-    except UnicodeDecodeError as fault:
-        raise error(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
-    except OSError as fault:
-        raise error(f"{path}: can't be read: {fault.strerror}") from None
+    text = read_text(path, most=_MAX_BYTES, noun="YAML file", error=error)
     return parse_yaml(text, where=str(path), error=error)
 
 

@@ -399,7 +399,7 @@ def test_a_link_in_a_circle(model: Path) -> None:
 def test_something_that_is_no_file(model: Path) -> None:
     (model / "model.safetensors").unlink()
     os.mkfifo(model / "model.safetensors")  # reading it would wait for ever
-    assert "has no model.safetensors" in _faults(model)[0]
+    assert "is a folder or a pipe where a file should be" in _faults(model)[0]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", ""])
@@ -416,7 +416,9 @@ def test_what_may_not_be_read_is_told_so(pico_family: Any, name: str) -> None:
         finally:
             os.seteuid(user)
             (model / name).chmod(0o755)
-    assert f"{model / name} can't be read: Permission denied" in told
+    assert told.replace(": can't", " can't").endswith(
+        f"{model / name} can't be read: Permission denied"
+    )
 
 
 def test_a_sharded_checkpoint_is_read(model: Path, pico_family: Any) -> None:

@@ -54,8 +54,9 @@ def build(tiny_tokenizer: Any) -> Callable[[Any], list[Any]]:
         with as_lm_eval_runs():
             if task.config.num_fewshot is None:
                 task.set_config("num_fewshot", 0)
-            wanted = list_documents("t", task)
-            return list(build_examples("t", task, wanted, Encoder.of(tiny_tokenizer, 64)).values())
+            wanted = list_documents("t", task, "task 't'")
+            encoder = Encoder.of(tiny_tokenizer, 64)
+            return list(build_examples("task 't'", task, wanted, encoder).values())
 
     return run
 
@@ -108,17 +109,17 @@ def test_a_split_is_named_by_the_data_or_by_its_role(
     wanted: str | None, split: str, make: Any
 ) -> None:
     task = make()
-    assert choose_split("t", task, wanted) == split
+    assert choose_split("task 't'", task, wanted) == split
     assert task.config.test_split == split
 
 
 def test_without_a_validation_split_the_test_split_is_used(make: Any) -> None:
-    assert choose_split("t", make(validation_split=None), None) == "test"
+    assert choose_split("task 't'", make(validation_split=None), None) == "test"
 
 
 def test_an_unknown_split_is_refused_with_those_there(make: Any) -> None:
     with pytest.raises(TaskError, match=r"unknown split 'tst'; did you mean 'test'\? known: train"):
-        choose_split("t", make(), "tst")
+        choose_split("task 't'", make(), "tst")
 
 
 def test_few_shot_numbers_are_set_as_lm_eval_sets_them(make: Any) -> None:
@@ -135,9 +136,9 @@ def test_few_shot_numbers_are_set_as_lm_eval_sets_them(make: Any) -> None:
 def test_a_question_is_never_among_its_own_worked_examples(make: Any, build: Any) -> None:
     task = make(training_split=None)  # so that lm-eval draws from the validation split
     source, _ = set_fewshot("t", task, 4)
-    assert (source, choose_split("t", task, "dev")) == ("dev", "dev")
+    assert (source, choose_split("task 't'", task, "dev")) == ("dev", "dev")
     with as_lm_eval_runs():
-        documents = list_documents("t", task)
+        documents = list_documents("t", task, "task 't'")
         task.set_fewshot_seed(0)
         task.build_all_requests(rank=0, world_size=1)
     for instance in task.instances:

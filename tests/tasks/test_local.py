@@ -101,9 +101,18 @@ def test_a_group_that_holds_itself_is_refused(write_group: Any, load: Any) -> No
 GOOD: dict[str, Any] = {"query": "q", "choices": ["a", "b"], "gold": 0}
 BAD_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"doc_to_txt": "x"}, r"unknown key 'doc_to_txt'; did you mean 'doc_to_text'"),
-    ({"doc_to_text": "{{quer}}"}, r"'quer' is undefined"),
-    ({"doc_to_text": "{{query"}, r"unexpected end of template"),
-    ({"doc_to_choice": "{{query}}"}, r"lm-eval can't build it"),
+    ({"doc_to_text": "{{quer}}"}, r"line 1\): doc_to_text: UndefinedError: 'quer' is undefined"),
+    ({"doc_to_text": "{{query"}, r"doc_to_text is not a usable template: unexpected end of"),
+    ({"doc_to_choice": "{{query}}"}, r"quiz\.test\.jsonl, line 1\): doc_to_choice: gives no list"),
+    ({"doc_to_choice": 5}, r"doc_to_choice is 5; it must be text"),
+    ({"doc_to_text": ["x"]}, r"doc_to_text is \['x'\]; it must be text"),
+    ({"description": 5}, r"description is 5; it must be text"),
+    ({"description": "{{quer}}"}, r"example \d+ \(.*: description: UndefinedError: 'quer' is und"),
+    ({"doc_to_target": "{% for %}"}, r"doc_to_target is not a usable template: "),
+    ({"num_fewshot": -1}, r"num_fewshot is -1; it must be a whole number from 0 to 64"),
+    ({"num_fewshot": True}, r"num_fewshot is True"),
+    ({"repeats": 3}, r"repeats is 3; each question is asked once"),
+    ({"metadata": {"data_files": "x"}}, r"lm-eval can't build it"),
     ({"output_type": "generate_until"}, r"has the output type generate_until; only"),
     ({"output_type": None}, r"has the output type generate_until; only"),
     ({"test_split": "dev"}, r"test_split: unknown split 'dev'; known: test"),
@@ -112,7 +121,7 @@ BAD_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"dataset_path": None}, r"dataset_path is None; give 'json'"),
     ({"dataset_kwargs": {"data_files": {"test": 5}}}, r"data_files is \{'test': 5\}"),
     ({"dataset_kwargs": None}, r"data_files is None"),
-    ({"dataset_kwargs": "x"}, r"dataset_kwargs is 'x'; write it as"),
+    ({"dataset_kwargs": "x"}, r"dataset_kwargs is 'x'; write "),
     ({"dataset_kwargs": {"data_files": {"test": "no.jsonl"}}}, r"no\.jsonl does not exist"),
     ({"target_delimiter": 5}, r"target_delimiter is 5; it must be text"),
     ({"unsafe_code": True}, r"runs code"),
@@ -171,6 +180,27 @@ def test_a_malformed_example_is_refused_with_its_number(
         file.write("\n")  # an empty line counts as a line, and as no example
         file.write(line if isinstance(line, str) else json.dumps(line))
     with pytest.raises(TaskError, match=sentence):
+        load(path)
+
+
+FIRST: list[tuple[dict[str, Any], str]] = [
+    ({"gold": 2}, r"the right answer is 2, which is none of its 2 choices \['a', 'b'\]"),
+    ({"gold": -1}, r"the right answer is '-1'"),
+    ({"choices": []}, r"it has 0 choices; two at least are needed"),
+    ({"choices": ["a"]}, r"it has 1 choices; two at least are needed"),
+    ({"choices": ["", "b"]}, r"choice 1 is empty: \['', 'b'\]"),
+    ({"choices": [1, 2]}, r"choice 1 is 1; choices must be text"),
+    ({"choices": "ab"}, r"doc_to_choice: gives no list"),
+]
+
+
+@pytest.mark.parametrize(("keys", "sentence"), FIRST)
+def test_a_malformed_first_example_is_refused_with_its_line(
+    keys: dict[str, Any], sentence: str, write_task: Any, questions: Any, load: Any
+) -> None:
+    path = write_task("quiz", {"test": [GOOD | keys | {"query": f"q{n}"} for n in range(10)]})
+    start = rf"quiz\.yaml: task 'quiz', example 1 \(.*quiz\.test\.jsonl, line 1\): .*{sentence}"
+    with pytest.raises(TaskError, match=start):
         load(path)
 
 

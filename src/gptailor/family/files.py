@@ -15,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from gptailor.errors import FamilyError
+from gptailor.plainfile import read_text
 
 __all__ = [
     "LIBRARY_FAULTS",
@@ -38,6 +39,7 @@ LIBRARY_FAULTS = (
     NotImplementedError,
     OSError,
     RuntimeError,
+    re.error,
     SafetensorError,
     StrictDataclassError,
     TypeError,
@@ -72,14 +74,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         FamilyError: The file is missing, huge, not JSON, or not an object.
     """
+    text = read_text(path, most=_MAX_JSON_BYTES, noun="JSON file", error=FamilyError)
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise FamilyError(f"{path}: {path.stat().st_size} bytes are too many for this file")
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
-    except FileNotFoundError:
-        raise FamilyError(f"{path} is missing") from None
-    except OSError as fault:
-        raise FamilyError(f"{path} can't be read: {fault.strerror}") from fault
+        data = json.loads(text, parse_constant=_constant)
     except (ValueError, RecursionError) as fault:
         raise FamilyError(f"{path} is not valid JSON: {one_line(fault)}") from fault
     if not isinstance(data, dict):
@@ -119,16 +116,20 @@ def unreadable(path: Path, fault: BaseException) -> str:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse files that are links out of the folder, but for those of the hub's cache.
+    """Refuse files that are links out of the folder, but for those of the hub's cache; and pipes.
 
     Raises:
-        FamilyError: The link, and where it leads.
+        FamilyError: The link, and where it leads; or what is no file at all.
     """
     inside = [folder.resolve()]
     if folder.parent.name == "snapshots":  # the hub's cache keeps contents beside its folders
         inside.append(folder.parent.parent.resolve() / "blobs")
     for path in sorted(folder.iterdir()):
-        if not path.is_symlink() or path.suffix not in _READ:
+        if path.suffix not in _READ:
+            continue
+        if not path.is_symlink():
+            if path.exists() and not path.is_file():
+                raise FamilyError(f"{path} is a folder or a pipe where a file should be")
             continue
         try:
             target = path.resolve()

@@ -13,17 +13,27 @@ from jinja2 import TemplateError
 from gptailor.errors import TaskError
 from gptailor.metrics import METRICS
 from gptailor.registry import unknown
+from gptailor.tasks.blame import asked_last, blamed, tried_first
 from gptailor.tasks.json_data import place_of_row
 from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
 from gptailor.tasks.parts import Document
-from gptailor.tasks.task import Example, Passage
+from gptailor.tasks.sandbox import in_sandbox
+from gptailor.tasks.task import Example, Passage, Response
 from gptailor.tasks.text import ContinuationExample, RollingExample
 from gptailor.tasks.tokens import Encoder
 
-__all__ = ["build_examples", "choose_split", "list_documents", "set_fewshot", "told_metrics"]
+__all__ = [
+    "build_examples",
+    "choose_split",
+    "list_documents",
+    "set_fewshot",
+    "told_metrics",
+    "why_not_made",
+]
 
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 FEWSHOT_SEED = 1234  # lm-eval's own default
+_MAX_SHOWN = 100  # characters of a value in a message
 
 # what a task file can raise through lm-eval: templates, literals, missing keys, wrong types
 FAULTS = (
@@ -32,6 +42,7 @@ FAULTS = (
     AttributeError,
     ImportError,
     LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
     SyntaxError,
@@ -41,11 +52,11 @@ FAULTS = (
 )
 
 
-def choose_split(name: str, task: Any, wanted: str | None) -> str:
+def choose_split(label: str, task: Any, wanted: str | None) -> str:
     """Make a split the one that lm-eval evaluates.
 
     Args:
-        name: The leaf task's name, for messages.
+        label: What to call the task in messages.
         task: lm-eval's task object; its `test_split` is set.
         wanted: A split of the data, or ``train``, ``validation``, ``test`` for what the task calls
             so; None for the task's validation split, else its test, else its training split.
@@ -65,7 +76,7 @@ def choose_split(name: str, task: Any, wanted: str | None) -> str:
     elif wanted not in known:
         split = roles.get(wanted)
     if split not in known:
-        raise TaskError(f"task {name!r}: " + unknown("split", split or wanted, known))
+        raise TaskError(f"{label}: " + unknown("split", split or wanted, known))
     task.set_config("test_split", split)
     task.features = list(task.eval_docs.features)
     return str(split)
@@ -100,28 +111,54 @@ def set_fewshot(name: str, task: Any, wanted: int | None) -> tuple[str | None, l
     return str(source), notes
 
 
-def list_documents(name: str, task: Any) -> list[Document]:
-    """Every document of the chosen split, with all that a model could be shown of it."""
+def why_not_made(label: str, fault: BaseException) -> str:
+    """Why lm-eval could not make a task: a sentence with the key and the example, where known.
+
+    Args:
+        label: What to call the task.
+        fault: What lm-eval raised.
+    """
+    tried = tried_first(fault)
+    if tried is None:
+        return f"{label}: lm-eval can't build it ({blamed(fault)}); check its keys"
+    task, known = tried
+    place = _place(label, task, 0)
+    if "target" in known and isinstance(known.get("choices"), list):
+        try:
+            _refuse_unanswerable(known["choices"], known["target"])
+        except TaskError as better:
+            return f"{place}: {better}"
+    return f"{place}: {blamed(fault)}"
+
+
+def list_documents(name: str, task: Any, label: str) -> list[Document]:
+    """Every document of the chosen split, with all that a model could be shown of it.
+
+    Args:
+        name: The leaf task's name.
+        task: lm-eval's task object, its split set.
+        label: What to call the task in messages.
+    """
     found = []
     for index, doc in enumerate(task.eval_docs):
         try:
             found.append(_document(name, task, index, doc))
         except TaskError as fault:
-            raise TaskError(f"{_place(name, task, index)}: {fault}") from None
+            raise TaskError(f"{_place(label, task, index)}: {fault}") from None
         except FAULTS as fault:
-            raise TaskError(f"{_place(name, task, index)}: {_told(fault)}") from None
+            raise TaskError(f"{_place(label, task, index)}: {blamed(fault)}") from None
     if not found:
-        raise TaskError(f"task {name!r}: its split {task.config.test_split!r} has no examples")
+        raise TaskError(f"{label}: its split {task.config.test_split!r} has no examples")
     return found
 
 
 def build_examples(
-    name: str, task: Any, wanted: Sequence[Document], encoder: Encoder
+    label: str, task: Any, wanted: Sequence[Document], encoder: Encoder
 ) -> dict[int, Example]:
     """Let lm-eval build the requests of some documents, and tokenise them.
 
     Args:
-        name: The leaf task's name, for messages.
+        label: What to call the task in messages.
         task: lm-eval's task object, its split and few-shot set.
         wanted: Documents of the split.
         encoder: Of the family's tokenizer.
@@ -138,7 +175,9 @@ def build_examples(
     try:
         task.build_all_requests(samples=ordered, rank=0, world_size=1)
     except FAULTS as fault:
-        raise TaskError(f"task {name!r}: lm-eval can't build it: {_told(fault)}") from None
+        last = asked_last(fault)
+        place = label if last is None else _place(label, task, ordered[last])
+        raise TaskError(f"{place}: {blamed(fault)}") from None
     grouped: dict[int, list[Any]] = {}
     for instance in task.instances:
         grouped.setdefault(ordered[instance.doc_id], []).append(instance)
@@ -149,9 +188,9 @@ def build_examples(
         try:
             made[index] = make(task, by_index[index], instances, encoder)
         except TaskError as fault:
-            raise TaskError(f"{_place(name, task, index)}: {fault}") from None
+            raise TaskError(f"{_place(label, task, index)}: {fault}") from None
         except FAULTS as fault:
-            raise TaskError(f"{_place(name, task, index)}: {_told(fault)}") from None
+            raise TaskError(f"{_place(label, task, index)}: {blamed(fault)}") from None
     return made
 
 
@@ -170,22 +209,41 @@ def _probe(example: Example) -> dict[str, float]:
 def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Document:
     target = task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        _refuse_none("text", target)
         return Document(name, index, (str(target),), (None, None, target))
     context = task.doc_to_text(doc)
+    _refuse_none("question", context)
     if task.OUTPUT_TYPE == "loglikelihood":
+        _refuse_none("continuation", target)
         return Document(name, index, (str(context), str(target)), (context, None, target))
-    choices = [str(choice) for choice in task.doc_to_choice(doc)]
-    if len(choices) < 2:
-        raise TaskError(f"it has {len(choices)} choices; two at least are needed")
+    given = task.doc_to_choice(doc)
+    if not isinstance(given, list | tuple):
+        raise TaskError(f"doc_to_choice gives {str(given)[:60]!r}, which is no list of choices")
+    choices = [str(choice) for choice in given]
+    _refuse_unanswerable(choices, None)
     shown = (*choices, str(target)) if task.multiple_input else (str(context), *choices)
     return Document(name, index, shown, (context, choices, target))
+
+
+def _refuse_none(noun: str, text: object) -> None:
+    """Refuse what a template makes of a key that an example lacks."""
+    if text is None or text == "None":
+        raise TaskError(f"its {noun} is None; is a key missing, or null?")
 
 
 def _own(task: Any, doc: Mapping[str, Any]) -> Any:
     """The task's own way from responses to metrics, or None if it is lm-eval's common one."""
     if callable(task.config.process_results) or _overrides(task):
-        return functools.partial(task.process_results, doc)
+        return functools.partial(_their_way, task, doc)
     return None
+
+
+def _their_way(
+    task: Any, doc: Mapping[str, Any], responses: Sequence[Response]
+) -> Mapping[str, Any]:
+    with in_sandbox():  # it may render templates
+        told: Mapping[str, Any] = task.process_results(doc, responses)
+    return told
 
 
 def _overrides(task: Any) -> bool:
@@ -198,18 +256,11 @@ def _choices(
     own = _own(task, instances[0].doc)
     context, choices, target = document.raw
     raw_gold = context if task.multiple_input else target
-    if "" in choices:
-        raise TaskError(f"choice {choices.index('') + 1} is empty: {choices}")
+    _refuse_unanswerable(choices, raw_gold)
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
     asked = instances if own is not None else instances[: len(choices)]
     passages, places = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
     gold = _gold(raw_gold, choices)
-    wrong = [one for one in gold if not 0 <= one < len(choices)]
-    if wrong:
-        raise TaskError(
-            f"the right answer is {raw_gold!r}, which is none of its "
-            f"{len(choices)} choices {choices}; does this split have labels?"
-        )
     answer = str(target) if task.multiple_input else choices[gold[0]]
     if not answer:
         raise TaskError("the text after the choices is empty")
@@ -221,6 +272,32 @@ def _choices(
         answer_bytes=len(answer.encode()),
         own=own,
     )
+
+
+def _refuse_unanswerable(choices: Sequence[Any], raw_gold: Any) -> None:
+    """Refuse choices that can't be told apart from nothing, and an answer that is none of them.
+
+    A `raw_gold` of None is not looked at.
+    """
+    if len(choices) < 2:
+        raise TaskError(f"it has {len(choices)} choices; two at least are needed")
+    for number, choice in enumerate(choices, 1):
+        if not isinstance(choice, str):
+            raise TaskError(f"choice {number} is {choice!r}; choices must be text")
+        if not choice:
+            raise TaskError(f"choice {number} is empty: {_shown(list(choices))}")
+    if raw_gold is not None and any(
+        not 0 <= one < len(choices) for one in _gold(raw_gold, choices)
+    ):
+        raise TaskError(
+            f"the right answer is {_shown(raw_gold)}, which is none of its "
+            f"{len(choices)} choices {_shown(list(choices))}; does this split have labels?"
+        )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _gold(raw: Any, choices: Sequence[str]) -> tuple[int, ...]:
@@ -272,7 +349,7 @@ _MAKERS: dict[str, Callable[[Any, Document, Sequence[Any], Encoder], Example]] =
 }
 
 
-def _place(name: str, task: Any, index: int) -> str:
+def _place(label: str, task: Any, index: int) -> str:
     """Name an example by its task and number, and by file and line where it is the user's own."""
     where = None
     if task.config.process_docs is None:  # else documents are not the file's rows
@@ -280,11 +357,6 @@ def _place(name: str, task: Any, index: int) -> str:
             "dataset_path": task.config.dataset_path,
             "dataset_kwargs": task.config.dataset_kwargs,
         }
-        where = place_of_row(source, str(task.config.test_split), index)
-    return f"task {name!r}, example {index + 1}" + ("" if where is None else f" ({where})")
-
-
-def _told(fault: BaseException) -> str:
-    """One line of what a library said."""
-    first = next((line for line in str(fault).splitlines() if line.strip()), "")
-    return f"{type(fault).__name__}: {first.strip()[:300]}" if first else type(fault).__name__
+        split = task.config.test_split or task.config.validation_split
+        where = place_of_row(source, str(split), index)
+    return f"{label}, example {index + 1}" + ("" if where is None else f" ({where})")

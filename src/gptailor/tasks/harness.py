@@ -17,17 +17,21 @@ from typing import Any
 from gptailor.errors import TaskError
 from gptailor.metrics import METRICS
 from gptailor.tasks import local
+from gptailor.tasks.blame import blamed, one_line, tried_first
 from gptailor.tasks.building import (
     FAULTS,
     FEWSHOT_SEED,
     OUTPUT_TYPES,
     choose_split,
     set_fewshot,
+    why_not_made,
 )
+from gptailor.tasks.checks import Known
 from gptailor.tasks.opened import Opened, all_documents, build_task, by_leaf, refuse_leak
 from gptailor.tasks.parts import divide, limited
 from gptailor.tasks.quiet import as_lm_eval_runs
 from gptailor.tasks.request import TaskParts, TaskRequest, check_request
+from gptailor.tasks.sandbox import in_sandbox, sandbox_like
 from gptailor.tasks.task import Response, plain_numbers
 from gptailor.tasks.tokens import Encoder
 from gptailor.trial import Measurement, Scores
@@ -64,10 +68,10 @@ def load_tasks(
     faults: list[str] = []
     for request in requests:
         try:
-            with as_lm_eval_runs():
+            with as_lm_eval_runs(), in_sandbox():
                 parts = _load(request, encoder, seed, shares)
         except TaskError as fault:
-            faults += fault.faults
+            faults += [_with_file(request.name, sentence) for sentence in fault.faults]
             continue
         if parts.search.name in loaded:
             faults.append(f"task {parts.search.name!r} is asked for twice; name it once")
@@ -75,6 +79,12 @@ def load_tasks(
     if faults:
         raise TaskError(faults)
     return loaded
+
+
+def _with_file(name: str, sentence: str) -> str:
+    """A fault of a local task names its file."""
+    named = local.is_path(name) and sentence.startswith(("task ", "group "))
+    return f"{name}: {sentence}" if named else sentence
 
 
 def evaluate_model(
@@ -108,7 +118,7 @@ def evaluate_model(
     """
     import torch
 
-    with torch.random.fork_rng(), as_lm_eval_runs():
+    with torch.random.fork_rng(), as_lm_eval_runs(), in_sandbox():
         backend = _backend(model, tokenizer, max_length, dtype, batch_size)
         return Scores({name: _evaluate(backend, parts) for name, parts in tasks.items()})
 
@@ -232,18 +242,21 @@ def _open_report(request: TaskRequest) -> Opened | None:
 
 def _open(name: str, split: str | None, num_fewshot: int | None) -> Opened:
     """Let lm-eval make a task or group, choose its split and its few-shot examples."""
-    own_name, manager = _local(name) if local.is_path(name) else (name, _shipped(name))
-    loaded = _make(own_name, manager)
+    files = local.read_task_files(Path(name).expanduser()) if local.is_path(name) else None
+    own_name = name if files is None else files.name
+    manager = _shipped(name) if files is None else _local(files)
+    loaded = _make(own_name, manager, files)
+    labels = {leaf: _label(leaf, files) for leaf in loaded["tasks"]}
     shots: dict[str, str | None] = {}
     splits: dict[str, str] = {}
     notes: list[str] = []
     for leaf, task in loaded["tasks"].items():
-        _refuse_unlike(leaf, task)
+        _refuse_unlike(labels[leaf], task)
         try:
             shots[leaf], told = set_fewshot(leaf, task, num_fewshot)
-            splits[leaf] = choose_split(leaf, task, split)
+            splits[leaf] = choose_split(labels[leaf], task, split)
         except FAULTS as fault:
-            raise TaskError(f"task {leaf!r}: lm-eval can't build it: {fault}") from None
+            raise TaskError(f"{labels[leaf]}: lm-eval can't build it: {blamed(fault)}") from None
         notes += told
     group = loaded["groups"].get(own_name)
     lists = [] if group is None else group.aggregate_metric_list or []
@@ -255,31 +268,35 @@ def _open(name: str, split: str | None, num_fewshot: int | None) -> Opened:
             f"group {own_name!r} does not say how its {len(splits)} tasks add up; they are "
             "weighted by their numbers of examples"
         )
-    return Opened(own_name, loaded["tasks"], frozenset(equal), splits, shots, tuple(notes))
+    return Opened(own_name, loaded["tasks"], labels, frozenset(equal), splits, shots, tuple(notes))
 
 
 def _names(lists: Iterable[Any]) -> set[str]:
     return {entry.metric for entry in lists}
 
 
-def _make(name: str, manager: Any) -> Any:
+def _label(leaf: str, files: local.TaskFiles | None) -> str:
+    """What to call a task in a message: by its file, too, where it is the user's own."""
+    if files is None:
+        return f"task {leaf!r}"
+    return f"{files.places.get(leaf, files.places[files.name])}: task {leaf!r}"
+
+
+def _make(name: str, manager: Any, files: local.TaskFiles | None) -> Any:
     from datasets.exceptions import DatasetsError
 
     try:
         return manager.load([name])
     except (*FAULTS, DatasetsError) as fault:
-        lines = [line for line in str(fault).splitlines() if line.strip()] or [""]
-        told = f"{type(fault).__name__}: {lines[0][:300]}"
-        if isinstance(fault, OSError):
+        tried = tried_first(fault)
+        leaf = name if tried is None else str(tried[0].config.task)
+        if tried is None and isinstance(fault, OSError):
             raise TaskError(
-                f"task {name!r}: its data are not on this machine and can't be fetched ({told}); "
-                "load the task once where there is a network, so that the datasets cache has it, "
-                "or write a YAML file of your own over a JSONL file"
+                f"{_label(leaf, files)}: its data are not on this machine and can't be fetched "
+                f"({one_line(fault)}); load the task once where there is a network, so that the "
+                "datasets cache has it, or write a YAML file of your own over a JSONL file"
             ) from None
-        raise TaskError(
-            f"task {name!r}: lm-eval can't build it ({told}); check its keys, and its templates "
-            "against its first example"
-        ) from None
+        raise TaskError(why_not_made(_label(leaf, files), fault)) from None
 
 
 @functools.cache
@@ -302,48 +319,74 @@ def _shipped(name: str) -> Any:
         )
     output_type = (entry.cfg or {}).get("output_type", OUTPUT_TYPES[0])
     if output_type not in OUTPUT_TYPES:
-        raise TaskError(_unlike(name, output_type))
+        raise TaskError(_unlike(f"task {name!r}", output_type))
     return manager
 
 
-def _local(path: str) -> tuple[str, Any]:
+def _local(files: local.TaskFiles) -> Any:
     """An index that holds a local task or group, and what it refers to."""
-    from lm_eval.api.registry import METRIC_REGISTRY
-    from lm_eval.config.task import TaskConfig
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import TaskIndex
 
-    file = Path(path).expanduser()
-    name, configs = local.read_task_files(file)
     manager = TaskManager(include_defaults=False)
-    used, foreign = local.references(name, configs)
+    used, foreign = local.references(files)
     if foreign:
         for other in foreign:
             _shipped(other)
         manager.task_index.update(_manager().task_index)
-    keys = {one.name for one in dataclasses.fields(TaskConfig)} - {"custom_dataset"}
-    for used_name in used:
-        config = local.prepared(configs[used_name], file, keys=keys, metrics=list(METRIC_REGISTRY))
-        TaskIndex.process_cfg(config, file, manager.task_index)
-        manager.task_index[used_name].cfg = config
-        manager.task_index[used_name].yaml_path = None  # lm-eval takes our config, not the file
-    return name, manager
+    known = _known()
+    faults: list[str] = []
+    for name in used:
+        path = files.places[name]
+        try:
+            config = local.prepared(files.configs[name], path, known=known)
+        except TaskError as fault:
+            faults += fault.faults
+            continue
+        TaskIndex.process_cfg(config, path, manager.task_index)
+        manager.task_index[name].cfg = config
+        manager.task_index[name].yaml_path = None  # lm-eval takes our config, not the file
+    if faults:
+        raise TaskError(faults)
+    return manager
 
 
-def _refuse_unlike(name: str, task: Any) -> None:
+def _known() -> Known:
+    from lm_eval import utils
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
+    from lm_eval.api.samplers import SAMPLER_REGISTRY
+    from lm_eval.config.group import GroupConfig
+    from lm_eval.config.task import FewshotConfig, TaskConfig
+
+    keys, group_keys, fewshot_keys = (
+        [one.name for one in dataclasses.fields(kind)]
+        for kind in (TaskConfig, GroupConfig, FewshotConfig)
+    )
+    return Known(
+        keys=[key for key in keys if key != "custom_dataset"],
+        group_keys=group_keys,
+        fewshot_keys=fewshot_keys,
+        metrics=list(METRIC_REGISTRY),
+        aggregations=list(AGGREGATION_REGISTRY),
+        samplers=list(SAMPLER_REGISTRY),
+        sandbox=sandbox_like(utils.env),
+    )
+
+
+def _refuse_unlike(label: str, task: Any) -> None:
     from lm_eval.api.task import ConfigurableTask
 
     if task.OUTPUT_TYPE not in OUTPUT_TYPES:
-        raise TaskError(_unlike(name, task.OUTPUT_TYPE))
+        raise TaskError(_unlike(label, task.OUTPUT_TYPE))
     if not isinstance(task, ConfigurableTask):
-        raise TaskError(f"task {name!r} is a Python class without a config, which is not supported")
+        raise TaskError(f"{label} is a Python class without a config, which is not supported")
     if task.config.unsafe_code or task.config.doc_to_image or task.config.doc_to_audio:
-        raise TaskError(f"task {name!r} runs code, or shows images or sound: not supported")
+        raise TaskError(f"{label} runs code, or shows images or sound: not supported")
 
 
-def _unlike(name: str, output_type: object) -> str:
+def _unlike(label: str, output_type: object) -> str:
     return (
-        f"task {name!r} has the output type {output_type}; only {', '.join(OUTPUT_TYPES)} can be "
+        f"{label} has the output type {output_type}; only {', '.join(OUTPUT_TYPES)} can be "
         "searched on, since they need no generated text"
     )
 

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.errors import TaskError
+from gptailor.plainfile import read_text
 
 __all__ = ["json_dataset", "json_files", "place_of_row", "read_json_split"]
+
+
+_MAX_BYTES = 2**30  # a hundred times the largest benchmark of multiple choice
 
 
 def json_dataset(task: str, /, data_files: Any = None, **_: Any) -> dict[str, Any]:
@@ -118,14 +122,9 @@ def _is_plain_file(path: str) -> bool:
 
 
 def _rows(path: Path, task: str) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TaskError(f"task {task!r}: its data file {path} does not exist") from None
-    except UnicodeDecodeError as fault:
-        raise TaskError(f"{path}: not UTF-8 text (byte {fault.start}); save it so") from None
-    except OSError as fault:
-        raise TaskError(f"{path}: can't be read: {fault.strerror}") from None
+    if not path.exists():
+        raise TaskError(f"task {task!r}: its data file {path} does not exist")
+    text = read_text(path, most=_MAX_BYTES, noun="JSONL file", error=TaskError)
     if text.lstrip().startswith("["):
         rows: list[Any] = _parse(text, f"{path}")
         where = [f"{path}, item {number}" for number in range(1, len(rows) + 1)]

@@ -6,21 +6,20 @@ lm-eval.
 """
 
 import functools
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gptailor.errors import TaskError
-from gptailor.registry import unknown
+from gptailor.tasks.checks import Known, group_faults, task_faults
 from gptailor.tasks.json_data import json_dataset, json_files
 from gptailor.yamlfile import read_yaml
 
-__all__ = ["is_path", "prepared", "read_task_file", "read_task_files", "references"]
+__all__ = ["TaskFiles", "is_path", "prepared", "read_task_file", "read_task_files", "references"]
 
 _MAX_INCLUDES = 16
-_SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
-_TEXTS = ("description", "target_delimiter", "fewshot_delimiter", "gen_prefix", "output_type")
-_NEED_FILES = frozenset({"json", "csv", "text", "parquet"})  # else the current folder is searched
 
 
 def is_path(name: str) -> bool:
@@ -28,34 +27,51 @@ def is_path(name: str) -> bool:
     return Path(name).suffix in {".yaml", ".yml"} or "/" in name or "\\" in name
 
 
-def read_task_files(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Read a task or group, and for a group the task files around it.
+@dataclass(frozen=True, slots=True)
+class TaskFiles:
+    """A task or group, and where it is a group the tasks around it.
 
     Args:
-        path: A YAML file.
+        name: The task's or group's own.
+        configs: By name: its own, and those of the other files of its folder and of the folders in
+            it. A config with the one key `fault` could not be read.
+        places: The file of each.
+    """
 
-    Returns:
-        The task's or group's name, and every config found, by name: the file itself, and where it
-        is a group the other files of its folder and of the folders in it.
+    name: str
+    configs: Mapping[str, Mapping[str, Any]]
+    places: Mapping[str, Path]
+
+
+def read_task_files(path: Path) -> TaskFiles:
+    """Read a task or group, and for a group the task files around it.
 
     Raises:
         TaskError: The file can't be used; of the files around it only those that can are taken.
     """
     config = read_task_file(path)
     name = str(config.get("group") or config.get("task"))
-    found = {name: config}
-    if "group" in config:
-        for beside in sorted([*path.parent.glob("*.y*ml"), *path.parent.glob("*/*.y*ml")]):
-            if beside.suffix not in {".yaml", ".yml"} or beside.resolve() == path.resolve():
-                continue
-            try:
-                other = read_task_file(beside)
-            except TaskError as fault:
-                # told only if the group asks for it, by the name that such files usually bear
-                found.setdefault(beside.stem, {"fault": str(fault)})
-                continue
-            found.setdefault(str(other.get("group") or other.get("task")), other)
-    return name, found
+    found, places = {name: config}, {name: path}
+    beside = (
+        [*path.parent.glob("*.y*ml"), *path.parent.glob("*/*.y*ml")] if "group" in config else []
+    )
+    for other in sorted(beside):
+        if other.suffix not in {".yaml", ".yml"} or os.path.realpath(other) == os.path.realpath(
+            path
+        ):
+            continue
+        try:
+            config = read_task_file(other)
+            named = str(config.get("group") or config.get("task"))
+        except TaskError as fault:
+            # told only if the group asks for it, by the name that such files usually bear
+            config, named = {"fault": str(fault)}, other.stem
+        if named in found and named != name and "fault" not in config:
+            config = {"fault": f"{named!r} stands in both {places[named]} and {other}"}
+            found[named] = config
+        found.setdefault(named, config)
+        places.setdefault(named, other)
+    return TaskFiles(name, found, places)
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
@@ -79,12 +95,8 @@ def read_task_file(path: Path) -> dict[str, Any]:
     return config
 
 
-def references(name: str, configs: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+def references(files: TaskFiles) -> tuple[list[str], list[str]]:
     """Which configs a task or group needs, and which names are not among them.
-
-    Args:
-        name: Where to begin.
-        configs: By name, as `read_task_files` gives them.
 
     Returns:
         The names needed, and the names that must be lm-eval's own.
@@ -92,6 +104,7 @@ def references(name: str, configs: Mapping[str, Mapping[str, Any]]) -> tuple[lis
     Raises:
         TaskError: A file that is needed can't be used, or a group holds itself.
     """
+    name, configs = files.name, files.configs
     used: list[str] = []
     foreign: list[str] = []
     pending: list[tuple[str, tuple[str, ...]]] = [(name, (name,))]
@@ -128,16 +141,13 @@ def _members(config: Mapping[str, Any]) -> list[str]:
     return named
 
 
-def prepared(
-    config: Mapping[str, Any], path: Path, *, keys: Collection[str], metrics: Collection[str]
-) -> dict[str, Any]:
+def prepared(config: Mapping[str, Any], path: Path, *, known: Known) -> dict[str, Any]:
     """Make a config ready for lm-eval: JSON data read by us, an evaluated split named.
 
     Args:
         config: As `read_task_files` gives it.
-        path: The file the user named, for messages.
-        keys: That lm-eval knows in a task.
-        metrics: That lm-eval knows.
+        path: Its file, for messages.
+        known: What lm-eval knows.
 
     Raises:
         TaskError: With every fault found before lm-eval sees the config.
@@ -145,23 +155,11 @@ def prepared(
     ready = dict(config)
     name = ready.get("task")
     if isinstance(name, list):
-        ready["task"] = [
-            prepared(one, path, keys=keys, metrics=metrics) if _is_inside(one) else one
-            for one in name
-        ]
+        label = f"group {ready.get('group')!r}"
+        _refuse(path, label, group_faults(ready, known))
+        ready["task"] = [_prepared_member(one, path, known) for one in name]
         return ready
-    faults = [
-        *(unknown("key", key, sorted(keys)) for key in ready if key not in keys),
-        *_metric_faults(ready.get("metric_list"), metrics),
-        *_data_faults(ready),
-        *(
-            f"{key} is {ready[key]!r}; it must be text, in quotes"
-            for key in _TEXTS
-            if key in ready and not isinstance(ready[key], str)
-        ),
-    ]
-    if faults:
-        raise TaskError([f"{path}: task {name!r}: {fault}" for fault in faults])
+    _refuse(path, f"task {name!r}", task_faults(ready, known))
     if json_files(ready) is not None:
         ready["custom_dataset"] = functools.partial(json_dataset, str(name))
     if ready.get("test_split") is None and ready.get("validation_split") is None:
@@ -169,55 +167,25 @@ def prepared(
     return ready
 
 
-def _is_inside(member: Any) -> bool:
-    """Whether a member of a group is written inside it, rather than named."""
+def _prepared_member(member: Any, path: Path, known: Known) -> Any:
+    """A member of a group: written inside it, or named, perhaps with keys of its own."""
     if not isinstance(member, Mapping):
-        return False
-    return "dataset_path" in member or isinstance(member.get("task"), list)
+        return member
+    if "dataset_path" in member or isinstance(member.get("task"), list):
+        return prepared(member, path, known=known)
+    named = member.get("group") or member.get("task")
+    _refuse(path, f"task {named!r}", group_faults(member, known))
+    return member
 
 
-def _metric_faults(listed: Any, metrics: Collection[str]) -> list[str]:
-    if listed is None:
-        return []
-    if not isinstance(listed, list) or not all(
-        isinstance(one, Mapping) and isinstance(one.get("metric"), str) for one in listed
-    ):
-        return [f"metric_list is {listed!r}; write it as [{{metric: acc}}]"]
-    return [
-        unknown("metric", one["metric"], sorted(metrics))
-        for one in listed
-        if one["metric"] not in metrics
-    ]
-
-
-def _data_faults(config: Mapping[str, Any]) -> list[str]:
-    source, options = config.get("dataset_path"), config.get("dataset_kwargs")
-    named = {role: config.get(role) for role in _SPLITS if config.get(role) is not None}
-    if not isinstance(source, str):
-        return [f"dataset_path is {source!r}; give 'json' for a JSONL file of your own"]
-    if options is not None and not isinstance(options, Mapping):
-        return [f"dataset_kwargs is {options!r}; write it as {{data_files: {{test: FILE}}}}"]
-    if source in _NEED_FILES and not _are_files((options or {}).get("data_files")):
-        found = (options or {}).get("data_files")
-        return [f"data_files is {found!r}; write dataset_kwargs: {{data_files: {{test: FILE}}}}"]
-    if not set(named) - {"fewshot_split"}:
-        return ["it names no split: give test_split, validation_split or training_split"]
-    files = json_files(config)
-    return [
-        f"{role}: " + unknown("split", split, files)
-        for role, split in named.items()
-        if files is not None and split not in files
-    ]
-
-
-def _are_files(files: Any) -> bool:
-    listed = list(files.values()) if isinstance(files, Mapping) else [files]
-    flat = [path for one in listed for path in (one if isinstance(one, list) else [one])]
-    return bool(flat) and all(isinstance(path, str) and path for path in flat)
+def _refuse(path: Path, label: str, faults: list[str]) -> None:
+    if faults:
+        raise TaskError([f"{path}: {label}: {fault}" for fault in faults])
 
 
 def _read(path: Path, above: list[Path]) -> dict[str, Any]:
-    if path.resolve() in above or len(above) > _MAX_INCLUDES:
+    real = Path(os.path.realpath(path))  # which says nothing against links in a circle
+    if real in above or len(above) > _MAX_INCLUDES:
         raise TaskError(f"{path}: includes itself, by way of {above[-1]}")
     try:
         config = read_yaml(path, error=TaskError)
@@ -230,19 +198,22 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
         raise
     if not isinstance(config, dict):
         raise TaskError(f"{path}: not a task: a mapping with the key 'task' or 'group' is wanted")
-    _make_absolute(config, path.resolve().parent)
+    _make_absolute(config, real.parent)
     includes = config.pop("include", None) or []
     includes = [includes] if isinstance(includes, str) else includes
     if not isinstance(includes, list) or not all(isinstance(one, str) for one in includes):
         raise TaskError(f"{path}: include is {includes!r}; it must name a file, or list some")
     merged: dict[str, Any] = {}
     for include in includes:
-        merged |= _read(path.parent / include, [*above, path.resolve()])
+        merged |= _read(path.parent / include, [*above, real])
     return merged | config
 
 
 def _make_absolute(config: dict[str, Any], folder: Path) -> None:
     """Resolve the data files of a config, and of the tasks written inside a group."""
+    source = config.get("dataset_path")
+    if isinstance(source, str) and source.startswith((".", "~")):
+        config["dataset_path"] = _absolute(source, folder)
     options = config.get("dataset_kwargs")
     if isinstance(options, dict) and "data_files" in options:
         options["data_files"] = _absolute(options["data_files"], folder)

@@ -23,6 +23,7 @@ class Opened:
     Args:
         name: The task's or group's name.
         leaves: Name -> lm-eval's task object.
+        labels: Leaf -> what to call it in messages: its name, and its file where it has one.
         equal_parts: Metrics for which every leaf counts the same.
         splits: Leaf -> the split chosen.
         shots: Leaf -> the split that few-shot examples come from, if any.
@@ -31,6 +32,7 @@ class Opened:
 
     name: str
     leaves: Mapping[str, Any]
+    labels: Mapping[str, str]
     equal_parts: frozenset[str]
     splits: Mapping[str, str]
     shots: Mapping[str, str | None]
@@ -39,7 +41,11 @@ class Opened:
 
 def all_documents(opened: Opened) -> list[Document]:
     """Every document of every leaf's chosen split."""
-    return [one for leaf, task in opened.leaves.items() for one in list_documents(leaf, task)]
+    return [
+        one
+        for leaf, task in opened.leaves.items()
+        for one in list_documents(leaf, task, opened.labels[leaf])
+    ]
 
 
 def refuse_leak(opened: Opened, report: Opened) -> None:
@@ -53,9 +59,9 @@ def refuse_leak(opened: Opened, report: Opened) -> None:
     for leaf, source in opened.shots.items():
         if source is not None and source == report.splits.get(leaf):
             raise TaskError(
-                f"task {leaf!r}: its few-shot examples come from the split {source!r}, where the "
-                "report part lies too; report on another split (report_split), give the task a "
-                "fewshot_split, or set num_fewshot to 0"
+                f"{opened.labels[leaf]}: its few-shot examples come from the split {source!r}, "
+                "where the report part lies too; report on another split (report_split), give the "
+                "task a fewshot_split, or set num_fewshot to 0"
             )
 
 
@@ -72,7 +78,10 @@ def build_task(
     """
     made = {
         leaf: build_examples(
-            leaf, opened.leaves[leaf], [one for one in part if one.leaf == leaf], encoder
+            opened.labels[leaf],
+            opened.leaves[leaf],
+            [one for one in part if one.leaf == leaf],
+            encoder,
         )
         for leaf in by_leaf(part)
     }

@@ -89,7 +89,7 @@ def divide(
         report=_ordered(reported, seed),
         notes=tuple(notes),
     )
-    _refuse_empty(name, parts, len(documents), wanted)
+    _refuse_empty(name, parts, (len(documents), len(units)), wanted)
     return parts
 
 
@@ -138,12 +138,17 @@ def _ordered(documents: Sequence[Document], seed: int) -> tuple[Document, ...]:
     return tuple(by_place[place] for place in order)
 
 
-def _refuse_empty(name: str, parts: Parts, n: int, shares: tuple[float, float, float]) -> None:
+def _refuse_empty(
+    name: str, parts: Parts, counts: tuple[int, int], shares: tuple[float, float, float]
+) -> None:
+    """Refuse a part without examples; `counts` are all examples and those that differ."""
     sizes = {"search": parts.search, "choose": parts.choose, "report": parts.report}
     empty = [part for part, documents in sizes.items() if not documents]
     if empty:
+        n, n_unlike = counts
+        alike = "" if n == n_unlike else f", {n_unlike} of them unlike the others,"
         raise TaskError(
-            f"task {name!r}: the {' and '.join(empty)} part would be empty: {n} examples divided "
-            f"by the shares {shares[0]:g} : {shares[1]:g} : {shares[2]:g} (search : choose : "
-            "report); give more examples or other shares"
+            f"task {name!r}: the {' and '.join(empty)} part would be empty: {n} examples{alike} "
+            f"divided by the shares {shares[0]:g} : {shares[1]:g} : {shares[2]:g} (search : "
+            "choose : report); give more examples or other shares"
         )

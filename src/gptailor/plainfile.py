@@ -1,0 +1,69 @@
+"""Read a file that somebody else named: a plain file, of a bounded size, and nothing else.
+
+A pipe would be waited for, a device read without end, a file of weights taken into memory whole.
+Knows nothing of what files hold.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from gptailor.errors import UserError
+
+__all__ = ["read_plain", "read_text"]
+
+
+def read_plain(path: Path, *, most: int, noun: str, error: type[UserError]) -> bytes:
+    """Read a file whole.
+
+    Args:
+        path: Where it is said to be.
+        most: Bytes that it may have.
+        noun: What it should be, such as ``YAML file``.
+        error: The exception to raise.
+
+    Raises:
+        UserError: There is none, it is no plain file, it is too large, or it can't be read.
+    """
+    try:
+        # without waiting: opening a pipe would wait for a writer
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            read = _read(handle, most)
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise error(f"{path}: is a folder; name a {noun}") from None
+    except (OSError, ValueError) as fault:
+        told = fault.strerror if isinstance(fault, OSError) else fault
+        raise error(f"{path}: can't be read: {told}") from None
+    if read is None:
+        raise error(f"{path}: is no plain file (a pipe, say, or a device); name a {noun}")
+    if len(read) > most:
+        raise error(f"{path}: too large; a {noun} may have {most:,} bytes at most")
+    return read
+
+
+def read_text(path: Path, *, most: int, noun: str, error: type[UserError]) -> str:
+    """Read a file of UTF-8 text whole; as `read_plain`, without a byte order mark.
+
+    Raises:
+        UserError: As `read_plain`; or it is no such text.
+    """
+    try:
+        return read_plain(path, most=most, noun=noun, error=error).decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise error(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
+
+
+def _read(handle: int, most: int) -> bytes | None:
+    """One byte more than `most`, at most; None where it is no file."""
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(mode):
+        return None
+    with os.fdopen(handle, "rb", closefd=False) as file:
+        return file.read(most + 1)
