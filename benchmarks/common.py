@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -64,9 +64,9 @@ def keep(folder: Path | None, name: str, told: dict[str, Any], text: str) -> Non
 
 
 @contextmanager
-def watch() -> Iterator[Counter[str]]:
+def watch() -> Iterator[dict[str, float]]:
     """Seconds inside layers, and inside embedding, norm and head."""
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
 
     def timed_as(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

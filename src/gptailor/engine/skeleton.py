@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptailor.engine.attention import speed_up_attention
 from gptailor.engine.batches import Batch
 from gptailor.engine.linear import speed_up_linear
 from gptailor.engine.weights import part_weights
@@ -87,6 +88,7 @@ class Skeleton:
     def __init__(self, family: Family, device: torch.device) -> None:
         model = family.skeleton()
         speed_up_linear(model, device)
+        speed_up_attention(model, device)
         path = layers_path(model)
         self._parent, _, self._name = path.rpartition(".")
         layers = model.get_submodule(path)
