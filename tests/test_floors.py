@@ -32,6 +32,7 @@ WORDS = {
     "statistics",
     "tailoring",
     "trial",
+    "unfinished",
     "yamlfile",
 }
 FLOORS = (

@@ -72,9 +72,11 @@ def test_the_same_header_goes_on() -> None:
         ("config.engine.threads", 2),
         ("config.engine.device", "cpu"),
         ("config.engine.cache_bytes", 2),
+        ("config.engine.member_bytes", 2**20),
+        ("config.search.options", {"population": 4, "tie": 0.5}),
     ],
 )
-def test_the_budget_the_workers_and_the_engine_may_change(place: str, value: Any) -> None:
+def test_what_may_change_and_a_default_that_is_now_said_go_on(place: str, value: Any) -> None:
     check_header(HEADER, put(HEADER, place, value), WHERE)
 
 
@@ -95,7 +97,8 @@ def test_the_budget_the_workers_and_the_engine_may_change(place: str, value: Any
         ("config.tasks", [{"name": "piqa"}], "tasks was [boolq, piqa]"),
         ("config.examples.search", 0.5, "examples.search was 0.6"),
         ("config.search.name", "random", "search.name was evolution"),
-        ("config.search.options", {"population": 4}, "search.options.population was absent"),
+        ("config.search.options", {"population": 8}, "search.options.population was 4"),
+        ("config.search.options", {"populace": 8}, "search.options.populace was absent"),
         ("config.engine.max_length", 512, "engine.max_length was None"),
         ("family.digests.math", "a1", "the weights of member 'math' changed"),
         ("tasks.piqa.digest", "p1", "the examples of task 'piqa' changed"),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -316,15 +317,22 @@ def _source(member: MemberConfig) -> MemberSource:
 
 
 def settled(config: Config, folder: Path) -> Config:
-    """Replace ``dtype: auto`` by what the record in a folder was begun with, if there is one."""
-    if config.family.dtype != "auto" or not (folder / RECORD).exists():
+    """Take what a config leaves open from the record in a folder, if there is one.
+
+    That is ``dtype: auto``, and the order of the variants: a mapping has none, but a searcher does.
+    """
+    if not (folder / RECORD).exists():
         return config
     entries = read_record(folder / RECORD)
     if not entries:
         return config
     refuse_unusable(entries[0], folder / RECORD)
-    dtype = entries[0]["config"]["family"]["dtype"]
-    return config.model_copy(update={"family": config.family.model_copy(update={"dtype": dtype})})
+    recorded, family = entries[0]["config"]["family"], config.family
+    update: dict[str, Any] = {"dtype": recorded["dtype"]} if family.dtype == "auto" else {}
+    order = recorded.get("variants")
+    if isinstance(order, Mapping) and set(order) == set(family.variants):
+        update["variants"] = {name: family.variants[name] for name in order}
+    return config.model_copy(update={"family": family.model_copy(update=update)})
 
 
 def _plan(config: Config, family: Family, tasks: Mapping[str, TaskParts], n_removed: int) -> Plan:

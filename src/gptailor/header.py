@@ -16,6 +16,7 @@ from gptailor.config import Config
 from gptailor.errors import ConfigError, RecordError
 from gptailor.family import Family
 from gptailor.machine import cpu_name, device_of
+from gptailor.registry import SEARCHERS
 from gptailor.study import Plan
 from gptailor.tasks.harness import TaskParts
 
@@ -98,7 +99,7 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
         RecordError: The recorded header lacks what must be compared.
     """
     refuse_unusable(recorded, where)
-    before, after = recorded["config"], now["config"]
+    before, after = _in_full(recorded["config"], now["config"])
     differ = {
         key: list(_differences(before.get(key, _ABSENT), after.get(key, _ABSENT), key))
         for key in (*_KEPT, "engine")
@@ -147,6 +148,21 @@ def refuse_unusable(recorded: Mapping[str, Any], where: Path) -> None:
                 f"{where}, line 1: the header lacks the digest of task {name!r}; restore the file "
                 "from a copy, or name a new folder"
             )
+
+
+def _in_full(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Configs with the same searcher, with what it takes for the options that are left out."""
+    plugins = [config.get("search") for config in configs]
+    names = {str(plugin.get("name")) for plugin in plugins if isinstance(plugin, Mapping)}
+    if len(names) != 1 or not names <= set(SEARCHERS.names):
+        return list(configs)
+    defaults = SEARCHERS.defaults(names.pop())
+    return [
+        {**config, "search": {**plugin, "options": defaults | plugin.get("options", {})}}
+        if isinstance(plugin, Mapping) and isinstance(plugin.get("options", {}), Mapping)
+        else config
+        for config, plugin in zip(configs, plugins, strict=True)
+    ]
 
 
 def _differences(before: Any, after: Any, place: str) -> Iterator[tuple[str, Any, Any]]:

@@ -74,16 +74,31 @@ class Registry:
             plugin = self.get(name)
         except ConfigError as fault:
             return list(fault.faults)
-        known = [
-            key
-            for key, parameter in inspect.signature(plugin).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in self._reserved
-        ]
+        known = self._options(plugin)
         return [
             unknown(f"option of {self.noun} {name}", key, known)
             for key in options
             if key not in known
         ]
+
+    def defaults(self, name: str) -> dict[str, Any]:
+        """The plug-in's options that may be left out, and what they are then.
+
+        Raises:
+            ConfigError: No plug-in has this name, or a library that it needs is not installed.
+        """
+        return {
+            key: parameter.default
+            for key, parameter in self._options(self.get(name)).items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+
+    def _options(self, plugin: Any) -> dict[str, inspect.Parameter]:
+        return {
+            key: parameter
+            for key, parameter in inspect.signature(plugin).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in self._reserved
+        }
 
 
 SEARCHERS = Registry(

@@ -16,12 +16,15 @@ import yaml
 
 from gptailor.errors import ConfigError, UserError
 from gptailor.plainfile import read_text
+from gptailor.unfinished import hold_new, sweep
 
 __all__ = ["Column", "dump_yaml", "parse_yaml", "read_yaml", "write_atomically"]
 
 _MAX_BYTES = 4 * 2**20  # a tailoring of 1,000 merged layers is 100 kB
 _MAX_DEPTH = 40
+_MAX_NODES = 50_000  # twice a tailoring of 1,000 merged layers; reading takes 40 us each
 _TOO_LARGE = 2**63
+_BESIDE = ".gptailor-half."
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -29,7 +32,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = 0
+        self._depth, self._n_nodes = 0, 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases (a few bytes can stand for gigabytes), tags and deep nesting."""
@@ -38,6 +41,9 @@ class _PlainLoader(yaml.SafeLoader):
             raise _refused("aliases (*name) are not supported", event)
         if event.tag is not None:
             raise _refused(f"tags ({event.tag}) are not supported", event)
+        self._n_nodes += 1
+        if self._n_nodes > _MAX_NODES:
+            raise _refused(f"more than {_MAX_NODES:,} keys and values", event)
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise _refused(f"nested deeper than {_MAX_DEPTH} levels", event)
@@ -145,6 +151,8 @@ def dump_yaml(data: Any) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file beside its place, then rename: the old or the new, never half.
 
+    What killed writers left in that folder is swept away.
+
     Raises:
         UserError: The file can't be written; nothing of it is left.
     """
@@ -156,9 +164,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _write_beside(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    sweep(path.parent, _BESIDE)
+
+    def made() -> str:
+        handle, name = tempfile.mkstemp(prefix=_BESIDE, dir=path.parent)
+        os.close(handle)
+        return name
+
+    beside, lock = hold_new(made)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with beside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -167,8 +182,11 @@ def _write_beside(path: Path, text: str) -> None:
         os.chmod(beside, 0o666 & ~umask)
         os.replace(beside, path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
+    finally:
+        if lock >= 0:
+            os.close(lock)
 
 
 def _refuse_unusable_numbers(data: Any, where: str, error: type[UserError]) -> None:

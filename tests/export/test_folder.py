@@ -1,6 +1,5 @@
 """What an export may replace, and what a fault leaves behind; kills are tested end to end."""
 
-import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +155,6 @@ def test_what_a_killed_export_left_is_swept_away(llama: Any, tmp_path: Path) -> 
     left = tmp_path / ".gptailor-export.killed"
     (left / "deep").mkdir(parents=True)
     (left / "model.safetensors").write_text("half")
-    os.utime(left, (0, 0))
     export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out")
     assert beside(tmp_path / "out") == ["out"]
 
@@ -165,7 +163,6 @@ def test_an_export_that_is_under_way_is_left_alone(llama: Any, tmp_path: Path) -
     export_checkpoint(llama.family, Tailoring.whole("code", 3), tmp_path / "out")
     with written_beside(tmp_path / "out", overwrite=False) as under_way:
         (under_way / "file").write_text("x")
-        os.utime(under_way, (0, 0))
         export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "other")
         assert (under_way / "file").is_file()
         assert Tailoring.load(tmp_path / "out" / "tailoring.yaml") == Tailoring.whole("code", 3)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from gptailor.errors import RecordError
-from gptailor.study import Journal
+from gptailor.study import Journal, Progress
+from gptailor.study.journal import read_record
 
 FORK = multiprocessing.get_context("fork")
 NOBODY = 65534
@@ -101,6 +103,63 @@ def test_a_place_that_can_hold_no_record_is_told(tmp_path: Path, place: str, tol
         Journal(tmp_path / place)
     new = set(tmp_path.rglob("*")) - {*before, tmp_path / "odd record" / ".lock"}
     assert not new
+
+
+@pytest.mark.parametrize("parts", [("record.jsonl",), ("run", "record.jsonl")])
+def test_a_device_or_a_pipe_is_no_record(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    path = tmp_path.joinpath(*parts)
+    path.parent.mkdir(exist_ok=True)
+    if len(parts) == 1:
+        path.symlink_to("/dev/zero")  # read without end
+    else:
+        os.mkfifo(path)  # waited for
+    for read in (lambda: Journal(path.parent), lambda: read_record(path)):
+        with pytest.raises(RecordError, match="is no plain file"):
+            read()
+
+
+def removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def renamed(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def replaced(folder: Path) -> None:
+    shutil.copy(folder / "record.jsonl", folder / "copy")
+    (folder / "copy").replace(folder / "record.jsonl")
+
+
+def shortened(folder: Path) -> None:
+    os.truncate(folder / "record.jsonl", 30)
+
+
+def written(folder: Path) -> None:
+    with (folder / "record.jsonl").open("a") as file:
+        file.write('{"kind":"note"}\n')
+
+
+@pytest.mark.parametrize("change", [removed, renamed, replaced, shortened, written])
+def test_a_study_stops_at_once_when_its_record_is_changed_underneath(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    folder, pool = tmp_path / "run", formula()
+
+    def look(progress: Progress) -> None:
+        if progress.last is not None and progress.last.number == 5:
+            change(folder)
+
+    with pytest.raises(
+        RecordError, match=r"(?s)changed it while the study ran, so the study stops"
+    ):
+        run_study(folder, pool, look)
+    assert sum(job.part == "search" for job in pool.jobs) < 3 + 30
+    if change is not removed and change is not shortened:
+        place = tmp_path / ("elsewhere" if change is renamed else "run")
+        whole = (place / "record.jsonl").read_bytes()
+        assert whole.endswith(b"\n")
+        assert b'"number":5' in whole
 
 
 def told_numbers(folder: Path) -> list[int]:

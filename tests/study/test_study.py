@@ -109,6 +109,29 @@ def test_a_study_whose_trials_all_fail_stops_and_says_why(
         run_study(tmp_path, formula(fails))
 
 
+@pytest.mark.parametrize("n_trials", [1, 5])
+def test_a_study_of_few_trials_that_all_fail_says_why(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path, n_trials: int
+) -> None:
+    def fails(job: Job) -> str | None:
+        return "out of memory" if len(job.tailoring.layers) < 6 else None
+
+    with pytest.raises(RecordError, match=rf"all {n_trials} candidates failed.*: out of memory;"):
+        run_study(tmp_path, formula(fails), max_trials=n_trials)
+
+
+def test_a_study_whose_probes_all_fail_stops_too(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    def fails(job: Job) -> str | None:
+        return "out of memory" if len(job.tailoring.layers) < 6 else None
+
+    pool = formula(fails)
+    with pytest.raises(RecordError, match=r"the first \d+ candidates all failed"):
+        run_study(tmp_path, pool, max_trials=1000)
+    assert sum(len(job.tailoring.layers) < 6 for job in pool.jobs) <= 24
+
+
 def test_a_base_that_cannot_be_scored_stops_the_study(
     run_study: Callable[..., Any], formula: Any, tmp_path: Path
 ) -> None:

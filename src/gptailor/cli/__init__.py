@@ -1,13 +1,14 @@
 """The command line: one file a verb.
 
 Results go to stdout, progress and faults to stderr. Exit codes: 0 done; 2 the input is at fault,
-told in sentences; 1 a fault of ours, with its traceback; 130 stopped with Ctrl-C. Heavy libraries
-are imported by the verb that needs them.
+told in sentences, or what is told can't be written; 1 a fault of ours, with its traceback, or
+nobody reads on; 130 stopped with Ctrl-C. Heavy libraries are imported by the verb that needs them.
 """
 
 import logging
 import os
 import sys
+from typing import TextIO
 
 import typer
 
@@ -21,6 +22,11 @@ from gptailor.cli.search import command as search
 from gptailor.errors import UserError
 
 __all__ = ["app", "main"]
+
+_MEMORY = (
+    "out of memory, not in scoring a candidate but around it; what was scored is recorded: give "
+    "the process more memory, or see 'gptailor check' for what it needs, and run the same command"
+)
 
 app = typer.Typer(
     help="Make a smaller language model from a family of fine-tuned ones.",
@@ -44,6 +50,32 @@ def main() -> None:
     try:
         app()
     except UserError as fault:
-        for sentence in fault.faults:
-            sys.stderr.write(f"error: {sentence}\n")
-        raise SystemExit(2) from None
+        faults = fault.faults
+    except OSError as fault:
+        streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+        unwritable = next((name for name, stream in streams.items() if _given_up(stream)), None)
+        if unwritable is None:
+            raise
+        faults = (f"{unwritable} can't be written: {fault.strerror}",)
+    except (MemoryError, RuntimeError) as fault:
+        if not isinstance(fault, MemoryError) and "can't allocate memory" not in str(fault):
+            raise
+        faults = (_MEMORY,)
+    else:
+        return
+    for sentence in faults:
+        sys.stderr.write(f"error: {sentence}\n")
+    raise SystemExit(2)
+
+
+def _given_up(stream: TextIO) -> bool:
+    """Whether a stream can't be written (a full disk behind ``>``); if so it goes nowhere now."""
+    try:
+        stream.flush()
+        os.write(stream.fileno(), b"\n")  # nothing may wait to be flushed: see PYTHONUNBUFFERED
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return True
+    return False

@@ -170,7 +170,7 @@ class Engine:
         start: int,
     ) -> None:
         """Run a block; with too little memory, batch by batch, then in halves of a batch."""
-        walk = self._walked(tailorings, block, teachers)
+        walk = self._walked(tailorings, block, teachers, start)
         if walk is not None:
             for index, run in enumerate(runs):
                 run.add(start, walk.found[index], walk.layer_tokens[index], walk.failures[index])
@@ -187,10 +187,11 @@ class Engine:
         tailorings: Sequence[Tailoring],
         block: list[Batch],
         teachers: Sequence[Teacher] | None,
+        start: int,
     ) -> "_Walk | None":
         """Walk a block; None where memory did not suffice, with nothing of it kept."""
         try:
-            walk = _Walk(self, tailorings, block, teachers)
+            walk = _Walk(self, tailorings, block, teachers, start=start)
             for root in prefix_trie(tailorings):
                 walk.begin(root)
         except (RuntimeError, MemoryError) as fault:
@@ -274,9 +275,11 @@ class _Walk:
         tailorings: Sequence[Tailoring],
         block: Sequence[Batch],
         teachers: Sequence[Teacher] | None,
+        *,
+        start: int,
     ) -> None:
         self._engine, self._tailorings, self._block = engine, tailorings, block
-        self._teachers = teachers
+        self._teachers, self._start = teachers, start
         self._n_tokens = sum(batch.n_tokens for batch in block)
         self._inputs: list[Inputs] = []
         self.found: list[list[Targets]] = [[] for _ in tailorings]
@@ -318,7 +321,7 @@ class _Walk:
             targets = self._engine.score(tailoring, _gathered(hidden, batch), batch, teacher)
             if not bool(targets.logprob.isfinite().all()):
                 why = self._engine.explain(tailoring, batch)
-                self.failures[leaf] = f"{why}, in batch {index}"
+                self.failures[leaf] = f"{why}, in batch {self._start + index}"
                 return
             self.found[leaf].append(targets)
 

@@ -5,13 +5,11 @@ user stands in. Knows nothing of what a checkpoint holds.
 """
 
 import ctypes
-import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from gptailor.errors import ExportError
+from gptailor.unfinished import hold_new, sweep
 
 __all__ = ["MANIFEST", "file_beside", "written_beside"]
 
@@ -27,7 +26,6 @@ logger = logging.getLogger(__name__)
 MANIFEST = "gptailor-export.json"
 _FORMAT = "gptailor-export/1"
 _BESIDE = ".gptailor-export."
-_ABANDONED_S = 60.0  # between making a folder and locking it
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
@@ -124,9 +122,8 @@ def _beside(place: Path, parent: Path, n_bytes: int) -> Iterator[Path]:
     try:
         made = _make_parents(parent)
         _refuse_full(place, parent, n_bytes)
-        _sweep(parent)
-        beside = Path(tempfile.mkdtemp(prefix=_BESIDE, dir=parent))
-        lock = _locked(beside)
+        sweep(parent, _BESIDE)
+        beside, lock = hold_new(lambda: tempfile.mkdtemp(prefix=_BESIDE, dir=parent))
         yield beside
     except BaseException:
         if beside is not None:
@@ -208,30 +205,6 @@ def _make_parents(parent: Path) -> list[Path]:
             raise
         made.append(path)
     return made
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what exports into this folder left when they were killed; nobody holds its lock."""
-    for path in parent.glob(f"{_BESIDE}*"):
-        if path.is_symlink() or time.time() - path.stat().st_mtime < _ABANDONED_S:
-            continue
-        try:
-            lock = _locked(path)
-        except OSError:
-            continue  # somebody is at work there, or it is not ours to touch
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
-
-
-def _locked(folder: Path) -> int:
-    """Lock a folder until the file descriptor is closed, or its process is gone."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
 
 
 def _refuse_full(folder: Path, parent: Path, n_bytes: int) -> None:

@@ -5,7 +5,9 @@ layer is in memory at a time. Then the file is read back and each tensor is held
 to be written. Knows the format by the `gguf` library, which llama.cpp's authors publish.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +145,11 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
             writer.write_ti_data_to_file()
             for made in plan.tensors():
                 writer.write_tensor_data(made.stored)
+            n_written = writer.fout[0].tell() if writer.fout else 0
         finally:
             writer.close()
+        if beside.stat().st_size < n_written:  # the library does not tell of a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _check(beside, plan)
 
 

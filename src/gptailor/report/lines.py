@@ -114,10 +114,11 @@ class Header(_Line):
 
 
 class Reference(_Line):
-    """A whole member on the search part."""
+    """A whole member on the search part; without scores the study stopped, and tried it again."""
 
     member: str
-    scores: ScoresLine
+    scores: ScoresLine | None = None
+    failure: str | None = None
 
 
 class AskedProposal(_Line):
@@ -187,11 +188,12 @@ class Chosen(_Line):
 
 
 class Reported(_Line):
-    """A member or the result on the report part, by the engine."""
+    """A member or the result on the report part, by the engine; as a reference without scores."""
 
     name: str
     number: NonNegativeInt | None = None
-    scores: ScoresLine
+    scores: ScoresLine | None = None
+    failure: str | None = None
 
 
 class EvaluatedModel(_Line):

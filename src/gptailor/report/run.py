@@ -281,9 +281,21 @@ class _Reader:
                 raise RecordError(f"{where}: the scores lack {goal.metric} of task {goal.task!r}")
         return scores
 
+    def _scores_or_failure(
+        self, line: Reference | Finalist | Reported, where: str
+    ) -> Scores | None:
+        """The scores of a line, or None where it tells why there are none."""
+        if line.scores is not None:
+            return self._wanted(to_scores(line.scores), where)
+        if line.failure is None:
+            raise RecordError(f"{where}: scores: field required, or a failure")
+        return None
+
     def _take_reference(self, where: str, plain: dict[str, Any]) -> None:
         line = _parsed(Reference, plain, where)
-        self._references[line.member] = self._wanted(to_scores(line.scores), where)
+        scores = self._scores_or_failure(line, where)
+        if scores is not None:
+            self._references[line.member] = scores
 
     def _take_asked(self, where: str, plain: dict[str, Any]) -> None:
         for proposal in _parsed(Asked, plain, where).proposals:
@@ -319,9 +331,9 @@ class _Reader:
 
     def _take_finalist(self, where: str, plain: dict[str, Any]) -> None:
         line = _parsed(Finalist, plain, where)
-        if line.scores is None:
+        scores = self._scores_or_failure(line, where)
+        if scores is None:
             return  # it failed on the choose part, and was not compared
-        scores = self._wanted(to_scores(line.scores), where)
         if line.number is not None:
             if line.number not in self._trials:
                 raise RecordError(f"{where}: finalist {line.number} was never tried")
@@ -338,7 +350,9 @@ class _Reader:
 
     def _take_reported(self, where: str, plain: dict[str, Any]) -> None:
         line = _parsed(Reported, plain, where)
-        self._reported[line.name, line.number] = self._wanted(to_scores(line.scores), where)
+        scores = self._scores_or_failure(line, where)
+        if scores is not None:
+            self._reported[line.name, line.number] = scores
 
     def _take_repaired(self, where: str, plain: dict[str, Any]) -> None:
         line = _parsed(Repaired, plain, where)

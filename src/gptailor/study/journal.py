@@ -1,8 +1,9 @@
 """The record of a study: one JSON object a line, only ever appended to.
 
 A line is on the disk before anyone acts on what it says. A line torn by a kill or a power cut is
-taken off at the next start, and that is recorded too. One process at a time may write. Knows
-nothing of what the lines mean.
+taken off at the next start, and that is recorded too. One process at a time may write; a record
+that is taken away or written by something else is not written on. Knows nothing of what the lines
+mean.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
@@ -41,7 +43,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
         with _told_to_user(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            _made(folder)
             self._lock = _locked(folder)
         try:
             with _told_to_user(folder):
@@ -53,9 +55,12 @@ class Journal:
         try:
             entries, end = _parse(self.path)
             self._few = [entry for entry in entries if entry["kind"] not in _MANY]
-            dropped = self.path.stat().st_size - end
+            self._end = end
+            with _told_to_user(folder):
+                dropped = self.path.stat().st_size - end
+                if dropped:
+                    self._file.truncate(end)
             if dropped:
-                self._file.truncate(end)
                 logger.warning("%s: took off a torn last line of %d bytes", self.path, dropped)
                 if entries:  # a torn header leaves an empty record: it begins anew
                     self.append("repaired", dropped_bytes=dropped)
@@ -74,26 +79,50 @@ class Journal:
 
         Raises:
             RecordError: The disk is full or the file can't be written; nothing of the line is left.
+                Or the record is not where it was, or not as this process left it.
         """
         entry = {"kind": kind, **fields}
         line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        end = self._file.seek(0, os.SEEK_END)
         plain = line.encode() + b"\n"
+        self._refuse_changed()
         try:
             if self._file.write(plain) != len(plain):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as fault:
             with contextlib.suppress(OSError):  # else the next start takes the torn line off
-                self._file.truncate(end)
+                self._file.truncate(self._end)
             raise RecordError(
-                f"{self.path}: can't be written ({fault.strerror}) after {end:,} bytes; what was "
-                "recorded is safe: make room and run the same command again"
+                f"{self.path}: can't be written ({fault.strerror}) after {self._end:,} bytes; what "
+                "was recorded is safe: make room and run the same command again"
             ) from None
+        self._end += len(plain)
         read: dict[str, Any] = json.loads(line)  # what a later start would read
         if kind not in _MANY:
             self._few.append(read)
         return read
+
+    def _refuse_changed(self) -> None:
+        """Stop where a line would be written into a file that nobody finds, or behind a stranger's.
+
+        Raises:
+            RecordError: The record was removed, replaced or written by something else.
+        """
+        told = None
+        try:
+            there = self.path.stat()
+        except OSError as fault:
+            told = f"is gone ({fault.strerror})"
+        else:
+            if not os.path.samestat(there, os.fstat(self._file.fileno())):
+                told = "was replaced by another file"
+            elif there.st_size != self._end:
+                told = f"has {there.st_size:,} bytes, not the {self._end:,} that were written"
+        if told is not None:
+            raise RecordError(
+                f"{self.path}: {told}: something else changed it while the study ran, so the study "
+                "stops; put it back and run the same command again, or name a new folder with --out"
+            )
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -126,6 +155,15 @@ def read_record(path: Path) -> list[dict[str, Any]]:
     return _parse(path)[0]
 
 
+def _made(folder: Path) -> None:
+    """Make the folder and those above it, each on the disk with its name."""
+    if not folder.exists():
+        _made(folder.parent)
+        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(PermissionError):  # a parent that may not be listed
+            _settle(folder.parent)
+
+
 def _locked(folder: Path) -> IO[bytes]:
     """Hold the folder; the system lets go when the process dies, however it dies."""
     lock = (folder / ".lock").open("ab")
@@ -144,14 +182,34 @@ def _locked(folder: Path) -> IO[bytes]:
 def _opened(path: Path) -> FileIO:
     """Open the record; a new one is on the disk with its name, so that no power cut takes it."""
     fresh = not path.exists()
+    if not fresh:
+        _refuse_odd(path)
     file = path.open("a+b", buffering=0)
     if fresh:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _settle(path.parent)
     return file
+
+
+def _settle(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refuse_odd(path: Path) -> None:
+    """Refuse what is read without end, or waited for.
+
+    Raises:
+        RecordError: There is a device or a pipe in the record's place.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is told when it is opened
+        raise RecordError(
+            f"{path}: is no plain file (a pipe, say, or a device); name the folder of a run"
+        )
 
 
 @contextlib.contextmanager
@@ -169,6 +227,7 @@ def _told_to_user(folder: Path) -> Iterator[None]:
 def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The entries, and where the last whole line ends."""
     try:
+        _refuse_odd(path)
         lines = path.read_bytes().split(b"\n")
     except OSError as fault:
         raise RecordError(f"{path}: can't be read: {fault.strerror}") from None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gptailor.errors import RecordError
 from gptailor.trial import Trial
 
-__all__ = ["out_of_time", "refuse_hopeless"]
+__all__ = ["nothing_to_choose", "out_of_time", "refuse_hopeless"]
 
 _HOPELESS = 8  # trials that all failed, before anything succeeded
 
@@ -19,7 +19,8 @@ def refuse_hopeless(trials: Sequence[Trial]) -> None:
     """Stop a study whose trials all fail.
 
     Args:
-        trials: Those with as many layers cut as are to be cut.
+        trials: All of them; or those with as many layers cut as are to be cut, for searchers may
+            probe others too.
 
     Raises:
         RecordError: The first trials failed, every one of them.
@@ -27,5 +28,26 @@ def refuse_hopeless(trials: Sequence[Trial]) -> None:
     if len(trials) >= _HOPELESS and not any(trial.complete for trial in trials):
         raise RecordError(
             f"the first {len(trials)} candidates all failed, so the study stops; the last one: "
-            f"{trials[-1].failure}"
+            f"{trials[-1].failure}; mend what made them fail, and name a new folder with --out"
         )
+
+
+def nothing_to_choose(trials: Sequence[Trial], n_removed: int) -> RecordError:
+    """Say why there is no candidate to choose, and what to do.
+
+    Args:
+        trials: All of them; searchers may have probed tailorings of another size, too.
+        n_removed: Layers that are to be cut.
+    """
+    failed = [trial for trial in trials if not trial.complete]
+    if trials and len(failed) == len(trials):
+        return RecordError(
+            f"all {len(trials)} candidates failed; the last one: {failed[-1].failure}; mend what "
+            "made them fail, and name a new folder with --out"
+        )
+    return RecordError(
+        f"no candidate with {n_removed} layers cut was scored"
+        + (f" (the last that failed: {failed[-1].failure})" if failed else "")
+        + "; raise budget.timeout_s and run the same command again, or raise budget.max_trials and "
+        "name a new folder"
+    )

@@ -17,7 +17,7 @@ from gptailor.search.searcher import Searcher
 from gptailor.study.journal import Journal
 from gptailor.study.plan import Plan, Progress
 from gptailor.study.results import front_of, ranked
-from gptailor.study.stopping import out_of_time, refuse_hopeless
+from gptailor.study.stopping import nothing_to_choose, out_of_time, refuse_hopeless
 from gptailor.tailoring import BASE, Tailoring
 from gptailor.trial import Evaluation, Job, Proposal, Scores, Trial
 from gptailor.workers import WorkerPool
@@ -171,6 +171,7 @@ class Study:
             group = self._written(first, proposals)
             trials = self._answered(first, group)
             self._trials += trials
+            refuse_hopeless(self._trials)
             refuse_hopeless([trial for trial in self._trials if self._could_be_chosen(trial)])
             searcher.tell(trials)
 
@@ -249,11 +250,7 @@ class Study:
         for trial in self._ranked(self._trials):
             finalists.setdefault(trial.tailoring, trial)
         if not finalists:
-            raise RecordError(
-                f"no candidate with {self._plan.n_removed} layers cut was scored; raise "
-                "budget.timeout_s and run the same command again, or raise budget.max_trials and "
-                "name a new folder"
-            )
+            raise nothing_to_choose(self._trials, self._plan.n_removed)
         best = list(finalists.values())[: self._plan.finalists]
         n_examples = self._plan.sizes["choose"]
         whole = self._whole(BASE, "choose", n_examples)
@@ -269,7 +266,10 @@ class Study:
             if "scores" in entry
         ]
         if not compared:
-            raise RecordError("every finalist failed on the choose part; see the record for why")
+            raise RecordError(
+                f"{self._journal.path}: every finalist failed on the choose part; the last one: "
+                f"{entries[-1]['failure']}; mend that and run the same command again"
+            )
         number = min(
             (objective.scalar(told), objective.scalar(told, proxy=True), number)
             for number, told in compared

@@ -1,0 +1,41 @@
+"""What becomes of a command whose output can't be written, or that gets no memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FULL = Path("/dev/full")
+MAIN = "from gptailor.cli import main; main()"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, "init", tmp_path / "tailor.yaml"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: stdout can't be written: No space left on device\n"
+    assert (tmp_path / "tailor.yaml").is_file()
+
+
+def test_a_reader_that_went_away_leaves_no_traceback(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "init", tmp_path / "tailor.yaml"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ""
