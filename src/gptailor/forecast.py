@@ -1,12 +1,18 @@
 """What a search will cost, before it is begun: trials, tokens, memory, time.
 
 The study is rehearsed with made-up scores, the speed of each kind of work is measured on this
-machine, and the two are multiplied. Knows nothing of records.
+machine, and the two are multiplied. Other processes are taken to be as fast as this one is with as
+many threads, and to be slowed down by each other only where they have fewer cores than threads.
+Knows nothing of records.
 """
 
+import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import torch
 
 from gptailor.assemble import Assembly
 from gptailor.engine.batches import BATCH_TOKENS
@@ -15,8 +21,9 @@ from gptailor.machine import device_of
 from gptailor.memory import held_bytes, peak_bytes
 from gptailor.rehearsal import Rehearsal, Step, rehearse
 from gptailor.speed import Speed, measure_speed
+from gptailor.workers.pool import Spread
 
-__all__ = ["Forecast", "forecast", "in_time"]
+__all__ = ["Forecast", "forecast", "in_time", "seconds_of"]
 
 _NUMBER_BYTES = 100  # of a score in the record, in the trial and in the searcher's history
 _LOOSE_BYTES = 2**27  # what an allocator keeps beyond what is asked of it
@@ -33,10 +40,11 @@ class Forecast:
         layer_tokens: Tokens times layers to be run, after all sharing; members, choice and report
             included.
         shared: Share of the search's layer-tokens that prefixes and nested rungs save.
-        seconds: Wall-clock time at the speed measured here.
+        seconds: Wall-clock time at the speed measured here, the start of workers aside.
         family_bytes: Memory of the members' weights.
-        merged_bytes: Most memory of merged layers.
-        peak_bytes: Most memory that the process will hold; on a GPU, its tensors there.
+        merged_bytes: Most memory of merged layers, in one process.
+        peak_bytes: Most memory that a process that evaluates will hold; on a GPU, its tensors
+            there.
     """
 
     n_trials: int
@@ -49,13 +57,19 @@ class Forecast:
     peak_bytes: int
 
 
-def forecast(assembly: Assembly) -> Forecast:
-    """Measure the speed, rehearse the study, and add up."""
-    speed = measure_speed(assembly)
+def forecast(assembly: Assembly, spread: Spread | None = None) -> Forecast:
+    """Measure the speed, rehearse the study, and add up.
+
+    Args:
+        assembly: Everything put together, on such a device as evaluations run on.
+        spread: Who evaluates; None if it is this process.
+    """
+    with _threads(spread):
+        speed = measure_speed(assembly)
     device = device_of(assembly.config)
     held = held_bytes(device)
-    rehearsal = rehearse(assembly)
-    steps = in_time(rehearsal.steps, speed, assembly.plan.timeout_s)
+    rehearsal = rehearse(assembly, 1 if spread is None else spread.n_workers)
+    steps = in_time(rehearsal.steps, speed, assembly.plan.timeout_s, spread)
     searched = [step for step in steps if step.phase == "search"]
     run = sum(step.work.layer_tokens for step in searched)
     alone = sum(step.alone for step in searched)
@@ -65,18 +79,37 @@ def forecast(assembly: Assembly) -> Forecast:
         n_candidates=len({each for step in searched for each in step.tailorings}),
         layer_tokens=sum(step.work.layer_tokens for step in steps),
         shared=1 - run / max(alone, 1),
-        seconds=sum(_seconds(step, speed) for step in steps),
+        seconds=sum(seconds_of(step, speed, spread) for step in steps),
         family_bytes=assembly.family.nbytes,
         merged_bytes=rehearsal.merged_bytes,
         peak_bytes=max(peak_bytes(device), grown),
     )
 
 
-def _seconds(step: Step, speed: Speed) -> float:
-    return speed.seconds(step.work) + step.asking
+@contextmanager
+def _threads(spread: Spread | None) -> Iterator[None]:
+    """As many threads as one worker has."""
+    before = torch.get_num_threads()
+    if spread is not None:
+        torch.set_num_threads(spread.threads)
+    yield
+    torch.set_num_threads(before)
 
 
-def in_time(steps: Sequence[Step], speed: Speed, timeout_s: float | None) -> list[Step]:
+def seconds_of(step: Step, speed: Speed, spread: Spread | None) -> float:
+    """What a step takes: each group goes to the worker that is free first."""
+    if spread is None or not step.groups:
+        return speed.seconds(step.work) + step.asking
+    crowding = spread.crowding if len(step.groups) > 1 else 1.0
+    free = [0.0] * spread.n_workers
+    for work in step.groups:
+        heapq.heapreplace(free, free[0] + speed.seconds(work) * crowding)
+    return max(free) + step.asking
+
+
+def in_time(
+    steps: Sequence[Step], speed: Speed, timeout_s: float | None, spread: Spread | None = None
+) -> list[Step]:
     """Leave out the steps of the search that are not begun within its time."""
     if timeout_s is None:
         return list(steps)
@@ -86,7 +119,7 @@ def in_time(steps: Sequence[Step], speed: Speed, timeout_s: float | None) -> lis
         if step.phase != "search" or elapsed < timeout_s:
             left.append(step)
         if step.phase == "search":
-            elapsed += _seconds(step, speed)
+            elapsed += seconds_of(step, speed, spread)
     return left
 
 

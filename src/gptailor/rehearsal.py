@@ -24,6 +24,7 @@ from gptailor.study.results import ranked
 from gptailor.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.tasks.task import Passage, Task
 from gptailor.trial import Evaluation, Job, Measurement, Scores, Trial
+from gptailor.workers.groups import divided
 from gptailor.workers.local import LocalPool
 
 __all__ = ["Rehearsal", "Step", "Work", "rehearse", "work_of"]
@@ -72,6 +73,7 @@ class Step:
         work: What they cost.
         alone: Layer-tokens without any sharing.
         asking: Seconds that the searcher took to ask for it.
+        groups: What each group costs, where several workers run them at one time.
     """
 
     phase: str
@@ -80,6 +82,7 @@ class Step:
     work: Work
     alone: int
     asking: float = 0.0
+    groups: tuple[Work, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class Rehearsal:
 
     Args:
         steps: In order.
-        merged_bytes: Most bytes of merged layers kept at one time.
+        merged_bytes: Most bytes of merged layers kept at one time, by one worker.
         n_states: Most hidden states of one batch kept at one time.
         n_numbers: Numbers in the scores of all evaluations.
     """
@@ -99,9 +102,14 @@ class Rehearsal:
     n_numbers: int
 
 
-def rehearse(assembly: Assembly) -> Rehearsal:
-    """Go through a whole study: references, search, choice and report."""
-    plan, stage = assembly.plan, _Stage(assembly)
+def rehearse(assembly: Assembly, n_workers: int = 1) -> Rehearsal:
+    """Go through a whole study: references, search, choice and report.
+
+    Args:
+        assembly: Everything put together.
+        n_workers: How many run groups at one time, each with merged layers of its own.
+    """
+    plan, stage = assembly.plan, _Stage(assembly, n_workers)
     wholes = [Tailoring.whole(member, plan.n_layers) for member in plan.members]
     told = stage.run("references", [Job(whole, plan.rungs[-1]) for whole in wholes])
     reference = told[plan.members.index(BASE)].scores
@@ -150,27 +158,42 @@ def _search(assembly: Assembly, objective: Objective, stage: "_Stage") -> list[T
 class _Stage:
     """Runs jobs through the configured groups and notes what each step cost."""
 
-    def __init__(self, assembly: Assembly) -> None:
-        self.scorer = _Scorer(assembly)
+    def __init__(self, assembly: Assembly, n_workers: int) -> None:
+        self.scorer = _Scorer(assembly, n_workers)
         self.steps: list[Step] = []
+        self._n_workers = n_workers
         options = assembly.config.workers.options
-        groups = {"group_size": options["group_size"]} if "group_size" in options else {}
-        self._pool = LocalPool(self.scorer, **groups)
+        self._groups = {"group_size": options["group_size"]} if "group_size" in options else {}
 
     def run(self, phase: str, jobs: Sequence[Job], asking: float = 0.0) -> list[Evaluation]:
         self.scorer.work, self.scorer.alone = Work(), 0
-        done = list(self._pool.evaluate(jobs))
+        groups: tuple[Work, ...] = ()
+        if self._n_workers == 1:
+            done = list(LocalPool(self.scorer, **self._groups).evaluate(jobs))
+        else:
+            done, groups = self._spread(jobs)
         tailorings = tuple(job.tailoring for job in jobs)
         scores = tuple(each.scores for each in done)
         work, alone = self.scorer.work, self.scorer.alone
-        self.steps.append(Step(phase, tailorings, scores, work, alone, asking))
+        self.steps.append(Step(phase, tailorings, scores, work, alone, asking, groups))
         return done
+
+    def _spread(self, jobs: Sequence[Job]) -> tuple[list[Evaluation], tuple[Work, ...]]:
+        """Run groups as workers would, and note what each of them cost."""
+        works, total = [], Work()
+        for number, indices in enumerate(divided(jobs, self._n_workers, **self._groups)):
+            self.scorer.work, self.scorer.worker = Work(), number % self._n_workers
+            self.scorer.count([jobs[index] for index in indices])
+            works.append(self.scorer.work)
+            total += self.scorer.work
+        self.scorer.work = total
+        return self.scorer.imagined(jobs), tuple(works)
 
 
 class _Scorer:
     """Counts what the engine would run, and makes scores up."""
 
-    def __init__(self, assembly: Assembly) -> None:
+    def __init__(self, assembly: Assembly, n_workers: int = 1) -> None:
         self._evaluator, family = assembly.evaluator, assembly.family
         self._parts = {
             part: [getattr(parts, part) for parts in assembly.tasks.values()]
@@ -180,19 +203,29 @@ class _Scorer:
         self._world = _World(assembly.space, dict(searched))
         self._targets: dict[str, NDArray[np.int64]] = {}
         self._sizes = [n * family.dtype.itemsize for n in family.layer_parameters]
-        self._kept = Kept[bool](assembly.config.engine.cache_bytes)
+        cache_bytes = assembly.config.engine.cache_bytes
+        self._kept = [Kept[bool](cache_bytes) for _ in range(n_workers)]
+        self.worker = 0
         self.work, self.alone = Work(), 0
         self.merged_bytes = self.n_states = self.n_numbers = 0
 
     def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
-        """Count the work; scores are made up on the search part alone."""
+        """Count the work, and make scores up."""
+        self.count(jobs)
+        return self.imagined(jobs)
+
+    def imagined(self, jobs: Sequence[Job]) -> list[Evaluation]:
+        """Make scores up, on the search part alone; in order, for chance is drawn from once."""
+        return [Evaluation(self._scores(job), None, 0.0, 0) for job in jobs]
+
+    def count(self, jobs: Sequence[Job]) -> None:
+        """Add what jobs cost that are evaluated together."""
         groups: dict[tuple[str, int, int], list[Tailoring]] = {}
         for job in jobs:
             groups.setdefault((job.part, job.n_known, job.n_examples), []).append(job.tailoring)
         for (part, known, n_examples), tailorings in groups.items():
             for low, high in self._evaluator.pieces(part, known, n_examples):
                 self._count(part, low, high, tailorings)
-        return [Evaluation(self._scores(job), None, 0.0, 0) for job in jobs]
 
     def _count(self, part: str, low: int, high: int, tailorings: Sequence[Tailoring]) -> None:
         tokens = self._evaluator.tokens(part, low, high)
@@ -211,10 +244,11 @@ class _Scorer:
 
     def _made(self, spec: LayerSpec) -> bool:
         """Note that a merged layer is needed; whether it has to be made."""
-        if self._kept.get(spec) is not None:
+        kept = self._kept[self.worker]
+        if kept.get(spec) is not None:
             return False
-        self._kept.keep(spec, True, self._sizes[spec.position])
-        self.merged_bytes = max(self.merged_bytes, self._kept.n_bytes)
+        kept.keep(spec, True, self._sizes[spec.position])
+        self.merged_bytes = max(self.merged_bytes, kept.n_bytes)
         return True
 
     def _n_targets(self, part: str, low: int, high: int) -> int:

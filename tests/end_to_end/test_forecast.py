@@ -15,7 +15,7 @@ import pytest
 from gptailor.assemble import Assembly, assemble, open_study
 from gptailor.config import load_config
 from gptailor.engine.batches import pack
-from gptailor.forecast import Forecast, forecast, in_time
+from gptailor.forecast import Forecast, forecast, in_time, seconds_of
 from gptailor.rehearsal import Step, Work, rehearse, work_of
 from gptailor.report import read_run, write_report
 from gptailor.speed import Speed
@@ -24,6 +24,7 @@ from gptailor.study import Journal
 from gptailor.tailoring import Tailoring
 from gptailor.trial import Job as Wanted
 from gptailor.trial import Scores
+from gptailor.workers.pool import Spread
 
 pytestmark = pytest.mark.slow
 
@@ -184,3 +185,39 @@ def test_the_forecast_of_check_is_that_of_a_search(job: Job, tmp_path: Path) -> 
     (before,) = of(search(assemble(config), tmp_path), "forecast")
     for name in ("n_trials", "n_candidates", "layer_tokens", "shared", "merged_bytes"):
         assert before[name] == expected[name]
+
+
+def test_workers_share_the_work_and_each_pays_for_what_it_shares_with_nobody(job: Job) -> None:
+    assembly = assemble(load_config(job(search=RANDOM)))
+    speed = Speed(layer_token=1.0, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
+    alone, spread = rehearse(assembly), rehearse(assembly, 2)
+    for one, two in zip(alone.steps, spread.steps, strict=True):
+        assert (one.tailorings, one.scores, one.alone) == (two.tailorings, two.scores, two.alone)
+        assert sum((group.layer_tokens for group in two.groups), 0) == two.work.layer_tokens
+        assert one.work.layer_tokens <= two.work.layer_tokens <= two.alone
+        assert len(two.groups) == min(2, len(two.tailorings))
+        seconds = seconds_of(two, speed, Spread(2, "cpu", 1))
+        assert seconds == pytest.approx(max(g.layer_tokens for g in two.groups) + two.asking)
+        assert seconds_of(two, speed, None) == two.work.layer_tokens + two.asking
+    step = dataclasses.replace(spread.steps[1], asking=0.0)
+    crowded, roomy = (Spread(2, "cpu", 4, crowding=crowding) for crowding in (1.5, 1.0))
+    assert seconds_of(step, speed, crowded) == 1.5 * seconds_of(step, speed, roomy)
+
+
+def test_groups_are_taken_by_whoever_is_free_first() -> None:
+    speed = Speed(layer_token=1.0, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
+    step = Step("search", (), (), Work(19), 19, groups=tuple(map(Work, (9, 2, 3, 4, 1))))
+    assert seconds_of(step, speed, Spread(2, "cpu", 1)) == 10.0  # 9 and 1; 2, 3 and 4
+    assert seconds_of(step, speed, Spread(1, "cpu", 1)) == 19.0
+
+
+def test_check_tells_what_workers_cost_and_on_which_assumption(
+    job: Job, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    workers = {"name": "local", "options": {"n_workers": 2}}
+    code, out, _ = run_command("check", job(workers=workers))
+    assert code == 0
+    memory, time = out.splitlines()[-2:]
+    assert memory.endswith(" MiB in all for each of 2 workers, and the weights once more here")
+    assert " with 2 workers as fast as this machine with 1 threads each" in time
+    assert time.endswith("; their start comes on top")

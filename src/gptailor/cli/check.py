@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptailor.cli.console import errors, screen
+
+if TYPE_CHECKING:
+    from gptailor.forecast import Forecast
+    from gptailor.workers.pool import Spread
 
 __all__ = ["command"]
 
@@ -18,17 +23,22 @@ def command(
 ) -> None:
     """Tell every fault of config, family and tasks; then the plan: trials, tokens, memory, time."""
     from gptailor.assemble import assemble
-    from gptailor.config import load_config
+    from gptailor.config import PluginConfig, load_config
     from gptailor.forecast import forecast
+    from gptailor.machine import device_of
 
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    assembly = assemble(loaded)
-    assembly.pool().close()  # its faults are told now
+    options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
+    here = PluginConfig(name="local", options=options)
+    assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
+    with closing(dataclasses.replace(assembly, config=loaded).pool()) as pool:
+        spread = pool.spread  # what is wrong with workers is told now
     plan, family = assembly.plan, assembly.family
-    expected = forecast(assembly)
+    expected = forecast(assembly, spread)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(expected)))
+        workers = None if spread is None else dataclasses.asdict(spread)
+        typer.echo(json.dumps(dataclasses.asdict(expected) | {"workers": workers}))
         return
     for note in family.notes:
         screen.print(f"note: {note}")
@@ -52,11 +62,27 @@ def command(
         f"{expected.n_candidates} candidates; {expected.layer_tokens:,} layer-tokens in all, "
         f"{expected.shared:.0%} of the search saved by sharing"
     )
+    _show_costs(expected, spread, device_of(loaded).partition(":")[0])
+
+
+def _show_costs(expected: "Forecast", spread: "Spread | None", device: str) -> None:
+    """Memory and time; with workers, on which assumption."""
+    each, pace = "", "at the speed measured here"
+    if spread is not None:
+        each = f" for each of {spread.n_workers} workers, and the weights once more here"
+        pace = f"with {spread.n_workers} workers as fast as this machine with {spread.threads} "
+        pace += "threads each" + (", who share its cores" if spread.crowding > 1 else "")
+        pace += "; their start comes on top"
     screen.print(
         f"memory:   {expected.family_bytes / 2**20:,.0f} MiB of weights, "
         f"{expected.merged_bytes / 2**20:,.0f} MiB of merged layers at most; "
-        f"{expected.peak_bytes / 2**20:,.0f} MiB in all"
+        f"{expected.peak_bytes / 2**20:,.0f} MiB in all{each}"
     )
     minutes = expected.seconds / 60
-    told = f"{minutes:.0f} min" if minutes >= 3 else f"{expected.seconds:.0f} s"
-    screen.print(f"time:     about {told} at the speed measured here")
+    told = f"about {minutes:.0f} min" if minutes >= 3 else f"about {expected.seconds:.0f} s"
+    if spread is not None and spread.device != device:
+        told, pace = (
+            "not known",
+            f"for workers run on {spread.device}, and this machine on {device}",
+        )
+    screen.print(f"time:     {told} {pace}")

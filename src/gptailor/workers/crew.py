@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gptailor.errors import ConfigError, RecordError
 from gptailor.trial import Evaluation, Job
-from gptailor.workers.groups import grouped
+from gptailor.workers.groups import divided
 from gptailor.workers.pool import Spread
 
 __all__ = ["Answer", "Crew", "CrewPool", "Lost", "Ready", "count_faults", "refuse_bad_counts"]
@@ -147,10 +147,7 @@ class CrewPool:
         self._idle.clear()
 
     def _groups(self, jobs: Sequence[Job]) -> list[_Group]:
-        """As many groups as workers, or several rounds of them."""
-        n_workers = self._crew.n_workers
-        rounds = -(-len(jobs) // (n_workers * self._group_size))
-        told = grouped(jobs, n_groups=n_workers * max(1, rounds), most=self._group_size)
+        told = divided(jobs, self._crew.n_workers, group_size=self._group_size)
         return [_Group(indices) for indices in told]
 
     def _usable(self) -> list[int]:

@@ -9,7 +9,22 @@ from collections.abc import Sequence
 from gptailor.prefix import in_order
 from gptailor.trial import Job
 
-__all__ = ["grouped"]
+__all__ = ["divided", "grouped"]
+
+
+def divided(jobs: Sequence[Job], n_workers: int, *, group_size: int = 16) -> list[tuple[int, ...]]:
+    """Divide jobs into as many groups as there are workers, or several rounds of them.
+
+    Args:
+        jobs: In any order.
+        n_workers: How many run at one time.
+        group_size: Jobs in a group at most.
+
+    Returns:
+        As `grouped` does.
+    """
+    rounds = max(1, -(-len(jobs) // (n_workers * group_size)))
+    return grouped(jobs, n_groups=n_workers * rounds, most=group_size)
 
 
 def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int, ...]]:

@@ -78,7 +78,9 @@ def local_pool(
         n_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
-    spread = Spread(n_workers, made[0].device, made[0].threads)
+    device, threads = made[0].device, made[0].threads
+    crowding = n_workers * threads / (os.cpu_count() or 1) if device == "cpu" else 1.0
+    spread = Spread(n_workers, device, threads, max(1.0, crowding))
     return CrewPool(ProcessCrew(told, made), spread=spread, group_size=group_size)
 
 

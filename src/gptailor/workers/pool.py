@@ -17,11 +17,13 @@ class Spread:
         n_workers: How many.
         device: Where each runs layers: ``cpu``, ``cuda`` or ``mps``.
         threads: CPU threads of each.
+        crowding: Threads for each core where they share a machine's; 1 where each has its own.
     """
 
     n_workers: int
     device: str
     threads: int
+    crowding: float = 1.0
 
 
 class WorkerPool(Protocol):

@@ -116,7 +116,7 @@ def join(address: object) -> bool:
         return False
     named = os.environ.get("RAY_ADDRESS")
     if address == "auto" and named:  # as Ray reads it
-        where, address = "RAY_ADDRESS, which workers.options.address: auto looks up", named
+        where, address = "RAY_ADDRESS (read for workers.options.address: auto)", named
         if not _is_address(address):
             raise ConfigError(f"{where}: {_KINDS}, not {address!r}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports nothing
