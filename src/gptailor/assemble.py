@@ -198,6 +198,7 @@ def open_tasks(config: Config, family: Family) -> dict[str, TaskParts]:
         max_length=max_length_of(config, family),
         seed=config.seed,
         shares=(shares.search, shares.choose, shares.report),
+        n_tokens=family.config.vocab_size,
     )
 
 

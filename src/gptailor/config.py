@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from gptailor.errors import ConfigError, TailoringError
-from gptailor.faults import not_empty, sentences, usable_path
+from gptailor.faults import not_empty, not_many, sentences, usable_path
 from gptailor.methods import METHODS
 from gptailor.metrics import METRICS
 from gptailor.registry import SEARCHERS, WORKERS, Registry, unknown
@@ -101,6 +101,7 @@ class FamilyConfig(Frozen):
             return {}
         if not isinstance(value, Mapping):
             return value
+        not_many(value)
         for name in value:
             if name in _TAKEN:
                 raise ValueError(f"a variant can't be called {name!r}; that is {_TAKEN[name]}")
@@ -269,7 +270,7 @@ class Config(Frozen):
     @field_validator("tasks", mode="before")
     @classmethod
     def _some_task(cls, value: object) -> object:
-        return not_empty(value)
+        return not_many(not_empty(value))
 
     @field_validator("merge")
     @classmethod
@@ -350,10 +351,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(sentences(str(path), Config, fault)) from None
     try:
         anchored = _anchored(config, path.resolve().parent)
-    except OSError as fault:  # a folder that may not be looked into
-        raise ConfigError(f"{path}: {fault.filename}: {fault.strerror}") from None
-    except RuntimeError as fault:  # what Path.resolve raises for links in a circle
-        raise ConfigError(f"{path}: a link that leads nowhere: {fault}") from None
+    except (OSError, RuntimeError) as fault:  # may not be looked into, or leads round in a circle
+        raise ConfigError(f"{path}: has a path that can't be followed: {fault}") from None
     faults = _repeated(anchored.tasks)
     if faults:
         raise ConfigError([f"{path}: {sentence}" for sentence in faults])

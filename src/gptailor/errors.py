@@ -42,7 +42,8 @@ class UserError(GPTailorError):
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
-        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        told = (faults,) if isinstance(faults, str) else tuple(faults)
+        self.faults: tuple[str, ...] = tuple(map(_one_line, told))
         super().__init__("\n".join(self.faults))
 
 
@@ -76,3 +77,12 @@ class ExportError(UserError):
 
 class EvaluationError(GPTailorError):
     """One candidate could not be scored (out of memory, non-finite values)."""
+
+
+def _one_line(sentence: str) -> str:
+    """Spell out what is no visible character: a name may hold a line's end, or colour a screen."""
+    if sentence.isprintable():
+        return sentence
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in sentence
+    )

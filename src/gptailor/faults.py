@@ -13,8 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from gptailor.registry import unknown
 
-__all__ = ["not_empty", "sentences", "usable_path"]
+__all__ = ["not_empty", "not_many", "sentences", "usable_path"]
 
+_MAX_TOLD = 100  # faults
+_MAX_ITEMS = 1000  # members or tasks of one config
 _MAX_SHOWN = 60  # characters of a value in a message
 _MAX_NAME = 255  # bytes of a file's name, on every common file system
 _MAPPING = "must be a mapping, written as 'key: value' lines or {key: value}"
@@ -39,14 +41,18 @@ _BARE = ("missing", "too_short", "string_too_short", "invalid_key")  # the value
 
 
 def sentences(where: str, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """Tell every fault, one sentence each.
+    """Tell every fault, one sentence each; of very many the first, and how many more there are.
 
     Args:
         where: The file.
         model: What the file was held against.
         error: What pydantic found.
     """
-    return [f"{where}: {sentence}" for fault in error.errors() for sentence in _told(model, fault)]
+    faults = error.errors(include_url=False)
+    told = [sentence for fault in faults[:_MAX_TOLD] for sentence in _told(model, fault)]
+    if len(faults) > _MAX_TOLD:
+        told.append(f"and {len(faults) - _MAX_TOLD:,} more faults")
+    return [f"{where}: {sentence}" for sentence in told]
 
 
 def usable_path(text: str | None) -> str | None:
@@ -76,6 +82,17 @@ def not_empty(value: object) -> object:
     """
     if value in ((), []):
         raise ValueError("must have at least one item")
+    return value
+
+
+def not_many(value: object) -> object:
+    """Refuse a list or mapping that nobody wrote by hand, before each item is looked at.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if isinstance(value, list | tuple | Mapping) and len(value) > _MAX_ITEMS:
+        raise ValueError(f"has {len(value):,} items; at most {_MAX_ITEMS:,} are taken")
     return value
 
 

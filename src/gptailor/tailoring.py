@@ -20,6 +20,7 @@ from gptailor.yamlfile import Column, dump_yaml, parse_yaml, read_yaml, write_at
 __all__ = ["BASE", "FORMAT", "LayerSpec", "Source", "Tailoring", "Value"]
 
 FORMAT = "gptailor/1"
+_MAX_LAYERS = 1000  # the deepest models have some 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,10 @@ class Tailoring:
         Raises:
             TailoringError: Every fault, a sentence each.
         """
+        if len(self.layers) > _MAX_LAYERS:
+            raise TailoringError(
+                f"layers: has {len(self.layers):,} layers; at most {_MAX_LAYERS:,} are made"
+            )
         faults = []
         for place, spec in self._places():
             sources = [*spec.sources, *([spec.base] if spec.base else [])]

@@ -1,6 +1,7 @@
 """Malformed input ends in sentences that name the file and the key, never in a traceback."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,104 @@ def test_the_command_line_tells_faults_and_exits_with_2(
     assert err.count("error: ") == 2
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("".join(f"k{n}: 1\n" for n in range(30_000)), "more than 50,000 keys and values"),
+        ("".join(f"k{n}: 1\n" for n in range(500)), "and 403 more faults"),
+        (f"tasks: [{'{}, ' * 1001}]", "tasks: has 1,001 items; at most 1,000 are taken"),
+        (
+            f"family: {{variants: {{{', '.join(f'v{n}: x' for n in range(1001))}}}}}",
+            "family.variants: has 1,001 items; at most 1,000 are taken",
+        ),
+        ("- " * 3000, "nested deeper than 40 levels"),
+        ("[" * 5000, "nested deeper than 40 levels"),
+        ("# " + "x" * 5_000_000, "too large; a YAML file may have 4,194,304 bytes at most"),
+    ],
+    ids=["keys", "unknown keys", "tasks", "variants", "dashes", "brackets", "bytes"],
+)
+def test_a_file_that_is_too_much_is_refused_at_once(
+    text: str, told: str, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = tmp_path / "tailor.yaml"
+    path.write_text(text, encoding="utf-8")
+    code, out, err = run_command("check", path)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) <= 101
+
+
+def _never(path: Path) -> None:
+    """Leave nothing."""
+
+
+ODD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (_never, "no such file"),
+    "folder": (Path.mkdir, "is a folder"),
+    "pipe": (os.mkfifo, "is no plain file (a pipe, say, or a device)"),
+    "link to nothing": (lambda path: path.symlink_to("nowhere"), "no such file"),
+    "link to itself": (lambda path: path.symlink_to(path), "can't be used: Too many levels"),
+    "link to a device": (lambda path: path.symlink_to("/dev/zero"), "is no plain file"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("verb", ["check", "search", "export", "convert"])
+def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(
+    odd: str, verb: str, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    path, sound = tmp_path / "odd", tmp_path / "sound.yaml"
+    sound.write_text(text_of("configs", {"say": {}}), encoding="utf-8")
+    make, told = ODD[odd]
+    make(path)
+    before = sorted(tmp_path.iterdir())
+    words = {
+        "export": ["export", sound, "-o", tmp_path / "out", "--tailoring", path],
+        "convert": ["convert", path, "--layers", 4, "--members", "base,a", "-o", tmp_path / "o"],
+    }.get(verb, [verb, path])
+    code, out, err = run_command(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {path}: ")
+    assert told in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\nb", "\x1b[31m", "\u202e"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "@"],
+        ["search", "@"],
+        ["search", "sound.yaml", "--out", "@"],
+        ["export", "@", "-o", "out"],
+        ["export", "sound.yaml", "-o", "@"],
+        ["export", "sound.yaml", "-o", "out", "--tailoring", "@"],
+        ["report", "@"],
+        ["report", "run", "-o", "@"],
+        ["evaluate", "@", "--config", "sound.yaml"],
+        ["evaluate", "model", "--run", "@"],
+        ["convert", "@", "--layers", "4", "--members", "base,a"],
+        ["init", "@"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_can_be_none_is_refused(
+    words: list[str],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: Callable[..., tuple[int, str, str]],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sound.yaml").write_text(text_of("configs", {"say": {}}), encoding="utf-8")
+    code, out, err = run_command(*(name if word == "@" else word for word in words))
+    assert (code, out) == (2, "")
+    (sentence,) = err.splitlines()
+    assert sentence.startswith("error: ")
+    assert sentence.isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == ["sound.yaml"]
 
 
 # -- mutated files: whatever a file says, it is read or its faults are told

@@ -21,6 +21,12 @@ def _rows(case: dict[str, Any]) -> list[str]:
     if "row" in case:
         number, keys = case["row"]
         rows[number - 1] |= keys
+    if "long" in case:
+        number, n = case["long"]
+        rows[number - 1]["query"] = "x" * n
+    if "many" in case:
+        number, n = case["many"]
+        rows[number - 1]["choices"] = [str(choice) for choice in range(n)]
     rows = [rows[0]] * case["same"] if "same" in case else rows[: case.get("n")]
     lines = [json.dumps(row) for row in rows]
     if "line" in case:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptailor.cli.console import errors, screen
+from gptailor.cli.console import errors, named, screen
 
 if TYPE_CHECKING:
     from gptailor.forecast import Forecast
@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 
 def command(
-    config: Annotated[Path, typer.Argument(help="The tailor.yaml.")],
+    config: Annotated[Path, typer.Argument(help="The tailor.yaml.", callback=named)],
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Tell every fault of config, family and tasks; then the plan: trials, tokens, memory, time."""

@@ -9,12 +9,33 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from gptailor.config import Config
-from gptailor.errors import RecordError
+from gptailor.errors import ConfigError, RecordError
+from gptailor.faults import usable_path
 
-__all__ = ["config_of", "errors", "header_of", "screen"]
+__all__ = ["config_of", "errors", "header_of", "named", "screen"]
 
 screen = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def named(path: Path | None) -> Path | None:
+    """Refuse a path that can be no file's; whether a file is there is seen when it is read.
+
+    Raises:
+        ConfigError: It is too long, leads round in a circle, or is otherwise none.
+    """
+    if path is None:
+        return None
+    try:
+        usable_path(str(path))
+        path.stat()
+    except ValueError as fault:
+        raise ConfigError(f"the path {fault}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as fault:
+        raise ConfigError(f"{path}: can't be used: {fault.strerror}") from None
+    return path
 
 
 def header_of(run: Path) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gptailor.cli.console import errors, screen
+from gptailor.cli.console import errors, named, screen
 from gptailor.errors import ConfigError
 from gptailor.published import convert_published
 from gptailor.published_file import read_published
@@ -15,7 +15,10 @@ __all__ = ["command"]
 
 
 def command(  # noqa: PLR0913, PLR0917  # an option each
-    file: Annotated[Path, typer.Argument(help="A search_config JSON, or SMAC's runhistory.json.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A search_config JSON, or SMAC's runhistory.json.", callback=named),
+    ],
     layers: Annotated[int, typer.Option(help="How many layers each member has.")],
     members: Annotated[
         str, typer.Option(help="base, then the candidates in the search's order: base,a,b,c.")
@@ -27,7 +30,8 @@ def command(  # noqa: PLR0913, PLR0917  # an option each
         str | None, typer.Option(help="Which candidate, where the file holds several.")
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The tailoring to write; - for stdout.")
+        Path,
+        typer.Option("--out", "-o", help="The tailoring to write; - for stdout.", callback=named),
     ] = Path("tailoring.yaml"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file that exists.")

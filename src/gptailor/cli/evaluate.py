@@ -8,19 +8,20 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gptailor.cli.console import config_of, errors, header_of, screen
+from gptailor.cli.console import config_of, errors, header_of, named, screen
 from gptailor.errors import ConfigError
 
 __all__ = ["command"]
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="The exported folder.")],
+    model: Annotated[Path, typer.Argument(help="The exported folder.", callback=named)],
     run: Annotated[
-        Path | None, typer.Option(help="The run it came from; its report picks the scores up.")
+        Path | None,
+        typer.Option(help="The run it came from; its report picks the scores up.", callback=named),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="The tailor.yaml, where there is no run.")
+        Path | None, typer.Option(help="The tailor.yaml, where there is no run.", callback=named)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one forward.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
@@ -29,7 +30,7 @@ def command(
     from gptailor.assemble import load_members, max_length_of, open_tasks
     from gptailor.config import load_config
     from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
-    from gptailor.header import changes, task_digest
+    from gptailor.header import changed_model, changes, model_facts, task_digest
     from gptailor.objective import Goal
     from gptailor.provenance import chosen_of
     from gptailor.tailoring import Tailoring
@@ -48,6 +49,7 @@ def command(
     if run is not None:
         digests = {name: task_digest(parts) for name, parts in tasks.items()}
         faults = changes(header_of(run), family.digests, digests, where=run)
+        faults += changed_model(header_of(run), model_facts(family), run)
         if faults:
             raise ConfigError(faults)
     models = evaluate_side_by_side(

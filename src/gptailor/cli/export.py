@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptailor.cli.console import errors, screen
+from gptailor.cli.console import errors, named, screen
 from gptailor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,13 +17,18 @@ __all__ = ["command"]
 
 
 def command(  # noqa: PLR0913, PLR0917  # each is an option
-    run: Annotated[Path, typer.Argument(help="The run's folder, or a tailor.yaml.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint's folder; else a file.")],
+    run: Annotated[
+        Path, typer.Argument(help="The run's folder, or a tailor.yaml.", callback=named)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The checkpoint's folder; else a file.", callback=named),
+    ],
     trial: Annotated[
         int | None, typer.Option(min=0, help="A trial's number; the chosen one if absent.")
     ] = None,
     tailoring: Annotated[
-        Path | None, typer.Option(help="A tailoring.yaml instead of a trial.")
+        Path | None, typer.Option(help="A tailoring.yaml instead of a trial.", callback=named)
     ] = None,
     format_: Annotated[
         str, typer.Option("--format", help="hf, gguf (llama.cpp) or mergekit (a recipe).")
@@ -43,7 +48,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     """Write the best model for other tools to load."""
     from gptailor.assemble import load_members
     from gptailor.export.options import ExportOptions
-    from gptailor.header import changes
+    from gptailor.header import changed_model, changes, model_facts
     from gptailor.provenance import find_provenance
 
     options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
@@ -53,6 +58,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     family.check(found.tailoring)
     if found.header is not None:
         faults = changes(found.header, family.digests, {}, where=run)
+        faults += changed_model(found.header, model_facts(family), run)
         if faults:
             raise ConfigError(faults)
     kept = [run, *([tailoring] if tailoring is not None else []), *found.files]

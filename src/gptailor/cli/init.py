@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gptailor.cli.console import named
 from gptailor.errors import ConfigError
 from gptailor.yamlfile import write_atomically
 
@@ -13,7 +14,9 @@ __all__ = ["command"]
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("tailor.yaml"),
+    path: Annotated[Path, typer.Argument(help="The file to write.", callback=named)] = Path(
+        "tailor.yaml"
+    ),
 ) -> None:
     """Write a commented tailor.yaml to start from."""
     if path.exists():

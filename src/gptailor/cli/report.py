@@ -5,13 +5,18 @@ from typing import Annotated
 
 import typer
 
+from gptailor.cli.console import named
+
 __all__ = ["command"]
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[Path, typer.Argument(help="The run's folder.", callback=named)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file; report.html in the run if absent.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The file; report.html in the run if absent.", callback=named
+        ),
     ] = None,
 ) -> None:
     """Write one HTML file about a run; it opens offline."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gptailor.cli.console import errors, screen
+from gptailor.cli.console import errors, named, screen
 from gptailor.cli.costs import show_costs
 from gptailor.cli.progress import ProgressDisplay
 from gptailor.trial import Trial
@@ -17,9 +17,12 @@ __all__ = ["command"]
 
 
 def command(
-    config: Annotated[Path, typer.Argument(help="The tailor.yaml.")],
+    config: Annotated[Path, typer.Argument(help="The tailor.yaml.", callback=named)],
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder; runs/NAME beside the config if absent.")
+        Path | None,
+        typer.Option(
+            help="The run's folder; runs/NAME beside the config if absent.", callback=named
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -146,9 +146,12 @@ def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
         return None
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
+            if not isinstance(tokenizer.model_max_length, int | float):
+                raise TypeError(f"model_max_length is {tokenizer.model_max_length!r}")
+            return tokenizer
     except Exception as fault:  # the tokenizers library raises bare Exception
         why = one_line(fault)
         if "trust_remote_code" in why or "custom code" in why:

@@ -8,7 +8,7 @@ import traceback
 from types import FrameType
 from typing import Any
 
-from jinja2.sandbox import SecurityError
+from jinja2.exceptions import SecurityError
 
 from gptailor.tasks.checks import TEMPLATES
 

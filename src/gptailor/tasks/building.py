@@ -33,6 +33,7 @@ __all__ = [
 
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 FEWSHOT_SEED = 1234  # lm-eval's own default
+_MAX_CHOICES = 1000  # the most in use are some hundred classes of an intent
 _MAX_SHOWN = 100  # characters of a value in a message
 
 # what a task file can raise through lm-eval: templates, literals, missing keys, wrong types
@@ -219,8 +220,8 @@ def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Docum
     given = task.doc_to_choice(doc)
     if not isinstance(given, list | tuple):
         raise TaskError(f"doc_to_choice gives {str(given)[:60]!r}, which is no list of choices")
+    _refuse_unanswerable(given, None)
     choices = [str(choice) for choice in given]
-    _refuse_unanswerable(choices, None)
     shown = (*choices, str(target)) if task.multiple_input else (str(context), *choices)
     return Document(name, index, shown, (context, choices, target))
 
@@ -281,6 +282,8 @@ def _refuse_unanswerable(choices: Sequence[Any], raw_gold: Any) -> None:
     """
     if len(choices) < 2:
         raise TaskError(f"it has {len(choices)} choices; two at least are needed")
+    if len(choices) > _MAX_CHOICES:
+        raise TaskError(f"it has {len(choices):,} choices; at most {_MAX_CHOICES:,} are asked")
     for number, choice in enumerate(choices, 1):
         if not isinstance(choice, str):
             raise TaskError(f"choice {number} is {choice!r}; choices must be text")

@@ -200,6 +200,9 @@ def _text_faults(config: Mapping[str, Any]) -> Iterator[str]:
         needed = key in _TEXTS and key in config
         if (needed or value is not None) and not isinstance(value, str):
             yield f"{key} is {value!r}; it must be text, in quotes"
+    tags = config.get("tag") or []
+    if not all(isinstance(tag, str) for tag in (tags if isinstance(tags, list) else [tags])):
+        yield f"tag is {tags!r}; it must be text, or list some"
 
 
 def _source_faults(config: Mapping[str, Any]) -> list[str]:

@@ -46,6 +46,7 @@ def load_tasks(
     max_length: int,
     seed: int,
     shares: tuple[float, float, float],
+    n_tokens: int | None = None,
 ) -> dict[str, TaskParts]:
     """Load tasks, divide them into parts, and tokenise every request once.
 
@@ -56,6 +57,8 @@ def load_tasks(
         seed: Decides the parts and the order within them.
         shares: Of the search, choose and report part; where the report part comes from another
             split or task, the first two divide the split searched.
+        n_tokens: Rows of the model's embedding; what the tokenizer gives is not held against
+            them where None.
 
     Returns:
         One entry a request, in order, by the task's own name.
@@ -63,7 +66,7 @@ def load_tasks(
     Raises:
         TaskError: With the faults of all requests, a sentence each.
     """
-    encoder = Encoder.of(tokenizer, max_length)
+    encoder = Encoder.of(tokenizer, max_length, n_tokens)
     loaded: dict[str, TaskParts] = {}
     faults: list[str] = []
     for request in requests:
@@ -71,7 +74,7 @@ def load_tasks(
             with as_lm_eval_runs(), in_sandbox():
                 parts = _load(request, encoder, seed, shares)
         except TaskError as fault:
-            faults += [_with_file(request.name, sentence) for sentence in fault.faults]
+            faults += [local.with_file(request.name, sentence) for sentence in fault.faults]
             continue
         if parts.search.name in loaded:
             faults.append(f"task {parts.search.name!r} is asked for twice; name it once")
@@ -79,12 +82,6 @@ def load_tasks(
     if faults:
         raise TaskError(faults)
     return loaded
-
-
-def _with_file(name: str, sentence: str) -> str:
-    """A fault of a local task names its file."""
-    named = local.is_path(name) and sentence.startswith(("task ", "group "))
-    return f"{name}: {sentence}" if named else sentence
 
 
 def evaluate_model(

@@ -140,10 +140,20 @@ def _rows(path: Path, task: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as fault:
         raise TaskError(
             f"{where}: not usable as JSON: {fault.msg} (column {fault.colno})"
         ) from None
     except (RecursionError, ValueError) as fault:
         raise TaskError(f"{where}: not usable as JSON: {fault}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once each: JSON would silently keep the last."""
+    plain = dict(pairs)
+    if len(plain) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in plain if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return plain

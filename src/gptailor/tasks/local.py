@@ -17,7 +17,15 @@ from gptailor.tasks.checks import Known, group_faults, task_faults
 from gptailor.tasks.json_data import json_dataset, json_files
 from gptailor.yamlfile import read_yaml
 
-__all__ = ["TaskFiles", "is_path", "prepared", "read_task_file", "read_task_files", "references"]
+__all__ = [
+    "TaskFiles",
+    "is_path",
+    "prepared",
+    "read_task_file",
+    "read_task_files",
+    "references",
+    "with_file",
+]
 
 _MAX_INCLUDES = 16
 
@@ -41,6 +49,12 @@ class TaskFiles:
     name: str
     configs: Mapping[str, Mapping[str, Any]]
     places: Mapping[str, Path]
+
+
+def with_file(name: str, sentence: str) -> str:
+    """Let a fault of a local task name its file."""
+    named = is_path(name) and sentence.startswith(("task ", "group "))
+    return f"{name}: {sentence}" if named else sentence
 
 
 def read_task_files(path: Path) -> TaskFiles:
@@ -85,7 +99,7 @@ def read_task_file(path: Path) -> dict[str, Any]:
     if group is None and task is None:
         raise TaskError(f"{path}: neither a task nor a group: it has no key 'task' or 'group'")
     name = task if group is None else group
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not name.isprintable():
         key = "task" if group is None else "group"
         raise TaskError(f"{path}: {key} is {name!r}; it must be the name, a plain word")
     if group is not None and not isinstance(task, list | str):
@@ -160,6 +174,8 @@ def prepared(config: Mapping[str, Any], path: Path, *, known: Known) -> dict[str
         ready["task"] = [_prepared_member(one, path, known) for one in name]
         return ready
     _refuse(path, f"task {name!r}", task_faults(ready, known))
+    for key in ("should_decontaminate", "doc_to_decontamination_query"):
+        ready.pop(key, None)  # nobody asks for it here, and it would be rendered
     if json_files(ready) is not None:
         ready["custom_dataset"] = functools.partial(json_dataset, str(name))
     if ready.get("test_split") is None and ready.get("validation_split") is None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jinja2 import Environment
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 __all__ = ["in_sandbox", "sandbox_like"]
 
@@ -75,7 +76,7 @@ def sandbox_like(theirs: Environment) -> ImmutableSandboxedEnvironment:
     )
     sandbox.filters.update(theirs.filters)
     sandbox.tests.update(theirs.tests)
-    sandbox.intercepted_binops = frozenset({"*", "**"})  # type: ignore[misc]  # jinja2 looks here
+    sandbox.intercepted_binops = frozenset({"*", "**"})
     for sign, oversize in {"*": _large_product, "**": _large_power}.items():
         sandbox.binop_table[sign] = _limited(sandbox.binop_table[sign], oversize)
     return sandbox

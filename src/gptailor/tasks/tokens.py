@@ -14,6 +14,8 @@ __all__ = ["Encoder", "rolling_windows"]
 
 Tokens = tuple[int, ...]
 
+_MAX_CONTEXT = 200_000  # characters; some 50,000 tokens
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -24,15 +26,17 @@ class Encoder:
         max_length: Tokens that a model is fed at once; what is longer loses its beginning.
         prefix: The token that stands before a text without a context.
         prefix_text: The same as text: a string that starts with it gets no special tokens.
+        n_tokens: Rows of the model's embedding, if known.
     """
 
     tokenizer: Any
     max_length: int
     prefix: int
     prefix_text: str
+    n_tokens: int | None = None
 
     @classmethod
-    def of(cls, tokenizer: Any, max_length: int) -> "Encoder":
+    def of(cls, tokenizer: Any, max_length: int, n_tokens: int | None = None) -> "Encoder":
         """Take the tokenizer's beginning-of-sequence token, or its end-of-sequence token.
 
         Raises:
@@ -47,7 +51,7 @@ class Encoder:
                 "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token; "
                 "one is needed before a text that has no context"
             )
-        return cls(tokenizer, max_length, int(prefix), str(tokenizer.decode(prefix)))
+        return cls(tokenizer, max_length, int(prefix), str(tokenizer.decode(prefix)), n_tokens)
 
     def pairs(self, requests: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
         """Encode continuations after their contexts; a context loses what does not fit.
@@ -61,6 +65,12 @@ class Encoder:
         Raises:
             TaskError: Nothing is left to score, or a continuation alone does not fit.
         """
+        for context, _ in requests[:1]:
+            if len(context) > _MAX_CONTEXT:
+                raise TaskError(
+                    f"its context has {len(context):,} characters; at most {_MAX_CONTEXT:,} are "
+                    "read, of which a model sees the last"
+                )
         known: dict[str, list[int]] = {}  # the choices of a question share its context
         return [self._pair(context, continuation, known) for context, continuation in requests]
 
@@ -102,7 +112,14 @@ class Encoder:
         if special is None and text.startswith(self.prefix_text):
             special = False
         options = {} if special is None else {"add_special_tokens": special}
-        return list(self.tokenizer.encode(text, **options))
+        tokens = list(self.tokenizer.encode(text, **options))
+        if self.n_tokens is not None and max(tokens, default=0) >= self.n_tokens:
+            beyond = next(token for token in tokens if token >= self.n_tokens)
+            raise TaskError(
+                f"the tokenizer's token {beyond} ({self.tokenizer.decode(beyond)!r}) has no row in "
+                f"the model's embedding of {self.n_tokens}"
+            )
+        return tokens
 
 
 def rolling_windows(
