@@ -56,6 +56,12 @@ def test_a_tailoring_reads_back_equal_from_its_yaml(tailoring: Tailoring) -> Non
     assert back.to_yaml() == tailoring.to_yaml()
 
 
+def test_more_layers_than_any_model_has_are_refused() -> None:
+    many = Tailoring((LayerSpec((Source("base", 0),)),) * 1001)
+    with pytest.raises(TailoringError, match=r"layers: has 1,001 layers; at most 1,000 are made"):
+        many.check(MEMBERS, N_LAYERS)
+
+
 @given(tailorings(), tailorings())
 def test_equal_digests_are_equal_tailorings(one: Tailoring, other: Tailoring) -> None:
     assert (one == other) == (one.digest == other.digest)

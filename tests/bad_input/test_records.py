@@ -2,67 +2,49 @@
 
 import copy
 import json
+import os
 import shutil
-from collections import Counter
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from records import SOUND, bytes_of
 
 from gptailor.errors import UserError
 from gptailor.report import read_run
 
-LAYERS = ["base:0", "math:2", {"merge": "linear", "sources": ["base:3", "math:3"]}]
-TAILORING = {"format": "gptailor/1", "embedding": "base", "head": "base", "layers": LAYERS}
-SCORES = {"quiz": {"acc": {"value": 0.5, "values": [1.0, 0.0], "weights": [1.0, 2.0]}}}
-ASKED = [
-    {"number": n, "tailoring": TAILORING, "n_examples": 2, "origin": "random"} for n in range(2)
-]
-COST = {"seconds": 0.1, "layer_tokens": 5}
-SOUND: list[dict[str, Any]] = [
-    {
-        "kind": "header",
-        "format": "gptailor-record/1",
-        "created": "2026-01-01T00:00:00+0000",
-        "config": {},
-        "versions": {"torch": "2.9.0"},
-        "machine": {"cpu": "x"},
-        "seed": 0,
-        "family": {"members": ["base", "math"], "n_layers": 4, "digests": {"base": "b"}},
-        "remove": 1,
-        "goals": [{"task": "quiz", "metric": "acc", "weight": 1.0, "proxy": "answer_bits"}],
-        "rungs": [2],
-        "tasks": {"quiz": {"search": 2, "choose": 1, "report": 1, "digest": "q"}},
-    },
-    {"kind": "reference", "member": "base", "scores": SCORES, "seconds": 0.1},
-    {"kind": "asked", "proposals": ASKED},
-    {
-        "kind": "trial",
-        "number": 0,
-        "seconds": 0.1,
-        "layer_tokens": 5,
-        "elapsed": 1,
-        "scores": SCORES,
-    },
-    {
-        "kind": "trial",
-        "number": 1,
-        "seconds": 0.1,
-        "layer_tokens": 5,
-        "elapsed": 2,
-        "failure": "no",
-    },
-    {"kind": "resumed", "time": "2026-01-01T00:00:00+0000", "elapsed": 2},
-    {"kind": "repaired", "dropped_bytes": 7},
-    {"kind": "finalist", "number": 0, "scores": SCORES, "seconds": 0.1},
-    {"kind": "chosen", "number": 0, "n_tried": 1, "n_trials": 2, "reason": "best"},
-    {"kind": "reported", "name": "result", "number": 0, "scores": SCORES, "seconds": 0.1},
-]
 GONE = object()
+
+
+@pytest.fixture
+def sound_job(pico_family: Any, tmp_path: Path) -> Path:
+    """A sound tailor.yaml with a task of ten questions."""
+    rows = [{"query": f"what is {n}?", "choices": ["a", "b"], "gold": n % 2} for n in range(10)]
+    (tmp_path / "quiz.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    task = {
+        "task": "quiz",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "quiz.jsonl"}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "query",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+    }
+    (tmp_path / "quiz.yaml").write_text(json.dumps(task))
+    config = {
+        "family": {"base": str(pico_family.base), "dtype": "float32"},
+        "remove": 2,
+        "tasks": [{"name": "./quiz.yaml", "metric": "acc"}],
+    }
+    path = tmp_path / "tailor.yaml"
+    path.write_text(json.dumps(config))
+    return path
+
+
 # line, place in it, what is put there, what is told
 CASES: list[tuple[int, str, Any, str]] = [
     (1, "kind", "trial", "a record begins with a header"),
@@ -190,10 +172,6 @@ def put(lines: list[dict[str, Any]], line: int, place: str, value: Any) -> None:
         item[last] = value
 
 
-def bytes_of(lines: list[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-
-
 def spoilt(line: int, place: str, value: Any) -> bytes:
     lines = copy.deepcopy(SOUND)
     put(lines, line, place, value)
@@ -294,97 +272,34 @@ def test_a_mutated_record_is_read_or_its_fault_is_told(data: st.DataObject, tmp_
     assert all(sentence.startswith(str(tmp_path)) for sentence in told)
 
 
-# -- a record that is read may hold any text: the page shows it, and nothing more
-
-EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style></textarea>"
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page: its tags and attributes, and the text it shows."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.attributes: set[str] = set()
-        self.shown = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes |= {name for name, _ in attrs}
-
-    def handle_data(self, data: str) -> None:
-        self.shown += data
-
-
-def strings_of(item: Any) -> set[str]:
-    """Every text in a record, keys included."""
-    if isinstance(item, str):
-        return {item}
-    if isinstance(item, dict):
-        return {text for key, value in item.items() for text in strings_of(value) | {key}}
-    return {text for one in item for text in strings_of(one)} if isinstance(item, list) else set()
-
-
-def renamed(item: Any, old: str, new: str) -> Any:
-    if isinstance(item, dict):
-        return {(new if key == old else key): renamed(one, old, new) for key, one in item.items()}
-    if isinstance(item, list):
-        return [renamed(one, old, new) for one in item]
-    return new if item == old else item
-
-
-RICH: list[dict[str, Any]] = [
-    SOUND[0]
-    | {
-        "config": {
-            "family": {"base": {"path": "a base"}, "variants": {"math": {"path": "a variant"}}},
-            "search": {"name": "a searcher", "options": {"an option": "its value"}},
-        },
-        "machine": {"cpu": "a cpu"},
-    },
-    *SOUND[1:4],
-    SOUND[4] | {"failure": "a reason"},
-    *SOUND[5:],
-]
-FREE = {"quiz", "a base", "a variant", "a searcher", "an option", "its value", "a cpu", "a reason"}
-FREE |= {"torch", "2.9.0", "random", "best", "b", "q", "2026-01-01T00:00:00+0000"}
-
-
-@pytest.mark.parametrize("old", sorted(strings_of(RICH)))
-def test_any_text_of_a_record_is_shown_as_text_or_refused(
-    old: str, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero", "folder"])
+def test_a_page_is_not_written_over_what_is_no_file(
+    target: str, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    record = run / "record.jsonl"
-    record.write_bytes(bytes_of(RICH))
-    assert run_command("report", run, "-o", tmp_path / "sound.html")[0] == 0
-    sound = Page((tmp_path / "sound.html").read_text(encoding="utf-8"))
-    record.write_bytes(bytes_of(renamed(RICH, old, EVIL)))
-    code, _, err = run_command("report", run, "-o", tmp_path / "evil.html")
-    if code == 2:
-        assert old not in FREE, err
-        assert not (tmp_path / "evil.html").exists()
-        return
-    page = Page((tmp_path / "evil.html").read_text(encoding="utf-8"))
-    assert page.tags["script"] == sound.tags["script"]
-    assert page.tags.keys() <= sound.tags.keys()
-    assert page.attributes <= sound.attributes
-    assert "49" not in page.shown or "49" in sound.shown
-    if old in {"quiz", "a reason", "a base", "an option"}:
-        assert "<script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}" in page.shown
+    (tmp_path / "record.jsonl").write_bytes(bytes_of(SOUND))
+    out = tmp_path / "out"
+    if target == "pipe":
+        os.mkfifo(out)
+    elif target == "folder":
+        out.mkdir()
+    else:
+        out.symlink_to(target)
+    code, told, err = run_command("report", tmp_path, "-o", out)
+    assert (code, told) == (2, "")
+    assert err.startswith(f"error: {out}: is ")
+    assert len(err.splitlines()) == 1
 
 
-def test_the_name_of_a_run_is_shown_as_text(
-    tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+@pytest.mark.parametrize("name", ["record.jsonl", ".lock"])
+@pytest.mark.parametrize("verb", ["report", "search"])
+def test_a_pipe_in_a_run_is_not_waited_for(
+    verb: str, name: str, sound_job: Path, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    run = tmp_path / "<img src=x onerror=alert(1)>"
+    run = sound_job.parent / "run"
     run.mkdir()
-    (run / "record.jsonl").write_bytes(bytes_of(RICH))
-    assert run_command("report", run)[0] == 0
-    page = Page((run / "report.html").read_text(encoding="utf-8"))
-    assert "img" not in page.tags
-    assert "onerror" not in page.attributes
-    assert "<img src=x onerror=alert(1)>" in page.shown
+    os.mkfifo(run / name)
+    words = ["report", run] if verb == "report" else ["search", sound_job, "--out", run]
+    code, out, err = run_command(*words)
+    assert (code, out) == (2, "")
+    assert f"{run / 'record.jsonl'}: " in err if name == "record.jsonl" else str(run) in err
+    assert [path.name for path in run.iterdir()] == [name]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from damage import spoil
+from damage import copied, spoil
 
 CATALOGUE = yaml.safe_load((Path(__file__).parent / "tasks.yaml").read_text(encoding="utf-8"))
 CASES = CATALOGUE["cases"]
@@ -69,6 +69,23 @@ def test_a_malformed_task_is_refused(
     case: dict[str, Any], config_of: Any, assert_refused: Callable[..., None]
 ) -> None:
     assert_refused("check", config_of(case), told=case["told"])
+
+
+def test_a_token_beyond_the_embedding_is_told_with_its_example(
+    config_of: Any, pico_family: Any, tmp_path: Path, assert_refused: Callable[..., None]
+) -> None:
+    """Looked up in the embedding, it would end the search with a fault of torch's."""
+    path = config_of({"row": [4, {"query": "what is odd?"}]})
+    base = copied(pico_family.base, tmp_path / "base")
+    plain = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    odd = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    plain["added_tokens"].append({"id": 320, "content": "odd", **odd})
+    spoil(base, {"text": {"tokenizer.json": json.dumps(plain)}})
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["family"]["base"] = str(base)
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    told = "quiz.jsonl, line 4): the tokenizer's token 320 ('odd') has no row in the model's"
+    assert_refused("check", path, told=told)
 
 
 def test_there_are_enough_of_them() -> None:

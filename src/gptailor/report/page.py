@@ -52,6 +52,8 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     path = run_folder / _FILE if out is None else out
     if path.is_dir():
         raise RecordError(f"{path}: is a folder; name the HTML file to write")
+    if path.exists() and not path.is_file():
+        raise RecordError(f"{path}: is no plain file; name the HTML file to write")
     if path.exists() and _GENERATOR not in path.read_bytes()[:4096]:
         raise RecordError(f"{path}: exists and is no report of ours; name another file")
     page = render(run)

@@ -166,7 +166,10 @@ def _made(folder: Path) -> None:
 
 def _locked(folder: Path) -> IO[bytes]:
     """Hold the folder; the system lets go when the process dies, however it dies."""
-    lock = (folder / ".lock").open("ab")
+    path = folder / ".lock"
+    if path.exists():
+        _refuse_odd(path)
+    lock = path.open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:

@@ -1,0 +1,56 @@
+"""A small sound record, every kind of line in it, to be spoilt."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+LAYERS = ["base:0", "math:2", {"merge": "linear", "sources": ["base:3", "math:3"]}]
+TAILORING = {"format": "gptailor/1", "embedding": "base", "head": "base", "layers": LAYERS}
+SCORES = {"quiz": {"acc": {"value": 0.5, "values": [1.0, 0.0], "weights": [1.0, 2.0]}}}
+ASKED = [
+    {"number": n, "tailoring": TAILORING, "n_examples": 2, "origin": "random"} for n in range(2)
+]
+COST = {"seconds": 0.1, "layer_tokens": 5}
+SOUND: list[dict[str, Any]] = [
+    {
+        "kind": "header",
+        "format": "gptailor-record/1",
+        "created": "2026-01-01T00:00:00+0000",
+        "config": {},
+        "versions": {"torch": "2.9.0"},
+        "machine": {"cpu": "x"},
+        "seed": 0,
+        "family": {"members": ["base", "math"], "n_layers": 4, "digests": {"base": "b"}},
+        "remove": 1,
+        "goals": [{"task": "quiz", "metric": "acc", "weight": 1.0, "proxy": "answer_bits"}],
+        "rungs": [2],
+        "tasks": {"quiz": {"search": 2, "choose": 1, "report": 1, "digest": "q"}},
+    },
+    {"kind": "reference", "member": "base", "scores": SCORES, "seconds": 0.1},
+    {"kind": "asked", "proposals": ASKED},
+    {
+        "kind": "trial",
+        "number": 0,
+        "seconds": 0.1,
+        "layer_tokens": 5,
+        "elapsed": 1,
+        "scores": SCORES,
+    },
+    {
+        "kind": "trial",
+        "number": 1,
+        "seconds": 0.1,
+        "layer_tokens": 5,
+        "elapsed": 2,
+        "failure": "no",
+    },
+    {"kind": "resumed", "time": "2026-01-01T00:00:00+0000", "elapsed": 2},
+    {"kind": "repaired", "dropped_bytes": 7},
+    {"kind": "finalist", "number": 0, "scores": SCORES, "seconds": 0.1},
+    {"kind": "chosen", "number": 0, "n_tried": 1, "n_trials": 2, "reason": "best"},
+    {"kind": "reported", "name": "result", "number": 0, "scores": SCORES, "seconds": 0.1},
+]
+
+
+def bytes_of(lines: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
