@@ -35,7 +35,10 @@ HEADER: dict[str, Any] = {
         "seed": 0,
     },
     "versions": {"torch": "2.9.0", "transformers": "5.20.0"},
-    "family": {"digests": {"base": "b0", "math": "a0"}},
+    "family": {
+        "digests": {"base": "b0", "math": "a0"},
+        "model": {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 1e4}},
+    },
     "rungs": [4, 12],
     "tasks": {"boolq": {"digest": "q0"}, "piqa": {"digest": "p0"}},
 }
@@ -101,6 +104,9 @@ def test_what_may_change_and_a_default_that_is_now_said_go_on(place: str, value:
         ("config.search.options", {"populace": 8}, "search.options.populace was absent"),
         ("config.engine.max_length", 512, "engine.max_length was None"),
         ("family.digests.math", "a1", "the weights of member 'math' changed"),
+        ("family.model.rms_norm_eps", 1e-5, "rms_norm_eps of the members' config.json was 1e-06"),
+        ("family.model.rope_parameters.rope_theta", 2e4, "rope_parameters.rope_theta of the"),
+        ("family.model.hidden_act", "gelu", "hidden_act of the members' config.json was absent"),
         ("tasks.piqa.digest", "p1", "the examples of task 'piqa' changed"),
         ("rungs", [6, 12], "budget.n_examples gave [4, 12] examples"),
         ("versions.torch", "2.13.0", "torch was 2.9.0 when this record began and is now 2.13.0"),
@@ -120,6 +126,20 @@ def test_all_changes_are_told_at_once() -> None:
     now = put(put(HEADER, "config.seed", 1), "versions.torch", "2.13.0")
     now = put(now, "family.digests.base", "b1")
     assert len(faults(now)) == 3
+
+
+def test_other_examples_and_another_number_of_them_are_both_told() -> None:
+    now = put(put(HEADER, "config.seed", 1), "config.budget.n_examples", [4, 11])
+    assert [fault.split(": ")[1].split(" was ")[0] for fault in faults(now)] == [
+        "seed",
+        "budget.n_examples",
+    ]
+
+
+def test_a_header_that_tells_no_model_is_gone_on_with() -> None:
+    old = copy.deepcopy(HEADER)
+    del old["family"]["model"]
+    check_header(old, HEADER, WHERE)
 
 
 def test_digests_that_differ_because_the_config_does_are_not_told_twice() -> None:

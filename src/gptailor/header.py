@@ -5,6 +5,7 @@ starts is held against it. Knows the parts of a study; knows nothing of how they
 """
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,12 +21,23 @@ from gptailor.registry import SEARCHERS
 from gptailor.study import Plan
 from gptailor.tasks.harness import TaskParts
 
-__all__ = ["changes", "check_header", "header_of", "refuse_unusable", "task_digest"]
+__all__ = [
+    "changed_model",
+    "changes",
+    "check_header",
+    "header_of",
+    "model_facts",
+    "refuse_unusable",
+    "task_digest",
+]
 
 _LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval", "peft", "numpy", "safetensors")
 _OF_SEARCHERS = {"smac": ("smac", "ConfigSpace"), "optuna": ("optuna",)}
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
 _ABSENT = "absent"
+# of a model's config: where it was read and with what, and what changes no score
+_PASSING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+_PASSING += ("use_cache",)
 _NEEDED: Mapping[str, type] = {
     "config.family.dtype": str,
     "config.engine": Mapping,
@@ -64,6 +76,7 @@ def header_of(
             "nbytes": family.nbytes,
             "notes": list(family.notes),
             "digests": dict(family.digests),
+            "model": model_facts(family),
         },
         "remove": plan.n_removed,
         "goals": [
@@ -117,10 +130,18 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
     explained = explained or any(differ[k] for k in ("tasks", "examples", "seed", "engine"))
     tasks = {} if explained else {name: task["digest"] for name, task in now["tasks"].items()}
     faults += changes(recorded, members, tasks, where=where)
+    if not differ["family"]:
+        faults += changed_model(recorded, now["family"].get("model", {}), where)
     if not explained and list(recorded["rungs"]) != list(now["rungs"]):
         faults.append(
             f"{where}: budget.n_examples gave {recorded['rungs']} examples when this record began "
             f"and now gives {now['rungs']}; put it back, or name a new folder with --out"
+        )
+    elif explained and before["budget"]["n_examples"] != after["budget"]["n_examples"]:
+        faults.append(
+            f"{where}: budget.n_examples was {before['budget']['n_examples']} when this record "
+            f"began and is now {after['budget']['n_examples']}; put it back, or name a new folder "
+            "with --out"
         )
     faults += _changed_libraries(recorded["versions"], now["versions"], where)
     if faults:
@@ -180,8 +201,8 @@ def _differences(before: Any, after: Any, place: str) -> Iterator[tuple[str, Any
 
 def _told(item: Any) -> str:
     """A value of a config in a sentence."""
-    if isinstance(item, Mapping) and "name" in item:  # a task, a searcher
-        return str(item["name"])
+    if isinstance(item, Mapping) and ("name" in item or "path" in item):  # a task, a member
+        return str(item.get("name", item.get("path")))
     if isinstance(item, list):
         return f"[{', '.join(map(_told, item))}]"
     return str(item)
@@ -226,6 +247,33 @@ def changes(
         for noun, new, old in both
         for name in new
         if name in old and old[name] != new[name]
+    ]
+
+
+def model_facts(family: Family) -> dict[str, Any]:
+    """What the members' config says of how they compute: their weights do not tell it."""
+    plain = family.config.to_dict()
+    known = {key: plain[key] for key in sorted(plain) if key not in _PASSING}
+    told: dict[str, Any] = json.loads(json.dumps(known, default=str))
+    return told
+
+
+def changed_model(recorded: Mapping[str, Any], model: Mapping[str, Any], where: Path) -> list[str]:
+    """Name what the members' config.json says otherwise than when a record began.
+
+    Args:
+        recorded: The record's header; an older one does not tell.
+        model: What it says now, see `model_facts`.
+        where: The record, for the sentences.
+    """
+    before = recorded["family"].get("model")
+    if not isinstance(before, Mapping):
+        return []
+    return [
+        f"{where}: {place} of the members' config.json was {_told(old)} when this record began and "
+        f"is now {_told(new)}; put it back, or search again into a new folder"
+        for key in dict.fromkeys((*before, *model))
+        for place, old, new in _differences(before.get(key, _ABSENT), model.get(key, _ABSENT), key)
     ]
 
 

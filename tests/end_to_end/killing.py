@@ -23,6 +23,7 @@ from gptailor.assemble import Assembly, assemble, open_study
 from gptailor.config import load_config
 from gptailor.export import export_checkpoint
 from gptailor.report import write_report
+from gptailor.spending import foretell, settle
 from gptailor.study import Journal
 from gptailor.study.journal import read_record
 from gptailor.study.results import BEST, FRONT, write_results
@@ -58,7 +59,10 @@ def search(assembly: Assembly, folder: Path) -> None:
     """What ``gptailor search`` does once everything is loaded."""
     with Journal(folder) as journal:
         study = open_study(assembly, journal, on_progress=lambda _: None)
-        write_results(folder, study.run(), study.front(), study.objective)
+        foretell(journal, assembly)
+        chosen = study.run()
+        settle(journal, assembly)
+        write_results(folder, chosen, study.front(), study.objective)
 
 
 def strike(job: Callable[[], object], after_s: float) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from gptailor.assemble import assemble, open_study
 from gptailor.config import load_config
+from gptailor.spending import foretell, settle
 from gptailor.study import Journal
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 KILLS = 100
 # a restart scores what was lost with other candidates beside it: what it shares, and so costs,
 # differs, like its time
-COSTS = ("seconds", "elapsed", "layer_tokens")
+COSTS = ("seconds", "elapsed", "layer_tokens", "peak_bytes")
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def facts(folder: Path) -> list[dict[str, Any]]:
 def without_times(record: Path) -> bytes:
     """The record's bytes, every time in it blotted out."""
     moments = re.sub(rb'"(created|time)":"[^"]*"', rb'"\1":""', record.read_bytes())
-    return re.sub(rb'"(elapsed|seconds)":[-+.e0-9]+', rb'"\1":0', moments)
+    return re.sub(rb'"(elapsed|seconds|peak_bytes)":[-+.e0-9]+', rb'"\1":0', moments)
 
 
 def test_killed_a_hundred_times_equals_never_killed_and_the_seed_says_every_byte(
@@ -77,6 +78,9 @@ def test_killed_a_hundred_times_equals_never_killed_and_the_seed_says_every_byte
 
     assembly = assemble(load_config(config))
     with Journal(tmp_path / "again") as journal:
-        open_study(assembly, journal, on_progress=lambda _: None).run()
+        study = open_study(assembly, journal, on_progress=lambda _: None)
+        foretell(journal, assembly)
+        study.run()
+        settle(journal, assembly)
     again = without_times(tmp_path / "again" / "record.jsonl")
     assert again == without_times(undisturbed / "record.jsonl")

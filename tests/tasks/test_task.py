@@ -94,3 +94,16 @@ def test_the_digest_sees_every_token_and_where_it_stands() -> None:
     assert one != digest(Passage((1,), ((2, 3), (4,))))
     assert one != digest(Passage((1, 2), ((3, 4),)))
     assert len(one) == 64
+
+
+def test_the_digest_sees_which_choice_is_right_and_what_it_is_divided_by() -> None:
+    passage = Passage((1, 2), ((3,), (4,), (5, 6)))
+
+    def digest(right: int, answer_bytes: int = 1) -> str:
+        places = ((0, 0), (0, 1), (0, 2))
+        example = ChoiceExample((passage,), places, (right,), (1.0, 1.0, 2.0), answer_bytes)
+        return ExampleTask("t", ("acc", "answer_bits"), (example,), (("t", 0),)).digest
+
+    assert len({digest(right) for right in range(3)}) == 3
+    assert digest(0) == digest(0)
+    assert digest(0) != digest(0, answer_bytes=2)

@@ -81,7 +81,7 @@ class Task(Protocol):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the token ids of its passages, in order."""
+        """SHA-256 of its passages' token ids and of what answers to them count, in order."""
         ...
 
     def passages(self, example: int) -> tuple[Passage, ...]:
@@ -143,13 +143,18 @@ class ExampleTask:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the token ids of its passages, in order."""
+        """SHA-256 of its passages' token ids and of what answers to them count, in order.
+
+        The latter is what a made-up answer comes to: which choice is right stands in no passage.
+        """
         digest = hashlib.sha256()
-        for example in self.examples:
+        for index, example in enumerate(self.examples):
             for passage in example.passages:
                 for tokens in (passage.context, *passage.continuations):
                     digest.update(np.array([len(tokens), *tokens], dtype="<i8").tobytes())
-            digest.update(b"example")
+            numbers = self.measure(index, _made_up(example.passages))
+            told = sorted((name, round(float(number), 6)) for name, number in numbers.items())
+            digest.update(f"example {told}".encode())
         return digest.hexdigest()
 
     def passages(self, example: int) -> tuple[Passage, ...]:
@@ -204,6 +209,17 @@ class ExampleTask:
             return float(sum(len(c) for p in example.passages for c in p.continuations))
         assert metric in METRICS, metric
         return example.weight(metric)
+
+
+def _made_up(passages: Sequence[Passage]) -> list[list[Outcome]]:
+    """An answer in which no two continuations are equally likely."""
+    return [
+        [
+            Outcome(-1.0 - place - 10.0 * row, place == 0, len(continuation))
+            for place, continuation in enumerate(passage.continuations)
+        ]
+        for row, passage in enumerate(passages)
+    ]
 
 
 def _divergence(outcomes: Sequence[Outcome]) -> float | None:
