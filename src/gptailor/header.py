@@ -36,8 +36,14 @@ _OF_SEARCHERS = {"smac": ("smac", "ConfigSpace"), "optuna": ("optuna",)}
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
 _ABSENT = "absent"
 # of a model's config: where it was read and with what, and what changes no score
-_PASSING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-_PASSING += ("use_cache",)
+_PASSING = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
 _NEEDED: Mapping[str, type] = {
     "config.family.dtype": str,
     "config.engine": Mapping,

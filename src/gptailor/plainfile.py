@@ -60,10 +60,10 @@ def read_text(path: Path, *, most: int, noun: str, error: type[UserError]) -> st
 
 def _read(handle: int, most: int) -> bytes | None:
     """One byte more than `most`, at most; None where it is no file."""
-    mode = os.fstat(handle).st_mode
-    if stat.S_ISDIR(mode):
+    found = os.fstat(handle)
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         return None
     with os.fdopen(handle, "rb", closefd=False) as file:
-        return file.read(most + 1)
+        return file.read(min(most, found.st_size) + 1)  # so much memory is taken at once

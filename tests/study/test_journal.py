@@ -118,6 +118,24 @@ def test_a_device_or_a_pipe_is_no_record(tmp_path: Path, parts: tuple[str, ...])
             read()
 
 
+@pytest.mark.parametrize("text", ["hello\n", "[1]\n", "notes", '{"a":1}\n'])
+def test_a_file_of_somebody_else_is_not_taken_for_a_torn_record(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "record.jsonl"
+    path.write_text(text)
+    with pytest.raises(RecordError, match="is no record of gptailor's"):
+        Journal(tmp_path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 50, b'{"ki', b'{"kind":"header","form\0\0', b"\n"])
+def test_a_torn_header_begins_anew(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "record.jsonl").write_bytes(left)
+    with Journal(tmp_path) as journal:
+        assert journal.header() is None
+        journal.append("header", format="gptailor-record/1")
+    assert read_record(tmp_path / "record.jsonl")[0]["kind"] == "header"
+
+
 def removed(folder: Path) -> None:
     shutil.rmtree(folder)
 

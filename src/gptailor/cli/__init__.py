@@ -63,8 +63,12 @@ def main() -> None:
         faults = (_MEMORY,)
     else:
         return
-    for sentence in faults:
-        sys.stderr.write(f"error: {sentence}\n")
+    try:
+        for sentence in faults:
+            sys.stderr.write(f"error: {sentence}\n")
+        sys.stderr.flush()
+    except OSError:
+        _given_up(sys.stderr)  # the exit code still tells
     raise SystemExit(2)
 
 

@@ -24,6 +24,7 @@ __all__ = ["RECORD", "Journal", "read_record"]
 
 RECORD = "record.jsonl"
 FORMAT = "gptailor-record/1"
+_BEGINNING = b'{"kind":"header",'
 _MANY = ("asked", "trial")  # read from the disk when asked for: they would fill the memory
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Journal:
             with _told_to_user(folder):
                 dropped = self.path.stat().st_size - end
                 if dropped:
+                    if not entries:
+                        _refuse_foreign(self.path)
                     self._file.truncate(end)
             if dropped:
                 logger.warning("%s: took off a torn last line of %d bytes", self.path, dropped)
@@ -200,6 +203,19 @@ def _settle(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse to take off a first line that no header of ours began with.
+
+    Raises:
+        RecordError: The file is something else.
+    """
+    told = path.read_bytes().rstrip(b"\0\n")  # a power cut leaves zeros
+    if not told.startswith(_BEGINNING) and not _BEGINNING.startswith(told):
+        raise RecordError(
+            f"{path}: is no record of gptailor's; move it away, or name another folder with --out"
+        )
 
 
 def _refuse_odd(path: Path) -> None:
