@@ -3,24 +3,23 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gptailor.assemble import EvaluatorRecipe, assemble
+from gptailor.assemble import EvaluatorRecipe, assemble, open_study
 from gptailor.cli import main
 from gptailor.config import load_config
 from gptailor.errors import ConfigError
+from gptailor.study import Journal, Progress
 
 pytestmark = pytest.mark.slow
 
 Make = Callable[..., Path]
-ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 BRIEF: dict[str, Any] = {"budget": {"max_trials": 12, "n_examples": [4, 8], "finalists": 2}}
 
 
@@ -47,41 +46,39 @@ def _children(pid: int) -> list[int]:
 
 
 def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
-    job: Make, monkeypatch: pytest.MonkeyPatch
+    job: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     alone, spread = job("alone"), job("spread", workers=_local(2))
     _search_here(alone, monkeypatch)
-    command = [sys.executable, "-m", "gptailor", "search", str(spread), "--json"]
-    record = spread.parent / "runs" / "tailor" / "record.jsonl"
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=ENV, stdout=pipe, stderr=pipe, text=True) as process:
-        killed = False
-        while not killed and process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.01)
-            if record.exists() and b'"kind":"trial"' in record.read_bytes():
-                workers = _children(process.pid)
-                for worker in workers[:1]:
-                    os.kill(worker, signal.SIGKILL)
-                    killed = True
-        out, told = process.communicate()
-    assert process.returncode == 0, told
+    before, killed = set(_children(os.getpid())), []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.last is not None and not killed:
+            killed.append(min(set(_children(os.getpid())) - before))
+            os.kill(killed[0], signal.SIGKILL)
+
+    assembly = assemble(load_config(spread))
+    with (
+        closing(assembly.pool()) as pool,
+        Journal(spread.parent / "runs" / "tailor") as journal,
+    ):
+        chosen = open_study(assembly, journal, on_progress=kill_one, pool=pool).run()
     assert killed
-    assert json.loads(out)["number"] == _facts(alone)[-1].get("number")
+    assert any("was lost (killed by SIGKILL)" in told for told in caplog.messages)
+    assert set(_children(os.getpid())) == before
+    assert chosen.number == _facts(alone)[-1].get("number")
     assert _facts(spread) == _facts(alone)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's
 def test_a_search_on_ray_is_the_same_as_in_this_process(
     job: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
     workers = {"name": "ray", "options": {"address": "local", "n_workers": 1}}
     alone, spread = job("alone", **BRIEF), job("spread", workers=workers, **BRIEF)
-    _search_here(alone, monkeypatch)
-    command = [sys.executable, "-m", "gptailor", "search", str(spread), "--json"]
-    done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["number"] == _facts(alone)[-1].get("number")
+    for config in (alone, spread):
+        _search_here(config, monkeypatch)
     assert _facts(spread) == _facts(alone)
 
 
@@ -99,6 +96,17 @@ def test_a_worker_that_reads_other_files_is_refused(job: Make) -> None:
 
 def _local(n_workers: object) -> dict[str, Any]:
     return {"name": "local", "options": {"n_workers": n_workers}}
+
+
+def test_ray_that_is_not_installed_is_told_with_the_extra_that_brings_it(
+    job: Make, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("ray_pool", "ray_cluster"):
+        monkeypatch.delitem(sys.modules, f"gptailor.workers.{name}", raising=False)
+    code, _, told = run_command("check", job(workers="ray"))
+    assert code == 2
+    assert "needs a library that is not installed (ray); run: pip install 'gptailor[ray]'" in told
 
 
 @pytest.mark.parametrize(
