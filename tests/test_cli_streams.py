@@ -26,6 +26,27 @@ def test_a_full_disk_behind_stdout_is_told_in_a_sentence(tmp_path: Path) -> None
     assert (tmp_path / "tailor.yaml").is_file()
 
 
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("MemoryError()", 2),
+        ('RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried")', 2),
+        ('RuntimeError("could not create a primitive")', 2),
+        ('ImportError("x.so: failed to map segment from shared object")', 2),
+        ('RuntimeError("a fault of ours")', 1),
+        ('OSError(28, "No space left on device")', 1),
+    ],
+)
+def test_too_little_memory_is_told_and_a_fault_of_ours_is_not_hidden(fault: str, code: int) -> None:
+    program = f"import gptailor.cli as cli\ndef app(): raise {fault}\ncli.app = app\ncli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith("error: out of memory") == (code == 2)
+    assert ("Traceback" in done.stderr) == (code == 1)
+
+
 def test_a_reader_that_went_away_leaves_no_traceback(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -28,6 +28,9 @@ _MEMORY = (
     "the process more memory, or see 'gptailor check' for what it needs, and run the same command"
 )
 
+# torch's allocator, oneDNN, and a library that is loaded late
+_STARVED = ("can't allocate memory", "could not create a primitive", "failed to map segment")
+
 app = typer.Typer(
     help="Make a smaller language model from a family of fine-tuned ones.",
     no_args_is_help=True,
@@ -57,8 +60,8 @@ def main() -> None:
         if unwritable is None:
             raise
         faults = (f"{unwritable} can't be written: {fault.strerror}",)
-    except (MemoryError, RuntimeError) as fault:
-        if not isinstance(fault, MemoryError) and "can't allocate memory" not in str(fault):
+    except (MemoryError, RuntimeError, ImportError) as fault:
+        if not isinstance(fault, MemoryError) and not any(told in str(fault) for told in _STARVED):
             raise
         faults = (_MEMORY,)
     else:
