@@ -23,6 +23,7 @@ WORDS = {
     "methods",
     "metrics",
     "objective",
+    "out_of_memory",
     "params",
     "prefix",
     "plainfile",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
@@ -59,3 +60,22 @@ def test_only_candidates_that_use_the_broken_layer_fail_and_it_is_named(pico: Fa
     assert taken == "non-finite hidden states after layer 1 (math:3), in batch 0"
     assert mixed is not None
     assert mixed.startswith("non-finite hidden states after layer 0 (")
+
+
+def test_a_batch_that_was_halved_keeps_its_number(pico: Family) -> None:
+    rows = [[3, 4, 5], [8, 9, 10], [11, 12, 13], [13, 14, 15], [16, BROKEN, 17], [18, 19, 20]]
+    packed = [
+        pack([Passage(tuple(row), ((20,),)) for row in pair], row_tokens=4)[0]
+        for pair in (rows[:2], rows[2:4], rows[4:])
+    ]
+    name = "model.embed_tokens.weight"
+    engine = Engine(spoilt(pico, BASE, name, slice(BROKEN, BROKEN + 1), torch.nan))
+    whole = Tailoring.whole(BASE, N_LAYERS)
+
+    def one_row_only(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if len(given[0]) > 1:
+            raise RuntimeError("could not create a primitive")  # as oneDNN says it
+
+    engine._layers.get(whole.layers[0]).register_forward_pre_hook(one_row_only)
+    (result,) = engine.run([whole], packed)
+    assert result.failure == "non-finite hidden states after layer 0 (base:0), in batch 2"

@@ -20,6 +20,7 @@ from gptailor.cli.init import command as init
 from gptailor.cli.report import command as report
 from gptailor.cli.search import command as search
 from gptailor.errors import UserError
+from gptailor.out_of_memory import is_out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -27,9 +28,6 @@ _MEMORY = (
     "out of memory, not in scoring a candidate but around it; what was scored is recorded: give "
     "the process more memory, or see 'gptailor check' for what it needs, and run the same command"
 )
-
-# torch's allocator, oneDNN, and a library that is loaded late
-_STARVED = ("can't allocate memory", "could not create a primitive", "failed to map segment")
 
 app = typer.Typer(
     help="Make a smaller language model from a family of fine-tuned ones.",
@@ -61,7 +59,7 @@ def main() -> None:
             raise
         faults = (f"{unwritable} can't be written: {fault.strerror}",)
     except (MemoryError, RuntimeError, ImportError) as fault:
-        if not isinstance(fault, MemoryError) and not any(told in str(fault) for told in _STARVED):
+        if not is_out_of_memory(fault):
             raise
         faults = (_MEMORY,)
     else:

@@ -20,6 +20,7 @@ from gptailor.engine.results import Result, Run, Targets
 from gptailor.engine.skeleton import Inputs, Skeleton
 from gptailor.errors import ConfigError
 from gptailor.family import Family
+from gptailor.out_of_memory import is_out_of_memory
 from gptailor.prefix import Node, prefix_trie
 from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher, compact, divergence
@@ -113,7 +114,7 @@ class Engine:
         start = 0
         for block in self._blocks(batches):
             taught = None if teachers is None else teachers[start : start + len(block)]
-            self._run_block(tailorings, runs, block, taught, start)
+            self._run_block(tailorings, runs, block, taught, range(start, start + len(block)))
             start += len(block)
         return [run.result() for run in runs]
 
@@ -167,35 +168,43 @@ class Engine:
         runs: list[Run],
         block: list[Batch],
         teachers: Sequence[Teacher] | None,
-        start: int,
+        numbers: Sequence[int],
     ) -> None:
-        """Run a block; with too little memory, batch by batch, then in halves of a batch."""
-        walk = self._walked(tailorings, block, teachers, start)
+        """Run a block; with too little memory, batch by batch, then in halves of a batch.
+
+        Args:
+            tailorings: Candidates.
+            runs: Theirs, to which what is found is added.
+            block: Batches.
+            teachers: One a batch.
+            numbers: Of the batches, among all that the runs are about.
+        """
+        walk = self._walked(tailorings, block, teachers, numbers)
         if walk is not None:
             for index, run in enumerate(runs):
-                run.add(start, walk.found[index], walk.layer_tokens[index], walk.failures[index])
+                run.add(numbers, walk.found[index], walk.layer_tokens[index], walk.failures[index])
             return
         if len(block) > 1:
             for place, batch in enumerate(block):
                 taught = None if teachers is None else teachers[place : place + 1]
-                self._run_block(tailorings, runs, [batch], taught, start + place)
+                self._run_block(tailorings, runs, [batch], taught, [numbers[place]])
             return
-        self._run_apart(tailorings, runs, block[0], teachers, start)
+        self._run_apart(tailorings, runs, block[0], teachers, numbers[0])
 
     def _walked(
         self,
         tailorings: Sequence[Tailoring],
         block: list[Batch],
         teachers: Sequence[Teacher] | None,
-        start: int,
+        numbers: Sequence[int],
     ) -> "_Walk | None":
         """Walk a block; None where memory did not suffice, with nothing of it kept."""
         try:
-            walk = _Walk(self, tailorings, block, teachers, start=start)
+            walk = _Walk(self, tailorings, block, teachers, numbers)
             for root in prefix_trie(tailorings):
                 walk.begin(root)
         except (RuntimeError, MemoryError) as fault:
-            if not _out_of_memory(fault):
+            if not is_out_of_memory(fault):
                 raise
             logger.warning("out of memory on %d batches; trying smaller ones", len(block))
             return None
@@ -207,7 +216,7 @@ class Engine:
         runs: list[Run],
         batch: Batch,
         teachers: Sequence[Teacher] | None,
-        start: int,
+        number: int,
     ) -> None:
         """Run the halves of a batch that was too large, and put the targets together again."""
         halves = batch.split()
@@ -217,20 +226,17 @@ class Engine:
             return
         n_first = len(halves[0].target_token)  # halves keep the order of the whole's targets
         ends = (slice(None, n_first), slice(n_first, None))
-        parts = [
-            self.run(tailorings, [half], None if teachers is None else [teachers[0][end]])
-            for half, end in zip(halves, ends, strict=True)
-        ]
+        parts = []
+        for half, end in zip(halves, ends, strict=True):
+            parts.append([Run(1) for _ in tailorings])
+            taught = None if teachers is None else [teachers[0][end]]
+            self._run_block(tailorings, parts[-1], [half], taught, [number])
         for index, run in enumerate(runs):
-            results = [part[index] for part in parts]
+            results = [part[index].result() for part in parts]
             cost = sum(result.layer_tokens for result in results)
             failure = next((result.failure for result in results if result.failure), None)
-            if failure is not None:
-                run.add(start, [], cost, failure)
-                continue
-            run.add(
-                start, [Targets.joined([r.targets[0] for r in results if r.targets])], cost, None
-            )
+            joined = [r.targets[0] for r in results if r.targets] if failure is None else []
+            run.add([number], [Targets.joined(joined)] if joined else [], cost, failure)
 
     def score(
         self, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
@@ -275,11 +281,10 @@ class _Walk:
         tailorings: Sequence[Tailoring],
         block: Sequence[Batch],
         teachers: Sequence[Teacher] | None,
-        *,
-        start: int,
+        numbers: Sequence[int],
     ) -> None:
         self._engine, self._tailorings, self._block = engine, tailorings, block
-        self._teachers, self._start = teachers, start
+        self._teachers, self._numbers = teachers, numbers
         self._n_tokens = sum(batch.n_tokens for batch in block)
         self._inputs: list[Inputs] = []
         self.found: list[list[Targets]] = [[] for _ in tailorings]
@@ -321,7 +326,7 @@ class _Walk:
             targets = self._engine.score(tailoring, _gathered(hidden, batch), batch, teacher)
             if not bool(targets.logprob.isfinite().all()):
                 why = self._engine.explain(tailoring, batch)
-                self.failures[leaf] = f"{why}, in batch {self._start + index}"
+                self.failures[leaf] = f"{why}, in batch {self._numbers[index]}"
                 return
             self.found[leaf].append(targets)
 
@@ -359,9 +364,3 @@ def _any_leaf(node: Node) -> int:
     while not node.leaves:
         node = next(iter(node.children.values()))
     return node.leaves[0]
-
-
-def _out_of_memory(fault: BaseException) -> bool:
-    if isinstance(fault, MemoryError | torch.OutOfMemoryError):
-        return True
-    return "can't allocate memory" in str(fault) or "not enough memory" in str(fault)

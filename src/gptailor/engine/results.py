@@ -54,13 +54,19 @@ class Run:
     """Gathers what is found for one tailoring, block by block."""
 
     def __init__(self, n_batches: int) -> None:
-        self._targets: list[Targets | None] = [None] * n_batches
+        self._n_batches = n_batches
+        self._targets: dict[int, Targets] = {}
         self._failure: str | None = None
         self._layer_tokens = 0.0
 
-    def add(self, start: int, found: Sequence[Targets], cost: float, failure: str | None) -> None:
-        """File what was found for the batches from `start` on, and what it cost."""
-        self._targets[start : start + len(found)] = found
+    def add(
+        self, numbers: Sequence[int], found: Sequence[Targets], cost: float, failure: str | None
+    ) -> None:
+        """File what was found for the batches of these numbers, and what it cost.
+
+        With a failure fewer are found than were run.
+        """
+        self._targets.update(zip(numbers, found, strict=False))
         self._layer_tokens += cost
         self.fail(failure)
 
@@ -72,6 +78,6 @@ class Run:
         """What came of it."""
         if self._failure is not None:
             return Result(None, self._failure, self._layer_tokens)
-        targets = tuple(targets for targets in self._targets if targets is not None)
-        assert len(targets) == len(self._targets), "a batch was not run"
+        assert len(self._targets) == self._n_batches, "a batch was not run"
+        targets = tuple(self._targets[number] for number in sorted(self._targets))
         return Result(targets, None, self._layer_tokens)

@@ -19,6 +19,7 @@ from gptailor.errors import FamilyError, TailoringError
 from gptailor.family import Family, tailored_config
 from gptailor.family.files import LIBRARY_FAULTS, one_line
 from gptailor.family.skeleton import model_around
+from gptailor.out_of_memory import is_out_of_memory
 from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.tasks.task import Passage
 
@@ -71,6 +72,8 @@ def _apart(
     try:
         plain = plain_logprobs(model.to(engine.device), ordered)
     except LIBRARY_FAULTS as fault:
+        if is_out_of_memory(fault):
+            raise
         raise FamilyError(
             f"{engine.family.sources[BASE]}: the model that transformers makes of it can't be run "
             f"({one_line(fault)}); mend its config.json"

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
+from gptailor.out_of_memory import is_out_of_memory
 from gptailor.tasks.checks import TEMPLATES
 
 __all__ = ["asked_last", "blamed", "one_line", "tried_first"]
@@ -20,6 +21,8 @@ _LM_EVAL = "lm_eval.api.task"
 def one_line(fault: BaseException) -> str:
     """One line of what a library said."""
     first = next((line.strip()[:300] for line in str(fault).splitlines() if line.strip()), "")
+    if is_out_of_memory(fault):
+        return "there is too little memory for what it asks; give the process more, or ask for less"
     if isinstance(fault, SecurityError):
         return f"a template may not do this: {first}"
     return f"{type(fault).__name__}: {first}" if first else type(fault).__name__

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from gptailor.errors import TaskError
 from gptailor.metrics import METRICS
+from gptailor.out_of_memory import is_out_of_memory
 from gptailor.registry import unknown
 from gptailor.tasks.blame import asked_last, blamed, tried_first
 from gptailor.tasks.json_data import place_of_row
@@ -121,7 +122,8 @@ def why_not_made(label: str, fault: BaseException) -> str:
     """
     tried = tried_first(fault)
     if tried is None:
-        return f"{label}: lm-eval can't build it ({blamed(fault)}); check its keys"
+        advice = "" if is_out_of_memory(fault) else "; check its keys"
+        return f"{label}: lm-eval can't build it ({blamed(fault)}){advice}"
     task, known = tried
     place = _place(label, task, 0)
     if "target" in known and isinstance(known.get("choices"), list):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gptailor.errors import UserError
+from gptailor.out_of_memory import is_out_of_memory
 
 __all__ = ["Broken", "Crashed", "Refused", "guarded", "heard"]
 
@@ -16,7 +17,6 @@ T = TypeVar("T")
 
 # how the libraries that a device is driven with begin what they say of it
 _OF_DEVICES = ("CUDA error", "HIP error", "cuDNN error", "NCCL error", "MPS backend")
-_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _of_the_machine(fault: Exception) -> str | None:
     told = (str(fault).strip() or type(fault).__name__).splitlines()[0]
     if not isinstance(fault, RuntimeError | MemoryError):
         return None
-    if isinstance(fault, MemoryError) or any(words in told for words in _OF_MEMORY):
+    if is_out_of_memory(fault):
         return f"stopped by lack of memory: {told}"
     if type(fault).__name__ == "AcceleratorError" or told.startswith(_OF_DEVICES):
         return f"stopped by its device: {told}"
