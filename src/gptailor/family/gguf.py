@@ -68,17 +68,18 @@ def open_gguf(path: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
     """
     header = read_gguf_header(path)
     _refuse_architecture(path, header)
-    with _names_listed_once():
+    with _read_once():
         model, info = _model_of(path)
         refuse_misfits(path, info, "file")
         _refuse_unread(path, header, model)
+        factors = _rope_factors(path, header)
     config = copy.deepcopy(model.config)
     del config.quantization_config  # else what is made from it can't be saved
     for key, field in _MORE_FIELDS.items():
         if header.about(key) is not None and field in config.to_dict():
             value = float(header.about(key) or 0)
             setattr(config, field, int(value) if field == "sliding_window" else value)
-    rope_from_gguf(path, header, config, _rope_factors(path, header))
+    rope_from_gguf(path, header, config, factors)
     refuse_unsupported(config)
     layout = Layout.of(model)
     return OpenedMember(
@@ -95,16 +96,31 @@ def open_gguf(path: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
 
 
 @contextmanager
-def _names_listed_once() -> Iterator[None]:
-    """Keep the list of all names that tensors can have: transformers makes it for each module."""
+def _read_once() -> Iterator[None]:
+    """Keep what transformers makes again and again of one file: its reader, and lists of names.
+
+    The config and the weights are each read with a reader of their own, which takes seconds for the
+    vocabulary alone: it slices a memmap, a slow kind of array, several times for each token. The
+    list of all names that tensors can have is made for each module.
+    """
     import gguf
 
-    make = gguf.get_tensor_name_map
-    gguf.get_tensor_name_map = functools.cache(make)
+    class PlainReader(gguf.GGUFReader):  # type: ignore[misc]  # gguf is untyped here
+        @property
+        def data(self) -> np.ndarray:
+            return self._plain
+
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._plain = np.asarray(mapped)
+
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader = functools.cache(PlainReader)
+    gguf.get_tensor_name_map = functools.cache(names)
     try:
         yield
     finally:
-        gguf.get_tensor_name_map = make
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
 def _stored(header: GgufHeader) -> str:
