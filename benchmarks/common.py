@@ -1,6 +1,7 @@
 """What every benchmark tells beside its figures, and how it keeps them."""
 
 import functools
+import itertools
 import json
 import os
 import time
@@ -19,6 +20,7 @@ from gptailor.machine import cpu_name
 
 __all__ = ["keep", "machine", "peak_mib", "table", "told_of", "watch"]
 
+EVERY = 3  # layers after which something else is run once
 LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval")
 
 
@@ -64,9 +66,15 @@ def keep(folder: Path | None, name: str, told: dict[str, Any], text: str) -> Non
 
 
 @contextmanager
-def watch() -> Iterator[dict[str, float]]:
-    """Seconds inside layers, and inside embedding, norm and head."""
+def watch(beside: Callable[[], Any] | None = None) -> Iterator[dict[str, float]]:
+    """Seconds inside layers, and inside embedding, norm and head.
+
+    Args:
+        beside: Run after every few layers, so that its pace is that of the same moments; its
+            seconds are told as "beside".
+    """
     spent: dict[str, float] = defaultdict(float)
+    turns = itertools.count(1)
 
     def timed_as(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -76,6 +84,10 @@ def watch() -> Iterator[dict[str, float]]:
                 return function(*arguments, **named)
             finally:
                 spent[name] += time.perf_counter() - started
+                if beside is not None and name == "layers" and next(turns) % EVERY == 0:
+                    started = time.perf_counter()
+                    beside()
+                    spent["beside"] += time.perf_counter() - started
 
         return run
 

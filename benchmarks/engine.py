@@ -13,7 +13,8 @@ their accuracies against each other; in float32 it fails where they differ by mo
 
 The slow ways are run on fewer candidates (`--slow`); every figure is a median of seconds a
 candidate, and no merged layer is at hand when the clock starts. The machine's ceiling is one bare
-decoder layer on a full batch of 2,048 tokens, run again and again before and after the engine.
+decoder layer on a full batch of 2,048 tokens, run again and again between the engine's own layers:
+a machine shared with others changes its pace within a second.
 
     python benchmarks/engine.py --dtype bfloat16 --examples 40 --out benchmarks/results
 """
@@ -48,6 +49,7 @@ from gptailor.tasks.harness import evaluate_model
 from gptailor.trial import Evaluation, Job, Scores
 
 HERE = Path(__file__).resolve().parent
+N_BARE = 2048  # tokens of a full batch
 LATE = 0.75  # how late children differ from their parent; evolution has 0.65 by default
 
 
@@ -67,7 +69,6 @@ def main() -> None:
     parent = assembly.space.random(rng)
     swaps = [parent, *children(assembly, parent, rng, asked.children, {"swap": 1.0})]
     mixed = children(assembly, parent, rng, asked.children + 1, dict.fromkeys(CHANGES, 1.0))
-    ceiling = bare_layer(assembly)
     told: dict[str, Any] = {"machine": machine(), "dtype": asked.dtype}
     told |= {"candidates": len(swaps), "examples_per_task": asked.examples}
     ways = scored_ways(assembly, swaps, asked.slow)
@@ -76,7 +77,7 @@ def main() -> None:
     told["rung"] = rung_after_rung(assembly, swaps)
     told["worst_gap_in_accuracy"] = worst_gap(ways)
     told["layer_tokens"] = layer_tokens(assembly, swaps, mixed)
-    told["speed"] = speed(assembly, swaps, statistics.mean([ceiling, bare_layer(assembly)]))
+    told["speed"] = speed(assembly, swaps)
     told["study"] = study_overhead(assembly, asked.trials)
     told["peak_mib"] = {"process": peak_mib(), "family": assembly.family.nbytes / 2**20}
     keep(asked.out, f"engine-{asked.dtype}", told, text_of(told))
@@ -256,12 +257,22 @@ def layer_tokens(
     }
 
 
-def speed(assembly: Assembly, candidates: Sequence[Tailoring], ceiling: float) -> dict[str, Any]:
+def speed(assembly: Assembly, candidates: Sequence[Tailoring]) -> dict[str, Any]:
     """Layer-tokens a second, and where the time of a group goes."""
-    with watch() as spent:
+    n_bare = 0
+
+    def bare() -> None:
+        nonlocal n_bare
+        run_bare()
+        n_bare += N_BARE
+
+    run_bare = bare_layer(assembly)
+    with watch(beside=bare) as spent:
         started = time.perf_counter()
         done = evaluated(assembly, candidates)
         seconds = time.perf_counter() - started
+    ceiling = n_bare / spent["beside"]
+    seconds -= spent.pop("beside")
     run = sum(one.layer_tokens for one in done)
     outside = seconds - sum(spent.values())
     n_examples, n_candidates = assembly.plan.sizes["report"], len(candidates)
@@ -284,19 +295,20 @@ def head_in_layers(assembly: Assembly) -> float:
 
 
 @torch.inference_mode()
-def bare_layer(assembly: Assembly, n_tokens: int = 2048, row: int = 128, times: int = 60) -> float:
-    """The machine's ceiling in tokens a second: one decoder layer on one full batch, the median."""
+def bare_layer(assembly: Assembly, row: int = 128) -> Callable[[], None]:
+    """The machine's ceiling: one decoder layer as transformers runs it, on one full batch."""
     family = assembly.family
     model = model_around(family.config, family.states["base"], family.dtype)
     layer = model.get_submodule(family.layout.layers)[0]
-    hidden = torch.randn(n_tokens // row, row, model.config.hidden_size).to(family.dtype)
+    hidden = torch.randn(N_BARE // row, row, model.config.hidden_size).to(family.dtype)
     embeddings = model.base_model.rotary_emb(hidden, torch.arange(row)[None])
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
+
+    @torch.inference_mode()
+    def run() -> None:
         layer(hidden, position_embeddings=embeddings)
-        seconds.append(time.perf_counter() - started)
-    return n_tokens / statistics.median(seconds)
+
+    run()
+    return run
 
 
 def study_overhead(assembly: Assembly, n_trials: int) -> dict[str, float]:

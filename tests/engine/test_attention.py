@@ -14,6 +14,12 @@ CPU = torch.device("cpu")
 N_ROWS, N_TOKENS = 5, 9
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["AMX", "no AMX"])
+def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways are taken on any machine: neither needs the processor that it is faster on."""
+    monkeypatch.setattr(attention, "has_bfloat16_tiles", lambda: request.param)
+
+
 def slow(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float) -> Tensor:
     """(B, T, N, E) in float64, one head of one row after the other."""
     shared = query.shape[1] // key.shape[1]

@@ -6,16 +6,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gptailor.engine import linear
 from gptailor.engine.linear import speed_up_linear
 
 CPU = torch.device("cpu")
 
 
-def both(linear: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
-    faster = copy.deepcopy(linear)
+@pytest.fixture(autouse=True, params=[True, False], ids=["Intel", "another"])
+def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways are taken on any machine: neither needs the processor that it is faster on."""
+    monkeypatch.setattr(linear, "is_intel", lambda: request.param)
+
+
+def both(layer: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
+    faster = copy.deepcopy(layer)
     speed_up_linear(faster, CPU)
     with torch.inference_mode():
-        return faster(given), linear(given)
+        return faster(given), layer(given)
 
 
 @pytest.mark.parametrize(
@@ -31,9 +38,9 @@ def test_any_shape(shape: tuple[int, ...], bias: bool) -> None:
 
 def test_inputs_and_weights_that_lie_across() -> None:
     torch.manual_seed(0)
-    linear = nn.Linear(8, 6)
-    linear.weight = nn.Parameter(torch.randn(8, 6).T)
-    ours, torchs = both(linear, torch.randn(3, 5, 16)[..., ::2])
+    layer = nn.Linear(8, 6)
+    layer.weight = nn.Parameter(torch.randn(8, 6).T)
+    ours, torchs = both(layer, torch.randn(3, 5, 16)[..., ::2])
     torch.testing.assert_close(ours, torchs, atol=1e-6, rtol=1e-5)
 
 
