@@ -29,6 +29,8 @@ export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUTF8 := 1
+# empty, whatever the shell says: else each run compiles every module anew, in every process
+export PYTHONDONTWRITEBYTECODE :=
 
 TEST_JOBS ?= 2
 RUN := runs/demo

@@ -5,6 +5,7 @@ Knows the config's words for them; knows nothing of models.
 
 import platform
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -47,6 +48,11 @@ def dtype_of(config: Config, device: str) -> torch.dtype:
         return DTYPES[config.family.dtype]
     if device != "cpu":
         return torch.bfloat16
+    return _faster_on_cpu()
+
+
+@cache
+def _faster_on_cpu() -> torch.dtype:
     return torch.bfloat16 if _seconds(torch.bfloat16) < _seconds(torch.float32) else torch.float32
 
 

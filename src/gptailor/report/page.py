@@ -8,6 +8,7 @@ import hashlib
 import shlex
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def render(run: Run) -> str:
     Raises:
         RecordError: Two models were not measured on the same examples.
     """
+    template, look = _template()
+    return template.render(**_facts(run), **look)
+
+
+@cache
+def _template() -> tuple[jinja2.Template, dict[str, str]]:
+    """The page's template, compiled once, and its style and script: files of this package."""
     loader = jinja2.PackageLoader("gptailor.report")
     environment = jinja2.Environment(
         loader=loader,
@@ -76,13 +84,12 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update({name: vars(words)[name] for name in words.__all__})
-    # both are files of this package, not of the run
     style, script = (
         Markup(loader.get_source(environment, name)[0]) for name in ("page.css", "page.js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = environment.get_template("page.html.jinja")
-    return template.render(**_facts(run), style=style, script=script, script_digest=digest)
+    look = {"style": style, "script": script, "script_digest": digest}
+    return environment.get_template("page.html.jinja"), look
 
 
 @dataclass(frozen=True, slots=True)

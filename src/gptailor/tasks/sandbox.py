@@ -7,10 +7,11 @@ long as somebody is inside `in_sandbox`; then lm-eval has its own back. Knows no
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -18,12 +19,31 @@ __all__ = ["in_sandbox", "sandbox_like"]
 
 _MAX_ITEMS = 10**6  # of a text or list that a template multiplies
 _MAX_BITS = 10**4  # of a number that it multiplies or raises
+_MAX_COMPILED = 256  # templates kept; lm-eval asks for the same few with every document
 _SYNTAX = (
     *("block_start_string", "block_end_string", "variable_start_string", "variable_end_string"),
     *("comment_start_string", "comment_end_string", "line_statement_prefix"),
     *("line_comment_prefix", "trim_blocks", "lstrip_blocks", "newline_sequence"),
     *("keep_trailing_newline", "optimized", "undefined", "finalize", "autoescape", "loader"),
 )
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Compiles each text once: that takes longer than all that is done with it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._compiled = lru_cache(_MAX_COMPILED)(super().from_string)
+
+    def from_string(
+        self,
+        source: str | nodes.Template,
+        globals: MutableMapping[str, Any] | None = None,
+        template_class: type[Template] | None = None,
+    ) -> Template:
+        if isinstance(source, str) and globals is None and template_class is None:
+            return self._compiled(source)
+        return super().from_string(source, globals, template_class)
 
 
 class _Exchange:
@@ -71,7 +91,7 @@ def sandbox_like(theirs: Environment) -> ImmutableSandboxedEnvironment:
     In it a template reaches no private attribute and changes no list or mapping; `range` gives
     100,000 items at most, and a product or power has a limit, too.
     """
-    sandbox = ImmutableSandboxedEnvironment(
+    sandbox = _Sandbox(
         extensions=list(theirs.extensions), **{name: getattr(theirs, name) for name in _SYNTAX}
     )
     sandbox.filters.update(theirs.filters)
