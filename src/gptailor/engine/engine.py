@@ -78,9 +78,9 @@ class Engine:
         """In a row of so many tokens attention costs as much as the rest of a layer.
 
         Attention's work grows with the row, the rest with a layer's parameters; a CPU runs the
-        former at an eighth of the latter's speed (2 cores with AVX-512, hidden size 576).
+        former at about half of the latter's speed (2 cores with AVX-512 or AMX, hidden size 576).
         """
-        return max(self.family.layer_parameters) / int(self.family.config.hidden_size) / 8
+        return max(self.family.layer_parameters) / int(self.family.config.hidden_size) / 2
 
     @property
     def merged_bytes(self) -> int:
