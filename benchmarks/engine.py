@@ -123,17 +123,19 @@ def scored_ways(
         members = save_members(assembly.family, Path(scratch))
         alone: dict[str, Callable[[Tailoring], Scores]] = {
             "published": lambda one: published(assembly, members, one),
-            "in memory": lambda one: in_memory(assembly, one),
             "one at a time": lambda one: ours(assembly, [one])[0],
+            "in memory": lambda one: in_memory(assembly, one),
         }
-        for index, one in enumerate(candidates):
-            for name in tuple(alone) if index < n_slow else ("one at a time",):
+        for one in candidates[:n_slow]:
+            for name in (*alone, "one at a time"):  # before and after a slow one
                 started = time.perf_counter()
-                scores.setdefault(name, []).append(alone[name](one))
+                scored = alone[name](one)
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
-            if index < n_slow:
-                a_candidate, scores["as a search asks"] = grouped(assembly, candidates)
-                seconds.setdefault("as a search asks", []).append(a_candidate)
+                scores.setdefault(name, []).append(scored)
+            scores["one at a time"].pop()
+            a_candidate, scores["as a search asks"] = grouped(assembly, candidates)
+            seconds.setdefault("as a search asks", []).append(a_candidate)
+    scores["one at a time"] += [ours(assembly, [one])[0] for one in candidates[n_slow:]]
     return {name: (statistics.median(taken), scores[name]) for name, taken in seconds.items()}
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gptailor.merge.differences import differences, total
 from gptailor.merge.method import merge_method
 
 __all__ = ["task_arithmetic"]
@@ -24,4 +23,7 @@ def task_arithmetic(tensors: Sequence[Tensor], base: Tensor, *, scale: float) ->
     Returns:
         A new float32 tensor of ``base.shape``; the inputs are untouched.
     """
-    return base + scale * total(differences(tensors, base))
+    result = tensors[0] - base
+    for tensor in tensors[1:]:
+        result += tensor - base
+    return result.mul_(scale).add_(base)  # in place: a layer's merge is bound by memory
