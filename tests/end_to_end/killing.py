@@ -85,7 +85,7 @@ def kill_studies(
         run = folder / f"killed-{n_studies}"
         n_studies += 1
         before = b""
-        most = 0.6 * seconds  # so that most starts are killed
+        most = 0.5 * seconds  # so that most starts are killed
         while True:
             after_s = float(rng.uniform(0, most))
             most *= 1.02  # it ends even on a machine that has become slow
@@ -127,8 +127,10 @@ def kill_reports(run: Path, rng: np.random.Generator, *, n_kills: int) -> int:
     whole = page.read_bytes()
     struck = 0
     while struck < n_kills:
-        struck += strike(lambda: write_report(run), float(rng.uniform(0, seconds)))
+        killed = strike(lambda: write_report(run), float(rng.uniform(0, seconds)))
         assert page.read_bytes() == whole
+        struck += killed
+        seconds *= 1.0 if killed else 0.9  # the first may have been slow
     return struck
 
 
@@ -154,6 +156,7 @@ def kill_exports(
             lambda new=new: export_checkpoint(family, new, out), float(rng.uniform(0, seconds))
         )
         struck += not done
+        seconds *= 0.9 if done else 1.0
         stands = Tailoring.load(out / "tailoring.yaml")
         assert stands == new or not done
         assert n_parameters(out) == sizes[models.index(stands)]

@@ -1,28 +1,36 @@
 """From a family of models to one smaller model, through the command line alone."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gptailor.cli.search import command as search
+from gptailor.forecast import Forecast
 from gptailor.tailoring import Tailoring
 
 Job = Callable[..., Path]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def gptailor(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user would, in a process of its own."""
-    command = [sys.executable, "-m", "gptailor", *(str(word) for word in words)]
-    return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
+def python(*words: object, cwd: Path) -> str:
+    """Run Python in a process of its own; what it prints."""
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def apart(*words: object, cwd: Path) -> str:
+    """Run the program as a user would, in a process of its own; what it prints."""
+    return python("-m", "gptailor", *words, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -31,24 +39,33 @@ def test_the_main_job_runs_from_check_to_report(
 ) -> None:
     config = job()
     run, out = config.parent / "runs" / "tailor", tmp_path / "the result"
-    for verb in ("check", "search"):  # whose processes are started elsewhere
-        code, _, told = run_command(verb, config)
+
+    def here(*words: object) -> None:
+        code, _, told = run_command(*words)
         assert code == 0, told
-    for words in (
-        ("export", run, "-o", out),
-        ("evaluate", out, "--run", run),
-        ("report", run),
-    ):
-        done = gptailor(*words, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+
+    here("check", config)
+    searched = json.loads(apart("search", config, "--json", cwd=tmp_path))
+    here("export", run, "-o", out)
+    apart("evaluate", out, "--run", run, cwd=tmp_path)
+    here("report", run)
     assert (run / "report.html").stat().st_size > 10_000
     assert len(Tailoring.load(run / "best.yaml").layers) == 4
-    searched, exported = _reported(run), _evaluated(run)
-    for task, metrics in searched.items():
+    _hold_memory(searched)
+    scored, exported = _reported(run), _evaluated(run)
+    for task, metrics in scored.items():
         for metric, measured in metrics.items():
             told = exported[task].get(metric)
             if told is not None:  # lm-eval knows nothing of some of ours
                 assert told["values"] == pytest.approx(measured["values"], abs=1e-3), metric
+
+
+def _hold_memory(searched: Mapping[str, Any]) -> None:
+    """A process of its own stays below the memory that was predicted, and not far."""
+    names = {field.name for field in dataclasses.fields(Forecast)}
+    assert set(searched["forecast"]) == names | {"kind"}
+    actual = searched["spent"]["peak_bytes"]
+    assert actual <= searched["forecast"]["peak_bytes"] <= 1.3 * actual
 
 
 def _reported(run: Path) -> dict[str, Any]:
@@ -66,40 +83,22 @@ def _evaluated(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_search_killed_midway_goes_on_to_the_same_end(job: Job, tmp_path: Path) -> None:
-    undisturbed, killed = job("undisturbed"), job("killed")
-    search(undisturbed)
-    with _started(killed, tmp_path) as process:
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    search(killed)
-    assert _facts(killed) == _facts(undisturbed)
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(job: Job, tmp_path: Path) -> None:
-    config = job(budget={"max_trials": 100, "n_examples": [4, 24]})
-    with _started(config, tmp_path) as process:
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate()
-    assert process.returncode == 130
+def test_a_search_killed_or_stopped_midway_goes_on_to_the_same_end(
+    job: Job, tmp_path: Path
+) -> None:
+    budget = {"max_trials": 40, "n_examples": [4, 12], "finalists": 3}
+    undisturbed, killed, stopped = (
+        job(name, budget=budget) for name in ("undisturbed", "killed", "stopped")
+    )
+    script = Path(__file__).parent / "stopping.py"
+    codes = python(script, "SIGKILL", killed, "SIGINT", stopped, cwd=tmp_path)
+    assert list(map(int, codes.split())) == [-signal.SIGKILL, 130]
+    told = (stopped.parent / "told.txt").read_text(encoding="utf-8")
     assert "run the same command to go on" in told
     assert "Traceback" not in told
-
-
-@contextmanager
-def _started(config: Path, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a search as a user would; it is handed over once a trial stands in its record."""
-    record = config.parent / "runs" / "tailor" / "record.jsonl"
-    command = [sys.executable, "-m", "gptailor", "search", str(config)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=cwd, env=ENV, stderr=pipe, text=True) as process:
-        while process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.01)
-            if record.exists() and b'"kind":"trial"' in record.read_bytes():
-                break
-        yield process
+    for config in (undisturbed, killed, stopped):
+        search(config)
+    assert _facts(undisturbed) == _facts(killed) == _facts(stopped)
 
 
 def _facts(config: Path) -> list[dict[str, Any]]:

