@@ -44,6 +44,7 @@ __all__ = [
     "open_tasks",
     "run_folder",
     "settled",
+    "workers_asked",
 ]
 
 _MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval does
@@ -79,11 +80,7 @@ class Assembly:
         Raises:
             ConfigError: An option, or the machine or cluster it asks for, is at fault.
         """
-        chosen = self.config.workers
-        pool: WorkerPool = WORKERS.get(chosen.name)(
-            self.evaluator, recipe=self.recipe, **chosen.options
-        )
-        return pool
+        return _pool(self.config, self.evaluator, self.recipe)
 
     def recipe(self) -> "EvaluatorRecipe":
         """How another process, here or elsewhere, makes this evaluator."""
@@ -255,6 +252,19 @@ def assemble(config: Config) -> Assembly:
     assembly = Assembly(config, family, tasks, evaluator, space, plan)
     assembly.searcher(Objective(plan.goals, Scores()))  # its options' faults are told now
     return assembly
+
+
+def workers_asked(config: Config) -> WorkerPool:
+    """The pool of a config without its evaluator: tells early what it lacks; to be closed last."""
+    return _pool(config, None, lambda: EvaluatorRecipe(config, {}))
+
+
+def _pool(
+    config: Config, evaluator: Evaluator | None, recipe: Callable[[], EvaluatorRecipe]
+) -> WorkerPool:
+    chosen = config.workers
+    pool: WorkerPool = WORKERS.get(chosen.name)(evaluator, recipe=recipe, **chosen.options)
+    return pool
 
 
 def evaluates_apart(config: Config) -> bool:

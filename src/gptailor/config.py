@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from gptailor.errors import ConfigError, TailoringError
-from gptailor.faults import not_empty, not_many, sentences, usable_path
+from gptailor.faults import not_empty, not_many, sentences, usable_name, usable_path
 from gptailor.methods import METHODS
 from gptailor.metrics import METRICS
 from gptailor.registry import SEARCHERS, WORKERS, Registry, unknown
@@ -103,13 +103,14 @@ class FamilyConfig(Frozen):
             return value
         not_many(value)
         for name in value:
+            usable_name(name)
             if name in _TAKEN:
                 raise ValueError(f"a variant can't be called {name!r}; that is {_TAKEN[name]}")
             try:
-                Source(str(name))
+                Source(name)
             except TailoringError as fault:
                 raise ValueError(str(fault)) from None
-        return {str(name): item for name, item in value.items()}
+        return dict(value)
 
 
 class TaskConfig(Frozen):
@@ -360,9 +361,8 @@ def load_config(path: Path) -> Config:
 
 
 def _checked_plugin(registry: Registry, plugin: PluginConfig) -> PluginConfig:
-    faults = registry.faults(plugin.name, plugin.options)
-    if faults:
-        raise ValueError("; ".join(faults))
+    if faults := registry.faults(plugin.name, plugin.options):
+        raise ValueError("\n".join(faults))
     return plugin
 
 

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ValidationError
 
 from gptailor.registry import unknown
 
-__all__ = ["not_empty", "not_many", "sentences", "usable_path"]
+__all__ = ["not_empty", "not_many", "sentences", "usable_name", "usable_path"]
 
 _MAX_TOLD = 100  # faults
 _MAX_ITEMS = 1000  # members or tasks of one config
 _MAX_SHOWN = 60  # characters of a value in a message
 _MAX_NAME = 255  # bytes of a file's name, on every common file system
+_MAX_MEMBER = 100  # characters of a member's name, which stands in every tailoring and table
 _MAPPING = "must be a mapping, written as 'key: value' lines or {key: value}"
 _LIST = "must be a list, written as [a, b] or '- a' lines"
 _TOLD = {
@@ -74,6 +75,18 @@ def usable_path(text: str | None) -> str | None:
     return text
 
 
+def usable_name(name: object) -> None:
+    """Refuse what YAML took for something else than text, and a name that fills a table.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"the name {name!r} is not text; put it in quotes")
+    if len(name) > _MAX_MEMBER:
+        raise ValueError(f"the name {name[:30]!r}... is longer than {_MAX_MEMBER} characters")
+
+
 def not_empty(value: object) -> object:
     """Refuse an empty list; not by `min_length`, which counts what was valid.
 
@@ -104,7 +117,8 @@ def _told(model: type[BaseModel], fault: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: {unknown('key', location[-1], known)}"
     elif kind == "value_error":  # one of our own validators, which says all there is to say
         for line in str(fault["ctx"]["error"]).splitlines():
-            yield f"{key}: {line}" if key else line
+            within = not key or line.startswith(f"{key}.")  # names a key of its own
+            yield line if within else f"{key}: {line}"
     else:
         told = _TOLD.get(kind) or fault["msg"].replace("Input should be", "must be")
         yield f"{key}: {told}" + ("" if kind in _BARE else f", not {_shown(fault['input'])}")

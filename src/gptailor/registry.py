@@ -36,12 +36,20 @@ class Registry:
         noun: What one of them is called in a message, such as ``"searcher"``.
         places: Name to ``"module:attribute"``.
         reserved: Arguments that the house fills in, never the user.
+        checks: Name to the ``"module:attribute"`` that tells the faults of its options' values, a
+            sentence each.
     """
 
-    def __init__(self, noun: str, places: Mapping[str, str], reserved: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        noun: str,
+        places: Mapping[str, str],
+        reserved: Iterable[str] = (),
+        checks: Mapping[str, str] | None = None,
+    ) -> None:
         self.noun = noun
         self._places = dict(places)
-        self._reserved = frozenset(reserved)
+        self._reserved, self._checks = frozenset(reserved), dict(checks or {})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,9 +64,8 @@ class Registry:
         """
         if name not in self._places:
             raise ConfigError(unknown(self.noun, name, self._places))
-        module, _, attribute = self._places[name].partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            return _imported(self._places[name])
         except ModuleNotFoundError as fault:
             missing = str(fault.name).partition(".")[0]
             if missing == "gptailor":  # our own mistake, not the user's
@@ -69,17 +76,21 @@ class Registry:
             ) from None
 
     def faults(self, name: str, options: Mapping[str, object]) -> list[str]:
-        """Hold options against the plug-in's signature; one sentence for each fault."""
+        """Hold options against the plug-in's signature and check; one sentence for each fault."""
         try:
             plugin = self.get(name)
         except ConfigError as fault:
             return list(fault.faults)
         known = self._options(plugin)
-        return [
+        faults = [
             unknown(f"option of {self.noun} {name}", key, known)
             for key in options
             if key not in known
         ]
+        if name in self._checks:
+            told: list[str] = _imported(self._checks[name])(options)
+            faults += told
+        return faults
 
     def defaults(self, name: str) -> dict[str, Any]:
         """The plug-in's options that may be left out, and what they are then.
@@ -101,6 +112,11 @@ class Registry:
         }
 
 
+def _imported(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 SEARCHERS = Registry(
     "searcher",
     {
@@ -120,4 +136,8 @@ WORKERS = Registry(
         "ray": "gptailor.workers.ray_pool:RayPool",
     },
     reserved=("evaluator", "recipe"),
+    checks={
+        "local": "gptailor.workers.options:local_faults",
+        "ray": "gptailor.workers.options:ray_faults",
+    },
 )

@@ -81,6 +81,35 @@ def test_each_fault_ends_the_command_with_2_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "sound.yaml"]
 
 
+@pytest.mark.parametrize("words", [["search", "a.yaml"], ["export", "run", "-o", "out"], ["init"]])
+def test_a_path_in_a_folder_that_is_gone_is_refused(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: Callable[..., tuple[int, str, str]],
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, out, err = run_command(*words)
+    assert (code, out) == (2, "")
+    assert "the current folder is gone" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["check", "search"])
+def test_workers_that_can_not_be_had_are_told_before_the_family_is_loaded(
+    verb: str, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = tmp_path / "tailor.yaml"
+    workers = "{name: local, options: {n_workers: 300}}"
+    path.write_text(text_of("configs", {"say": {"workers": workers}}), encoding="utf-8")
+    code, out, err = run_command(verb, path)  # its family is nowhere
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("error: workers.options.n_workers: 300 processes are")
+    assert err.count("error: ") == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "verb"), [("configs", "check"), ("configs", "search")], ids=["check", "search"]
 )

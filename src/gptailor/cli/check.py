@@ -22,7 +22,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Tell every fault of config, family and tasks; then the plan: trials, tokens, memory, time."""
-    from gptailor.assemble import assemble
+    from gptailor.assemble import assemble, workers_asked
     from gptailor.config import PluginConfig, load_config
     from gptailor.forecast import forecast
     from gptailor.machine import device_of
@@ -31,9 +31,9 @@ def command(
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
     here = PluginConfig(name="local", options=options)
-    assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
-    with closing(dataclasses.replace(assembly, config=loaded).pool()) as pool:
+    with closing(workers_asked(loaded)) as pool:
         spread = pool.spread  # what is wrong with workers is told now
+    assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
     plan, family = assembly.plan, assembly.family
     expected = forecast(assembly, spread)
     if as_json:

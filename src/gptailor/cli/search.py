@@ -52,7 +52,7 @@ def command(
 
 def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], int]:
     """The chosen trial, the record's last entries on costs and choice, and the members' layers."""
-    from gptailor.assemble import assemble, open_study, settled
+    from gptailor.assemble import assemble, open_study, settled, workers_asked
     from gptailor.config import load_config
     from gptailor.report import read_run
     from gptailor.spending import foretell, settle
@@ -64,23 +64,24 @@ def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], 
         read_run(folder)  # every line is held against its kind: a damaged record is told here
     loaded = settled(load_config(config), folder)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    assembly = assemble(loaded)
-    task_notes = [note for parts in assembly.tasks.values() for note in parts.notes]
-    for note in (*assembly.family.notes, *task_notes):
-        errors.print(f"note: {note}", style="dim")
-    with (
-        closing(assembly.pool()) as pool,
-        Journal(folder) as journal,
-        ProgressDisplay(errors) as display,
-    ):
-        study = open_study(assembly, journal, on_progress=display.show, pool=pool)
-        foretell(journal, assembly)
-        chosen = study.run()
-        settle(journal, assembly)
-        write_results(folder, chosen, study.front(), study.objective)
-        kinds = ("forecast", "chosen", "spent")
-        entries = {kind: entry for kind in kinds for entry in journal.of(kind)}
-        return chosen, entries, assembly.family.n_layers
+    with closing(workers_asked(loaded)):  # what they lack is told before minutes pass
+        assembly = assemble(loaded)
+        task_notes = [note for parts in assembly.tasks.values() for note in parts.notes]
+        for note in (*assembly.family.notes, *task_notes):
+            errors.print(f"note: {note}", style="dim")
+        with (
+            closing(assembly.pool()) as pool,
+            Journal(folder) as journal,
+            ProgressDisplay(errors) as display,
+        ):
+            study = open_study(assembly, journal, on_progress=display.show, pool=pool)
+            foretell(journal, assembly)
+            chosen = study.run()
+            settle(journal, assembly)
+            write_results(folder, chosen, study.front(), study.objective)
+            kinds = ("forecast", "chosen", "spent")
+            entries = {kind: entry for kind in kinds for entry in journal.of(kind)}
+            return chosen, entries, assembly.family.n_layers
 
 
 def _result(

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gptailor.errors import ConfigError, RecordError
+from gptailor.errors import RecordError
 from gptailor.trial import Evaluation, Job
 from gptailor.workers.groups import divided
+from gptailor.workers.options import refuse_bad_counts
 from gptailor.workers.pool import Spread
 
-__all__ = ["Answer", "Crew", "CrewPool", "Lost", "Ready", "count_faults", "refuse_bad_counts"]
+__all__ = ["Answer", "Crew", "CrewPool", "Lost", "Ready"]
 
 logger = logging.getLogger(__name__)
 
@@ -236,27 +237,3 @@ class CrewPool:
 
 def _all_shun(groups: Iterable[_Group], worker: int) -> bool:
     return all(worker in group.shunned for group in groups)
-
-
-def count_faults(**options: object) -> list[str]:
-    """A sentence for each option of a pool that is to be a whole number of 1 or more, and is not.
-
-    Example:
-        >>> count_faults(group_size=16, n_workers=0)
-        ['workers.options.n_workers: must be a whole number of 1 or more, not 0']
-    """
-    return [
-        f"workers.options.{name}: must be a whole number of 1 or more, not {value!r}"
-        for name, value in options.items()
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1
-    ]
-
-
-def refuse_bad_counts(**options: object) -> None:
-    """Refuse options of a pool that are to be counts and are none.
-
-    Raises:
-        ConfigError: Every fault.
-    """
-    if faults := count_faults(**options):
-        raise ConfigError(faults)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gptailor.errors import ConfigError
 from gptailor.trial import Evaluation, Job
-from gptailor.workers.crew import CrewPool, refuse_bad_counts
+from gptailor.workers.crew import CrewPool
+from gptailor.workers.options import refuse_bad_counts
 from gptailor.workers.pool import Recipe, Scorer, Spread, WorkerPool
 from gptailor.workers.processes import Place, ProcessCrew
 

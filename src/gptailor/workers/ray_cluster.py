@@ -6,7 +6,6 @@ tries it out first, and has a time limit. Knows nothing of what workers do.
 
 import functools
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -17,14 +16,13 @@ from typing import Any
 import ray
 
 from gptailor.errors import ConfigError
+from gptailor.workers.options import ADDRESS, FINEST_SHARE, address_faults
 
-__all__ = ["Needs", "device_share", "in_short", "join", "needs_of"]
+__all__ = ["Needs", "in_short", "join", "needs_of"]
 
 _JOIN_S = 15.0  # for a cluster to answer; one that is there takes a second or two
 _CONNECT_S = 5.0  # for a machine to answer
 _LONGEST = 240  # characters of Ray's own words
-_FINEST = 1e-4  # Ray counts devices in ten thousandths
-_KINDS = "must be auto, local, or the host:port of a cluster's head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +60,6 @@ class Needs:
         return room
 
 
-def device_share(value: object) -> list[str]:
-    """The faults of ``devices_per_worker``, a sentence each."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and (value == 0 or _FINEST <= value <= 1):  # type: ignore[operator]  # a number here
-        return []
-    return [
-        "workers.options.devices_per_worker: must be 1, a fraction of 1 to share a GPU, or 0 for "
-        f"none, not {value!r}: a worker runs its candidates on one device"
-    ]
-
-
 def needs_of(device: str, threads: int | None, share: float) -> Needs:
     """What each worker asks for, on the cluster that was joined.
 
@@ -99,26 +86,24 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
         )
     if kind != "cpu" and has_gpus and share:
         # rounded down, so that as many share a GPU as its owner meant
-        return Needs("cuda", threads or 1, int(share / _FINEST + 1e-6) * _FINEST)
+        return Needs("cuda", threads or 1, int(share / FINEST_SHARE + 1e-6) * FINEST_SHARE)
     return Needs("cpu", threads or 1, 0.0)
 
 
-def join(address: object) -> bool:
+def join(address: str) -> bool:
     """Join a cluster, unless this process has joined one already; whether it was done here.
 
     Raises:
         ConfigError: The address is none, or there is no cluster of our version.
     """
-    where = "workers.options.address"
-    if not isinstance(address, str) or not _is_address(address):
-        raise ConfigError(f"{where}: {_KINDS}, not {address!r}")
+    where = ADDRESS
+    _refuse_no_address(address, where)
     if ray.is_initialized():
         return False
     named = os.environ.get("RAY_ADDRESS")
     if address == "auto" and named:  # as Ray reads it
-        where, address = "RAY_ADDRESS (read for workers.options.address: auto)", named
-        if not _is_address(address):
-            raise ConfigError(f"{where}: {_KINDS}, not {address!r}")
+        where, address = f"RAY_ADDRESS (read for {ADDRESS}: auto)", named
+        _refuse_no_address(address, where)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports nothing
     if address != "local":
         _try_out(address, where)
@@ -136,12 +121,9 @@ def in_short(fault: BaseException) -> str:
     return told[:_LONGEST].rstrip(".: ")
 
 
-def _is_address(text: str) -> bool:
-    """Whether this reads ``auto``, ``local`` or ``host:port``."""
-    host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host):
-        return text in ("auto", "local")
-    return port.isdecimal() and 0 < int(port) < 2**16
+def _refuse_no_address(address: str, where: str) -> None:
+    if faults := address_faults(address, where):
+        raise ConfigError(faults)
 
 
 def _joined(address: str, where: str) -> None:

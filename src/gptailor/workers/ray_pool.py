@@ -15,8 +15,9 @@ from typing import Any
 
 from gptailor.errors import ConfigError, RecordError
 from gptailor.trial import Evaluation, Job
-from gptailor.workers.crew import Answer, CrewPool, Lost, Ready, count_faults
+from gptailor.workers.crew import Answer, CrewPool, Lost, Ready
 from gptailor.workers.messages import Broken, Crashed, Refused, guarded, heard
+from gptailor.workers.options import ray_faults
 from gptailor.workers.pool import Recipe, Scorer, Spread
 
 try:
@@ -28,7 +29,7 @@ except ImportError as missing:
         "run: pip install 'gptailor[ray]'"
     ) from None
 
-from gptailor.workers.ray_cluster import Needs, device_share, in_short, join, needs_of
+from gptailor.workers.ray_cluster import Needs, in_short, join, needs_of
 
 __all__ = ["RayCrew", "RayPool", "RayWorker"]
 
@@ -189,16 +190,16 @@ class RayPool:
         devices_per_worker: float = 1,
         group_size: int = 16,
     ) -> None:
-        counts: dict[str, object] = {"group_size": group_size}
-        counts |= {} if n_workers is None else {"n_workers": n_workers}
-        if faults := [*count_faults(**counts), *device_share(devices_per_worker)]:
+        told: dict[str, object] = {"address": address, "n_workers": n_workers}
+        told |= {"devices_per_worker": devices_per_worker, "group_size": group_size}
+        if faults := ray_faults(told):
             raise ConfigError(faults)
         self._ours = join(address)
         try:
-            told = recipe()
-            needs = needs_of(told.device, told.threads, devices_per_worker)
+            made = recipe()
+            needs = needs_of(made.device, made.threads, devices_per_worker)
             room = needs.room()
-            crew = RayCrew(told, needs, n_workers or room)
+            crew = RayCrew(made, needs, n_workers or room)
             spread = Spread(min(crew.n_workers, room), needs.device, needs.threads)
             self._pool = CrewPool(crew, spread=spread, group_size=group_size)
         except BaseException:
