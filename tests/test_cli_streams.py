@@ -26,6 +26,20 @@ def test_a_full_disk_behind_stdout_is_told_in_a_sentence(tmp_path: Path) -> None
     assert (tmp_path / "tailor.yaml").is_file()
 
 
+def test_a_name_that_the_locale_lacks_is_spelt_out() -> None:
+    says = "import gptailor.cli; from gptailor.cli.console import screen; "
+    says += "gptailor.cli.app = lambda: screen.print('the run: mod\\xe8le'); gptailor.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", says],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "the run: mod\\xe8le\n"
+
+
 @pytest.mark.parametrize(
     ("fault", "code"),
     [

@@ -93,13 +93,19 @@ def evaluate_side_by_side(
                 family.sources[name],
                 sum(t.numel() for t in family.states[name].values()),
             )
-        scores = evaluate_model(
-            live,
-            tasks,
-            tokenizer=tokenizer if name == RESULT else family.tokenizer,
-            max_length=max_length,
-            batch_size=batch_size,
-        )
+        try:
+            scores = evaluate_model(
+                live,
+                tasks,
+                tokenizer=tokenizer if name == RESULT else family.tokenizer,
+                max_length=max_length,
+                batch_size=batch_size,
+            )
+        except OverflowError:  # in lm-eval's own sums, which are not used here
+            raise ExportError(
+                f"{path}: has a perplexity that is too large for a number; take the perplexities "
+                "off the task's metric_list, or evaluate another task"
+            ) from None
         _refuse_non_finite(path, scores)
         told.append(Evaluated(name, path, parameters, scores))
     return told
@@ -141,7 +147,8 @@ def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, 
 
     Returns:
         Rows with model, task, metric, n_examples, value, interval, retention and its interval
-        (shares of the base's score, paired bootstrap, 95 %); task None is the mean.
+        (shares of the base's score, paired bootstrap, 95 %); task None is the mean, and a number
+        that is None is too large, or can't be told.
     """
     base = next(model for model in models if model.name == BASE)
     rows = []
@@ -161,14 +168,14 @@ def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, 
                     "task": goal.task,
                     "metric": goal.metric,
                     "n_examples": len(ours.values),
-                    "value": ours.value,
-                    "interval": [own.low, own.high],
-                    "retention": None if kept is None else kept.value,
+                    "value": _finite(ours.value)[0],
+                    "interval": _finite(own.low, own.high),
+                    "retention": None if kept is None else _finite(kept.value)[0],
                     "retention_interval": None if kept is None else _finite(kept.low, kept.high),
                 }
             )
         mean = average_retention(pairs, n_resamples=_RESAMPLES) if pairs else None
-        if mean is None:
+        if mean is None or not math.isfinite(mean.value):
             continue  # the base scored 0 somewhere, or nothing could be told
         rows.append(
             {
@@ -183,7 +190,7 @@ def table(models: Sequence[Evaluated], goals: Sequence[Goal]) -> list[dict[str, 
 
 
 def _finite(*ends: float) -> list[float | None]:
-    """The ends of an interval; an end without a limit is None, as JSON has no infinity."""
+    """Numbers, or ends of an interval: without a limit it is None, as JSON has no infinity."""
     return [end if math.isfinite(end) else None for end in ends]
 
 

@@ -100,7 +100,7 @@ def _tailoring_of(run: Path, entries: Sequence[Mapping[str, Any]], number: int) 
 
 def _rows(entries: Sequence[Mapping[str, Any]], number: int) -> tuple[ScoreRow, ...]:
     """Scores of base and result on the report part, where that trial was scored there."""
-    reported = [entry for entry in entries if entry["kind"] == "reported"]
+    reported = [e for e in entries if e["kind"] == "reported" and "scores" in e]  # else it failed
     base = [entry for entry in reported if entry["name"] == BASE]
     result = [entry for entry in reported if entry.get("number") == number]
     if not base or not result:

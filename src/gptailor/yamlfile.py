@@ -159,7 +159,10 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         _write_beside(path, text)
     except OSError as fault:
-        raise UserError(f"{path}: can't be written: {fault.strerror}") from None
+        raise UserError(
+            f"{path}: can't be written: {fault.strerror}; make room there and let it be written, "
+            "then run the same command again"
+        ) from None
 
 
 def _write_beside(path: Path, text: str) -> None:

@@ -15,8 +15,9 @@ from gptailor.assemble import load_members
 from gptailor.cli.evaluate import command as evaluate
 from gptailor.cli.export import command as export
 from gptailor.config import load_config
-from gptailor.errors import ConfigError, ExportError, RecordError, TailoringError
+from gptailor.errors import ConfigError, ExportError, RecordError, TailoringError, UserError
 from gptailor.evaluation import open_finished
+from gptailor.provenance import find_provenance
 from gptailor.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -59,6 +60,29 @@ def test_weights_that_changed_since_the_search_are_neither_exported_nor_evaluate
         export(run, out)
     with pytest.raises(ConfigError, match="weights of member 'math' changed"):
         evaluate(out, run=run)
+
+
+def test_what_failed_on_the_report_part_gives_an_export_no_numbers(run: Path) -> None:
+    record = run / "record.jsonl"
+    assert find_provenance(run, trial=None, tailoring=None).rows
+    lines = []
+    for entry in map(json.loads, record.read_text().splitlines()):
+        if entry["kind"] == "reported" and entry["name"] in ("base", "result"):
+            entry = {k: v for k, v in entry.items() if k != "scores"} | {"failure": "a reason"}
+        lines.append(json.dumps(entry) + "\n")
+    record.write_text("".join(lines))
+    assert find_provenance(run, trial=None, tailoring=None).rows == ()
+
+
+def test_scores_that_can_not_be_kept_are_shown_all_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(run, tmp_path / "out")
+    (run / "evaluation.json").mkdir()
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"evaluation.json: can't be written: Is a directory"):
+        evaluate(tmp_path / "out", run=run, batch_size=16, as_json=True)
+    assert {row["model"] for row in json.loads(capsys.readouterr().out)} >= {"base", "result"}
 
 
 @pytest.mark.parametrize(

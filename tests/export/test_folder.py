@@ -85,6 +85,16 @@ def test_the_folder_one_stands_in_is_never_replaced(
     assert target.is_dir()
 
 
+def test_a_folder_that_is_gone_need_not_be_spared(
+    llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
 def test_a_members_own_folder_is_never_replaced(llama: Any) -> None:
     source = Path(llama.family.sources["math"])
     for target in (source, source.parent):

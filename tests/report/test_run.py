@@ -1,6 +1,7 @@
 """Reading a run's folder: whole, torn, unfinished, damaged."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,10 @@ def test_a_damaged_evaluation_is_refused(make_run: MakeRun, text: str, told: str
     with pytest.raises(RecordError, match=told) as fault:
         read_run(folder)
     assert "evaluation.json" in str(fault.value)
+
+
+def test_a_pipe_in_an_evaluations_place_is_not_waited_for(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=3, evaluates=False)
+    os.mkfifo(folder / "evaluation.json")
+    with pytest.raises(RecordError, match=r"evaluation.json: is no plain file"):
+        read_run(folder)

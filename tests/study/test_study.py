@@ -1,9 +1,10 @@
 """Killed and resumed equals never killed; failures are facts, not scores."""
 
+import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from gptailor.errors import RecordError
+from gptailor.objective import Goal
 from gptailor.study import Journal
-from gptailor.trial import Job
+from gptailor.trial import Evaluation, Job, Measurement, Scores
 
 _TIMES = ("elapsed", "seconds", "time", "dropped_bytes")
 
@@ -137,6 +139,33 @@ def test_a_base_that_cannot_be_scored_stops_the_study(
 ) -> None:
     with pytest.raises(RecordError, match="base can't be scored: non-finite"):
         run_study(tmp_path, formula(lambda job: "non-finite"))
+
+
+def test_a_score_too_large_for_a_number_is_a_failure(
+    run_study: Callable[..., Any], formula: Any, tmp_path: Path
+) -> None:
+    def is_huge(job: Job) -> bool:
+        return len(job.tailoring.layers) < 6 and int(job.tailoring.digest, 16) % 2 == 0
+
+    class Perplexed(formula):  # type: ignore[misc]  # a fixture's class
+        def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
+            done = []
+            for job, told in zip(jobs, super().evaluate(jobs), strict=True):
+                nats = (800.0 if is_huge(job) else 2.0,) * job.n_examples  # exp(800) is no number
+                texts = {"word_perplexity": Measurement("word_perplexity", nats)}
+                scores = Scores({**told.scores.tasks, "texts": texts})
+                done.append(dataclasses.replace(told, scores=scores))
+            return done
+
+    goals = (Goal("which", "acc"), Goal("texts", "word_perplexity"))
+    study, chosen = run_study(tmp_path, Perplexed(), goals=goals)
+    failed = [trial for trial in study.trials if not trial.complete]
+    assert 0 < len(failed) < len(study.trials)
+    assert {trial.failure for trial in failed} == {
+        "the word_perplexity of task 'texts' is too large for a number"
+    }
+    assert all(int(trial.tailoring.digest, 16) % 2 == 0 for trial in failed)
+    assert study.trials[chosen].complete
 
 
 def test_a_study_out_of_time_says_so_and_goes_on_with_the_same_record(

@@ -5,6 +5,7 @@ told in sentences, or what is told can't be written; 1 a fault of ours, with its
 nobody reads on; 130 stopped with Ctrl-C. Heavy libraries are imported by the verb that needs them.
 """
 
+import io
 import logging
 import os
 import sys
@@ -47,6 +48,8 @@ app.command("convert")(convert)
 def main() -> None:
     """Run one verb; turn a user's fault into sentences and exit code 2."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path in a locale without its letters
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

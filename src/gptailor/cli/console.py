@@ -28,6 +28,7 @@ def named(path: Path | None) -> Path | None:
         return None
     try:
         usable_path(str(path))
+        _refuse_nowhere(path)
         path.stat()
     except ValueError as fault:
         raise ConfigError(f"the path {fault}") from None
@@ -36,6 +37,15 @@ def named(path: Path | None) -> Path | None:
     except OSError as fault:
         raise ConfigError(f"{path}: can't be used: {fault.strerror}") from None
     return path
+
+
+def _refuse_nowhere(path: Path) -> None:
+    try:
+        path.absolute()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: the current folder is gone; go to one that is there, or give the whole path"
+        ) from None
 
 
 def header_of(run: Path) -> Mapping[str, Any]:

@@ -62,19 +62,19 @@ def command(
     )
     goals = [Goal(name, task.metric) for name, task in zip(tasks, loaded.tasks, strict=True)]
     rows = table(models, goals)
+    if as_json:
+        typer.echo(json.dumps(rows, allow_nan=False))
+    else:
+        screen.print(_drawn(rows))
+        screen.print(
+            "the metric and its 95 % bootstrap interval, on examples that the search never saw; "
+            "below, the share of the base's score that is kept, and its interval (paired)"
+        )
     if run is not None and tailoring is not None:
         if tailoring == chosen_of(run):
             save_evaluation(run, models, tailoring)
         else:
             errors.print(f"{model} is not the model that {run} chose; its scores are not saved")
-    if as_json:
-        typer.echo(json.dumps(rows, allow_nan=False))
-        return
-    screen.print(_drawn(rows))
-    screen.print(
-        "the metric and its 95 % bootstrap interval, on examples that the search never saw; "
-        "below, the share of the base's score that is kept, and its interval (paired)"
-    )
 
 
 def _drawn(rows: list[dict[str, Any]]) -> Table:
@@ -91,13 +91,18 @@ def _drawn(rows: list[dict[str, Any]]) -> Table:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    kept = "the base scored 0"
+    kept = "share not known"
     if row["retention"] is not None:
-        low, high = (
-            "no limit" if end is None else f"{end:.0%}" for end in row["retention_interval"]
-        )
+        low, high = (_limit(end, ".0%") for end in row["retention_interval"])
         kept = f"{row['retention']:.1%}\n{low}-{high}"
+    elif row["value"] is not None:
+        kept = "the base scored 0"
     if row["task"] is None:
         return kept
-    low, high = row["interval"]
-    return f"{row['value']:.3f}\n{low:.2f}-{high:.2f}\n{kept}"
+    low, high = (_limit(end, ".2f") for end in row["interval"])
+    value = "too large" if row["value"] is None else f"{row['value']:.3f}"
+    return f"{value}\n{low}-{high}\n{kept}"
+
+
+def _limit(end: float | None, form: str) -> str:
+    return "no limit" if end is None else format(end, form)

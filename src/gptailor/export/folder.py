@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -146,7 +146,7 @@ def _resolved(folder: Path) -> Path:
 def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Path]) -> None:
     if target.exists() and not target.is_dir():
         raise ExportError(f"{folder}: is a file; name a folder to write the checkpoint into")
-    for path in (Path.cwd(), Path(os.path.expanduser("~"))):  # Path.home raises where none is set
+    for path in _stood_in():
         if path.resolve().is_relative_to(target):
             raise ExportError(
                 f"{folder}: is or holds {path}, which an export can't replace; "
@@ -163,6 +163,13 @@ def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Pat
             f"{folder}: is not empty and holds files that no export of gptailor wrote; "
             "name another folder, or allow it to be overwritten"
         )
+
+
+def _stood_in() -> Iterator[Path]:
+    """The user's home, and the folder that the user stands in, unless it is gone."""
+    yield Path(os.path.expanduser("~"))  # Path.home raises where none is set
+    with suppress(FileNotFoundError):
+        yield Path.cwd()
 
 
 def _is_ours(target: Path) -> bool:

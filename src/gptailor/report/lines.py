@@ -6,7 +6,7 @@ later version with more to say can still be read. Knows nothing of files.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 
 from gptailor.metrics import METRICS
 from gptailor.trial import Measurement, Scores
@@ -32,6 +32,7 @@ __all__ = [
     "to_scores",
 ]
 
+_MOST = 1e15  # of one example; sums of more could be too large for a number
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 
 
@@ -44,8 +45,18 @@ class _Line(BaseModel):
 class MeasurementLine(_Line):
     """One metric of one task; the value is computed again from the examples."""
 
-    values: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
-    weights: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] | None = None
+    values: Annotated[
+        tuple[Annotated[FiniteFloat, Field(ge=-_MOST, le=_MOST)], ...], Field(min_length=1)
+    ]
+    weights: tuple[Annotated[FiniteFloat, Field(ge=0, le=_MOST)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _weighted(self) -> "MeasurementLine":
+        if self.weights is not None and len(self.weights) != len(self.values):
+            raise ValueError(f"{len(self.values)} values have {len(self.weights)} weights")
+        if self.weights is not None and not any(self.weights):
+            raise ValueError("all weights are 0")
+        return self
 
 
 ScoresLine = dict[str, dict[str, MeasurementLine]]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from gptailor.errors import RecordError, UserError
 from gptailor.metrics import METRICS
 from gptailor.objective import Goal, Objective
+from gptailor.plainfile import read_plain
 from gptailor.report.lines import (
     Asked,
     AskedProposal,
@@ -38,6 +39,7 @@ from gptailor.trial import Proposal, Scores, Trial
 __all__ = ["Run", "read_run"]
 
 EVALUATION = "evaluation.json"
+_MOST = 2**30  # bytes of an evaluation: a hundred tasks with all their examples
 _TORN = "The last line of the record is not whole yet, or torn, and was left out."
 _OUTDATED = "evaluation.json is of a model that was chosen before; run 'gptailor evaluate' again."
 _EVALUATION_FORMAT = "gptailor-evaluation/1"
@@ -189,10 +191,11 @@ def _read_evaluation(path: Path) -> Evaluation | None:
     if not path.exists():
         return None
     again = "run 'gptailor evaluate' again, or remove the file"
+    read = read_plain(
+        path, most=_MOST, noun="file that 'gptailor evaluate' wrote", error=RecordError
+    )
     try:
-        plain = json.loads(path.read_bytes())
-    except OSError as fault:
-        raise RecordError(f"{path}: can't be read: {fault.strerror}") from None
+        plain = json.loads(read)
     except (ValueError, RecursionError):
         raise RecordError(f"{path}: not usable as JSON; {again}") from None
     found = plain.get("format") if isinstance(plain, dict) else None

@@ -7,6 +7,7 @@ models, tasks or where evaluations run.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -313,11 +314,23 @@ class Study:
             self._resumed = False
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             self._journal.append("resumed", time=now, elapsed=round(self._before, 3))
-        for job, done in zip(jobs, self._pool.evaluate(jobs), strict=True):
+        for job, told in zip(jobs, self._pool.evaluate(jobs), strict=True):
+            done = self._usable(told)
             if done.scores is not None:
                 known = 0 if job.known is None else job.known.total_examples
                 self._examples += done.scores.total_examples - known
             yield done
+
+    def _usable(self, done: Evaluation) -> Evaluation:
+        """A failure instead of scores that no loss can be made of."""
+        if done.scores is None:
+            return done
+        for goal in self._plan.goals:
+            for metric in (goal.measured(proxy=False), goal.measured(proxy=True)):
+                if not math.isfinite(done.scores.value(goal.task, metric)):
+                    failure = f"the {metric} of task {goal.task!r} is too large for a number"
+                    return dataclasses.replace(done, scores=None, failure=failure)
+        return done
 
     def _tell_progress(self, phase: str, last: Trial | None = None) -> None:
         now = time.perf_counter() - self._started
