@@ -42,7 +42,6 @@ __all__ = [
     "max_length_of",
     "open_study",
     "open_tasks",
-    "run_folder",
     "settled",
     "workers_asked",
 ]
@@ -143,11 +142,6 @@ def _facts(family: Family, tasks: Mapping[str, TaskParts]) -> dict[str, str]:
         **{f"digest of member {name}": digest for name, digest in family.digests.items()},
         **{f"digest of task {name}": task_digest(parts) for name, parts in tasks.items()},
     }
-
-
-def run_folder(config_path: Path) -> Path:
-    """Where a config's study is recorded when nobody says: ``runs/NAME`` beside the config."""
-    return config_path.resolve().parent / "runs" / config_path.stem
 
 
 def load_members(config: Config, *, home: str | None = None) -> Family:

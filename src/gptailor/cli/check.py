@@ -22,13 +22,14 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Tell every fault of config, family and tasks; then the plan: trials, tokens, memory, time."""
-    from gptailor.assemble import assemble, workers_asked
     from gptailor.config import PluginConfig, load_config
-    from gptailor.forecast import forecast
-    from gptailor.machine import device_of
 
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
+    from gptailor.assemble import assemble, workers_asked  # slow: the config's faults come first
+    from gptailor.forecast import forecast
+    from gptailor.machine import device_of
+
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
     here = PluginConfig(name="local", options=options)
     with closing(workers_asked(loaded)) as pool:

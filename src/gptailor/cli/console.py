@@ -12,7 +12,7 @@ from gptailor.config import Config
 from gptailor.errors import ConfigError, RecordError
 from gptailor.faults import usable_path
 
-__all__ = ["config_of", "errors", "header_of", "named", "screen"]
+__all__ = ["config_of", "errors", "header_of", "named", "run_folder", "screen"]
 
 screen = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -46,6 +46,11 @@ def _refuse_nowhere(path: Path) -> None:
         raise ConfigError(
             f"{path}: the current folder is gone; go to one that is there, or give the whole path"
         ) from None
+
+
+def run_folder(config: Path) -> Path:
+    """Where a config's study is recorded when nobody says: ``runs/NAME`` beside the config."""
+    return config.resolve().parent / "runs" / config.stem
 
 
 def header_of(run: Path) -> Mapping[str, Any]:

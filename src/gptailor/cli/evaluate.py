@@ -27,12 +27,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Score a finished model, its base and the variants on examples the search never saw."""
-    from gptailor.assemble import load_members, max_length_of, open_tasks
     from gptailor.config import load_config
-    from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
-    from gptailor.header import changed_model, changes, model_facts, task_digest
     from gptailor.objective import Goal
-    from gptailor.provenance import chosen_of
     from gptailor.tailoring import Tailoring
 
     if (run is None) == (config is None):
@@ -44,6 +40,11 @@ def command(
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if run is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
+    from gptailor.assemble import load_members, max_length_of, open_tasks  # slow: faults come first
+    from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
+    from gptailor.header import changed_model, changes, model_facts, task_digest
+    from gptailor.provenance import chosen_of
+
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
     if run is not None:

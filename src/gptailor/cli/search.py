@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gptailor.cli.console import errors, named, screen
+from gptailor.cli.console import errors, named, run_folder, screen
 from gptailor.cli.costs import show_costs
 from gptailor.cli.progress import ProgressDisplay
 from gptailor.trial import Trial
@@ -27,8 +27,6 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the best smaller model; the same command goes on after a stop or a kill."""
-    from gptailor.assemble import run_folder
-
     folder = out or run_folder(config)
     try:
         chosen, entries, n_layers = _run(config, folder)
@@ -52,18 +50,20 @@ def command(
 
 def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], int]:
     """The chosen trial, the record's last entries on costs and choice, and the members' layers."""
-    from gptailor.assemble import assemble, open_study, settled, workers_asked
     from gptailor.config import load_config
     from gptailor.report import read_run
-    from gptailor.spending import foretell, settle
     from gptailor.study import Journal
     from gptailor.study.journal import RECORD, read_record
     from gptailor.study.results import write_results
 
+    loaded = load_config(config)
     if (folder / RECORD).exists() and read_record(folder / RECORD):
         read_run(folder)  # every line is held against its kind: a damaged record is told here
-    loaded = settled(load_config(config), folder)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
+    from gptailor.assemble import assemble, open_study, settled, workers_asked  # slow: faults first
+    from gptailor.spending import foretell, settle
+
+    loaded = settled(loaded, folder)
     with closing(workers_asked(loaded)):  # what they lack is told before minutes pass
         assembly = assemble(loaded)
         task_notes = [note for parts in assembly.tasks.values() for note in parts.notes]
