@@ -2,7 +2,7 @@
 #
 #   make demo         set up, then run the whole road on a small real family of models
 #   make test         set up, then every test
-#   make test-fast    the tests that take no more than a second or two each
+#   make test-fast    the quick tests: those that take a second or two at most, a few of many alike
 #   make lint         ruff and mypy
 #   make check        lint and test: what CI runs
 #   make docs         build the documentation into site/
@@ -55,7 +55,8 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) --dist worksteal
 
 test-fast: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_JOBS) --dist worksteal -m "not slow" \
+		--hypothesis-profile=fast
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -1,32 +1,39 @@
-"""Tiny models made on the spot, shared by all tests: no network, one thread, one seed."""
+"""Tiny models made on the spot, shared by all tests: no network, one thread, one seed.
 
+What is large is imported where it is needed: the process that only deals tests out to others, and
+imports this file before it starts them, needs none of it.
+"""
+
+from __future__ import annotations
+
+import gc
 import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from hypothesis import settings
 
-from gptailor.family import Family, MemberSource, load_family
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-torch.set_num_threads(1)
+    from gptailor.family import Family
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+gc.disable()  # until all is collected: what is imported stays, so no garbage is to be found in it
+
+# how many examples Hypothesis draws; a test that is quick or slow takes a multiple or a part
+settings.register_profile("whole", max_examples=50, deadline=None)
+settings.register_profile("fast", max_examples=10, deadline=None)
+settings.load_profile("whole")
 
 N_LAYERS = 6
 VOCAB = 320  # 256 bytes, three special tokens, and merges
@@ -79,6 +86,25 @@ _LACKS = {  # fields of `_COMMON` that the architecture does not have
 }
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `sampled` leaves out of the fast part."""
+    n_seen: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        if n_seen[test] % mark.args[0]:
+            item.add_marker("slow")
+        n_seen[test] += 1
+
+
 @dataclass(frozen=True)
 class PicoFamily:
     """Folders of a base and three variants: 6 layers, hidden 32, Llama, untied, float32."""
@@ -89,6 +115,8 @@ class PicoFamily:
 
 def _randomise(model: PreTrainedModel, seed: int) -> None:
     """Draw every weight from N(0, 0.3), so that each layer matters."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -97,6 +125,9 @@ def _randomise(model: PreTrainedModel, seed: int) -> None:
 
 def make_tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A tiny random model in float32, in eval mode."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     known = {k: v for k, v in _COMMON.items() if k not in _LACKS.get(model_type, ())}
     fields = known | _OWN.get(model_type, {}) | overrides
     with torch.random.fork_rng(devices=[]):
@@ -107,6 +138,9 @@ def make_tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> PreT
 
 def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 320 tokens that can read any text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -124,6 +158,37 @@ def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
+def save_pico_family(
+    root: Path, tokenizer: PreTrainedTokenizerFast, n_layers: int = N_LAYERS
+) -> PicoFamily:
+    """Save a base and variants: ``math``, ``code`` and ``chat`` move every weight but the norms."""
+    import torch
+
+    def save(name: str, model: PreTrainedModel) -> Path:
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+        return root / name
+
+    base = make_tiny_model("llama", num_hidden_layers=n_layers)
+    folders = {"base": save("base", base)}
+    for seed, name in enumerate(("math", "code", "chat"), start=1):
+        variant = make_tiny_model("llama", num_hidden_layers=n_layers)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in variant.parameters():
+                if parameter.ndim > 1:
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        folders[name] = save(name, variant)
+    return PicoFamily(folders.pop("base"), folders)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """Factory: ``tiny_model("qwen3", seed=1, **config overrides)``."""
@@ -139,30 +204,26 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def pico_family(
     tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> PicoFamily:
-    """Saved once a session: ``math``, ``code`` and ``chat`` move every weight but the norms."""
+    """Six layers, saved once a session."""
     root = tmp_path_factory.mktemp("pico family")  # a space in the path, as users have
+    return save_pico_family(root, tiny_tokenizer)
 
-    def save(name: str, model: PreTrainedModel) -> Path:
-        model.save_pretrained(root / name)
-        tiny_tokenizer.save_pretrained(root / name)
-        return root / name
 
-    base = make_tiny_model("llama")
-    folders = {"base": save("base", base)}
-    for seed, name in enumerate(("math", "code", "chat"), start=1):
-        variant = make_tiny_model("llama")
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in variant.parameters():
-                if parameter.ndim > 1:
-                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-        folders[name] = save(name, variant)
-    return PicoFamily(folders.pop("base"), folders)
+@pytest.fixture(scope="session")
+def low_family(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast
+) -> PicoFamily:
+    """The pico family with two layers, for what asks a family for little and often."""
+    return save_pico_family(tmp_path_factory.mktemp("low family"), tiny_tokenizer, n_layers=2)
 
 
 @pytest.fixture(scope="session")
 def pico(pico_family: PicoFamily) -> Family:
     """The pico family, loaded in float32; read only."""
+    import torch
+
+    from gptailor.family import MemberSource, load_family
+
     variants = {name: MemberSource(str(path)) for name, path in pico_family.variants.items()}
     return load_family(MemberSource(str(pico_family.base)), variants, dtype=torch.float32)
 

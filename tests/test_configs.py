@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("examples/*/tailor.yaml")])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_shipped_config_is_sound(path: Path) -> None:
     assert load_config(path).tasks

@@ -5,8 +5,10 @@ still a wing that is known.
 """
 
 import ast
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -121,8 +123,18 @@ def part_of(dotted: str) -> str:
     return [*dotted.split("."), "__init__"][1]
 
 
-IMPORTS = [found for path in FILES for found in imports_of(path)]
-OURS = [found for found in IMPORTS if found.module.split(".")[0] == "gptailor"]
+@cache
+def imports() -> dict[Path, list[Import]]:
+    """Every import of every file."""
+    return {path: list(imports_of(path)) for path in FILES}
+
+
+def every_import() -> Iterator[Import]:
+    return itertools.chain.from_iterable(imports().values())
+
+
+def ours() -> list[Import]:
+    return [found for found in every_import() if found.module.split(".")[0] == "gptailor"]
 
 
 def part_of_file(path: str) -> str:
@@ -136,7 +148,7 @@ def test_every_file_stands_on_a_floor(path: Path) -> None:
 
 def test_imports_go_down_and_wings_do_not_see_each_other() -> None:
     wrong = []
-    for found in OURS:
+    for found in ours():
         here, there = part_of_file(found.path), part_of(found.module)
         if here == there:
             continue
@@ -152,7 +164,7 @@ def test_no_part_imports_itself_in_a_circle() -> None:
     edges: dict[str, set[str]] = {_dotted(path): set() for path in FILES}
     for path in FILES:
         if _dotted(path) != "gptailor":  # lazy, and it may know everything
-            edges[_dotted(path)] |= {found.module for found in imports_of(path)} & MODULES
+            edges[_dotted(path)] |= {found.module for found in imports()[path]} & MODULES
     while free := [name for name, below in edges.items() if not below & edges.keys()]:
         for name in free:
             del edges[name]
@@ -163,7 +175,7 @@ def test_no_part_imports_itself_in_a_circle() -> None:
 def test_a_big_library_has_one_door(library: str) -> None:
     wrong = [
         str(found)
-        for found in IMPORTS
+        for found in every_import()
         if found.module.split(".")[0] == library and not _behind(found.path, DOORS[library])
     ]
     assert not wrong, "\n".join(wrong)
@@ -172,7 +184,7 @@ def test_a_big_library_has_one_door(library: str) -> None:
 def test_torch_is_unknown_where_words_searches_and_records_are() -> None:
     wrong = [
         str(found)
-        for found in IMPORTS
+        for found in every_import()
         if found.module.split(".")[0] in TORCH and part_of_file(found.path) in NO_TORCH
     ]
     assert not wrong, "\n".join(wrong)
@@ -181,7 +193,7 @@ def test_torch_is_unknown_where_words_searches_and_records_are() -> None:
 def test_only_assemble_and_the_command_line_know_the_config() -> None:
     wrong = [
         str(found)
-        for found in OURS
+        for found in ours()
         if part_of(found.module) == "config" and FLOOR[part_of_file(found.path)] != TOP
     ]
     assert not wrong, "\n".join(wrong)

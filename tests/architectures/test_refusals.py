@@ -50,6 +50,7 @@ def refusal(config: Any) -> str | None:
     return None
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("model_type", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 def test_every_causal_model_is_refused_with_the_reason_or_was_tried(model_type: str) -> None:
     if model_type in NO_DEFAULT:
@@ -146,6 +147,7 @@ def test_the_page_lists_what_was_tried_and_what_is_taken_apart() -> None:
         assert [name for name in names(section) if name in listed] == sorted(listed)
 
 
+@pytest.mark.slow
 def test_the_page_lists_what_is_refused_with_the_reason() -> None:
     told = {name: cells[1] for cells in rows("Refused") for name in names(cells[0])}
     refused = {}

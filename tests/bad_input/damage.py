@@ -1,4 +1,4 @@
-"""Spoil a copy of a folder of tensors, as a case of a catalogue says."""
+"""Read a catalogue, and spoil a copy of a folder of tensors as a case of it says."""
 
 import json
 import os
@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 _WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+
+
+def catalogue(name: str) -> dict[str, Any]:
+    """Read ``name.yaml`` of this folder; in C, for each is read by every process that tests."""
+    text = (Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8")
+    plain: dict[str, Any] = yaml.load(text, yaml.CSafeLoader)
+    return plain
 
 
 def copied(source: Path, target: Path) -> Path:

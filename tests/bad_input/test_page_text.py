@@ -65,6 +65,7 @@ FREE = {"quiz", "a base", "a variant", "a searcher", "an option", "its value", "
 FREE |= {"torch", "2.9.0", "random", "best", "b", "q", "2026-01-01T00:00:00+0000"}
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("old", sorted(strings_of(RICH)))
 def test_any_text_of_a_record_is_shown_as_text_or_refused(
     old: str, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from damage import catalogue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from gptailor.published import convert_published
 from gptailor.published_file import read_published
 from gptailor.tailoring import Tailoring
 
-CATALOGUE = yaml.safe_load((Path(__file__).parent / "published.yaml").read_text(encoding="utf-8"))
+CATALOGUE = catalogue("published")
 
 
 def text_of(case: dict[str, Any]) -> str:
@@ -118,7 +118,8 @@ keys = st.sampled_from([*CATALOGUE["sound"], "remove_idx_2", "layer_1_candidate_
 
 @given(changes=st.dictionaries(keys, anything, max_size=3), wrapped=st.booleans())
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2 * settings.default.max_examples,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_mutated_file_is_read_or_its_faults_are_told(
     changes: dict[str, Any], wrapped: bool, tmp_path: Path
@@ -133,9 +134,7 @@ def test_a_mutated_file_is_read_or_its_faults_are_told(
 
 
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_read_or_their_faults_are_told(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bytes.json"
     path.write_bytes(content)

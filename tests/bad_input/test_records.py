@@ -206,6 +206,7 @@ def test_the_sound_record_is_sound(tmp_path: Path) -> None:
     assert run.chosen is not None
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("content", "told"), PARAMS)
 @pytest.mark.parametrize("verb", ["report", "search", "export"])
 def test_each_fault_is_a_sentence_with_file_and_line_and_nothing_is_written(
@@ -237,8 +238,7 @@ def test_each_fault_is_a_sentence_with_file_and_line_and_nothing_is_written(
 
 @given(data=st.data())
 @settings(
-    max_examples=200,
-    deadline=None,
+    max_examples=4 * settings.default.max_examples,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_a_mutated_record_is_read_or_its_fault_is_told(data: st.DataObject, tmp_path: Path) -> None:

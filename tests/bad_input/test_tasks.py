@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from damage import copied, spoil
+from damage import catalogue, copied, spoil
 
-CATALOGUE = yaml.safe_load((Path(__file__).parent / "tasks.yaml").read_text(encoding="utf-8"))
+CATALOGUE = catalogue("tasks")
 CASES = CATALOGUE["cases"]
 
 
@@ -35,7 +35,7 @@ def _rows(case: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture
-def config_of(pico_family: Any, tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+def config_of(low_family: Any, tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     """Factory: write the task of a case and a tailor.yaml that asks for it."""
 
     def write(case: dict[str, Any]) -> Path:
@@ -45,8 +45,8 @@ def config_of(pico_family: Any, tmp_path: Path) -> Callable[[dict[str, Any]], Pa
         (tmp_path / "quiz.jsonl").write_text("\n".join(_rows(case)) + "\n", encoding="utf-8")
         spoil(tmp_path, case)
         config = {
-            "family": {"base": str(pico_family.base), "dtype": "float32"},
-            "remove": 2,
+            "family": {"base": str(low_family.base), "dtype": "float32"},
+            "remove": 1,
             "tasks": [{"name": "./quiz.yaml", "metric": "acc"} | case.get("ask", {})],
         }
         path = tmp_path / "tailor.yaml"
@@ -64,6 +64,7 @@ def test_the_sound_task_is_sound(
     assert "quiz: search on 6, choose on 2, report on 2 examples" in out
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_a_malformed_task_is_refused(
     case: dict[str, Any], config_of: Any, assert_refused: Callable[..., None]
@@ -72,11 +73,11 @@ def test_a_malformed_task_is_refused(
 
 
 def test_a_token_beyond_the_embedding_is_told_with_its_example(
-    config_of: Any, pico_family: Any, tmp_path: Path, assert_refused: Callable[..., None]
+    config_of: Any, low_family: Any, tmp_path: Path, assert_refused: Callable[..., None]
 ) -> None:
     """Looked up in the embedding, it would end the search with a fault of torch's."""
     path = config_of({"row": [4, {"query": "what is odd?"}]})
-    base = copied(pico_family.base, tmp_path / "base")
+    base = copied(low_family.base, tmp_path / "base")
     plain = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
     odd = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     plain["added_tokens"].append({"id": 320, "content": "odd", **odd})

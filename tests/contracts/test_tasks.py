@@ -13,6 +13,7 @@ from gptailor.metrics import METRICS, aggregate
 from gptailor.tasks.harness import TaskParts, TaskRequest, load_tasks
 from gptailor.tasks.task import Outcome
 
+pytestmark = pytest.mark.sampled(3)
 MAX_LENGTH = 48
 CHOICE = {
     "output_type": "multiple_choice",

@@ -158,7 +158,8 @@ def drawn_tailorings(draw: st.DrawFn) -> Tailoring:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings.default.max_examples // 3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(drawn_tailorings(), min_size=1, max_size=5), st.integers(0, 99))
 def test_candidates_asked_together_score_as_each_alone_to_the_bit(

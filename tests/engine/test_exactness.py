@@ -83,7 +83,8 @@ def scored(evaluator: Evaluator, group: list[Tailoring], path: list[int]) -> lis
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings.default.max_examples // 6,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     tasks=drawn_tasks(),
@@ -122,7 +123,8 @@ def test_scores_do_not_depend_on_how_they_were_reached(
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings.default.max_examples // 4,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     questions=st.lists(st.builds(Passage, TOKENS, CHOICES.map(tuple)), min_size=1, max_size=8),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -240,7 +240,6 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
     assert "evil" not in data.get("license", "")[:4]
 
 
-@settings(max_examples=50, deadline=None)
 @given(name=st.text(max_size=40))
 @example(name="_0_")
 @example(name="a_b_")

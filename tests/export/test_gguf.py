@@ -60,6 +60,7 @@ def test_transformers_reads_the_file_as_the_exported_checkpoint(
         assert tokenizer.encode(text) == family.tokenizer.encode(text)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("dtype", "kind", "limit"),
     [

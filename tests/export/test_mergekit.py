@@ -104,6 +104,7 @@ def test_every_method_is_rebuilt(llama: Family, tmp_path: Path) -> None:
     ).read_text()
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     "parts",
     [
@@ -289,6 +290,7 @@ def test_sums_of_many_sources_are_refused(llama: Family) -> None:
     mergekit_recipe(llama, Tailoring((of(*sources, merge="linear"),)))  # 4 changes of the first
 
 
+@pytest.mark.slow
 def test_the_most_sources_that_are_allowed_are_rebuilt(llama: Family, tmp_path: Path) -> None:
     many = [f"{member}:{layer}" for member in ("math", "code") for layer in (0, 3)]
     tailoring = Tailoring(
@@ -399,6 +401,7 @@ def test_a_member_with_more_rows_than_the_base_is_refused(
     assert "vocabulary was fitted to the base's" in told
 
 
+@pytest.mark.slow
 def test_a_tied_member_with_a_head_in_its_files(opened: Callable[..., Any], tmp_path: Path) -> None:
     tied = opened("llama", tie_word_embeddings=True).family
     sources = {}

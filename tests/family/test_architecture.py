@@ -73,6 +73,7 @@ def _tailored(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
     return smaller.eval()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("model_type", TEN)
 @pytest.mark.parametrize("kept", [[0, 2, 3, 5], [1, 2, 4]], ids=str)
 def test_a_tailored_config_gives_the_model_with_layers_left_out(
@@ -87,6 +88,7 @@ def test_a_tailored_config_gives_the_model_with_layers_left_out(
     torch.testing.assert_close(_logits(smaller), _logits(model), rtol=0, atol=1e-5)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("model_type", MORE)
 def test_other_architectures_can_be_cut_too(
     tiny_model: Callable[..., PreTrainedModel], model_type: str

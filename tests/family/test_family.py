@@ -43,6 +43,7 @@ def test_the_pico_family_is_as_described(pico: Family) -> None:
     assert len(set(pico.digests.values())) == 4
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "model_type", ["llama", "qwen2", "gemma3_text", "phi3", "smollm3", "gpt_neox"]
 )

@@ -155,6 +155,7 @@ BITS = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", BITS)
 def test_each_type_is_dequantised_and_named(
     make: Callable[..., PreTrainedModel],
@@ -279,6 +280,7 @@ def test_caps_and_windows_are_read(
     assert said["sliding_window"] == 4
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "case",
     [

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from gptailor.errors import FamilyError
 from gptailor.family import MemberSource, load_family
 
+pytestmark = pytest.mark.sampled(6)
 MARK = "this ran"
 UP = "model.layers.3.mlp.up_proj.weight"
 INDEX = "model.safetensors.index.json"

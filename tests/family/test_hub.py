@@ -171,6 +171,7 @@ def test_what_was_fetched_once_is_found_without_a_network(
     assert "nor in the hub's cache, and can't be had from the model hub (Connect" in told
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ["key", "sign"])
 def test_a_revision_is_what_is_fetched(hub: Hub, pico_family: Any, how: str) -> None:
     older = _files(pico_family.variants["math"])
@@ -266,6 +267,7 @@ def _line(told: str) -> str:
     return words[2]
 
 
+@pytest.mark.slow
 def test_a_repository_of_pickles_is_converted_by_one_line(
     hub: Hub, pico: Any, pico_family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +284,7 @@ def test_a_repository_of_pickles_is_converted_by_one_line(
     assert _load("pico-safetensors").digests["base"] == pico.digests["base"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
 def test_an_adapter_of_the_hub(
     hub: Hub, pico_family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -313,6 +316,7 @@ def test_an_adapter_of_the_hub(
     assert _load(str(pico_family.base), it=made).digests == family.digests
 
 
+@pytest.mark.slow
 def test_a_gguf_file_of_a_repository(
     hub: Hub,
     tiny_model: Callable[..., PreTrainedModel],

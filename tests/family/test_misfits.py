@@ -43,6 +43,7 @@ def _faults(base: str, **variants: str) -> list[str]:
     return list(caught.value.faults)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -61,6 +61,7 @@ def test_a_pad_token_more_is_left_out(save: Callable[..., str], tied: bool) -> N
     assert len(family.tokenizer) == 320
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tied", [False, True])
 def test_added_tokens_are_matched_by_their_text(save: Callable[..., str], tied: bool) -> None:
     """Each of three variants has its own order and its own choice of the base's added tokens."""

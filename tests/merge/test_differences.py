@@ -9,7 +9,7 @@ from gptailor.merge.differences import keep_agreeing_, largest, total
 FEW = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(values=FEW, count=st.integers(0, 14))
 def test_the_largest_are_those_of_a_stable_sort_without_zeros(
     values: list[float], count: int

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gptailor.errors import MergeError
@@ -51,7 +51,6 @@ def test_more_than_two_sources_are_refused(n: int) -> None:
         merge("slerp", [torch.ones(2)] * n)
 
 
-@settings(max_examples=50, deadline=None)
 @given(angle=st.floats(0.04, 3.1), t=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
 def test_the_arc_keeps_the_norm_and_divides_the_angle(angle: float, t: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -78,6 +78,7 @@ def page_of(shared_run: MakeRun, kind: str) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run_makes_a_page_that_parses_and_stands_alone(
     shared_run: MakeRun, kind: str
@@ -94,6 +95,7 @@ def test_every_kind_of_run_makes_a_page_that_parses_and_stands_alone(
     assert "{{" not in page.text
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_and_tables_speak_to_who_cannot_see_them(shared_run: MakeRun, kind: str) -> None:
     page = page_of(shared_run, kind)

@@ -53,6 +53,7 @@ def test_the_first_seed_cuts_the_layers_that_were_missed_least(landscapes: list[
     assert {f"probe of layer {layer}" for layer in cuts} == set(least)
 
 
+@pytest.mark.slow
 def test_no_probes_where_they_are_not_wanted_or_not_allowed(landscapes: list[Any]) -> None:
     landscape = landscapes[0]
     told = groups(landscape, landscape.space(), max_trials=60, probes=0.0)

@@ -32,7 +32,7 @@ def spaces(draw: st.DrawFn) -> Space:
 @given(
     space=spaces(), seed=st.integers(0, 2**32), n_changes=st.integers(1, 4), late=st.floats(0, 1)
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 def test_whatever_is_drawn_changed_or_mixed_stays_in_the_space(
     space: Space, seed: int, n_changes: int, late: float
 ) -> None:

@@ -187,6 +187,7 @@ def told_numbers(folder: Path) -> list[int]:
     return [entry["number"] for entry in entries if entry["kind"] == "trial"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_study_on_a_full_disk_stops_and_goes_on_when_there_is_room(
     run_study: Callable[..., Any],

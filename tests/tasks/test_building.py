@@ -61,6 +61,7 @@ def build(tiny_tokenizer: Any) -> Callable[[Any], list[Any]]:
     return run
 
 
+@pytest.mark.slow
 def test_a_tasks_own_metrics_are_asked_of_the_task(make: Any, build: Any) -> None:
     def process(doc: Any, results: Any) -> dict[str, Any]:
         return {"acc": float(results[0][0] < -5), "other": 3.0}

@@ -185,6 +185,7 @@ CODE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.sampled(8)
 # in a task, in a task written inside a group, for a whole group, for a task that a group names
 @pytest.mark.parametrize(("keys", "sentence"), CODE, ids=[str(keys)[:60] for keys, _ in CODE])
 @pytest.mark.parametrize("where", ["task", "inline", "group", "named"])

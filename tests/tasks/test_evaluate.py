@@ -65,6 +65,7 @@ def test_a_folder_without_a_model_is_refused(tasks: dict[str, TaskParts], tmp_pa
         evaluate_model(tmp_path, tasks)
 
 
+@pytest.mark.slow
 def test_few_shot_and_a_report_of_another_file_are_evaluated_too(
     write_task: Any, questions: Any, slow_measure: Any, tiny_model: Any, tiny_tokenizer: Any
 ) -> None:

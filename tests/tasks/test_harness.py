@@ -81,6 +81,7 @@ def test_multiple_choice_scores_are_lm_evals_to_the_example(
     assert aggregate("acc", everything) == pytest.approx(results["results"]["quiz"]["acc,none"])
 
 
+@pytest.mark.slow
 def test_log_likelihoods_are_lm_evals_choice_by_choice(
     write_task: Any, questions: Any, bench: Bench, slow_outcome: Any
 ) -> None:
@@ -108,6 +109,7 @@ def test_log_likelihoods_are_lm_evals_choice_by_choice(
     assert n_split, "a context that was cut differently for each choice must be among them"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["winogrande", "names", "several"])
 def test_other_ways_to_name_the_right_answer(kind: str, write_task: Any, bench: Bench) -> None:
     keys: dict[str, Any]
@@ -185,6 +187,7 @@ def test_texts_longer_than_the_window_are_scored_as_lm_eval_scores_them(
         )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("by_size", [True, False])
 def test_groups_are_weighted_as_lm_eval_weights_them(
     by_size: bool, write_task: Any, write_group: Any, questions: Any, bench: Bench
@@ -222,6 +225,7 @@ def test_few_shot_requests_are_lm_evals_own(write_task: Any, questions: Any, ben
             assert numbers["acc_norm"] == theirs[origin]["acc_norm"]
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_adds_its_own_beginning_is_followed(
     write_task: Any, texts: Any, questions: Any, bench: Bench, bos_tokenizer: Any
 ) -> None:  # fmt: skip

@@ -97,7 +97,7 @@ def pool_of(crew: Chance, group_size: int = 3) -> CrewPool:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=6 * settings.default.max_examples)
 def test_every_job_is_answered_and_only_what_kills_has_failed(
     seed: int, n_workers: int, room: int, deaths: int
 ) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gptailor.tailoring import LayerSpec, Source, Tailoring
@@ -37,7 +37,6 @@ made = st.lists(
 
 
 @given(made, st.integers(1, 4), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
 def test_every_job_is_in_one_group_and_no_group_is_too_large(
     told: list[tuple[str, int]], n_groups: int, most: int
 ) -> None:
@@ -50,7 +49,6 @@ def test_every_job_is_in_one_group_and_no_group_is_too_large(
 
 
 @given(made, st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
 def test_no_other_cut_of_the_same_row_makes_the_costliest_group_cheaper(
     told: list[tuple[str, int]], n_groups: int
 ) -> None:

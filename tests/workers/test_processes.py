@@ -75,6 +75,7 @@ def test_no_more_workers_are_started_than_there_are_groups(pool: Make, tmp_path:
     assert Note(tmp_path, "start").count() == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_what_a_killed_worker_had_to_do_is_done_again(
     pool: Make, tmp_path: Path, n_workers: int
@@ -84,6 +85,7 @@ def test_what_a_killed_worker_had_to_do_is_done_again(
     assert Note(tmp_path, "death").count() == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
@@ -103,6 +105,7 @@ def test_a_candidate_that_kills_three_workers_has_failed_and_harms_no_other(
     assert done[:3] + done[4:] == [answer(one) for one in jobs[:3] + jobs[4:]]
 
 
+@pytest.mark.slow
 def test_two_that_kill_are_told_apart(pool: Make, tmp_path: Path) -> None:
     jobs = eleven_jobs(ALWAYS, SEGFAULT)
     done = list(pool(group_size=3).evaluate(jobs))
@@ -111,6 +114,7 @@ def test_two_that_kill_are_told_apart(pool: Make, tmp_path: Path) -> None:
     assert done[:3] + done[5:] == [answer(one) for one in jobs[:3] + jobs[5:]]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_a_worker_killed_between_groups_is_replaced_and_nothing_is_blamed_on_what_comes_next(
     pool: Make, tmp_path: Path, n_workers: int
@@ -152,6 +156,7 @@ def test_what_workers_print_does_not_mix_with_results(
     assert told.err == "a library's chatter\nfrom below Python\n"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", [BUG, UNSENDABLE])
 def test_a_fault_of_ours_is_raised_with_its_traceback(
     pool: Make, how: int, capfd: pytest.CaptureFixture[str]
@@ -167,6 +172,7 @@ def test_a_users_fault_in_a_worker_is_told_as_such(pool: Make) -> None:
     assert caught.value.faults == ("one fault", "another")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
@@ -182,6 +188,7 @@ def test_workers_that_never_get_ready_stop_the_study(
     assert Note(tmp_path, "start").count() == 2 * 3
 
 
+@pytest.mark.slow
 def test_a_worker_that_never_gets_ready_is_done_without(pool: Make, tmp_path: Path) -> None:
     some, jobs = pool(first="broken", group_size=1), eleven_jobs(ONCE)
     deadline = time.monotonic() + 30
@@ -210,6 +217,7 @@ def test_nothing_of_the_folder_that_one_is_in_is_imported(
     assert list(pool(n_workers=1).evaluate([job(1)])) == [answer(job(1))]
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_waits_for_are_dropped(pool: Make) -> None:
     two, jobs = pool(group_size=2), eleven_jobs()
     for n_taken in (1, 3):
@@ -219,6 +227,7 @@ def test_answers_that_nobody_waits_for_are_dropped(pool: Make) -> None:
     assert list(two.evaluate(jobs[::-1])) == [answer(one) for one in jobs[::-1]]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("how", "code", "told"),
     [(PARENT, -signal.SIGKILL, b""), (INTERRUPT, 3, b"stopped")],
