@@ -40,6 +40,7 @@ def test_a_name_that_the_locale_lacks_is_spelt_out() -> None:
     assert done.stdout == "the run: mod\\xe8le\n"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
@@ -61,6 +62,7 @@ def test_too_little_memory_is_told_and_a_fault_of_ours_is_not_hidden(fault: str,
     assert ("Traceback" in done.stderr) == (code == 1)
 
 
+@pytest.mark.slow
 def test_a_reader_that_went_away_leaves_no_traceback(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -42,6 +42,7 @@ def test_an_empty_folder_is_filled(llama: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "config.json").is_file()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["thesis.txt", "tailoring.yaml", ".hidden", "deep/er/file"])
 def test_a_folder_with_other_files_is_refused_unless_told(
     name: str, llama: Any, tmp_path: Path
@@ -136,6 +137,7 @@ def test_a_name_that_no_folder_can_have_is_told(name: str, llama: Any, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("n_bytes", [100, 8_000, 100_000], ids=["config", "tokenizer", "weights"])
 def test_a_disk_that_fills_up_leaves_the_old_export(
     n_bytes: int, llama: Any, tmp_path: Path, files_of_at_most: Callable[..., Any]

@@ -50,6 +50,7 @@ SEEDS = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_record_cut_anywhere_goes_on_as_if_nothing_had_happened(
     run_study: Callable[..., Any], formula: Any, tmp_path: Path, seed: int
