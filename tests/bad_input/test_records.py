@@ -216,13 +216,14 @@ def test_each_fault_is_a_sentence_with_file_and_line_and_nothing_is_written(
     tmp_path: Path,
     run_command: Callable[..., tuple[int, str, str]],
 ) -> None:
-    run = tmp_path / "my run"
+    run, config = tmp_path / "my run", tmp_path / "tailor.yaml"
     run.mkdir()
     record = run / "record.jsonl"
     record.write_bytes(content)
+    config.write_text("{family: {base: ./b}, remove: 1, tasks: [{name: ./q.yaml, metric: acc}]}")
     words = {
         "report": ["report", run],
-        "search": ["search", tmp_path / "tailor.yaml", "--out", run],
+        "search": ["search", config, "--out", run],
         "export": ["export", run, "-o", tmp_path / "out"],
     }[verb]
     code, out, err = run_command(*words)
@@ -231,7 +232,7 @@ def test_each_fault_is_a_sentence_with_file_and_line_and_nothing_is_written(
     assert sentence.startswith(f"error: {record}")
     assert told in sentence
     assert len(sentence) < 600
-    assert [path.name for path in tmp_path.iterdir()] == ["my run"]
+    assert sorted(tmp_path.iterdir()) == [run, config]
     assert [path.name for path in run.iterdir()] == ["record.jsonl"]
     assert record.read_bytes() == content
 
@@ -293,6 +294,7 @@ def test_a_page_is_not_written_over_what_is_no_file(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["record.jsonl", ".lock"])
 @pytest.mark.parametrize("verb", ["report", "search"])
 def test_a_pipe_in_a_run_is_not_waited_for(

@@ -138,6 +138,7 @@ def test_two_exports_are_equal_to_the_byte(family: Family, tmp_path: Path) -> No
     assert (tmp_path / "one/m.gguf").read_bytes() == (tmp_path / "two/m.gguf").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_window_where_llama_cpp_has_none_limits_the_context(
     runnable: Callable[..., Family], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,6 +261,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", ["f16", "q8_0"])
 def test_a_file_that_reads_back_different_never_appears(
     dtype: str, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -266,6 +266,7 @@ def test_an_adapter_is_merged_in_float32_and_cast_once(small: Path, adapter: Pat
         assert torch.equal(narrow.layer(Source("it", 0))[name], tensor.to(torch.bfloat16))
 
 
+@pytest.mark.slow
 def test_only_touched_tensors_take_memory(pico_family: Any, tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1])
     _trained(pico_family.base, config).save_pretrained(tmp_path)
@@ -273,6 +274,7 @@ def test_only_touched_tensors_take_memory(pico_family: Any, tmp_path: Path) -> N
     assert family.nbytes == 4 * (family.parameters + 32 * 32)
 
 
+@pytest.mark.slow
 def test_an_adapter_may_name_a_base_of_its_own(low_family: Any, tmp_path: Path) -> None:
     wrapped = _trained(low_family.variants["math"], CONFIGS["lora"])
     wrapped.save_pretrained(tmp_path)
@@ -349,6 +351,7 @@ def test_an_adapter_with_tokens_of_its_own(
     assert any(told in note for note in family.notes)
 
 
+@pytest.mark.slow
 def test_an_embedding_that_is_saved_beside_leaves_the_base_alone(
     small: Path, tmp_path: Path
 ) -> None:
@@ -362,6 +365,7 @@ def test_an_embedding_that_is_saved_beside_leaves_the_base_alone(
     assert torch.equal(ours, _load(small).states["base"][name])
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_smaller_vocabulary(
     tiny_model: Callable[..., PreTrainedModel], small: Path, tmp_path: Path
 ) -> None:
@@ -385,7 +389,7 @@ def _edit(adapter: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

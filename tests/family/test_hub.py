@@ -154,6 +154,7 @@ def test_only_what_is_needed_is_fetched(hub: Hub, pico_family: Any, cache: Path)
     assert f"maker/pico was read from the model hub at commit {COMMIT}" in family.notes
 
 
+@pytest.mark.slow
 def test_what_was_fetched_once_is_found_without_a_network(
     hub: Hub, pico_family: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_repository_that_is_not_in_the_cache(cache: Path, pico_family: Any) ->
     assert "(revision v1) is not a folder here nor in" in _fault("maker/pico@v1")
 
 
+@pytest.mark.slow
 def test_a_cached_repository_that_lost_a_file(
     hub: Hub, cache: Path, pico_family: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

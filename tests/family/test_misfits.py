@@ -92,6 +92,7 @@ def test_a_variant_needs_a_name_of_its_own(folder: Make, name: str) -> None:
         load_family(MemberSource(path), {name: MemberSource(path)}, dtype=torch.float32)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_padded_vocabulary_gives_the_rows_of_the_base(folder: Make, tied: bool) -> None:
     base = folder("base", tie_word_embeddings=tied)
@@ -134,6 +135,7 @@ def test_other_tokens_at_the_same_ids_are_a_fault(
     assert "2 tokens differ from the base's (id 100 is" in told[0]
 
 
+@pytest.mark.slow
 def test_an_untied_head_that_equals_the_embedding_fits_a_tied_base(
     folder: Make, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:

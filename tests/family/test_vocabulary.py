@@ -46,6 +46,7 @@ def _rows(family: Family, member: str, own: Family, tensor: str) -> tuple[torch.
     return family.states[member][tensor], own.states["base"][tensor], family.states["base"][tensor]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_pad_token_more_is_left_out(save: Callable[..., str], tied: bool) -> None:
     """The published family: a base of 32,000 tokens, and a variant with [PAD] as the 32,001st."""
@@ -96,6 +97,7 @@ def test_added_tokens_are_matched_by_their_text(save: Callable[..., str], tied: 
     assert "'<x>', '<y>', which the base lacks, are left out" in told
 
 
+@pytest.mark.slow
 def test_embeddings_padded_to_a_multiple(save: Callable[..., str]) -> None:
     """Rows of no token stand for themselves, unless the variant made a token of one."""
     base = save("base", rows=384)

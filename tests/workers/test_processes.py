@@ -141,6 +141,7 @@ def test_a_worker_that_hangs_up_and_stays_is_lost(
         os.kill(int(pid), 0)
 
 
+@pytest.mark.slow
 def test_large_and_many_messages_go_both_ways(pool: Make) -> None:
     known = answer(job(1, LARGE)).scores
     jobs = [dataclasses.replace(job(number, LARGE), known=known) for number in range(1, 9)]
@@ -172,7 +173,7 @@ def test_a_users_fault_in_a_worker_is_told_as_such(pool: Make) -> None:
     assert caught.value.faults == ("one fault", "another")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
