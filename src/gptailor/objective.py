@@ -58,6 +58,7 @@ class Objective:
     def __init__(self, goals: Sequence[Goal], reference: Scores) -> None:
         self.goals = tuple(goals)
         self.reference = reference
+        self._standing: dict[tuple[str, str], float] = {}  # the reference's values, once known
         weights = np.array([goal.weight for goal in self.goals], dtype=np.float64)
         self.weights: Floats = weights / weights.sum()
 
@@ -96,13 +97,19 @@ class Objective:
     def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:
         metric = goal.measured(proxy=proxy)
         value = scores.value(goal.task, metric)
-        reference = self.reference.value(goal.task, metric)
+        reference = self._reference(goal, metric)
         return self._sign(metric) * (value - reference) / self._unit(goal, metric)
 
     def _unit(self, goal: Goal, metric: str) -> float:
         """What a loss is a share of: the base's score; 1 where the base's is 0."""
-        reference = abs(self.reference.value(goal.task, metric))
+        reference = abs(self._reference(goal, metric))
         return reference if reference > _NOTHING else 1.0
+
+    def _reference(self, goal: Goal, metric: str) -> float:
+        key = (goal.task, metric)
+        if key not in self._standing:
+            self._standing[key] = self.reference.value(*key)
+        return self._standing[key]
 
     @staticmethod
     def _sign(metric: str) -> float:

@@ -119,6 +119,9 @@ class Evolution:
     pool: int = 12
     scalarisation: str = "weights"
     _history: History = field(init=False, repr=False, default_factory=History)
+    _rows: dict[Tailoring, NDArray[np.float64]] = field(
+        init=False, repr=False, default_factory=dict
+    )
     _dialogue: Dialogue = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -233,7 +236,14 @@ class Evolution:
         n_examples = np.array([self._history.most_examples(tailoring) for tailoring in known])
         ours = np.array([losses[tailoring] for tailoring in known])
         n_layers = np.array([len(tailoring.layers) for tailoring in known])
-        return fit(describe(self.space, known), ours, n_examples, n_layers)
+        return fit(self._described(known), ours, n_examples, n_layers)
+
+    def _described(self, tailorings: list[Tailoring]) -> NDArray[np.float64]:
+        """One row a tailoring; each is described once, as long as it is among the latest."""
+        new = [each for each in tailorings if each not in self._rows]
+        rows = self._rows | dict(zip(new, describe(self.space, new), strict=True))
+        self._rows = {each: rows[each] for each in tailorings}
+        return np.stack(list(self._rows.values()))
 
     def _favourites(
         self, model: Surrogate, pool: list[Tailoring], n: int, rng: np.random.Generator
