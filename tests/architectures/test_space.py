@@ -71,7 +71,7 @@ def scores(tailoring: Tailoring, n_examples: int) -> Scores:
 _SLOW = {name: [pytest.mark.slow] for name in ("smac", "optuna")}
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("n_remove", [2, 3])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=_SLOW.get(n, [])) for n in SEARCHERS.names])
 def test_every_proposal_can_be_exported(name: str, n_remove: int, family: Family) -> None:

@@ -102,7 +102,7 @@ def space(request: pytest.FixtureRequest) -> Space:
     return SPACES[request.param]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 def test_every_proposal_is_valid_new_on_a_rung_and_within_the_budget(
     name: str, space: Space
 ) -> None:
@@ -123,7 +123,7 @@ def test_every_proposal_is_valid_new_on_a_rung_and_within_the_budget(
         assert space.holds(trial.tailoring)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("max_trials", [1, 2, 3, 7])
 def test_the_smallest_budgets_end_with_a_result_on_the_last_rung(
     name: str, space: Space, max_trials: int

@@ -191,6 +191,7 @@ def test_layers_of_several_kinds_are_not_told_to_llama_cpp() -> None:
     assert "llama-quantize" not in model_card(facts)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("model_type", "uniform"), [("llama", True), ("gemma2", False)])
 def test_a_family_says_whether_its_layers_are_of_one_kind(
     model_type: str, uniform: bool, opened: Callable[..., Any]

@@ -321,6 +321,7 @@ def test_tensors_that_overlap_are_refused(
         _load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
 def test_an_adapter_on_a_file_of_its_own_tells_of_both(
     make: Callable[..., PreTrainedModel],

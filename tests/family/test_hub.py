@@ -137,6 +137,7 @@ def _fault(base: str, revision: str | None = None) -> str:
     return told
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_fetched(hub: Hub, pico_family: Any, cache: Path) -> None:
     files = _files(pico_family.base)
     waste = {

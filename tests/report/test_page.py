@@ -194,6 +194,7 @@ def test_only_the_page_s_own_script_may_run(shared_run: MakeRun) -> None:
     assert "script-src 'unsafe-inline'" not in policy
 
 
+@pytest.mark.slow
 def test_the_page_says_which_examples_its_scores_come_from(shared_run: MakeRun) -> None:
     told = {
         kind: page_of(shared_run, kind).text

@@ -187,7 +187,7 @@ def test_texts_longer_than_the_window_are_scored_as_lm_eval_scores_them(
         )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("by_size", [True, False])
 def test_groups_are_weighted_as_lm_eval_weights_them(
     by_size: bool, write_task: Any, write_group: Any, questions: Any, bench: Bench
