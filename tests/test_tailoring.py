@@ -1,6 +1,11 @@
 """The words in which a smaller model is written down."""
 
+import copy
 import itertools
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +215,17 @@ def test_differing_in_any_one_place_is_another_tailoring() -> None:
     ]
     assert all(one != other for one, other in itertools.combinations(variants, 2))
     assert len({tailoring.digest for tailoring in variants}) == len(variants)
+
+
+def test_a_tailoring_from_a_process_that_hashes_otherwise_is_found() -> None:
+    told = (
+        "import pickle, sys; from gptailor.tailoring import Tailoring; "
+        "sys.stdout.buffer.write(pickle.dumps(Tailoring.whole('base', 3)))"
+    )
+    env = os.environ | {"PYTHONHASHSEED": "12345"}
+    sent = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, check=True)
+    received = pickle.loads(sent.stdout)
+    ours = Tailoring.whole("base", 3)
+    assert received == ours
+    assert {ours: "found"}[received] == "found"
+    assert {ours: "found"}[copy.deepcopy(ours)] == "found"

@@ -41,6 +41,7 @@ class Tailoring:
     embedding: LayerSpec = field(default_factory=lambda: LayerSpec((Source(BASE),)))
     norm: LayerSpec | None = None
     head: LayerSpec = field(default_factory=lambda: LayerSpec((Source(BASE),)))
+    _hash: int = field(init=False, repr=False, compare=False)  # a search looks up thousands
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -55,6 +56,15 @@ class Tailoring:
         for part, spec in reversed(self.parts.items()):  # the head before the norm it gives
             if any(source.layer is not None for source in spec.sources):
                 raise TailoringError(f"{part}: {spec} names a layer; write the member alone")
+        own = hash((self.layers, self.embedding, self.norm, self.head))
+        object.__setattr__(self, "_hash", own)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What it is made from: another process hashes text otherwise."""
+        return Tailoring, (self.layers, self.embedding, self.norm, self.head)
 
     @property
     def parts(self) -> dict[str, LayerSpec]:
