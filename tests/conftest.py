@@ -87,7 +87,9 @@ _LACKS = {  # fields of `_COMMON` that the architecture does not have
 
 
 def pytest_collection_finish() -> None:
+    """Look for garbage again: not in what was imported, and less often than Python would."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 
