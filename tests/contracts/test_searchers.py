@@ -102,7 +102,6 @@ def space(request: pytest.FixtureRequest) -> Space:
     return SPACES[request.param]
 
 
-@pytest.mark.sampled(8)
 def test_every_proposal_is_valid_new_on_a_rung_and_within_the_budget(
     name: str, space: Space
 ) -> None:

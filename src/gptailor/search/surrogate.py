@@ -54,7 +54,7 @@ def describe(space: Space, tailorings: Sequence[Tailoring]) -> Floats:
             for member, share in _shares(spec):
                 taken[row, space.variants.index(member), spec.position] = share
     pairs = (cut[:, 1:] * cut[:, :-1]).sum(axis=1, keepdims=True)
-    flat = taken.reshape(len(tailorings), -1)
+    flat = taken.reshape(len(tailorings), len(space.variants) * space.n_layers)
     columns = (_CUT * cut, _PAIR * pairs, _SOURCE * flat, _MEMBER * taken.sum(2), _MERGED * merged)
     return np.concatenate(columns, axis=1)
 
