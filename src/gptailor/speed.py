@@ -70,9 +70,9 @@ def measure_speed(assembly: Assembly) -> Speed:
     samples = [_sampled(assembly, n_examples) for n_examples in sorted({few, many})]
     first, last = samples[0], samples[-1]
     slope = last.layer_s / last.n_tokens  # where a call costs nothing
-    if last.n_tokens > first.n_tokens:
-        slope = min(slope, (last.layer_s - first.layer_s) / (last.n_tokens - first.n_tokens))
-    slope = max(slope, 0.0)
+    rise = last.layer_s - first.layer_s
+    if last.n_tokens > first.n_tokens and rise > 0:  # else the machine's pace changed between them
+        slope = min(slope, rise / (last.n_tokens - first.n_tokens))
     n_tokens, n_targets = (sum(s.n_tokens for s in samples), sum(s.n_targets for s in samples))
     return Speed(
         layer_token=slope,
@@ -92,7 +92,11 @@ def _n_examples(assembly: Assembly, most: int) -> int:
 
 
 def _sampled(assembly: Assembly, n_examples: int) -> _Sample:
-    """Solve for the kinds of work from jobs that differ in one of them; medians of a few rounds."""
+    """Solve for the kinds of work from jobs that differ in one of them.
+
+    Differences of times blow up whatever disturbs one of them, so they are taken of the best of a
+    few rounds, and then slowed down to the usual pace of a round.
+    """
     n_layers = assembly.plan.n_layers
     short, long = (
         Job(_spread(n_layers, max(1, n_layers // share)), n_examples) for share in (10, 3)
@@ -100,7 +104,9 @@ def _sampled(assembly: Assembly, n_examples: int) -> _Sample:
     groups = ([short], [short, short], [long])
     _timed(assembly, [short])  # packs the batches
     rounds = [[_timed(assembly, group) for group in groups] for _ in range(_ROUNDS)]
-    one, two, longer = map(statistics.median, zip(*rounds, strict=True))
+    best = [min(times) for times in zip(*rounds, strict=True)]
+    pace = statistics.median(sum(times) for times in rounds) / sum(best)
+    one, two, longer = (pace * seconds for seconds in best)
     work = work_of(assembly, [short])
     n_short, n_long = len(short.tailoring.layers), len(long.tailoring.layers)
     layer_s = max(longer - one, 0.0) / (n_long - n_short) if n_long > n_short else one / n_short
