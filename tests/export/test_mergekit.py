@@ -90,6 +90,7 @@ def whole(llama: Family) -> Tailoring:
     return Tailoring.whole("base", llama.n_layers)
 
 
+@pytest.mark.slow
 def test_every_method_is_rebuilt(llama: Family, tmp_path: Path) -> None:
     tailoring = Tailoring((*TAKEN, *SUMS, *CHOICES))
     folder, found = rebuilt(mergekit_recipe(llama, tailoring), tmp_path)

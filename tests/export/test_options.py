@@ -98,6 +98,7 @@ def gptailor(
     return run
 
 
+@pytest.mark.slow
 def test_the_command_writes_each_format(
     gptailor: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
