@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gptailor.merge.differences import differences, keep_only_, largest, total
+from gptailor.merge.differences import add_scaled_, differences, keep_only_, largest
 from gptailor.merge.method import merge_method
 
 __all__ = ["breadcrumbs"]
@@ -38,4 +38,4 @@ def breadcrumbs(
         keep_only_(each, largest(each, n_outliers + n_kept) & ~largest(each, n_outliers))
         for each in differences(tensors, base)
     ]
-    return base + scale * total(crumbs)
+    return add_scaled_(crumbs, base, scale)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gptailor.merge.differences import keep_agreeing_, keep_only_, total
+from gptailor.merge.differences import add_scaled_, keep_agreeing_, keep_only_
 from gptailor.merge.method import merge_method
 
 __all__ = ["dare_linear", "dare_ties"]
@@ -34,7 +34,7 @@ def dare_linear(
     Returns:
         A new float32 tensor of ``base.shape``; the inputs are untouched.
     """
-    return base + scale * total(_sampled(tensors, base, density=density, seed=seed))
+    return add_scaled_(_sampled(tensors, base, density=density, seed=seed), base, scale)
 
 
 @merge_method("dare_ties")
@@ -59,7 +59,7 @@ def dare_ties(
     """
     sampled = _sampled(tensors, base, density=density, seed=seed)
     keep_agreeing_(sampled)
-    return base + scale * total(sampled)
+    return add_scaled_(sampled, base, scale)
 
 
 def _sampled(tensors: Sequence[Tensor], base: Tensor, *, density: float, seed: int) -> list[Tensor]:

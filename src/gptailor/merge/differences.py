@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["differences", "keep_agreeing_", "keep_only_", "largest", "total"]
+__all__ = ["add_scaled_", "differences", "keep_agreeing_", "keep_only_", "largest", "total"]
 
 
 def differences(tensors: Sequence[Tensor], base: Tensor) -> list[Tensor]:
@@ -24,6 +24,14 @@ def total(tensors: Sequence[Tensor]) -> Tensor:
     for tensor in tensors[1:]:
         result += tensor
     return result
+
+
+def add_scaled_(differences: Sequence[Tensor], base: Tensor, scale: float) -> Tensor:
+    """``base + scale * total(differences)``, in the first one's place: merging waits for memory."""
+    result = differences[0]
+    for difference in differences[1:]:
+        result += difference
+    return result.mul_(scale).add_(base)
 
 
 def keep_only_(difference: Tensor, kept: Tensor) -> Tensor:

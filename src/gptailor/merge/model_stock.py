@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gptailor.merge.angle import cosine
-from gptailor.merge.differences import differences, total
+from gptailor.merge.differences import add_scaled_, differences
 from gptailor.merge.method import merge_method
 
 __all__ = ["model_stock", "model_stock_step"]
@@ -35,7 +35,7 @@ def model_stock(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
         A new float32 tensor of ``base.shape``; the inputs are untouched.
     """
     deltas = differences(tensors, base)
-    return base + model_stock_step(deltas) * total(deltas)
+    return add_scaled_(deltas, base, model_stock_step(deltas))
 
 
 def model_stock_step(deltas: Sequence[Tensor]) -> float:

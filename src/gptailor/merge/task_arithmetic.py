@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gptailor.merge.differences import add_scaled_, differences
 from gptailor.merge.method import merge_method
 
 __all__ = ["task_arithmetic"]
@@ -23,7 +24,4 @@ def task_arithmetic(tensors: Sequence[Tensor], base: Tensor, *, scale: float) ->
     Returns:
         A new float32 tensor of ``base.shape``; the inputs are untouched.
     """
-    result = tensors[0] - base
-    for tensor in tensors[1:]:
-        result += tensor - base
-    return result.mul_(scale).add_(base)  # in place: a layer's merge is bound by memory
+    return add_scaled_(differences(tensors, base), base, scale)
