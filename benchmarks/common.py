@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import gptailor.engine.engine as engine_module
+from gptailor.engine.device import cpu_name
 from gptailor.engine.skeleton import Skeleton
-from gptailor.machine import cpu_name
 
 __all__ = ["keep", "machine", "peak_mib", "table", "told_of", "watch"]
 

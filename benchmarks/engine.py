@@ -33,20 +33,20 @@ from common import keep, machine, peak_mib, table, told_of, watch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from gptailor.assemble import Assembly, assemble, max_length_of, open_study, open_tasks
+from gptailor.app.assemble import Assembly, assemble, max_length_of, open_study, open_tasks
 from gptailor.config import Config, load_config
-from gptailor.engine.kept import Kept
-from gptailor.export.weights import tailored_weights
+from gptailor.core.lru import Kept
+from gptailor.core.prefix_trie import shared_share
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Evaluation, Job, Scores
+from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import tailored_config
+from gptailor.family.empty_model import model_around
 from gptailor.family.family import Family
-from gptailor.family.skeleton import model_around
-from gptailor.prefix import shared_share
-from gptailor.rehearsal import work_of
-from gptailor.search.mutation import CHANGES, mutate
-from gptailor.study import Journal
-from gptailor.tailoring import Tailoring
-from gptailor.tasks.harness import evaluate_model
-from gptailor.trial import Evaluation, Job, Scores
+from gptailor.forecast.dry_run import work_of
+from gptailor.record.journal import Journal
+from gptailor.searchers.mutation import CHANGES, mutate
+from gptailor.tasks.lm_eval.harness import evaluate_model
 
 HERE = Path(__file__).resolve().parent
 N_BARE = 2048  # tokens of a full batch
@@ -88,7 +88,7 @@ def main() -> None:
 def config_of(path: Path, dtype: str, n_examples: int) -> Config:
     """The demo's config with as many examples to search on as are asked for, in three rungs."""
     config = load_config(path)
-    tasks = tuple(t.model_copy(update={"report_limit": n_examples}) for t in config.tasks)
+    tasks = tuple(t.model_copy(update={"test_limit": n_examples}) for t in config.tasks)
     family = config.family.model_copy(update={"dtype": dtype})
     return config.model_copy(update={"tasks": tasks, "family": family})
 
@@ -195,10 +195,10 @@ def assembled(family: Family, one: Tailoring) -> Any:
 
 
 def evaluated(assembly: Assembly, group: Sequence[Tailoring]) -> list[Evaluation]:
-    """What the engine says of a group on the report part; merged layers are still to be made."""
+    """What the engine says of a group on the test split; merged layers are still to be made."""
     assembly.evaluator.engine._layers.merged = Kept(assembly.config.engine.cache_bytes)
-    n_examples = assembly.plan.sizes["report"]
-    return assembly.evaluator.evaluate([Job(one, n_examples, "report") for one in group])
+    n_examples = assembly.plan.sizes["test"]
+    return assembly.evaluator.evaluate([Job(one, n_examples, "test") for one in group])
 
 
 def ours(assembly: Assembly, group: Sequence[Tailoring]) -> list[Scores]:
@@ -245,10 +245,10 @@ def layer_tokens(
     assembly: Assembly, swaps: Sequence[Tailoring], mixed: Sequence[Tailoring]
 ) -> dict[str, float]:
     """What each kind of sharing leaves of the layer-tokens, as shares of what was before it."""
-    tasks = [parts.report for parts in assembly.tasks.values()]
+    tasks = [parts.test for parts in assembly.tasks.values()]
     passages = [p for t in tasks for i in range(t.n_examples) for p in t.passages(i)]
     alone = sum(len(p.context) + len(c) - 1 for p in passages for c in p.continuations)
-    run = assembly.evaluator.tokens("report", 0, assembly.plan.sizes["report"])
+    run = assembly.evaluator.tokens("test", 0, assembly.plan.sizes["test"])
     low, high = assembly.plan.rungs[-2:]
     rest = assembly.evaluator.tokens("search", low, high)
     return {
@@ -277,8 +277,8 @@ def speed(assembly: Assembly, candidates: Sequence[Tailoring]) -> dict[str, Any]
     seconds -= spent.pop("beside")
     run = sum(one.layer_tokens for one in done)
     outside = seconds - sum(spent.values())
-    n_examples, n_candidates = assembly.plan.sizes["report"], len(candidates)
-    alone = work_of(assembly, [Job(candidates[0], n_examples, "report")])
+    n_examples, n_candidates = assembly.plan.sizes["test"], len(candidates)
+    alone = work_of(assembly, [Job(candidates[0], n_examples, "test")])
     predicted = alone.target_tokens * n_candidates
     return {
         "bare_layer": ceiling,

@@ -20,17 +20,17 @@ import torch
 from common import keep, machine, peak_mib, table, told_of
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from gptailor.core.prefix_trie import shared_share
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Job
 from gptailor.engine import Engine, Evaluator
-from gptailor.engine.allocator import keep_freed_pages
+from gptailor.engine.cpu.allocator import keep_freed_pages
 from gptailor.family.family import Family
 from gptailor.family.layout import Layout
-from gptailor.prefix import shared_share
-from gptailor.search.mutation import CHANGES, mutate
-from gptailor.search.space import Space
-from gptailor.tailoring import Tailoring
+from gptailor.searchers.mutation import CHANGES, mutate
+from gptailor.searchers.space import Space
 from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import ExampleTask, Passage
-from gptailor.trial import Job
 
 USUAL = {"candidates": 4, "examples": 50, "layers": 12, "variants": 3}
 POINTS = {
@@ -131,7 +131,7 @@ def questions(n: int) -> ExampleTask:
         places = tuple((0, choice) for choice in range(3))
         examples.append(ChoiceExample((passage,), places, (0,), (1.0, 1.0, 1.0), 4))
     origins = tuple(("questions", index) for index in range(n))
-    return ExampleTask("questions", ("acc", "answer_bits"), tuple(examples), origins)
+    return ExampleTask("questions", ("acc", "gold_bits_per_byte"), tuple(examples), origins)
 
 
 def a_generation(space: Space, n: int) -> list[Tailoring]:

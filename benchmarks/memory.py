@@ -21,8 +21,8 @@ import numpy as np
 from common import keep, machine, peak_mib, table, told_of
 
 from engine import children, config_of
-from gptailor.assemble import assemble
-from gptailor.trial import Job
+from gptailor.app.assemble import assemble
+from gptailor.core.trial import Job
 
 HERE = Path(__file__).resolve().parent
 MIB = 2**20
@@ -62,7 +62,7 @@ def measured(path: Path, limit: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     parent = assembly.space.random(rng)
     group = [parent, *children(assembly, parent, rng, 15, {"swap": 1.0})]
-    jobs = [Job(one, assembly.plan.sizes["report"], "report") for one in group]
+    jobs = [Job(one, assembly.plan.sizes["test"], "test") for one in group]
     held: list[dict[str, float]] = []
     done = threading.Event()
     sampler = threading.Thread(target=sample, args=(held, done))

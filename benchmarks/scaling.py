@@ -24,10 +24,11 @@ import numpy as np
 from common import keep, machine, table, told_of
 
 from engine import children
-from gptailor.assemble import Assembly, assemble
-from gptailor.config import Config, PluginConfig, load_config
-from gptailor.tailoring import Tailoring
-from gptailor.trial import Evaluation, Job
+from gptailor.app.assemble import Assembly, assemble
+from gptailor.config import Config, load_config
+from gptailor.config.schema import PluginConfig
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Evaluation, Job
 from gptailor.workers import WorkerPool
 
 HERE = Path(__file__).resolve().parent

@@ -21,13 +21,14 @@ from common import keep, machine, table, told_of
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gptailor.assemble import assemble, open_study
+from gptailor.app.assemble import assemble, open_study
 from gptailor.config import load_config
-from gptailor.memory import held_bytes
-from gptailor.report import read_run, write_report
-from gptailor.study import Journal, Progress
-from gptailor.study.journal import RECORD, read_record
-from gptailor.study.results import write_results
+from gptailor.forecast.memory import held_bytes
+from gptailor.record.journal import RECORD, Journal, read_record
+from gptailor.record.ranking import write_results
+from gptailor.record.run import read_run
+from gptailor.report import write_report
+from gptailor.study import Progress
 
 WORDS = ("Paris", "Rome", "gold", "iron", "two", "three", "seven", "add", "print", "symbol")
 VARIANTS = ("math", "code", "chat")

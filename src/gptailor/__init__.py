@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gptailor import merge
     from gptailor.config import Config, load_config
+    from gptailor.core.objective import Goal, Objective
+    from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+    from gptailor.core.trial import Job, Proposal, Scores, Trial
     from gptailor.engine import Engine, Evaluator
     from gptailor.errors import GPTailorError, UserError
     from gptailor.export import export_checkpoint
     from gptailor.family import Family, MemberSource, load_family
-    from gptailor.objective import Goal, Objective
     from gptailor.report import write_report
     from gptailor.study import Study
-    from gptailor.tailoring import LayerSpec, Source, Tailoring
-    from gptailor.trial import Job, Proposal, Scores, Trial
 
     __version__: str
 
@@ -56,11 +56,11 @@ _HOMES = {
     "errors": ("GPTailorError", "UserError"),
     "export": ("export_checkpoint",),
     "family": ("Family", "MemberSource", "load_family"),
-    "objective": ("Goal", "Objective"),
+    "core.objective": ("Goal", "Objective"),
     "report": ("write_report",),
     "study": ("Study",),
-    "tailoring": ("LayerSpec", "Source", "Tailoring"),
-    "trial": ("Job", "Proposal", "Scores", "Trial"),
+    "core.tailoring": ("LayerSpec", "Source", "Tailoring"),
+    "core.trial": ("Job", "Proposal", "Scores", "Trial"),
 }
 _HOME = {name: f"gptailor.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -1,24 +1,23 @@
 """The exceptions of the house, drawn as a tree.
 
     GPTailorError
-    ├── UserError             the input is at fault: one sentence, exit code 2
-    │   ├── ConfigError       a key of tailor.yaml, or a command line option
-    │   ├── FamilyError       a member: file, tensor, shape, vocabulary
-    │   ├── TailoringError    a tailoring, or a tailoring.yaml
-    │   ├── MergeError        a merge method's name, parameters or tensors
-    │   ├── TaskError         a task, its examples or its metric
-    │   ├── RecordError       a run's folder or its record
-    │   └── ExportError       what can't be written as asked
-    └── EvaluationError       one candidate could not be scored: a failed trial
+    └── UserError             the input is at fault: one sentence, exit code 2
+        ├── ConfigError       a key of tailor.yaml, or a command line option
+        ├── FamilyError       a member: file, tensor, shape, vocabulary
+        ├── TailoringError    a tailoring, or a tailoring.yaml
+        ├── MergeError        a merge method's name, parameters or tensors
+        ├── TaskError         a task, its examples or its metric
+        ├── RecordError       a run's folder or its record
+        └── ExportError       what can't be written as asked
 
-Knows nothing of who raises them. A `UserError` may carry several faults; each is one sentence.
+A `UserError` may carry several faults; each is one sentence.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ConfigError",
-    "EvaluationError",
     "ExportError",
     "FamilyError",
     "GPTailorError",
@@ -27,7 +26,21 @@ __all__ = [
     "TailoringError",
     "TaskError",
     "UserError",
+    "is_out_of_memory",
+    "unknown",
 ]
+
+# torch's allocators; the loader of shared libraries; oneDNN, which names what it had no room for
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "failed to map segment",
+    "could not create a memory",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
+_UNSUPPORTED = "could not create a primitive descriptor"  # oneDNN has no such product
 
 
 class GPTailorError(Exception):
@@ -75,8 +88,27 @@ class ExportError(UserError):
     """A tailoring can't be written in the way asked for."""
 
 
-class EvaluationError(GPTailorError):
-    """One candidate could not be scored (out of memory, non-finite values)."""
+def unknown(noun: str, name: object, known: Iterable[str]) -> str:
+    """Say that a name is not known, and which one may have been meant.
+
+    Example:
+        >>> unknown("searcher", "evolutoin", ["evolution", "random"])
+        "unknown searcher 'evolutoin'; did you mean 'evolution'? known: evolution, random"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {noun} {name!r}; {hint}known: {', '.join(names)}"
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Whether there was too little memory, of the machine's or of a device's."""
+    if isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError":
+        return True
+    told = str(fault)
+    if not isinstance(fault, RuntimeError | ImportError) or _UNSUPPORTED in told:
+        return False
+    return any(words in told for words in _WORDS)
 
 
 def _one_line(sentence: str) -> str:

@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.family import Family, MemberSource, layers_path, load_family
-from gptailor.tailoring import LayerSpec, Tailoring
 
 TABLE: Mapping[str, Any] = yaml.safe_load(
     (Path(__file__).parent / "tiny.yaml").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ VOCAB = TABLE["common"]["vocab_size"]
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedTask:
     """A family, and its members as plain models."""
 
     family: Family
@@ -123,7 +123,7 @@ def _layer(donors: Mapping[str, Any], spec: LayerSpec) -> nn.Module:
 
 
 @pytest.fixture
-def opened(model_type: str, tmp_path: Path) -> Opened:
+def opened(model_type: str, tmp_path: Path) -> LoadedTask:
     """Three random models of an architecture, saved and loaded as a family."""
     config = AutoConfig.for_model(model_type, **fields_of(model_type))
     with torch.random.fork_rng(devices=[]):
@@ -131,7 +131,7 @@ def opened(model_type: str, tmp_path: Path) -> Opened:
             member: randomised(AutoModelForCausalLM.from_config(copy.deepcopy(config)), seed)
             for seed, member in enumerate(MEMBERS)
         }
-    return Opened(saved_family(made, tmp_path), made)
+    return LoadedTask(saved_family(made, tmp_path), made)
 
 
 @pytest.fixture

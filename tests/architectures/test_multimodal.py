@@ -21,13 +21,13 @@ from transformers import (
     PreTrainedModel,
 )
 
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import FamilyError
-from gptailor.evaluation import open_finished
+from gptailor.evaluation.side_by_side import open_finished
 from gptailor.export import export_checkpoint
 from gptailor.family import Family, MemberSource, load_family
-from gptailor.tailoring import LayerSpec, Tailoring
 
 pytestmark = pytest.mark.slow
 
@@ -244,7 +244,7 @@ def test_an_adapter_trained_on_the_whole_model_is_a_variant(
     sources = {"math": MemberSource(str(tmp_path / "math"))}
     base = MemberSource(str(tmp_path / "base"))
     family = load_family(base, sources, dtype=torch.float32)
-    assert family.surroundings is not None
+    assert family.multimodal_wrapper is not None
     model = family.skeleton()
     for member, truth in (("math", adapter), ("base", reload(tmp_path / "base"))):
         model.load_state_dict(dict(family.states[member]), strict=False, assign=True)
@@ -252,7 +252,7 @@ def test_an_adapter_trained_on_the_whole_model_is_a_variant(
         wanted = logits_of(truth, text_inputs())
         torch.testing.assert_close(logits_of(model, text_inputs()), wanted, rtol=1e-4, atol=1e-4)
     kept = reload(tmp_path / "base").state_dict()
-    assert all(torch.equal(t, kept[name]) for name, t in family.surroundings.state.items())
+    assert all(torch.equal(t, kept[name]) for name, t in family.multimodal_wrapper.state.items())
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")

@@ -15,13 +15,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from gptailor.core.tailoring import BASE
 from gptailor.engine.engine import Engine
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layer_kinds, refuse_unsupported, tailored_config
 from gptailor.family.architecture import MULTIMODAL, text_config
 from gptailor.family.layout import Layout
-from gptailor.tailoring import BASE
 
 HERE = Path(__file__).parent
 WALKED = tuple(yaml.safe_load((HERE / "tiny.yaml").read_text(encoding="utf-8"))["architectures"])

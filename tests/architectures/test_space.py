@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from gptailor.assemble import _expressible
+from gptailor.app.assemble import _expressible
+from gptailor.core.objective import Goal, Objective
+from gptailor.core.plugins import SEARCHERS
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.core.trial import Measurement, Scores, Trial
 from gptailor.errors import ConfigError, TailoringError
 from gptailor.family import Family, tailored_config
 from gptailor.family.layout import Layout
-from gptailor.objective import Goal, Objective
-from gptailor.registry import SEARCHERS
-from gptailor.search.space import Space
-from gptailor.tailoring import BASE, LayerSpec, Tailoring
-from gptailor.trial import Measurement, Scores, Trial
+from gptailor.searchers.space import Space
 
 # first some dense layers and then experts; dense and expert, with rope and without; the last layer
 # attends to everything, whatever the list says
@@ -62,7 +62,7 @@ def family(
 def scores(tailoring: Tailoring, n_examples: int) -> Scores:
     """Made-up scores that depend on nothing but the tailoring and the example."""
     bits = 1.0 + np.random.default_rng(int(tailoring.digest, 16)).random(RUNGS[-1])
-    values = {"acc": (bits < 1.5).astype(float), "answer_bits": bits}
+    values = {"acc": (bits < 1.5).astype(float), "gold_bits_per_byte": bits}
     return Scores(
         {"task": {k: Measurement(k, tuple(v[:n_examples].tolist())) for k, v in values.items()}}
     )

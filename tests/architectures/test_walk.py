@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.batches import pack
 from gptailor.engine.engine import Engine
 from gptailor.engine.selfcheck import plain_logprobs, refuse_inexact
 from gptailor.errors import TailoringError
 from gptailor.export import export_checkpoint
 from gptailor.family import layers_path
-from gptailor.tailoring import LayerSpec, Tailoring
 from gptailor.tasks.task import Passage
 
 pytestmark = pytest.mark.slow

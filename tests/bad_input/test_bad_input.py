@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gptailor.config import load_config
+from gptailor.core.tailoring import Tailoring
 from gptailor.errors import UserError
-from gptailor.tailoring import Tailoring
 
 READERS: dict[str, Callable[[Path], object]] = {
     "configs": load_config,

@@ -11,10 +11,10 @@ from damage import catalogue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gptailor.convert.published import convert_published
+from gptailor.convert.published_file import read_published
+from gptailor.core.tailoring import Tailoring
 from gptailor.errors import UserError
-from gptailor.published import convert_published
-from gptailor.published_file import read_published
-from gptailor.tailoring import Tailoring
 
 CATALOGUE = catalogue("published")
 

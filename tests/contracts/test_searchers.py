@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from gptailor.core.objective import Goal, Objective
+from gptailor.core.plugins import SEARCHERS
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Measurement, Proposal, Scores, Trial
 from gptailor.errors import ConfigError, GPTailorError
-from gptailor.objective import Goal, Objective
-from gptailor.registry import SEARCHERS
-from gptailor.search.searcher import Searcher
-from gptailor.search.space import Space, kept_positions
-from gptailor.tailoring import BASE, Tailoring
-from gptailor.trial import Measurement, Proposal, Scores, Trial
+from gptailor.searchers.searcher import Searcher
+from gptailor.searchers.space import Space, kept_positions
 
 RUNGS = (2, 4, 8)
 TASKS = ("capitals", "stories")
@@ -40,7 +40,9 @@ def scores(tailoring: Tailoring, n_examples: int) -> Scores:
         bits = 1.0 + rng.random(RUNGS[-1]) + 0.1 * len(tailoring.layers)
         tasks[task] = {
             "acc": Measurement("acc", tuple((bits[:n_examples] < 1.9).astype(float).tolist())),
-            "answer_bits": Measurement("answer_bits", tuple(bits[:n_examples].tolist())),
+            "gold_bits_per_byte": Measurement(
+                "gold_bits_per_byte", tuple(bits[:n_examples].tolist())
+            ),
         }
     return Scores(tasks)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gptailor.metrics import METRICS, aggregate
-from gptailor.tasks.harness import TaskParts, TaskRequest, load_tasks
+from gptailor.core.metrics import METRICS, aggregate
+from gptailor.tasks.lm_eval.harness import TaskRequest, TaskSplits, load_tasks
 from gptailor.tasks.task import Outcome
 
 pytestmark = pytest.mark.sampled(3)
@@ -54,7 +54,7 @@ def _write(folder: Path, name: str, keys: dict[str, Any], start: int, n: int) ->
 
 
 @pytest.fixture(params=KINDS)
-def load(request: Any, tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., TaskParts]:
+def load(request: Any, tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., TaskSplits]:
     metric, keys = KINDS[request.param]
     path = _write(tmp_path, "plain", keys, 0, 30)
     if "group" in request.param:
@@ -64,7 +64,7 @@ def load(request: Any, tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Tas
         both = {"group": "both", "task": ["plain", "other"], "aggregate_metric_list": listed}
         path.write_text(yaml.safe_dump(both))
 
-    def run(seed: int = 0, limit: int | None = None) -> TaskParts:
+    def run(seed: int = 0, limit: int | None = None) -> TaskSplits:
         asked = [TaskRequest(str(path), metric, limit=limit, member="base")]
         shares = (0.5, 0.25, 0.25)
         loaded = load_tasks(asked, tiny_tokenizer, max_length=MAX_LENGTH, seed=seed, shares=shares)
@@ -84,7 +84,7 @@ def answers(task: Any, example: int) -> list[list[Outcome]]:
     ]
 
 
-def parts_of(loaded: TaskParts) -> list[Any]:
+def parts_of(loaded: TaskSplits) -> list[Any]:
     return [loaded.search, loaded.choose, loaded.report]
 
 
@@ -132,7 +132,7 @@ def test_a_seed_decides_the_parts_and_their_order(load: Any) -> None:
     first, again, other = load(0), load(0), load(1)
     assert [t.digest for t in parts_of(first)] == [t.digest for t in parts_of(again)]
     assert first.search.digest != other.search.digest
-    assert first.report_docs == again.report_docs
+    assert first.test_docs == again.test_docs
 
 
 def test_a_limit_is_the_beginning_of_the_search_and_changes_nothing_else(load: Any) -> None:
@@ -147,5 +147,5 @@ def test_a_limit_is_the_beginning_of_the_search_and_changes_nothing_else(load: A
 def test_the_report_documents_are_the_report_part(load: Any) -> None:
     loaded = load()
     assert sorted(loaded.report.origins) == sorted(
-        (leaf, index) for leaf, indices in loaded.report_docs.items() for index in indices
+        (leaf, index) for leaf, indices in loaded.test_docs.items() for index in indices
     )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from gptailor.assemble import assemble, open_study
+from gptailor.app.assemble import assemble, open_study
 from gptailor.config import load_config
-from gptailor.study import Journal
+from gptailor.record.journal import Journal
 
 WORDS = ("Paris", "Rome", "gold", "iron", "two", "three", "seven", "add", "print", "symbol")
 

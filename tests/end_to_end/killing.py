@@ -19,15 +19,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from gptailor.assemble import Assembly, assemble, open_study
+from gptailor.app.assemble import Assembly, assemble, open_study
 from gptailor.config import load_config
+from gptailor.core.tailoring import Tailoring
 from gptailor.export import export_checkpoint
+from gptailor.forecast.costs import record_costs, record_forecast
+from gptailor.record.journal import Journal, read_record
+from gptailor.record.ranking import BEST, FRONT, write_results
 from gptailor.report import write_report
-from gptailor.spending import foretell, settle
-from gptailor.study import Journal
-from gptailor.study.journal import read_record
-from gptailor.study.results import BEST, FRONT, write_results
-from gptailor.tailoring import Tailoring
 
 FORK = multiprocessing.get_context("fork")
 
@@ -59,9 +58,9 @@ def search(assembly: Assembly, folder: Path) -> None:
     """What ``gptailor search`` does once everything is loaded."""
     with Journal(folder) as journal:
         study = open_study(assembly, journal, on_progress=lambda _: None)
-        foretell(journal, assembly)
+        record_forecast(journal, assembly)
         chosen = study.run()
-        settle(journal, assembly)
+        record_costs(journal, assembly)
         write_results(folder, chosen, study.front(), study.objective)
 
 

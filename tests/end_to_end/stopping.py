@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
-import gptailor.assemble
-import gptailor.spending  # noqa: F401  # both are slow to import
+import gptailor.app.assemble
+import gptailor.forecast.costs  # noqa: F401  # both are slow to import
 from gptailor.cli import main
 
 FORK = multiprocessing.get_context("fork")

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptailor.assemble import Assembly, assemble, open_study
+from gptailor.app.assemble import Assembly, assemble, open_study
 from gptailor.config import load_config
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Job as Wanted
+from gptailor.core.trial import Scores
 from gptailor.engine.batches import pack
-from gptailor.forecast import forecast, in_time, seconds_of
-from gptailor.rehearsal import Step, Work, rehearse, work_of
-from gptailor.report import read_run, write_report
-from gptailor.speed import Speed
-from gptailor.spending import foretell, settle
-from gptailor.study import Journal
-from gptailor.tailoring import Tailoring
-from gptailor.trial import Job as Wanted
-from gptailor.trial import Scores
-from gptailor.workers.pool import Spread
+from gptailor.forecast.costs import record_costs, record_forecast
+from gptailor.forecast.dry_run import Step, Work, rehearse, work_of
+from gptailor.forecast.forecast import forecast, in_time, seconds_of
+from gptailor.forecast.speed import Speed
+from gptailor.record.journal import Journal
+from gptailor.record.run import read_run
+from gptailor.report import write_report
+from gptailor.workers.pool import WorkerSetup
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +34,9 @@ def search(assembly: Assembly, folder: Path) -> list[dict[str, Any]]:
     """What ``gptailor search`` does once everything is loaded; the record's entries."""
     with Journal(folder) as journal:
         study = open_study(assembly, journal, on_progress=lambda _: None)
-        foretell(journal, assembly)
+        record_forecast(journal, assembly)
         study.run()
-        settle(journal, assembly)
+        record_costs(journal, assembly)
         return list(journal.entries)
 
 
@@ -158,11 +159,11 @@ def test_a_search_that_runs_out_of_time_is_predicted_to() -> None:
     steps = [
         Step("references", (), (), Work(100), 100),
         *(Step("search", (), (), Work(10), 10, asking=1.0) for _ in range(5)),  # 6 s each
-        Step("choose", (), (), Work(20), 20),
+        Step("selection", (), (), Work(20), 20),
     ]
     for timeout_s, n_left in ((None, 5), (0.1, 1), (6.1, 2), (17.9, 3), (100.0, 5)):
         left = in_time(steps, speed, timeout_s)
-        assert [step.phase for step in left] == ["references", *["search"] * n_left, "choose"]
+        assert [step.phase for step in left] == ["references", *["search"] * n_left, "selection"]
 
 
 def test_the_forecast_of_check_is_that_of_a_search(job: Job, tmp_path: Path) -> None:
@@ -182,19 +183,19 @@ def test_workers_share_the_work_and_each_pays_for_what_it_shares_with_nobody(job
         assert sum((group.layer_tokens for group in two.groups), 0) == two.work.layer_tokens
         assert one.work.layer_tokens <= two.work.layer_tokens <= two.alone
         assert len(two.groups) == min(2, len(two.tailorings))
-        seconds = seconds_of(two, speed, Spread(2, "cpu", 1))
+        seconds = seconds_of(two, speed, WorkerSetup(2, "cpu", 1))
         assert seconds == pytest.approx(max(g.layer_tokens for g in two.groups) + two.asking)
         assert seconds_of(two, speed, None) == two.work.layer_tokens + two.asking
     step = dataclasses.replace(spread.steps[1], asking=0.0)
-    crowded, roomy = (Spread(2, "cpu", 4, crowding=crowding) for crowding in (1.5, 1.0))
+    crowded, roomy = (WorkerSetup(2, "cpu", 4, crowding=crowding) for crowding in (1.5, 1.0))
     assert seconds_of(step, speed, crowded) == 1.5 * seconds_of(step, speed, roomy)
 
 
 def test_groups_are_taken_by_whoever_is_free_first() -> None:
     speed = Speed(layer_token=1.0, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
     step = Step("search", (), (), Work(19), 19, groups=tuple(map(Work, (9, 2, 3, 4, 1))))
-    assert seconds_of(step, speed, Spread(2, "cpu", 1)) == 10.0  # 9 and 1; 2, 3 and 4
-    assert seconds_of(step, speed, Spread(1, "cpu", 1)) == 19.0
+    assert seconds_of(step, speed, WorkerSetup(2, "cpu", 1)) == 10.0  # 9 and 1; 2, 3 and 4
+    assert seconds_of(step, speed, WorkerSetup(1, "cpu", 1)) == 19.0
 
 
 def test_check_tells_what_workers_cost_and_on_which_assumption(

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from gptailor.assemble import assemble, open_study
+from gptailor.app.assemble import assemble, open_study
 from gptailor.config import load_config
-from gptailor.spending import foretell, settle
-from gptailor.study import Journal
+from gptailor.forecast.costs import record_costs, record_forecast
+from gptailor.record.journal import Journal
 
 pytestmark = pytest.mark.slow
 
@@ -79,8 +79,8 @@ def test_killed_a_hundred_times_equals_never_killed_and_the_seed_says_every_byte
     assembly = assemble(load_config(config))
     with Journal(tmp_path / "again") as journal:
         study = open_study(assembly, journal, on_progress=lambda _: None)
-        foretell(journal, assembly)
+        record_forecast(journal, assembly)
         study.run()
-        settle(journal, assembly)
+        record_costs(journal, assembly)
     again = without_times(tmp_path / "again" / "record.jsonl")
     assert again == without_times(undisturbed / "record.jsonl")

@@ -11,13 +11,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from gptailor.assemble import load_members
+from gptailor.app.assemble import load_members
+from gptailor.app.selection import find_provenance
 from gptailor.cli.evaluate import command as evaluate
 from gptailor.cli.export import command as export
 from gptailor.config import load_config
 from gptailor.errors import ConfigError, ExportError, RecordError, TailoringError, UserError
-from gptailor.evaluation import open_finished
-from gptailor.provenance import find_provenance
+from gptailor.evaluation.side_by_side import open_finished
 from gptailor.report import write_report
 
 pytestmark = pytest.mark.slow

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from gptailor.assemble import assemble, open_study
+from gptailor.app.assemble import assemble, open_study
 from gptailor.config import load_config
-from gptailor.registry import SEARCHERS
-from gptailor.study import Journal
-from gptailor.trial import Trial
+from gptailor.core.plugins import SEARCHERS
+from gptailor.core.trial import Trial
+from gptailor.record.journal import Journal
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,7 @@ def test_a_group_of_tasks_counts_as_lm_eval_counts_it(job: Job) -> None:
     assert chosen.complete
     header = entries[0]
     counts = header["tasks"]["both"]
-    assert counts["search"] + counts["choose"] + counts["report"] == 40
+    assert counts["search"] + counts["selection"] + counts["test"] == 40
 
 
 def test_no_layer_removed_still_finds_a_merge(job: Job) -> None:

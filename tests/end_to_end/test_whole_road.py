@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gptailor.cli.search import command as search
-from gptailor.forecast import Forecast
-from gptailor.tailoring import Tailoring
+from gptailor.core.tailoring import Tailoring
+from gptailor.forecast.forecast import Forecast
 
 Job = Callable[..., Path]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -69,7 +69,7 @@ def _hold_memory(searched: Mapping[str, Any]) -> None:
 
 
 def _reported(run: Path) -> dict[str, Any]:
-    """What the engine scored for the result on the report part."""
+    """What the engine scored for the result on the test split."""
     lines = (run / "record.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
     (entry,) = (e for e in entries if e["kind"] == "reported" and e["name"] == "result")

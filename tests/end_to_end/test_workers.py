@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from gptailor.assemble import EvaluatorRecipe, assemble, open_study
+from gptailor.app.assemble import EvaluatorRecipe, assemble, open_study
 from gptailor.cli import main
 from gptailor.config import load_config
 from gptailor.errors import ConfigError
-from gptailor.study import Journal, Progress
+from gptailor.record.journal import Journal
+from gptailor.study import Progress
 
 pytestmark = pytest.mark.slow
 

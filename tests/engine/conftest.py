@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.family import Family, MemberSource, load_family
-from gptailor.family.skeleton import model_around
+from gptailor.family.empty_model import model_around
 from gptailor.merge import merge_layer
-from gptailor.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import Passage
 

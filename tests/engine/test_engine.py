@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
-from gptailor.engine.results import Result
 from gptailor.engine.selfcheck import refuse_inexact
+from gptailor.engine.targets import Result
 from gptailor.errors import ConfigError, FamilyError
 from gptailor.family import Family
-from gptailor.family.mapped import map_tensors
-from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.family.memory_map import map_tensors
 from gptailor.tasks.task import Passage
 
 ByHand = Callable[[Family, Tailoring, list[Passage]], list[list[float]]]

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.core.trial import Job, Scores
 from gptailor.engine import Engine, Evaluator
 from gptailor.family import Family
-from gptailor.tailoring import LayerSpec, Source, Tailoring
 from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import Example, ExampleTask, Passage
-from gptailor.trial import Job, Scores
 
 RUNGS = (2, 6, 12)
 ByHand = Callable[[Family, Tailoring, list[Passage]], list[list[float]]]
@@ -18,7 +18,7 @@ ByHand = Callable[[Family, Tailoring, list[Passage]], list[list[float]]]
 
 @pytest.fixture
 def tasks(choice_example: Callable[[int], ChoiceExample]) -> list[ExampleTask]:
-    metrics = ("acc", "acc_norm", "answer_bits", "choice_logprob")
+    metrics = ("acc", "acc_norm", "gold_bits_per_byte", "choice_logprob")
 
     def task(name: str, first: int, n: int) -> ExampleTask:
         examples: tuple[Example, ...] = tuple(choice_example(first + i) for i in range(n))
@@ -81,7 +81,7 @@ def test_scores_are_those_of_one_forward_a_continuation(
             totals = by_hand(family_of("llama"), CANDIDATE, asked)
             responses = [(total, False) for row in totals for total in row]
             truth = example.score(responses)
-            for metric in ("acc", "choice_logprob", "answer_bits"):
+            for metric in ("acc", "choice_logprob", "gold_bits_per_byte"):
                 value = told.tasks[task.name][metric].values[index]
                 assert value == pytest.approx(truth[metric], abs=1e-3)
 

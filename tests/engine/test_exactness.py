@@ -12,14 +12,14 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.core.trial import Job, Scores
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.batches import pack
 from gptailor.family import Family
-from gptailor.family.mapped import map_tensors
-from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.family.memory_map import map_tensors
 from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
 from gptailor.tasks.task import ExampleTask, Passage
-from gptailor.trial import Job, Scores
 
 ByHand = Callable[[Family, Tailoring, list[Passage]], list[list[float]]]
 RUNGS = (1, 3, 6)
@@ -47,7 +47,7 @@ def drawn_tasks(draw: st.DrawFn) -> list[ExampleTask]:
     tasks = []
     for name in ("one", "two")[: draw(st.integers(1, 2))]:
         examples = tuple(draw(st.lists(drawn_examples(), min_size=1, max_size=6)))
-        metrics = ("acc", "acc_norm", "answer_bits", "choice_logprob")
+        metrics = ("acc", "acc_norm", "gold_bits_per_byte", "choice_logprob")
         origins = tuple((name, index) for index in range(len(examples)))
         tasks.append(ExampleTask(name, metrics, examples, origins))
     return tasks
@@ -113,7 +113,7 @@ def test_scores_do_not_depend_on_how_they_were_reached(
     for task in tasks:
         asked = [passage for index in range(task.n_examples) for passage in task.passages(index)]
         sums = iter(by_hand(family, group[0], asked))
-        for index, bits in enumerate(truth[0].tasks[task.name]["answer_bits"].values):
+        for index, bits in enumerate(truth[0].tasks[task.name]["gold_bits_per_byte"].values):
             example = task.examples[index]
             assert isinstance(example, ChoiceExample)
             told = [next(sums) for _ in example.passages]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.engine import Engine
 from gptailor.engine.batches import pack
 from gptailor.family import Family
-from gptailor.tailoring import BASE, Tailoring
 from gptailor.tasks.task import Passage
 
 FORK = multiprocessing.get_context("fork")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
 from gptailor.family import Family
-from gptailor.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.tasks.task import Passage
 
 N_LAYERS = 6

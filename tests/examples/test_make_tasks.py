@@ -168,7 +168,7 @@ def test_no_fact_stands_twice(demo: Path, table: str, n_columns: int, column: in
 
 @pytest.mark.slow
 def test_lm_eval_reads_every_task(demo: Path, tiny_tokenizer: Any) -> None:
-    from gptailor.tasks.harness import TaskRequest, load_tasks
+    from gptailor.tasks.lm_eval.harness import TaskRequest, load_tasks
 
     requests = [
         TaskRequest(str(demo / "tasks" / f"{task}.yaml"), metric, "search", "report")

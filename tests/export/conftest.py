@@ -14,7 +14,7 @@ MEMBERS = ("base", "math", "code")
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedTask:
     """A family, and its members as plain models."""
 
     family: Family
@@ -26,13 +26,13 @@ def opened(
     tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: Any,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., Opened]:
+) -> Callable[..., LoadedTask]:
     """Make a family of three random models, once a module for each architecture."""
-    known: dict[str, Opened] = {}
+    known: dict[str, LoadedTask] = {}
 
     def open_family(
         model_type: str, *, dtype: torch.dtype = torch.float32, **overrides: Any
-    ) -> Opened:
+    ) -> LoadedTask:
         key = repr((model_type, dtype, overrides))
         if key not in known:
             root = tmp_path_factory.mktemp(model_type)
@@ -45,14 +45,14 @@ def opened(
                 tiny_tokenizer.save_pretrained(root / member)
             sources = {member: MemberSource(str(root / member)) for member in MEMBERS}
             family = load_family(sources.pop("base"), sources, dtype=dtype)
-            known[key] = Opened(family, models)
+            known[key] = LoadedTask(family, models)
         return known[key]
 
     return open_family
 
 
 @pytest.fixture(scope="module")
-def llama(opened: Callable[..., Opened]) -> Opened:
+def llama(opened: Callable[..., LoadedTask]) -> LoadedTask:
     return opened("llama")
 
 
@@ -78,7 +78,7 @@ GGUF_FIELDS: Mapping[str, Mapping[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def runnable(opened: Callable[..., Opened]) -> Callable[..., Family]:
+def runnable(opened: Callable[..., LoadedTask]) -> Callable[..., Family]:
     """Make a family that llama.cpp can run: ``runnable("gemma2", head_dim=16)``."""
 
     def make(model_type: str, **overrides: Any) -> Family:

@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from gptailor.export import CardFacts, ScoreRow, card_facts, model_card
-from gptailor.tailoring import LayerSpec, Tailoring
+from gptailor.core.score_table import ScoreRow
+from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.export import CardFacts, card_facts, model_card
 
 MIXED = Tailoring(
     (

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import ExportError, FamilyError, TailoringError
 from gptailor.export import export_checkpoint
 from gptailor.family import MemberSource, layers_path, load_family
-from gptailor.tailoring import LayerSpec, Tailoring
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError
 from gptailor.export import export_checkpoint
 from gptailor.export.folder import MANIFEST, written_beside
-from gptailor.tailoring import Tailoring
 
 
 def reload(folder: Path) -> PreTrainedModel:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import ConfigError
 from gptailor.export.options import ExportOptions
-from gptailor.tailoring import LayerSpec, Tailoring
 
 BAD_SIZES = (
     *("2", "2 GB", "2gb", "GB", "", "-2GB", "+2GB", "0GB", "0.0GB", "2.GB", ".5GB", "1e3MB"),

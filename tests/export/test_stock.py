@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.export import export_checkpoint
-from gptailor.tailoring import LayerSpec, Tailoring
 
 TAILORING = Tailoring(
     (

@@ -15,9 +15,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from gptailor.core.tailoring import Source
 from gptailor.errors import FamilyError
 from gptailor.family import Family, MemberSource, load_family
-from gptailor.tailoring import Source
 
 # peft asks transformers for something by its old name when an adapter is made
 pytestmark = [

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family import Family, MemberSource, load_family
-from gptailor.tailoring import LayerSpec, Source, Tailoring
 
 
 def _rebuilt(family: Family, member: str) -> PreTrainedModel:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from gptailor.core.tailoring import Source
 from gptailor.errors import FamilyError
 from gptailor.family import Family, MemberSource, load_family
-from gptailor.tailoring import Source
 
 Make = Callable[..., str]
 

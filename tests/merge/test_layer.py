@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.tailoring import LayerSpec
 from gptailor.errors import MergeError
 from gptailor.merge import merge, merge_layer
-from gptailor.methods import METHODS
-from gptailor.tailoring import LayerSpec
 
 NAMES = {"self_attn.q_proj.weight": (8, 6), "mlp.up_proj.weight": (5, 6), "norm.weight": (6,)}
 
@@ -29,7 +29,9 @@ def assert_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Non
         assert torch.equal(left[name], right[name]), name
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if "seed" not in METHODS[name].params])
+@pytest.mark.parametrize(
+    "name", [name for name in MERGE_METHODS if "seed" not in MERGE_METHODS[name].params]
+)
 def test_every_tensor_is_merged_by_its_name(name: str) -> None:
     code, math, base = layer(1), layer(2), layer(0)
     turned = dict(reversed(math.items()))
@@ -38,7 +40,7 @@ def test_every_tensor_is_merged_by_its_name(name: str) -> None:
     assert_equal(merged, expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MERGE_METHODS)
 def test_half_precision_is_merged_in_float32_and_rounded_once(name: str) -> None:
     code, math, base = (layer(seed, torch.bfloat16) for seed in (1, 2, 0))
     exact = merge_layer(two(name), [code, math], base, torch.float32)
@@ -66,7 +68,7 @@ def test_a_single_source_gives_its_own_tensors() -> None:
     assert taken is not code
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MERGE_METHODS)
 def test_what_all_inputs_share_in_memory_is_handed_on(name: str) -> None:
     base = layer(0)
     code, math = layer(1), layer(2)

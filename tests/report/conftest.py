@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.core.trial import Measurement, Scores
 from gptailor.report import write_report
-from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
-from gptailor.trial import Measurement, Scores
 
 TASKS = {"capitals": "acc", "stories": "acc", "python": "bits_per_byte"}
 
@@ -63,7 +63,7 @@ def random_scores(
     tasks = {}
     for task, metric in sketch.metrics.items():
         bits = tuple(float(x) for x in rng.gamma(8.0, (1.6 - quality) / 8.0, n_examples))
-        measured = {"answer_bits": Measurement("answer_bits", bits)}
+        measured = {"gold_bits_per_byte": Measurement("gold_bits_per_byte", bits)}
         if metric == "acc":
             right = tuple(float(x) for x in rng.random(n_examples) < quality)
             measured["acc"] = Measurement("acc", right)
@@ -107,15 +107,15 @@ def header_of(sketch: Sketch) -> dict[str, Any]:
         },
         "remove": sketch.remove,
         "goals": [
-            {"task": t, "metric": m, "weight": 1.0, "proxy": "answer_bits"}
+            {"task": t, "metric": m, "weight": 1.0, "proxy": "gold_bits_per_byte"}
             for t, m in sketch.metrics.items()
         ],
         "rungs": list(sketch.rungs),
         "tasks": {
             task: {
                 "search": sketch.rungs[-1],
-                "choose": 20,
-                "report": 50,
+                "selection": 20,
+                "test": 50,
                 "notes": [],
                 "digest": "ab",
             }
@@ -194,7 +194,7 @@ def evaluation_of(sketch: Sketch) -> dict[str, Any]:
         models.append({"name": name, "path": "x", "parameters": parameters, "scores": plain})
     return {
         "format": "gptailor-evaluation/1",
-        "part": "report",
+        "split": "test",
         "models": models,
         "versions": {"lm_eval": "0.4.13"},
         "n_resamples": 2000,

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from gptailor.report.layers import layer_picture
-from gptailor.tailoring import LayerSpec, Source, Tailoring
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.report.layer_map import layer_picture
 
 MEMBERS = ("base", "code", "math")
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+from gptailor.core.metrics import aggregate
+from gptailor.core.objective import retention
+from gptailor.core.statistics import average_retention, retention_interval
+from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError, UserError
-from gptailor.metrics import aggregate
-from gptailor.objective import retention
-from gptailor.report import read_run, write_report
+from gptailor.record.run import read_run
+from gptailor.report import write_report
 from gptailor.report.progress import progress
 from gptailor.report.words import decimal, percent
-from gptailor.statistics import average_retention, retention_interval
-from gptailor.trial import Measurement
 
 MakeRun = Callable[..., Path]
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -56,7 +57,7 @@ class Page(HTMLParser):
 KINDS: dict[str, dict[str, Any]] = {
     "whole": {},
     "engine's scores": {"evaluates": False},
-    "choose part only": {"evaluates": False, "reports": False},
+    "selection split only": {"evaluates": False, "reports": False},
     "going on": {"ends": False, "n_trials": 20},
     "nothing tried": {"ends": False, "n_trials": 0},
     "all failed": {"ends": False, "n_trials": 9, "failing": 1.0},
@@ -198,13 +199,13 @@ def test_only_the_page_s_own_script_may_run(shared_run: MakeRun) -> None:
 def test_the_page_says_which_examples_its_scores_come_from(shared_run: MakeRun) -> None:
     told = {
         kind: page_of(shared_run, kind).text
-        for kind in ("whole", "engine's scores", "choose part only", "going on")
+        for kind in ("whole", "engine's scores", "selection split only", "going on")
     }
     for kind in ("whole", "engine's scores"):
         assert "examples that neither the search nor the choice saw" in told[kind]
     assert "lm-eval hf" in told["whole"]
     assert "by the search's own engine" in told["engine's scores"]
-    assert "lean to the good side" in told["choose part only"]
+    assert "lean to the good side" in told["selection split only"]
     assert "the very examples that candidates were selected on" in told["going on"]
     assert "This study has not ended: 20 trials so far" in told["going on"]
 
@@ -212,7 +213,7 @@ def test_the_page_says_which_examples_its_scores_come_from(shared_run: MakeRun) 
 def test_an_evaluation_on_seen_examples_is_not_passed_off_as_unseen(make_run: MakeRun) -> None:
     folder = make_run(n_trials=5)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    evaluation["part"] = "choose"
+    evaluation["part"] = "selection"
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     text = Page(write_report(folder).read_text(encoding="utf-8")).text
     assert "lean to the good side" in text

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptailor.objective import Goal, Objective
-from gptailor.search.evolution import Evolution
-from gptailor.search.searcher import Searcher
-from gptailor.search.space import Space
-from gptailor.study import Journal, Plan, Progress, Study
-from gptailor.tailoring import Tailoring
-from gptailor.trial import Evaluation, Job, Measurement, Scores
+from gptailor.core.objective import Goal, Objective
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Evaluation, Job, Measurement, Scores
+from gptailor.record.journal import Journal
+from gptailor.searchers.evolution import Evolution
+from gptailor.searchers.searcher import Searcher
+from gptailor.searchers.space import Space
+from gptailor.study import Plan, Progress, Study
 
 SPACE = Space(6, 2, ("math", "code"), ("task_arithmetic",))
 PLAN = Plan(
@@ -25,7 +26,7 @@ PLAN = Plan(
     n_layers=6,
     n_removed=2,
     rungs=(3, 9),
-    sizes={"search": 9, "choose": 5, "report": 7},
+    sizes={"search": 9, "selection": 5, "test": 7},
     max_trials=30,
     finalists=3,
 )
@@ -43,7 +44,7 @@ def score(tailoring: Tailoring, part: str, n_examples: int) -> Scores:
         {
             "which": {
                 "acc": Measurement("acc", acc),
-                "answer_bits": Measurement("answer_bits", bits, weights),
+                "gold_bits_per_byte": Measurement("gold_bits_per_byte", bits, weights),
             },
             "texts": {"bits_per_byte": Measurement("bits_per_byte", bits, weights)},
         }
@@ -62,7 +63,7 @@ class Formula:
         done = []
         for job in jobs:
             failure = self._fails(job)
-            scores = None if failure else score(job.tailoring, job.part, job.n_examples)
+            scores = None if failure else score(job.tailoring, job.split, job.n_examples)
             done.append(Evaluation(scores, failure, 0.25, 100))
         return done
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from gptailor.record.journal import read_record
 from gptailor.study import Progress
-from gptailor.study.journal import read_record
 
 N_TRIALS = 150
 # a number of a trial is 8 to 15 bytes in the record and 24 to 32 in memory, where the record's

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptailor.core.objective import Goal
+from gptailor.core.trial import Evaluation, Job, Measurement, Scores
 from gptailor.errors import RecordError
-from gptailor.objective import Goal
-from gptailor.study import Journal
-from gptailor.trial import Evaluation, Job, Measurement, Scores
+from gptailor.record.journal import Journal
 
 _TIMES = ("elapsed", "seconds", "time", "dropped_bytes")
 
@@ -83,7 +83,7 @@ def test_going_from_few_to_more_examples_hands_the_known_scores_on(
 ) -> None:
     pool = formula()
     run_study(tmp_path, pool)
-    promoted = [job for job in pool.jobs if job.part == "search" and job.known is not None]
+    promoted = [job for job in pool.jobs if job.split == "search" and job.known is not None]
     assert promoted
     assert all(job.known.n_examples == 3 and job.n_examples == 9 for job in promoted)
 
@@ -92,7 +92,7 @@ def test_failed_trials_have_a_reason_and_no_score_and_are_never_chosen(
     run_study: Callable[..., Any], formula: Any, tmp_path: Path
 ) -> None:
     def fails(job: Job) -> str | None:
-        bad = job.part == "search" and len(job.tailoring.layers) == 4
+        bad = job.split == "search" and len(job.tailoring.layers) == 4
         return "out of memory" if bad and int(job.tailoring.digest, 16) % 3 == 0 else None
 
     study, number = run_study(tmp_path, formula(fails))
@@ -189,7 +189,7 @@ def test_a_finalist_that_fails_on_the_choose_part_is_not_chosen(
 
     def fails(job: Job) -> str | None:
         winner = job.tailoring.to_plain() == asked[best]["tailoring"]
-        return "non-finite" if job.part == "choose" and winner else None
+        return "non-finite" if job.split == "selection" and winner else None
 
     _, number = run_study(tmp_path / "second", formula(fails))
     assert number != best

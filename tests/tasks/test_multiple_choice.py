@@ -21,7 +21,7 @@ def lm_eval_numbers() -> Callable[..., dict[str, float]]:
     from datasets import Dataset
     from lm_eval.tasks import TaskManager
 
-    from gptailor.tasks.quiet import as_lm_eval_runs
+    from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
 
     data = {"c": [["x", "y"]], "g": [0]}
     config = {
@@ -80,7 +80,7 @@ def test_outcomes_go_back_to_the_choices_they_belong_to() -> None:
 
 def test_bits_and_log_probability_of_the_right_answer_by_hand() -> None:
     numbers = example().score([(math.log(0.5), False), (math.log(0.25), False), (-50.0, False)])
-    assert numbers["answer_bits"] == pytest.approx(2 / 4)  # 2 bits, 4 bytes
+    assert numbers["gold_bits_per_byte"] == pytest.approx(2 / 4)  # 2 bits, 4 bytes
     assert numbers["choice_logprob"] == pytest.approx(math.log(1 / 3))
 
 

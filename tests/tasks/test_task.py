@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptailor.metrics import aggregate
+from gptailor.core.metrics import aggregate
 from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import ExampleTask, Outcome, Passage, nested_order
 from gptailor.tasks.text import RollingExample
@@ -43,7 +43,7 @@ def choice(tokens: int, answer_bytes: int = 4) -> ChoiceExample:
 
 
 def group(equal: bool) -> ExampleTask:
-    metrics = ("acc", "answer_bits", "divergence")
+    metrics = ("acc", "gold_bits_per_byte", "divergence")
     return ExampleTask(
         name="group",
         metrics=metrics,
@@ -58,13 +58,13 @@ def test_equal_parts_of_a_group_count_the_same_among_any_first_n(n: int) -> None
     task = group(equal=True)
     values = [1.0 if part == "big" else 0.0 for part, _ in task.origins[:n]]
     assert aggregate("acc", values, task.weights("acc", n)) == pytest.approx(0.5)
-    assert aggregate("acc", values, task.weights("answer_bits", n)) == pytest.approx(0.5)
+    assert aggregate("acc", values, task.weights("gold_bits_per_byte", n)) == pytest.approx(0.5)
 
 
 def test_within_a_part_examples_count_by_their_bytes_and_parts_by_their_size() -> None:
     task = group(equal=False)
     assert task.weights("acc", 5) is None
-    weights = task.weights("answer_bits", 5)
+    weights = task.weights("gold_bits_per_byte", 5)
     assert weights is not None
     # big: bytes 2, 4, 5 and three examples; small: bytes 3, 6 and two examples
     assert weights == pytest.approx((2 * 3 / 11, 3 * 2 / 9, 4 * 3 / 11, 5 * 3 / 11, 6 * 2 / 9))
@@ -102,7 +102,7 @@ def test_the_digest_sees_which_choice_is_right_and_what_it_is_divided_by() -> No
     def digest(right: int, answer_bytes: int = 1) -> str:
         places = ((0, 0), (0, 1), (0, 2))
         example = ChoiceExample((passage,), places, (right,), (1.0, 1.0, 2.0), answer_bytes)
-        return ExampleTask("t", ("acc", "answer_bits"), (example,), (("t", 0),)).digest
+        return ExampleTask("t", ("acc", "gold_bits_per_byte"), (example,), (("t", 0),)).digest
 
     assert len({digest(right) for right in range(3)}) == 3
     assert digest(0) == digest(0)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Evaluation, Job, Measurement, Scores
 from gptailor.errors import FamilyError
-from gptailor.tailoring import Tailoring
-from gptailor.trial import Evaluation, Job, Measurement, Scores
 
 MEET, NOISE, LARGE, BUG, UNSENDABLE, PARENT, INTERRUPT = range(101, 108)
 DEADLY = SEGFAULT, ALWAYS, DEVICE, ONCE, DEVICE_ONCE, RAYLET, HANG_UP, DRIVER = range(111, 119)

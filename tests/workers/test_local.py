@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError
-from gptailor.tailoring import Tailoring
-from gptailor.trial import Evaluation, Job
 from gptailor.workers.local import LocalPool, local_pool, places
 
 JOBS = [Job(Tailoring.whole("base", n), n) for n in range(1, 6)]

@@ -33,9 +33,9 @@ from scorers import (
 
 from gptailor.errors import FamilyError, RecordError
 from gptailor.workers import processes
-from gptailor.workers.crew import CrewPool
-from gptailor.workers.pool import Spread
+from gptailor.workers.pool import WorkerSetup
 from gptailor.workers.processes import Place, ProcessCrew, ending
+from gptailor.workers.supervisor import CrewPool
 
 Make = Callable[..., CrewPool]
 
@@ -50,7 +50,7 @@ def pool(tmp_path: Path, scorers_path: None) -> Iterator[Make]:
     ) -> CrewPool:
         places = [Place(first, 1), *[Place("cpu", 1)] * (n_workers - 1)]
         crew = ProcessCrew(WaywardRecipe(tmp_path, **recipe), places)
-        made.append(CrewPool(crew, spread=Spread(n_workers, "cpu", 1), group_size=group_size))
+        made.append(CrewPool(crew, spread=WorkerSetup(n_workers, "cpu", 1), group_size=group_size))
         return made[-1]
 
     yield make
@@ -242,12 +242,12 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from scorers import MEET, WaywardRecipe, job
-from gptailor.workers.crew import CrewPool
-from gptailor.workers.pool import Spread
+from gptailor.workers.supervisor import CrewPool
+from gptailor.workers.pool import WorkerSetup
 from gptailor.workers.processes import Place, ProcessCrew
 crew = ProcessCrew(WaywardRecipe(Path({str(tmp_path)!r})), [Place("cpu", 1)] * 3)
 try:
-    with closing(CrewPool(crew, spread=Spread(3, "cpu", 1), group_size=1)) as pool:
+    with closing(CrewPool(crew, spread=WorkerSetup(3, "cpu", 1), group_size=1)) as pool:
         list(pool.evaluate([job(1, MEET), job(2, MEET)]))
         crew.start(2)
         list(pool.evaluate([job(1, {how})]))

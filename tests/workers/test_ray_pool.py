@@ -29,7 +29,7 @@ from scorers import (
 )
 
 from gptailor.errors import ConfigError, FamilyError, RecordError
-from gptailor.workers.pool import Spread
+from gptailor.workers.pool import WorkerSetup
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -67,7 +67,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def pool(cluster: Any, tmp_path: Path) -> Iterator[Make]:
     """Factory: a pool on the cluster with wayward scorers; closed at the end."""
-    from gptailor.workers.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import RayPool
 
     made = []
 
@@ -124,7 +124,7 @@ def test_workers_end_when_the_process_that_searches_is_killed(
     script = f"""
 from pathlib import Path
 from scorers import DRIVER, Note, Wayward, WaywardRecipe, job
-from gptailor.workers.ray_pool import RayPool
+from gptailor.workers.ray.ray_pool import RayPool
 folder = Path({str(tmp_path)!r})
 Note(folder, "driver").add()
 recipe = WaywardRecipe(folder)
@@ -175,7 +175,7 @@ def test_a_node_that_is_lost_in_the_middle_is_survived_and_a_new_one_helps(
 def test_an_option_at_fault_is_told_before_anything_is_joined(
     options: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    from gptailor.workers.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import RayPool
 
     recipe = WaywardRecipe(tmp_path)
     with pytest.raises(ConfigError, match=told):
@@ -184,7 +184,7 @@ def test_an_option_at_fault_is_told_before_anything_is_joined(
 
 
 def test_all_options_at_fault_are_told_at_once(tmp_path: Path) -> None:
-    from gptailor.workers.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import RayPool
 
     with pytest.raises(ConfigError) as caught:
         RayPool(
@@ -205,7 +205,7 @@ def test_a_port_that_is_not_a_clusters_is_told_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gptailor.workers import ray_cluster
-    from gptailor.workers.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import RayPool
 
     monkeypatch.setattr(ray_cluster, "_JOIN_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:  # takes calls, says nothing
@@ -237,12 +237,12 @@ def test_a_cluster_of_another_version_is_told(pool: Make, cluster: Any, tmp_path
 
 def test_gpus_are_shared_out_whole_and_in_parts(cluster: Any, pool: Make, tmp_path: Path) -> None:
     """The GPUs are Ray's word for it: nothing here touches one."""
-    from gptailor.workers.ray_cluster import needs_of
+    from gptailor.workers.ray.cluster import needs_of
 
     node = cluster.add_node(**{**NODE, "num_cpus": 0, "num_gpus": 2})
     try:
         four, jobs = pool(devices_per_worker=0.5), [job(1, MEET), job(2, MEET)]
-        assert four.spread == Spread(4, "cuda", 1)
+        assert four.spread == WorkerSetup(4, "cuda", 1)
         asked = {share: needs_of("auto", None, share) for share in (1, 0.4, 0.3, 0)}
         assert {share: (needs.device, needs.room()) for share, needs in asked.items()} == {
             1: ("cuda", 2),
@@ -260,7 +260,7 @@ def test_a_cluster_that_never_has_room_is_not_waited_for_for_ever(
     cluster: Any, pool: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gptailor.workers import ray_pool
-    from gptailor.workers.ray_cluster import Needs
+    from gptailor.workers.ray.cluster import Needs
 
     monkeypatch.setattr(ray_pool, "_PATIENCE_S", 0.2)
     pool(n_workers=1)  # joins
@@ -274,7 +274,7 @@ def test_a_cluster_that_never_has_room_is_not_waited_for_for_ever(
 def test_the_environments_address_is_held_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptailor.workers.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import RayPool
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     recipe = WaywardRecipe(tmp_path)
@@ -293,7 +293,7 @@ def test_a_device_that_the_cluster_lacks_is_told(pool: Make, device: str, told: 
 
 
 def test_a_worker_that_no_node_holds_is_told(cluster: Any, tmp_path: Path) -> None:
-    from gptailor.workers.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import RayPool
 
     recipe = WaywardRecipe(tmp_path, threads=64)
     with pytest.raises(ConfigError, match="no node of the Ray cluster has 64 CPU"):

@@ -20,8 +20,7 @@ from gptailor.cli.export import command as export
 from gptailor.cli.init import command as init
 from gptailor.cli.report import command as report
 from gptailor.cli.search import command as search
-from gptailor.errors import UserError
-from gptailor.out_of_memory import is_out_of_memory
+from gptailor.errors import UserError, is_out_of_memory
 
 __all__ = ["app", "main"]
 

@@ -11,8 +11,8 @@ import typer
 from gptailor.cli.console import errors, named, screen
 
 if TYPE_CHECKING:
-    from gptailor.forecast import Forecast
-    from gptailor.workers.pool import Spread
+    from gptailor.forecast.forecast import Forecast
+    from gptailor.workers.pool import WorkerSetup
 
 __all__ = ["command"]
 
@@ -22,17 +22,21 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Tell every fault of config, family and tasks; then the plan: trials, tokens, memory, time."""
-    from gptailor.config import PluginConfig, load_config
+    from gptailor.config import load_config
+    from gptailor.config.schema import PluginConfig
 
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    from gptailor.assemble import assemble, workers_asked  # slow: the config's faults come first
-    from gptailor.forecast import forecast
-    from gptailor.machine import device_of
+    from gptailor.app.assemble import (  # slow: the config's faults come first
+        assemble,
+        probe_workers,
+    )
+    from gptailor.engine.device import device_of
+    from gptailor.forecast.forecast import forecast
 
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
     here = PluginConfig(name="local", options=options)
-    with closing(workers_asked(loaded)) as pool:
+    with closing(probe_workers(loaded)) as pool:
         spread = pool.spread  # what is wrong with workers is told now
     assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
     plan, family = assembly.plan, assembly.family
@@ -52,8 +56,8 @@ def command(
         f"remove:   {plan.n_removed} layers, {cut / family.parameters:.1%} of the parameters"
     )
     for name, parts in assembly.tasks.items():
-        counts = (parts.search.n_examples, parts.choose.n_examples, parts.report.n_examples)
-        told = "search on {}, choose on {}, report on {} examples".format(*counts)
+        counts = (parts.search.n_examples, parts.selection.n_examples, parts.test.n_examples)
+        told = "{} search, {} selection and {} test examples".format(*counts)
         screen.print(f"task:     {name}: {told}")
         for note in parts.notes:
             screen.print(f"          {note}")
@@ -63,10 +67,10 @@ def command(
         f"{expected.n_candidates} candidates; {expected.layer_tokens:,} layer-tokens in all, "
         f"{expected.shared:.0%} of the search saved by sharing"
     )
-    _show_costs(expected, spread, device_of(loaded).partition(":")[0])
+    _show_costs(expected, spread, device_of(loaded.engine.device).partition(":")[0])
 
 
-def _show_costs(expected: "Forecast", spread: "Spread | None", device: str) -> None:
+def _show_costs(expected: "Forecast", spread: "WorkerSetup | None", device: str) -> None:
     """Memory and time; with workers, on which assumption."""
     each, pace = "", "at the speed measured here"
     if spread is not None:

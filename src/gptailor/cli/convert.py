@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import errors, named, screen
+from gptailor.convert.published import convert_published
+from gptailor.convert.published_file import read_published
 from gptailor.errors import ConfigError
-from gptailor.published import convert_published
-from gptailor.published_file import read_published
-from gptailor.yamlfile import write_atomically
+from gptailor.files.yaml import write_atomically
 
 __all__ = ["command"]
 

@@ -8,7 +8,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gptailor.cli.console import config_of, errors, header_of, named, screen
+from gptailor.cli.console import errors, named, screen
 from gptailor.errors import ConfigError
 
 __all__ = ["command"]
@@ -27,30 +27,35 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Score a finished model, its base and the variants on examples the search never saw."""
+    from gptailor.app.selection import chosen_of, recorded_config, recorded_header
     from gptailor.config import load_config
-    from gptailor.objective import Goal
-    from gptailor.tailoring import Tailoring
+    from gptailor.core.objective import Goal
+    from gptailor.core.tailoring import Tailoring
 
     if (run is None) == (config is None):
         raise ConfigError("evaluate: name the run with --run, or the config with --config")
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: has no config.json; name a folder that `export` made")
-    loaded = config_of(run) if run is not None else load_config(config or Path())
+    loaded = recorded_config(run) if run is not None else load_config(config or Path())
     if all(task.metric == "divergence" for task in loaded.tasks):
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if run is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
-    from gptailor.assemble import load_members, max_length_of, open_tasks  # slow: faults come first
-    from gptailor.evaluation import evaluate_side_by_side, save_evaluation, table
-    from gptailor.header import changed_model, changes, model_facts, task_digest
-    from gptailor.provenance import chosen_of
+    from gptailor.app.assemble import (  # slow: faults come first
+        load_members,
+        max_length_of,
+        open_tasks,
+    )
+    from gptailor.app.header import model_facts, task_digest
+    from gptailor.evaluation.side_by_side import evaluate_side_by_side, save_evaluation, table
+    from gptailor.record.compatibility import changed_model, changes
 
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
     if run is not None:
         digests = {name: task_digest(parts) for name, parts in tasks.items()}
-        faults = changes(header_of(run), family.digests, digests, where=run)
-        faults += changed_model(header_of(run), model_facts(family), run)
+        faults = changes(recorded_header(run), family.digests, digests, where=run)
+        faults += changed_model(recorded_header(run), model_facts(family), run)
         if faults:
             raise ConfigError(faults)
     models = evaluate_side_by_side(

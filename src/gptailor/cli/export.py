@@ -10,8 +10,8 @@ from gptailor.cli.console import errors, named, screen
 from gptailor.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gptailor.app.selection import Provenance
     from gptailor.family import Family
-    from gptailor.provenance import Provenance
 
 __all__ = ["command"]
 
@@ -46,10 +46,11 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     overwrite: Annotated[bool, typer.Option(help="Replace what is not ours.")] = False,
 ) -> None:
     """Write the best model for other tools to load."""
-    from gptailor.assemble import load_members
+    from gptailor.app.assemble import load_members
+    from gptailor.app.header import model_facts
+    from gptailor.app.selection import find_provenance
     from gptailor.export.options import ExportOptions
-    from gptailor.header import changed_model, changes, model_facts
-    from gptailor.provenance import find_provenance
+    from gptailor.record.compatibility import changed_model, changes
 
     options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
     found = find_provenance(run, trial=trial, tailoring=tailoring)
@@ -64,12 +65,12 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     kept = [run, *([tailoring] if tailoring is not None else []), *found.files]
     more: dict[str, Any] = {"overwrite": overwrite, "keep": kept}
     if options.format == "gguf":
-        from gptailor.export.gguf import export_gguf
+        from gptailor.export.gguf.writer import export_gguf
 
         export_gguf(family, found.tailoring, out, dtype=options.gguf_dtype, **more)
         told = "read back and equal to what was made\nthe GGUF file"
     elif options.format == "mergekit":
-        from gptailor.export.mergekit import export_recipe
+        from gptailor.export.mergekit.recipe import export_recipe
 
         export_recipe(family, found.tailoring, out, **more)
         told = "told as a recipe\nthe recipe for mergekit"

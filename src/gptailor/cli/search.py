@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from gptailor.cli.console import errors, named, run_folder, screen
-from gptailor.cli.costs import show_costs
-from gptailor.cli.progress import ProgressDisplay
-from gptailor.trial import Trial
+from gptailor.cli.progress_bar import ProgressDisplay
+from gptailor.cli.show_costs import show_costs
+from gptailor.core.trial import Trial
 
 __all__ = ["command"]
 
@@ -51,20 +51,24 @@ def command(
 def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], int]:
     """The chosen trial, the record's last entries on costs and choice, and the members' layers."""
     from gptailor.config import load_config
-    from gptailor.report import read_run
-    from gptailor.study import Journal
-    from gptailor.study.journal import RECORD, read_record
-    from gptailor.study.results import write_results
+    from gptailor.record.journal import RECORD, Journal, read_record
+    from gptailor.record.ranking import write_results
+    from gptailor.record.run import read_run
 
     loaded = load_config(config)
     if (folder / RECORD).exists() and read_record(folder / RECORD):
         read_run(folder)  # every line is held against its kind: a damaged record is told here
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    from gptailor.assemble import assemble, open_study, settled, workers_asked  # slow: faults first
-    from gptailor.spending import foretell, settle
+    from gptailor.app.assemble import (  # slow: faults first
+        assemble,
+        open_study,
+        probe_workers,
+        with_recorded_settings,
+    )
+    from gptailor.forecast.costs import record_costs, record_forecast
 
-    loaded = settled(loaded, folder)
-    with closing(workers_asked(loaded)):  # what they lack is told before minutes pass
+    loaded = with_recorded_settings(loaded, folder)
+    with closing(probe_workers(loaded)):  # what they lack is told before minutes pass
         assembly = assemble(loaded)
         task_notes = [note for parts in assembly.tasks.values() for note in parts.notes]
         for note in (*assembly.family.notes, *task_notes):
@@ -75,9 +79,9 @@ def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], 
             ProgressDisplay(errors) as display,
         ):
             study = open_study(assembly, journal, on_progress=display.show, pool=pool)
-            foretell(journal, assembly)
+            record_forecast(journal, assembly)
             chosen = study.run()
-            settle(journal, assembly)
+            record_costs(journal, assembly)
             write_results(folder, chosen, study.front(), study.objective)
             kinds = ("forecast", "chosen", "spent")
             entries = {kind: entry for kind in kinds for entry in journal.of(kind)}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptailor.engine.tokens import TokenTree
+from gptailor.engine.token_tree import TokenTree
 from gptailor.tasks.task import Passage
 
 __all__ = ["Batch", "pack"]

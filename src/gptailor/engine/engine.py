@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptailor.core.prefix_trie import Node, prefix_trie
+from gptailor.core.tailoring import Tailoring
 from gptailor.engine.batches import Batch
-from gptailor.engine.layers import LayerCache
-from gptailor.engine.results import Result, Run, Targets
+from gptailor.engine.layer_cache import LayerCache
 from gptailor.engine.skeleton import Inputs, Skeleton
-from gptailor.errors import ConfigError
+from gptailor.engine.targets import Result, Run, Targets
+from gptailor.errors import ConfigError, is_out_of_memory
 from gptailor.family import Family
-from gptailor.out_of_memory import is_out_of_memory
-from gptailor.prefix import Node, prefix_trie
-from gptailor.tailoring import Tailoring
 from gptailor.tasks.divergence import Teacher, compact, divergence
 
 __all__ = ["STATE_BYTES", "Engine"]

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Evaluation, Job, Measurement, Scores
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
-from gptailor.engine.results import Targets
-from gptailor.tailoring import Tailoring
+from gptailor.engine.targets import Targets
 from gptailor.tasks.divergence import Teacher
 from gptailor.tasks.task import Outcome, Passage, Task
-from gptailor.trial import Evaluation, Job, Measurement, Scores
 
 __all__ = ["Evaluator"]
 
@@ -41,7 +41,7 @@ class Evaluator:
 
     Args:
         engine: Runs the models.
-        tasks: Part (``search``, ``choose``, ``report``) to the tasks with that part's examples.
+        tasks: Split (``search``, ``selection``, ``test``) to the tasks with that split's examples.
         rungs: Numbers of examples at which the search looks; chunks never cross them.
         teachers: Task to the member from whose predictions its divergence is measured.
     """
@@ -55,7 +55,7 @@ class Evaluator:
         teachers: Mapping[str, str] | None = None,
     ) -> None:
         self.engine = engine
-        self._tasks = {part: {task.name: task for task in given} for part, given in tasks.items()}
+        self._tasks = {split: {task.name: task for task in given} for split, given in tasks.items()}
         self._rungs = tuple(sorted(rungs))
         self._teachers = dict(teachers or {})
         self._chunks: dict[tuple[str, int, int], tuple[_Chunk, ...]] = {}
@@ -69,32 +69,32 @@ class Evaluator:
         done: dict[int, Evaluation] = {}
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index, job in enumerate(jobs):
-            groups.setdefault((job.part, job.n_known, job.n_examples), []).append(index)
-        for (part, known, n_examples), members in groups.items():
+            groups.setdefault((job.split, job.n_known, job.n_examples), []).append(index)
+        for (split, known, n_examples), members in groups.items():
             group = [jobs[index] for index in members]
-            evaluations = self._evaluate_group(part, known, n_examples, group)
+            evaluations = self._evaluate_group(split, known, n_examples, group)
             done |= dict(zip(members, evaluations, strict=True))
         return [done[index] for index in range(len(jobs))]
 
-    def tokens(self, part: str, known: int, n_examples: int) -> int:
+    def tokens(self, split: str, known: int, n_examples: int) -> int:
         """Tokens that one candidate runs through each of its layers, padding counted."""
-        chunks = self._chunks_between(part, known, n_examples)
+        chunks = self._chunks_between(split, known, n_examples)
         return sum(batch.n_tokens for chunk in chunks for batch in chunk.batches)
 
-    def pieces(self, part: str, known: int, n_examples: int) -> list[tuple[int, int]]:
-        """From which example to which batches are made: on the search part they end at rungs."""
-        rungs = self._rungs if part == "search" else ()  # other parts are seen whole
+    def pieces(self, split: str, known: int, n_examples: int) -> list[tuple[int, int]]:
+        """From which example to which batches are made: on the search split they end at rungs."""
+        rungs = self._rungs if split == "search" else ()  # other splits are seen whole
         edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
         return list(itertools.pairwise(edges))
 
     def _evaluate_group(
-        self, part: str, known: int, n_examples: int, jobs: Sequence[Job]
+        self, split: str, known: int, n_examples: int, jobs: Sequence[Job]
     ) -> list[Evaluation]:
         started = time.perf_counter()
         outcomes: list[dict[tuple[str, int], dict[int, list[Outcome]]]] = [{} for _ in jobs]
         failures: list[str | None] = [None for _ in jobs]
         costs = [0.0 for _ in jobs]
-        for chunk in self._chunks_between(part, known, n_examples):
+        for chunk in self._chunks_between(split, known, n_examples):
             tailorings = [job.tailoring for job in jobs]
             results = self.engine.run(tailorings, chunk.batches, chunk.teachers)
             for index, result in enumerate(results):
@@ -103,7 +103,7 @@ class Evaluator:
                 if result.targets is not None:
                     _collect(chunk, result.targets, outcomes[index])
         scores = [
-            self._scores(part, job, found) if failure is None else None
+            self._scores(split, job, found) if failure is None else None
             for job, found, failure in zip(jobs, outcomes, failures, strict=True)
         ]
         seconds = (time.perf_counter() - started) / len(jobs)
@@ -113,11 +113,11 @@ class Evaluator:
         ]
 
     def _scores(
-        self, part: str, job: Job, outcomes: Mapping[tuple[str, int], Mapping[int, list[Outcome]]]
+        self, split: str, job: Job, outcomes: Mapping[tuple[str, int], Mapping[int, list[Outcome]]]
     ) -> Scores:
         """Put the new examples' numbers behind the known ones."""
         scored: dict[str, dict[str, Measurement]] = {}
-        for name, task in self._tasks[part].items():
+        for name, task in self._tasks[split].items():
             known = {} if job.known is None else job.known.tasks[name]
             values = {metric: list(measured.values) for metric, measured in known.items()}
             n_known = max((len(numbers) for numbers in values.values()), default=0)
@@ -133,20 +133,20 @@ class Evaluator:
             }
         return Scores(scored)
 
-    def _chunks_between(self, part: str, known: int, n_examples: int) -> list[_Chunk]:
+    def _chunks_between(self, split: str, known: int, n_examples: int) -> list[_Chunk]:
         chunks: list[_Chunk] = []
-        for low, high in self.pieces(part, known, n_examples):
-            key = (part, low, high)
+        for low, high in self.pieces(split, known, n_examples):
+            key = (split, low, high)
             if key not in self._chunks:
-                self._chunks[key] = self._make_chunks(part, low, high)
+                self._chunks[key] = self._make_chunks(split, low, high)
             chunks += self._chunks[key]
         return chunks
 
-    def _make_chunks(self, part: str, low: int, high: int) -> tuple[_Chunk, ...]:
+    def _make_chunks(self, split: str, low: int, high: int) -> tuple[_Chunk, ...]:
         """Batch the examples from `low` to `high`; tasks with the same teacher share batches."""
         by_teacher: dict[str | None, list[tuple[str, int, int]]] = {}
         passages: dict[str | None, list[Passage]] = {}
-        for name, task in self._tasks[part].items():
+        for name, task in self._tasks[split].items():
             teacher = self._teachers.get(name)
             for example in range(min(low, task.n_examples), min(high, task.n_examples)):
                 for place, passage in enumerate(task.passages(example)):

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine.batches import pack
 from gptailor.engine.engine import Engine
-from gptailor.errors import FamilyError, TailoringError
+from gptailor.errors import FamilyError, TailoringError, is_out_of_memory
 from gptailor.family import Family, tailored_config
-from gptailor.family.files import LIBRARY_FAULTS, one_line
-from gptailor.family.skeleton import model_around
-from gptailor.out_of_memory import is_out_of_memory
-from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.family.empty_model import model_around
+from gptailor.family.weight_files import LIBRARY_FAULTS, one_line
 from gptailor.tasks.task import Passage
 
 __all__ = ["plain_logprobs", "refuse_inexact"]

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gptailor.engine.attention import speed_up_attention
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.batches import Batch
-from gptailor.engine.linear import speed_up_linear
-from gptailor.engine.weights import part_weights
+from gptailor.engine.cpu.attention import speed_up_attention
+from gptailor.engine.cpu.onednn_linear import speed_up_linear
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layers_path
-from gptailor.tailoring import LayerSpec, Tailoring
+from gptailor.family.layer_weights import part_weights
 
 __all__ = ["Inputs", "Skeleton"]
 

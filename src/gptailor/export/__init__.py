@@ -1,13 +1,12 @@
 """What leaves the house: a tailoring as a checkpoint with its card, a GGUF file, or a recipe."""
 
-from gptailor.export.card import CardFacts, ScoreRow, model_card
+from gptailor.export.card import CardFacts, model_card
 from gptailor.export.checkpoint import card_facts, export_checkpoint
-from gptailor.export.gguf import export_gguf
-from gptailor.export.mergekit import export_recipe, mergekit_recipe
+from gptailor.export.gguf.writer import export_gguf
+from gptailor.export.mergekit.recipe import export_recipe, mergekit_recipe
 
 __all__ = [
     "CardFacts",
-    "ScoreRow",
     "card_facts",
     "export_checkpoint",
     "export_gguf",

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from gptailor.metrics import METRICS
-from gptailor.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.core.metrics import METRICS
+from gptailor.core.score_table import ScoreRow
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 
-__all__ = ["CardFacts", "ScoreRow", "model_card", "place_of", "places_of"]
-
-Interval = tuple[float, float]
+__all__ = ["CardFacts", "model_card", "place_of", "places_of"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|\\`*[]~$"}
@@ -28,31 +27,6 @@ _PIPELINES = {
     "AutoModelForImageTextToText": "image-text-to-text",
 }
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # within a word it is text
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One line of the table of scores.
-
-    Args:
-        task: The task's name.
-        metric: The metric's name, with its own unit.
-        base: What the base scores.
-        result: What the tailored model scores, on the same examples.
-        interval: Low and high end of the result's 95 % interval; None if not known.
-        retention: The share of the base's score that is kept; None if it has no meaning.
-        retention_interval: Low and high end of the retention's 95 % interval; None if not known.
-        n_examples: On how many examples; None if not known.
-    """
-
-    task: str
-    metric: str
-    base: float
-    result: float
-    interval: Interval | None = None
-    retention: float | None = None
-    retention_interval: Interval | None = None
-    n_examples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +307,7 @@ def _percent(value: float) -> str:
     return f"{value:.1%}" if math.isfinite(value) else "-"
 
 
-def _interval(interval: Interval | None, told: Callable[[float], str]) -> str:
+def _interval(interval: tuple[float, float] | None, told: Callable[[float], str]) -> str:
     return "" if interval is None else f" [{told(interval[0])}, {told(interval[1])}]"
 
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError
 from gptailor.export.card import CardFacts, model_card, places_of
 from gptailor.export.folder import MANIFEST, written_beside
-from gptailor.export.selfcheck import check_checkpoint
-from gptailor.export.weights import tailored_weights
+from gptailor.export.read_back import check_checkpoint
+from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, layers_path, tailored_config
+from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.quiet import quiet
-from gptailor.family.skeleton import auto_class, skeleton_of
-from gptailor.tailoring import Tailoring
 
 __all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint"]
 
@@ -78,7 +78,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
         written_beside(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
     ):
         model, weights = _assembled(family, tailoring, dtype)
-        around = family.surroundings
+        around = family.multimodal_wrapper
         whole = model if around is None else around.around(model, dtype)
         whole.save_pretrained(beside, max_shard_size=shard_bytes)
         _save_generation_config(family.generation_config, beside)
@@ -105,7 +105,7 @@ def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
         tailoring: How the model was made.
         name: What the model is called.
     """
-    around = family.surroundings
+    around = family.multimodal_wrapper
     config = family.config if around is None else around.config
     before, after = family.parameters, _n_parameters(family, tailoring)
     outside = 0 if around is None else around.parameters
@@ -129,7 +129,7 @@ def _n_parameters(family: Family, tailoring: Tailoring) -> int:
 
 
 def _n_bytes(family: Family, tailoring: Tailoring, dtype: torch.dtype) -> int:
-    around = 0 if family.surroundings is None else family.surroundings.parameters
+    around = 0 if family.multimodal_wrapper is None else family.multimodal_wrapper.parameters
     return (_n_parameters(family, tailoring) + around) * dtype.itemsize
 
 

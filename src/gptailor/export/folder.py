@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from gptailor.errors import ExportError
-from gptailor.unfinished import hold_new, sweep
+from gptailor.files.atomic import hold_new, sweep
 
 __all__ = ["MANIFEST", "file_beside", "written_beside"]
 

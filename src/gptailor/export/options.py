@@ -10,7 +10,7 @@ from typing import Any
 
 from gptailor.errors import ConfigError
 from gptailor.export.checkpoint import SAVED_DTYPES
-from gptailor.export.gguf import GGUF_DTYPES
+from gptailor.export.gguf.writer import GGUF_DTYPES
 
 __all__ = ["FORMATS", "ExportOptions"]
 

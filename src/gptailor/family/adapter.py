@@ -18,7 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.errors import FamilyError
-from gptailor.family.files import (
+from gptailor.family.empty_model import model_around, skeleton_of
+from gptailor.family.layout import Layout
+from gptailor.family.members import OpenedMember
+from gptailor.family.multimodal import language_model, names_whole
+from gptailor.family.quiet import quiet
+from gptailor.family.weight_files import (
     LIBRARY_FAULTS,
     one_line,
     read_json,
@@ -26,11 +31,6 @@ from gptailor.family.files import (
     told,
     unreadable,
 )
-from gptailor.family.layout import Layout
-from gptailor.family.members import OpenedMember
-from gptailor.family.multimodal import language_model, names_whole
-from gptailor.family.quiet import quiet
-from gptailor.family.skeleton import model_around, skeleton_of
 
 __all__ = ["CONFIG", "apply_adapter"]
 
@@ -232,17 +232,17 @@ def _merged(
 def _model_for(base: OpenedMember, weights: Mapping[str, Tensor]) -> PreTrainedModel:
     """The language model; the whole around it, where the adapter was trained on that."""
     model = model_around(base.config, base.state, torch.float32)
-    if base.surroundings is None or not any(
+    if base.multimodal_wrapper is None or not any(
         names_whole(name.removeprefix(_PREFIX)) for name in weights
     ):
         return model
-    return base.surroundings.around(model, torch.float32)
+    return base.multimodal_wrapper.around(model, torch.float32)
 
 
 def _refuse_outside(folder: Path, base: OpenedMember, merged: PreTrainedModel) -> None:
     """Refuse an adapter that changes what stands around the language model."""
     state = merged.state_dict()
-    around = base.surroundings.state if base.surroundings is not None else {}
+    around = base.multimodal_wrapper.state if base.multimodal_wrapper is not None else {}
     changed = [
         name for name, t in around.items() if name in state and not torch.equal(t, state[name])
     ]

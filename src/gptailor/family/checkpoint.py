@@ -30,7 +30,13 @@ from gptailor.family.architecture import (
     refuse_unsupported,
     text_config,
 )
-from gptailor.family.files import (
+from gptailor.family.empty_model import auto_class, skeleton_of
+from gptailor.family.layout import Layout
+from gptailor.family.licence import licence_of
+from gptailor.family.members import OpenedMember
+from gptailor.family.multimodal import MultimodalWrapper, language_model, multimodal_wrapper_of
+from gptailor.family.quiet import quiet
+from gptailor.family.weight_files import (
     LIBRARY_FAULTS,
     StoredTensor,
     one_line,
@@ -39,12 +45,6 @@ from gptailor.family.files import (
     tensors_of,
     told,
 )
-from gptailor.family.layout import Layout
-from gptailor.family.licence import licence_of
-from gptailor.family.members import OpenedMember
-from gptailor.family.multimodal import Surroundings, language_model, surroundings_of
-from gptailor.family.quiet import quiet
-from gptailor.family.skeleton import auto_class, skeleton_of
 
 __all__ = ["open_checkpoint", "refuse_misfits", "state_of", "tokenizer_of"]
 
@@ -100,7 +100,7 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
         raise FamilyError(f"{folder}: transformers can't open it: {one_line(fault)}") from fault
     refuse_misfits(folder, info)
     model = language_model(whole)
-    surroundings, config = surroundings_of(whole, model, folder), text_config(config)
+    multimodal_wrapper, config = multimodal_wrapper_of(whole, model, folder), text_config(config)
     layout = Layout.of(model)
     config.tie_word_embeddings = layout.tied  # a head that differs is never tied to the embedding
     return OpenedMember(
@@ -112,17 +112,17 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
         tokenizer=tokenizer_of(folder),
         generation_config=model.generation_config,
         licence=licence_of(folder),
-        notes=_notes(origin, surroundings),
-        surroundings=surroundings,
+        notes=_notes(origin, multimodal_wrapper),
+        multimodal_wrapper=multimodal_wrapper,
     )
 
 
-def _notes(origin: str, surroundings: Surroundings | None) -> tuple[str, ...]:
-    if surroundings is None:
+def _notes(origin: str, wrapper: MultimodalWrapper | None) -> tuple[str, ...]:
+    if wrapper is None:
         return ()
     return (
-        f"{origin} is a {surroundings.config.model_type} model: its language model is tailored, "
-        f"what stands around it ({surroundings.parameters:,} parameters) stays as the base has it",
+        f"{origin} is a {wrapper.config.model_type} model: its language model is tailored, "
+        f"what stands around it ({wrapper.parameters:,} parameters) stays as the base has it",
     )
 
 

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.errors import FamilyError, TailoringError
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.errors import FamilyError, TailoringError, unknown
 from gptailor.family.architecture import layer_kinds, tailored_config
+from gptailor.family.empty_model import skeleton_of
 from gptailor.family.layout import PARTS, Layout
-from gptailor.family.mapped import let_go, trim
-from gptailor.family.multimodal import Surroundings
-from gptailor.family.skeleton import skeleton_of
-from gptailor.registry import unknown
-from gptailor.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.family.memory_map import let_go, trim
+from gptailor.family.multimodal import MultimodalWrapper
 
 __all__ = ["Family"]
 
@@ -40,7 +39,7 @@ class Family:
         generation_config: The base's, or None.
         licence: The base's, as its model card or package says, or None.
         base_tokenizer: The base's tokenizer, or None where it has none.
-        surroundings: What stands around the base's language model in its checkpoint (a vision
+        multimodal_wrapper: What stands around the base's language model in its checkpoint (a vision
             tower, say), or None.
         mapped: Whether the tensors are left in files, and their memory is to be given back.
     """
@@ -54,7 +53,7 @@ class Family:
     generation_config: Any = None
     licence: str | None = None
     base_tokenizer: Any = None
-    surroundings: Surroundings | None = None
+    multimodal_wrapper: MultimodalWrapper | None = None
     mapped: bool = False
 
     @property
@@ -90,7 +89,7 @@ class Family:
     def nbytes(self) -> int:
         """Bytes of memory held, each shared tensor counted once."""
         held = {}
-        around = [self.surroundings.state] if self.surroundings else []
+        around = [self.multimodal_wrapper.state] if self.multimodal_wrapper else []
         for state in (*self.states.values(), *around):
             for tensor in state.values():
                 storage = tensor.untyped_storage()
@@ -130,7 +129,7 @@ class Family:
                 let_go(state.values())
         return digests
 
-    def rest(self) -> None:
+    def release_pages(self) -> None:
         """Give back the memory of whatever was read of a family that is left in files."""
         if self.mapped:
             for state in self.states.values():

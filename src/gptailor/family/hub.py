@@ -28,8 +28,8 @@ from huggingface_hub.errors import (
 )
 
 from gptailor.errors import FamilyError
-from gptailor.family.files import told
 from gptailor.family.quiet import quiet
+from gptailor.family.weight_files import told
 
 __all__ = ["commit_of", "fetch", "is_hub_id"]
 

@@ -7,7 +7,7 @@ import importlib.metadata
 from pathlib import Path
 
 from gptailor.errors import ConfigError
-from gptailor.yamlfile import parse_yaml
+from gptailor.files.yaml import parse_yaml
 
 __all__ = ["licence_of", "package_licence"]
 

@@ -12,20 +12,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.checkpoint import open_checkpoint, tokenizer_of
-from gptailor.family.checks import fitted, value_faults
+from gptailor.family.consistency import fitted, value_faults
+from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import Family
-from gptailor.family.gguf import open_gguf
+from gptailor.family.gguf.reader import open_gguf
 from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
 from gptailor.family.licence import package_licence
-from gptailor.family.mapped import let_go, map_tensors
+from gptailor.family.locate import find, package_of
 from gptailor.family.members import MemberSource, OpenedMember
-from gptailor.family.places import find, package_of
-from gptailor.family.skeleton import skeleton_of
-from gptailor.tailoring import BASE, Source
+from gptailor.family.memory_map import let_go, map_tensors
 
 __all__ = ["load_family", "open_member"]
 
@@ -94,7 +94,7 @@ def load_family(
         generation_config=opened.generation_config,
         licence=opened.licence,
         base_tokenizer=opened.tokenizer,
-        surroundings=opened.surroundings,
+        multimodal_wrapper=opened.multimodal_wrapper,
         mapped=mapped,
     )
 

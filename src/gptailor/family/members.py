@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gptailor.family.multimodal import Surroundings
+from gptailor.family.multimodal import MultimodalWrapper
 
 __all__ = ["MemberSource", "OpenedMember"]
 
@@ -49,7 +49,7 @@ class OpenedMember:
         notes: Sentences for the user.
         stored: How its weights were stored, where that is not as plain floats: the rest of a
             sentence that begins with `origin`.
-        surroundings: What stands around its language model, or None where there is nothing.
+        multimodal_wrapper: What stands around its language model, or None where there is nothing.
     """
 
     where: str
@@ -62,4 +62,4 @@ class OpenedMember:
     licence: str | None = None
     notes: tuple[str, ...] = ()
     stored: str | None = None
-    surroundings: Surroundings | None = None
+    multimodal_wrapper: MultimodalWrapper | None = None

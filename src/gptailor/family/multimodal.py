@@ -1,8 +1,8 @@
 """Checkpoints of several models: the language model inside, and what stands around it.
 
-The language model is opened, searched and cut as any other; its surroundings (vision tower,
+The language model is opened, searched and cut as any other; its multimodal_wrapper (vision tower,
 projector, processor files) are carried along unchanged and put around the smaller language model
-again. Knows nothing of what the surroundings compute.
+again. Knows nothing of what the multimodal_wrapper compute.
 """
 
 import copy
@@ -17,9 +17,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import MULTIMODAL, text_config
-from gptailor.family.skeleton import model_around, skeleton_of
+from gptailor.family.empty_model import model_around, skeleton_of
 
-__all__ = ["Surroundings", "language_model", "names_whole", "surroundings_of"]
+__all__ = ["MultimodalWrapper", "language_model", "multimodal_wrapper_of", "names_whole"]
 
 # what the language model's names begin with in the whole model, and in the language model alone
 _PREFIXES = (
@@ -42,7 +42,7 @@ _TOLERANCE = {
 
 
 @dataclass(frozen=True, eq=False)
-class Surroundings:
+class MultimodalWrapper:
     """What a checkpoint holds besides its language model.
 
     Args:
@@ -61,7 +61,7 @@ class Surroundings:
         return sum(tensor.numel() for tensor in self.state.values())
 
     def around(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-        """Put the surroundings around a language model; tensors are shared, or cast to `dtype`.
+        """Wrap a language model; tensors are shared, or cast to `dtype`.
 
         Args:
             model: A language model of the same architecture, of any number of layers.
@@ -107,9 +107,9 @@ def language_model(model: PreTrainedModel) -> PreTrainedModel:
     return made
 
 
-def surroundings_of(
+def multimodal_wrapper_of(
     model: PreTrainedModel, inside: PreTrainedModel, folder: Path
-) -> Surroundings | None:
+) -> MultimodalWrapper | None:
     """What `model`, read from `folder`, holds besides `inside`; None where that is all of it.
 
     Raises:
@@ -124,7 +124,7 @@ def surroundings_of(
     for path in files.values():
         if path.stat().st_size > _MAX_BYTES:
             raise FamilyError(f"{path}: {path.stat().st_size} bytes are too many for this file")
-    return Surroundings(
+    return MultimodalWrapper(
         config=copy.deepcopy(model.config),
         state={
             name: tensor.detach()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gptailor.core.merge_spec import MergeSpec
 from gptailor.errors import MergeError
 from gptailor.merge import (  # noqa: F401  # each binds its functions to their names
     breadcrumbs,
@@ -22,7 +23,6 @@ from gptailor.merge import (  # noqa: F401  # each binds its functions to their 
 )
 from gptailor.merge.method import FUNCTIONS
 from gptailor.merge.parameters import facts_of, filled
-from gptailor.methods import MethodFacts
 
 __all__ = ["merge", "merge_named"]
 
@@ -36,7 +36,7 @@ def merge(
     """Merge tensors that stand for one weight, by the method called `name`.
 
     Args:
-        name: A method of `gptailor.methods.METHODS`.
+        name: A method of `gptailor.core.merge_spec.MERGE_METHODS`.
         tensors: One per source, of one shape, on one device, of any float dtype. A single one is
             taken, not merged.
         base: The same weight in the base; methods that take no differences ignore it.
@@ -62,7 +62,7 @@ def merge(
 
 @torch.no_grad()
 def merge_named(
-    facts: MethodFacts,
+    facts: MergeSpec,
     tensors: Mapping[str, Tensor],
     base: Tensor | None,
     params: Mapping[str, object],
@@ -91,7 +91,7 @@ def merge_named(
     return FUNCTIONS[facts.name](floats, **complete)
 
 
-def _as_float32(facts: MethodFacts, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+def _as_float32(facts: MergeSpec, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     first = next(iter(tensors))
     floats = []
     for name, tensor in tensors.items():
@@ -114,7 +114,7 @@ def _as_float32(facts: MethodFacts, tensors: Mapping[str, Tensor]) -> list[Tenso
     return floats
 
 
-def _refuse_misfit(facts: MethodFacts, name: str, tensor: object) -> None:
+def _refuse_misfit(facts: MergeSpec, name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         raise MergeError(f"{facts.name}: {name} is a {type(tensor).__name__}, not a tensor")
     if not tensor.is_floating_point():

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.tailoring import LayerSpec
 from gptailor.errors import MergeError
 from gptailor.merge.apply import merge_named
-from gptailor.methods import METHODS
-from gptailor.tailoring import LayerSpec
 
 __all__ = ["merge_layer"]
 
@@ -49,8 +49,8 @@ def merge_layer(
         raise MergeError(f"{spec} needs {len(spec.sources)} sources, but got {len(sources)}")
     if spec.method is None:
         return dict(sources[0])
-    used_base = base if METHODS[spec.method].needs_base else None
-    if METHODS[spec.method].needs_base and base is None:
+    used_base = base if MERGE_METHODS[spec.method].needs_base else None
+    if MERGE_METHODS[spec.method].needs_base and base is None:
         raise MergeError(f"{spec} merges differences from {spec.base}, but got no base")
     named = dict(zip(map(str, spec.sources), sources, strict=True))
     _refuse_other_names(named if used_base is None else named | {_BASE: used_base})
@@ -88,7 +88,7 @@ def _merged(
         return _only(name, tensors)
     if all(_is_same(first, other) for other in others):
         return first.to(dtype)
-    facts, params = METHODS[str(spec.method)], dict(spec.params)
+    facts, params = MERGE_METHODS[str(spec.method)], dict(spec.params)
     if "seed" in params:
         params["seed"] = _seed(params["seed"], spec.position, name)
     try:

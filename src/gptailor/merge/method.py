@@ -9,7 +9,7 @@ from typing import ParamSpec
 
 from torch import Tensor
 
-from gptailor.methods import METHODS
+from gptailor.core.merge_spec import MERGE_METHODS
 
 __all__ = ["FUNCTIONS", "merge_method"]
 
@@ -20,7 +20,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
 
 
 def merge_method(name: str) -> Callable[[Callable[_P, Tensor]], Callable[_P, Tensor]]:
-    """Bind a function to the facts that `gptailor.methods.METHODS` holds under `name`.
+    """Bind a function to the facts that `gptailor.core.merge_spec` holds under `name`.
 
     The function gets at least two float32 tensors of one shape, all finite, in the order of the
     sources; then the base where the facts say so; and every parameter by keyword. It returns a new
@@ -29,7 +29,7 @@ def merge_method(name: str) -> Callable[[Callable[_P, Tensor]], Callable[_P, Ten
     Args:
         name: The method's name in configs and tailorings.
     """
-    assert name in METHODS, f"{name!r} has no facts in gptailor.methods"
+    assert name in MERGE_METHODS, f"{name!r} has no facts in gptailor.core.merge_spec"
     assert name not in FUNCTIONS, f"{name!r} is bound twice"
 
     def bind(function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:

@@ -3,25 +3,24 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from gptailor.errors import MergeError
-from gptailor.methods import METHODS, MethodFacts
-from gptailor.registry import unknown
+from gptailor.core.merge_spec import MERGE_METHODS, MergeSpec
+from gptailor.errors import MergeError, unknown
 
 __all__ = ["facts_of", "filled"]
 
 
-def facts_of(name: str) -> MethodFacts:
+def facts_of(name: str) -> MergeSpec:
     """Look up a method's facts.
 
     Raises:
         MergeError: There is no method of this name.
     """
-    if name not in METHODS:
-        raise MergeError(unknown("merge method", name, METHODS))
-    return METHODS[name]
+    if name not in MERGE_METHODS:
+        raise MergeError(unknown("merge method", name, MERGE_METHODS))
+    return MERGE_METHODS[name]
 
 
-def filled(facts: MethodFacts, params: Mapping[str, object], n_sources: int) -> dict[str, object]:
+def filled(facts: MergeSpec, params: Mapping[str, object], n_sources: int) -> dict[str, object]:
     """Check the parameters given and add the defaults of the others.
 
     Raises:
@@ -47,7 +46,7 @@ def filled(facts: MethodFacts, params: Mapping[str, object], n_sources: int) -> 
     return complete
 
 
-def _weights(facts: MethodFacts, weights: object, n_sources: int) -> tuple[float, ...]:
+def _weights(facts: MergeSpec, weights: object, n_sources: int) -> tuple[float, ...]:
     if weights is None:
         return (1.0,) * n_sources
     if not isinstance(weights, Sequence) or isinstance(weights, str) or len(weights) != n_sources:

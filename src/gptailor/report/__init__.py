@@ -5,6 +5,5 @@ no family, no torch; a run can be reported on another machine, and while it is s
 """
 
 from gptailor.report.page import write_report
-from gptailor.report.run import Run, read_run
 
-__all__ = ["Run", "read_run", "write_report"]
+__all__ = ["write_report"]

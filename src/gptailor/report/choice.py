@@ -5,11 +5,11 @@ Knows nothing of pages.
 
 from dataclasses import dataclass
 
-from gptailor.objective import Objective
-from gptailor.report.run import Run
-from gptailor.statistics import Estimate
-from gptailor.tailoring import BASE
-from gptailor.trial import Scores, Trial
+from gptailor.core.objective import Objective
+from gptailor.core.statistics import Estimate
+from gptailor.core.tailoring import BASE
+from gptailor.core.trial import Scores, Trial
+from gptailor.record.run import Run
 
 __all__ = ["Choice", "FinalistRow", "choice"]
 
@@ -23,10 +23,10 @@ class FinalistRow:
     Args:
         number: Of the trial.
         origin: How the searcher came to it.
-        search_loss: Mean loss on the search part.
-        choose_loss: Mean loss on the choose part; None where the base was not scored there.
+        search_loss: Mean loss on the search split.
+        choose_loss: Mean loss on the selection split; None where the base was not scored there.
         behind: Its choose loss less the pick's, in pairs; None for the pick itself.
-        values: The user's metric on the choose part, one a task.
+        values: The user's metric on the selection split, one a task.
     """
 
     number: int
@@ -39,7 +39,7 @@ class FinalistRow:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """All finalists, the best on the choose part first, and the base's values beside them."""
+    """All finalists, the best on the selection split first, and the base's values beside them."""
 
     rows: tuple[FinalistRow, ...]
     base: tuple[float, ...] | None

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from gptailor.core.statistics import Estimate
+from gptailor.core.tailoring import BASE
 from gptailor.report.scores import RESULT, Row, ScoreTable
 from gptailor.report.svg import Scale, picture, tag, text
 from gptailor.report.words import percent
-from gptailor.statistics import Estimate
-from gptailor.tailoring import BASE
 
 __all__ = ["forest"]
 

@@ -11,14 +11,14 @@ from itertools import combinations, pairwise
 import numpy as np
 from markupsafe import Markup
 
-from gptailor.metrics import METRICS
-from gptailor.objective import Goal
-from gptailor.report.run import Run
+from gptailor.core.metrics import METRICS
+from gptailor.core.objective import Goal
+from gptailor.core.trial import Scores
+from gptailor.record.ranking import front_of
+from gptailor.record.run import Run
 from gptailor.report.scores import like
 from gptailor.report.svg import Scale, dots, path, picture, tag, text
 from gptailor.report.words import count, decimal
-from gptailor.study.results import front_of
-from gptailor.trial import Scores
 
 __all__ = ["Front", "FrontRow", "PairPanel", "front"]
 

@@ -15,19 +15,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from gptailor.core.metrics import METRICS
+from gptailor.core.statistics import Estimate
 from gptailor.errors import RecordError
-from gptailor.metrics import METRICS
+from gptailor.files.yaml import dump_yaml, write_atomically
+from gptailor.record.run import Run, read_run
 from gptailor.report import words
 from gptailor.report.choice import choice
-from gptailor.report.costs import cost_rows
+from gptailor.report.cost_table import cost_rows
 from gptailor.report.forest import forest
 from gptailor.report.front import front
-from gptailor.report.layers import layer_picture
+from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import progress, rung_radius
-from gptailor.report.run import Run, read_run
 from gptailor.report.scores import ScoreTable, best_trial, parameters_of, score_table
-from gptailor.statistics import Estimate
-from gptailor.yamlfile import dump_yaml, write_atomically
 
 __all__ = ["Headline", "render", "write_report"]
 

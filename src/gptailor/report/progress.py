@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from markupsafe import Markup
 
-from gptailor.report.run import Run
+from gptailor.record.run import Run
 from gptailor.report.svg import Scale, path, picture, tag, text, ticks
 from gptailor.report.words import amount, count, decimal, duration
 

@@ -1,26 +1,26 @@
 """The scores to show: of which models, on which examples, with which intervals.
 
-The best evidence wins: an evaluation by lm-eval, else the engine's scores on the report part, else
-those on the choose part, else the search's own. Knows nothing of pages.
+The best evidence wins: an evaluation by lm-eval, else the engine's scores on the test split, else
+those on the selection split, else the search's own. Knows nothing of pages.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gptailor.errors import RecordError
-from gptailor.metrics import METRICS
-from gptailor.report.lines import Header, to_scores
-from gptailor.report.run import Run
-from gptailor.statistics import (
+from gptailor.core.metrics import METRICS
+from gptailor.core.statistics import (
     Estimate,
     Interval,
     average_retention,
     bootstrap_interval,
     retention_interval,
 )
-from gptailor.tailoring import BASE, Tailoring
-from gptailor.trial import Measurement, Scores, Trial
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Measurement, Scores, Trial
+from gptailor.errors import RecordError
+from gptailor.record.entries import Header, to_scores
+from gptailor.record.run import Run
 
 __all__ = [
     "RESULT",
@@ -45,14 +45,14 @@ class Evidence:
     """Scores of several models on the same examples.
 
     Args:
-        part: The examples: ``report``, ``choose`` or ``search``.
+        split: The examples: ``test``, ``selection`` or ``search``.
         judge: Who scored: ``evaluation`` (lm-eval) or ``engine``.
         models: Model name to scores; the base and the result among them where known.
         parameters: Model name to its parameters where an evaluation told them.
         n_resamples: Of the bootstrap.
     """
 
-    part: Literal["report", "choose", "search"]
+    split: Literal["test", "selection", "search"]
     judge: Literal["evaluation", "engine"]
     models: Mapping[str, Scores]
     parameters: Mapping[str, int]
@@ -136,16 +136,16 @@ def evidence(run: Run) -> Evidence | None:
     if run.evaluation is not None and run.evaluation.models:
         models = {model.name: to_scores(model.scores) for model in run.evaluation.models}
         told = {m.name: m.parameters for m in run.evaluation.models if m.parameters is not None}
-        part, n_resamples = run.evaluation.part, run.evaluation.n_resamples
-        return Evidence(part, "evaluation", models, told, n_resamples)
+        split, n_resamples = run.evaluation.split, run.evaluation.n_resamples
+        return Evidence(split, "evaluation", models, told, n_resamples)
     if RESULT in run.reported:
-        return Evidence("report", "engine", run.reported, {})
+        return Evidence("test", "engine", run.reported, {})
     best = best_trial(run)
     if best is None:
         return None
     if run.chosen is not None and best.number in run.finalists:
         models = {**run.compared, RESULT: run.finalists[best.number]}
-        return Evidence("choose", "engine", models, {})
+        return Evidence("selection", "engine", models, {})
     scores = _scores(best)
     models = {name: like(other, scores) for name, other in run.references.items()}
     return Evidence("search", "engine", {**models, RESULT: scores}, {})
@@ -235,7 +235,7 @@ def like(scores: Scores, pattern: Scores) -> Scores:
     """Cut the scores of a whole member to the first examples, which are those a candidate saw.
 
     Args:
-        scores: On all the examples of a part.
+        scores: On all the examples of a split.
         pattern: The candidate's, on as many or fewer.
     """
     return Scores(

@@ -1,7 +1,6 @@
-"""The loop, and its record on disk."""
+"""The search loop."""
 
-from gptailor.study.journal import Journal
 from gptailor.study.plan import Plan, Progress
 from gptailor.study.study import Study
 
-__all__ = ["Journal", "Plan", "Progress", "Study"]
+__all__ = ["Plan", "Progress", "Study"]

@@ -6,8 +6,8 @@ Plain frozen facts; know nothing of how the study does it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gptailor.objective import Goal
-from gptailor.trial import Trial
+from gptailor.core.objective import Goal
+from gptailor.core.trial import Trial
 
 __all__ = ["Plan", "Progress"]
 
@@ -25,7 +25,7 @@ class Plan:
         sizes: Part to the most examples that any task has there.
         max_trials: Evaluations in all.
         timeout_s: Wall-clock seconds of search over all starts; None for no limit.
-        finalists: How many candidates are compared on the choose part.
+        finalists: How many candidates are compared on the selection split.
     """
 
     goals: tuple[Goal, ...]

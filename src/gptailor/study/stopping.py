@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from gptailor.core.trial import Trial
 from gptailor.errors import RecordError
-from gptailor.trial import Trial
 
 __all__ = ["nothing_to_choose", "out_of_time", "refuse_hopeless"]
 

@@ -2,8 +2,8 @@
 
 Searchers are pure, so a study that was killed goes on by replaying its record: what was told is
 told again, what was asked and not answered is evaluated. After the search, the best candidates are
-compared on examples that it did not see, and the winner is scored on a third part. Knows nothing of
-models, tasks or where evaluations run.
+compared on examples that it did not see, and the winner is scored on a third split. Knows
+nothing of models, tasks or where evaluations run.
 """
 
 import dataclasses
@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gptailor.core.objective import Objective
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Evaluation, Job, Proposal, Scores, Trial
 from gptailor.errors import RecordError
-from gptailor.objective import Objective
-from gptailor.search.searcher import Searcher
-from gptailor.study.journal import Journal
+from gptailor.record.journal import Journal
+from gptailor.record.ranking import front_of, ranked
+from gptailor.searchers.searcher import Searcher
 from gptailor.study.plan import Plan, Progress
-from gptailor.study.results import front_of, ranked
 from gptailor.study.stopping import nothing_to_choose, out_of_time, refuse_hopeless
-from gptailor.tailoring import BASE, Tailoring
-from gptailor.trial import Evaluation, Job, Proposal, Scores, Trial
 from gptailor.workers import WorkerPool
 
 __all__ = ["Study"]
@@ -77,7 +77,7 @@ class Study:
         return front_of(self._trials, self.objective, n_kept)
 
     def run(self) -> Trial:
-        """Search, choose, score on the report part; go on wherever an earlier start ended.
+        """Search, choose, score on the test split; go on wherever an earlier start ended.
 
         Returns:
             The chosen trial.
@@ -89,9 +89,9 @@ class Study:
         self._tell_progress("references")
         objective = self._objective = Objective(self._plan.goals, self._references()[BASE])
         self._search(self._make_searcher(objective))
-        self._tell_progress("choose")
+        self._tell_progress("selection")
         chosen = self._choose()
-        self._tell_progress("report")
+        self._tell_progress("test")
         self._report(chosen)
         self._tell_progress("done")
         return chosen
@@ -253,13 +253,13 @@ class Study:
         if not finalists:
             raise nothing_to_choose(self._trials, self._plan.n_removed)
         best = list(finalists.values())[: self._plan.finalists]
-        n_examples = self._plan.sizes["choose"]
-        whole = self._whole(BASE, "choose", n_examples)
+        n_examples = self._plan.sizes["selection"]
+        whole = self._whole(BASE, "selection", n_examples)
         (reference,) = self._scored("finalist", [({"member": BASE}, whole)])
         objective = Objective(self._plan.goals, reference)
         entries = self._measured(
             "finalist",
-            [({"number": t.number}, Job(t.tailoring, n_examples, "choose")) for t in best],
+            [({"number": t.number}, Job(t.tailoring, n_examples, "selection")) for t in best],
         )
         compared = [
             (int(entry["number"]), Scores.from_plain(entry["scores"]))
@@ -268,7 +268,7 @@ class Study:
         ]
         if not compared:
             raise RecordError(
-                f"{self._journal.path}: every finalist failed on the choose part; the last one: "
+                f"{self._journal.path}: every finalist failed on the selection split; the last: "
                 f"{entries[-1]['failure']}; mend that and run the same command again"
             )
         number = min(
@@ -294,17 +294,17 @@ class Study:
         return len({trial.tailoring for trial in able})
 
     def _report(self, chosen: Trial) -> None:
-        """Score members and result on the part that nothing else has seen."""
-        n_examples = self._plan.sizes["report"]
+        """Score members and result on the split that nothing else has seen."""
+        n_examples = self._plan.sizes["test"]
         wanted: list[tuple[dict[str, Any], Job]] = [
-            ({"name": member}, self._whole(member, "report", n_examples))
+            ({"name": member}, self._whole(member, "test", n_examples))
             for member in self._plan.members
         ]
-        job = Job(chosen.tailoring, n_examples, "report")
+        job = Job(chosen.tailoring, n_examples, "test")
         self._scored("reported", [*wanted, ({"name": "result", "number": chosen.number}, job)])
 
-    def _whole(self, member: str, part: str, n_examples: int) -> Job:
-        return Job(Tailoring.whole(member, self._plan.n_layers), n_examples, part)
+    def _whole(self, member: str, split: str, n_examples: int) -> Job:
+        return Job(Tailoring.whole(member, self._plan.n_layers), n_examples, split)
 
     def _evaluate(self, jobs: Sequence[Job]) -> Iterator[Evaluation]:
         """Hand jobs to the pool and its evaluations on, one by one, as they come."""

@@ -1,7 +1,7 @@
 """Multiple choice: which of the continuations does the model find likeliest.
 
 The metrics are lm-eval's, to the bit: ties go to the first choice, and `acc_norm` divides a
-choice's log-likelihood by its length in characters. Two are ours: `answer_bits` and
+choice's log-likelihood by its length in characters. Two are ours: `gold_bits_per_byte` and
 `choice_logprob`, which move with every small change of a model where `acc` stands still. Knows
 nothing of lm-eval.
 """
@@ -47,7 +47,7 @@ class ChoiceExample:
         """Metric -> number; of several right choices, any counts as right.
 
         `choice_logprob` is the log of the right choices' joint probability among the choices,
-        `answer_bits` looks at the first right choice.
+        `gold_bits_per_byte` looks at the first right choice.
         """
         # lm-eval asks for more than the choices where a task wants acc_mutual_info
         choices = [loglikelihood for loglikelihood, _ in responses[: len(self.lengths)]]
@@ -55,12 +55,12 @@ class ChoiceExample:
         own = self._lm_eval(choices) if self.own is None else plain_numbers(self.own(responses))
         return own | {
             "choice_logprob": _log_sum(right) - _log_sum(choices),
-            "answer_bits": -right[0] / (self.answer_bytes * math.log(2)),
+            "gold_bits_per_byte": -right[0] / (self.answer_bytes * math.log(2)),
         }
 
     def weight(self, metric: str) -> float:
-        """The answer's bytes for `answer_bits`, else 1."""
-        return float(self.answer_bytes) if metric == "answer_bits" else 1.0
+        """The answer's bytes for `gold_bits_per_byte`, else 1."""
+        return float(self.answer_bytes) if metric == "gold_bits_per_byte" else 1.0
 
     def _lm_eval(self, loglikelihoods: Sequence[float]) -> dict[str, float]:
         normed = [one / length for one, length in zip(loglikelihoods, self.lengths, strict=True)]

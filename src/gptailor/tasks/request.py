@@ -1,4 +1,4 @@
-"""A task as the user asks for it, and the three parts that it is given back as.
+"""A task as the user asks for it, and its three splits.
 
 Knows nothing of lm-eval.
 """
@@ -6,12 +6,11 @@ Knows nothing of lm-eval.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gptailor.errors import TaskError
-from gptailor.metrics import METRICS
-from gptailor.registry import unknown
+from gptailor.core.metrics import METRICS
+from gptailor.errors import TaskError, unknown
 from gptailor.tasks.task import ExampleTask
 
-__all__ = ["TaskParts", "TaskRequest", "check_request"]
+__all__ = ["TaskRequest", "TaskSplits", "check_request"]
 
 
 @dataclass(frozen=True)
@@ -22,42 +21,42 @@ class TaskRequest:
         name: Of one of lm-eval's tasks or groups, or the path of a YAML file.
         metric: What the user looks at; every metric the task can tell is measured beside it.
         split: The split to search and choose on; None for validation, else test, else train.
-        report_split: The split to report on, where it is another.
+        test_split: The split to report on, where it is another.
         num_fewshot: Worked examples before each question; None for the task's own number.
         limit: At most so many search examples.
         member: The member that a divergence is measured from.
-        report_task: A task or group to report on, where it is another; of the same output type.
-        report_limit: At most so many report examples.
+        test_task: A task or group to report on, where it is another; of the same output type.
+        test_limit: At most so many test examples.
     """
 
     name: str
     metric: str
     split: str | None = None
-    report_split: str | None = None
+    test_split: str | None = None
     num_fewshot: int | None = None
     limit: int | None = None
     member: str | None = None
-    report_task: str | None = None
-    report_limit: int | None = None
+    test_task: str | None = None
+    test_limit: int | None = None
 
 
 @dataclass(frozen=True)
-class TaskParts:
-    """The three parts of a task; no two share an example.
+class TaskSplits:
+    """The three splits of a task; no two share an example.
 
     Args:
         search: What candidates are scored on.
-        choose: What the final pick is made on.
-        report: What the result is reported on.
-        report_docs: Leaf task -> indices of the report part in that task's split, rising.
+        selection: What the final pick is made on.
+        test: What the result is reported on.
+        test_docs: Leaf task -> indices of the test split in that task's split, rising.
         notes: Sentences for the user.
         request: What was asked.
     """
 
     search: ExampleTask
-    choose: ExampleTask
-    report: ExampleTask
-    report_docs: Mapping[str, tuple[int, ...]]
+    selection: ExampleTask
+    test: ExampleTask
+    test_docs: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
     request: TaskRequest = field(default_factory=lambda: TaskRequest("", "acc"))
 
@@ -74,7 +73,7 @@ def check_request(request: TaskRequest) -> None:
         raise TaskError(
             f"task {request.name!r}: num_fewshot is {request.num_fewshot}; it must be 0 or more"
         )
-    for key, limit in (("limit", request.limit), ("report_limit", request.report_limit)):
+    for key, limit in (("limit", request.limit), ("test_limit", request.test_limit)):
         if limit is not None and limit < 1:
             raise TaskError(f"task {request.name!r}: {key} is {limit}; it must be 1 or more")
     if request.metric == "divergence" and request.member is None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gptailor.metrics import METRICS
+from gptailor.core.metrics import METRICS
 
 __all__ = [
     "Example",

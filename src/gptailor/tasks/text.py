@@ -34,18 +34,18 @@ class ContinuationExample:
         return [(outcomes[0][0].logprob, outcomes[0][0].greedy)]
 
     def score(self, responses: Sequence[Response]) -> dict[str, float]:
-        """`perplexity` in nats, `acc` (all tokens the likeliest), and `answer_bits`."""
+        """`perplexity` in nats, `acc` (all tokens the likeliest), and `gold_bits_per_byte`."""
         loglikelihood, greedy = responses[0]
         numbers = {"perplexity": -loglikelihood, "acc": float(greedy)}
         if self.own is not None:
             numbers = plain_numbers(self.own(responses))
             if "perplexity" in numbers:  # lm-eval's number is the log-likelihood
                 numbers["perplexity"] = -numbers["perplexity"]
-        return numbers | {"answer_bits": -loglikelihood / (self.answer_bytes * math.log(2))}
+        return numbers | {"gold_bits_per_byte": -loglikelihood / (self.answer_bytes * math.log(2))}
 
     def weight(self, metric: str) -> float:
-        """The continuation's bytes for `answer_bits`, else 1."""
-        return float(self.answer_bytes) if metric == "answer_bits" else 1.0
+        """The continuation's bytes for `gold_bits_per_byte`, else 1."""
+        return float(self.answer_bytes) if metric == "gold_bits_per_byte" else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ import traceback
 from functools import partial
 from multiprocessing.connection import Connection
 
-from gptailor.workers.crew import Ready
-from gptailor.workers.messages import Broken, Crashed, Refused, guarded
+from gptailor.workers.protocol import Broken, Crashed, Refused, guarded
+from gptailor.workers.supervisor import Ready
 
 __all__: list[str] = []
 

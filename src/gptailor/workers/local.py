@@ -7,12 +7,12 @@ cores, and outlive what kills one of them. Knows nothing of models or tasks.
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError
-from gptailor.trial import Evaluation, Job
-from gptailor.workers.crew import CrewPool
-from gptailor.workers.options import refuse_bad_counts
-from gptailor.workers.pool import Recipe, Scorer, Spread, WorkerPool
+from gptailor.workers.option_checks import refuse_bad_counts
+from gptailor.workers.pool import Recipe, Scorer, WorkerPool, WorkerSetup
 from gptailor.workers.processes import Place, ProcessCrew
+from gptailor.workers.supervisor import CrewPool
 
 __all__ = ["LocalPool", "local_pool", "places"]
 
@@ -81,7 +81,7 @@ def local_pool(
     )
     device, threads = made[0].device, made[0].threads
     crowding = n_workers * threads / (os.cpu_count() or 1) if device == "cpu" else 1.0
-    spread = Spread(n_workers, device, threads, max(1.0, crowding))
+    spread = WorkerSetup(n_workers, device, threads, max(1.0, crowding))
     return CrewPool(ProcessCrew(told, made), spread=spread, group_size=group_size)
 
 

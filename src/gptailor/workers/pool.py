@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gptailor.trial import Evaluation, Job
+from gptailor.core.trial import Evaluation, Job
 
-__all__ = ["Recipe", "Scorer", "Spread", "WorkerPool"]
+__all__ = ["Recipe", "Scorer", "WorkerPool", "WorkerSetup"]
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class WorkerSetup:
     """What other processes evaluate at one time.
 
     Args:
@@ -30,7 +30,7 @@ class WorkerPool(Protocol):
     """Runs jobs somewhere: in this process, one process a device, or a cluster."""
 
     @property
-    def spread(self) -> Spread | None:
+    def spread(self) -> WorkerSetup | None:
         """Who evaluates; None if it is this process alone."""
         ...
 

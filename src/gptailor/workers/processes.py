@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from gptailor.core.trial import Job
 from gptailor.errors import RecordError
-from gptailor.trial import Job
-from gptailor.workers.crew import Answer, Lost
-from gptailor.workers.messages import Broken, heard
 from gptailor.workers.pool import Recipe
+from gptailor.workers.protocol import Broken, heard
+from gptailor.workers.supervisor import Answer, Lost
 
 __all__ = ["Place", "ProcessCrew", "ending"]
 

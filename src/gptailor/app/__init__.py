@@ -1,0 +1,1 @@
+"""The wiring: makes every part from a config."""

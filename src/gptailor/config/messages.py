@@ -1,0 +1,150 @@
+"""Faults of a config as sentences that name the file and the key.
+
+Turns what pydantic says of a config into the house's words: which key, what it must be, what it is,
+and which key may have been meant; and has the checks that several sections share. Knows nothing of
+what a config holds.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from gptailor.errors import unknown
+
+__all__ = ["not_empty", "not_many", "sentences", "usable_name", "usable_path"]
+
+_MAX_TOLD = 100  # faults
+_MAX_ITEMS = 1000  # members or tasks of one config
+_MAX_SHOWN = 60  # characters of a value in a message
+_MAX_NAME = 255  # bytes of a file's name, on every common file system
+_MAX_MEMBER = 100  # characters of a member's name, which stands in every tailoring and table
+_MAPPING = "must be a mapping, written as 'key: value' lines or {key: value}"
+_LIST = "must be a list, written as [a, b] or '- a' lines"
+_TOLD = {
+    "bool_type": "must be true or false",
+    "dict_type": _MAPPING,
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "invalid_key": "a key must be text; put it in quotes",
+    "list_type": _LIST,
+    "missing": "is missing",
+    "model_attributes_type": _MAPPING,
+    "model_type": _MAPPING,
+    "string_too_short": "must not be empty",
+    "string_type": "must be text; a number or a word such as true needs quotes to be text",
+    "too_short": "must have at least one item",
+    "tuple_type": _LIST,
+}
+_BARE = ("missing", "too_short", "string_too_short", "invalid_key")  # the value says nothing more
+
+
+def sentences(where: str, model: type[BaseModel], error: ValidationError) -> list[str]:
+    """Tell every fault, one sentence each; of very many the first, and how many more there are.
+
+    Args:
+        where: The file.
+        model: What the file was held against.
+        error: What pydantic found.
+    """
+    faults = error.errors(include_url=False)
+    told = [sentence for fault in faults[:_MAX_TOLD] for sentence in _told(model, fault)]
+    if len(faults) > _MAX_TOLD:
+        told.append(f"and {len(faults) - _MAX_TOLD:,} more faults")
+    return [f"{where}: {sentence}" for sentence in told]
+
+
+def usable_path(text: str | None) -> str | None:
+    """Refuse what no file system takes; whether something is there is seen when it is read.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if text is None:
+        return None
+    if not text.isprintable():
+        raise ValueError(f"{text[:60]!r} has characters that no path has")
+    if max(len(name.encode()) for name in text.split("/")) > _MAX_NAME:
+        raise ValueError(f"{text[:60]!r}... is too long; a name has {_MAX_NAME} bytes at most")
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r}: there is no such user") from None
+    return text
+
+
+def usable_name(name: object) -> None:
+    """Refuse what YAML took for something else than text, and a name that fills a table.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"the name {name!r} is not text; put it in quotes")
+    if len(name) > _MAX_MEMBER:
+        raise ValueError(f"the name {name[:30]!r}... is longer than {_MAX_MEMBER} characters")
+
+
+def not_empty(value: object) -> object:
+    """Refuse an empty list; not by `min_length`, which counts what was valid.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if value in ((), []):
+        raise ValueError("must have at least one item")
+    return value
+
+
+def not_many(value: object) -> object:
+    """Refuse a list or mapping that nobody wrote by hand, before each item is looked at.
+
+    Raises:
+        ValueError: A sentence; pydantic adds the key.
+    """
+    if isinstance(value, list | tuple | Mapping) and len(value) > _MAX_ITEMS:
+        raise ValueError(f"has {len(value):,} items; at most {_MAX_ITEMS:,} are taken")
+    return value
+
+
+def _told(model: type[BaseModel], fault: Mapping[str, Any]) -> Iterator[str]:
+    location, kind = fault["loc"], fault["type"]
+    key = _key(location)
+    if kind == "extra_forbidden":
+        known = _section(model, location[:-1]).model_fields
+        yield f"{key}: {unknown('key', location[-1], known)}"
+    elif kind == "value_error":  # one of our own validators, which says all there is to say
+        for line in str(fault["ctx"]["error"]).splitlines():
+            within = not key or line.startswith(f"{key}.")  # names a key of its own
+            yield line if within else f"{key}: {line}"
+    else:
+        told = _TOLD.get(kind) or fault["msg"].replace("Input should be", "must be")
+        yield f"{key}: {told}" + ("" if kind in _BARE else f", not {_shown(fault['input'])}")
+
+
+def _key(location: tuple[Any, ...]) -> str:
+    """``tasks[0].metric``, from ``("tasks", 0, "metric")``."""
+    parts = [f"[{item}]" if isinstance(item, int) else f".{item}" for item in location]
+    return "".join(parts).lstrip(".")
+
+
+def _section(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
+    """The model of the section at a location."""
+    for item in location:
+        field = model.model_fields.get(str(item))  # a list's index or a variant's name is none
+        inner = None if field is None else _model_in(field.annotation)
+        model = inner or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -1,0 +1,400 @@
+"""The whole of ``tailor.yaml`` as frozen data, and how it is read.
+
+Every field is typed, described and bounded; every fault of a file is told at once, with a "did you
+mean" for a misspelt name. Relative paths count from the config's own folder. Knows nothing of how
+the parts are built: `gptailor.app.assemble` does that.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from gptailor.config.messages import not_empty, not_many, sentences, usable_name, usable_path
+from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.metrics import METRICS
+from gptailor.core.plugins import SEARCHERS, WORKERS, Registry
+from gptailor.core.tailoring import BASE, Source
+from gptailor.errors import ConfigError, TailoringError, unknown
+from gptailor.files.yaml import read_yaml
+
+__all__ = [
+    "BudgetConfig",
+    "Config",
+    "EngineConfig",
+    "ExamplesConfig",
+    "FamilyConfig",
+    "Frozen",
+    "MemberConfig",
+    "PluginConfig",
+    "TaskConfig",
+    "load_config",
+]
+
+_TAKEN = {BASE: "the base's name", "result": "what the finished model is called"}
+
+
+class Frozen(BaseModel):
+    """Base of every section: immutable, no unknown keys, numbers never read from strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class MemberConfig(Frozen):
+    """Where one member's weights come from."""
+
+    path: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Hub id, folder, LoRA adapter, GGUF file, or package://package/file.gguf.",
+        ),
+    ]
+    strength: Annotated[
+        float, Field(ge=-10, le=10, description="Factor on an adapter's weight change.")
+    ] = 1.0
+    base: Annotated[
+        str | None, Field(description="The adapter's own base, if it is not the family's.")
+    ] = None
+    revision: Annotated[str | None, Field(description="A hub revision.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: object) -> object:
+        if isinstance(value, Mapping) and "adapter" in value:  # {adapter: path, strength: 0.5}
+            if "path" in value:
+                raise ValueError("has both 'adapter' and 'path'; one is another word for the other")
+            return {"path" if key == "adapter" else key: item for key, item in value.items()}
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path", "base")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return usable_path(value)
+
+
+class FamilyConfig(Frozen):
+    """A base and its variants: one architecture, one vocabulary."""
+
+    base: Annotated[MemberConfig, Field(description="The model that the variants were made from.")]
+    variants: Annotated[
+        dict[str, MemberConfig], Field(description="Name to fine-tuned variant; may be empty.")
+    ] = {}
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="Of the weights in memory; auto takes the faster one here."),
+    ] = "auto"
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _named_variants(cls, value: object) -> object:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            return value
+        not_many(value)
+        for name in value:
+            usable_name(name)
+            if name in _TAKEN:
+                raise ValueError(f"a variant can't be called {name!r}; that is {_TAKEN[name]}")
+            try:
+                Source(name)
+            except TailoringError as fault:
+                raise ValueError(str(fault)) from None
+        return dict(value)
+
+
+class TaskConfig(Frozen):
+    """What is measured, on which examples."""
+
+    name: Annotated[
+        str, Field(min_length=1, description="A task or group of lm-eval, or a YAML's path.")
+    ]
+    metric: Annotated[str, Field(description=f"One of {', '.join(METRICS)}.")]
+    weight: Annotated[float, Field(gt=0, le=1e6, description="Relative to the other tasks.")] = 1.0
+    split: Annotated[str | None, Field(description="Where search and choice take examples.")] = None
+    test_split: Annotated[
+        str | None, Field(description="Where the report takes its examples, if elsewhere.")
+    ] = None
+    test_task: Annotated[
+        str | None, Field(description="The task whose examples the report takes, if another.")
+    ] = None
+    num_fewshot: Annotated[int | None, Field(ge=0, le=64, description="Worked examples shown.")] = (
+        None
+    )
+    limit: Annotated[int | None, Field(gt=0, description="Most search examples that are used.")] = (
+        None
+    )
+    test_limit: Annotated[
+        int | None, Field(gt=0, description="Most report examples that are used.")
+    ] = None
+    member: Annotated[
+        str | None, Field(description="With metric divergence: from whose predictions.")
+    ] = None
+
+    @field_validator("name", "test_task")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return usable_path(value)
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in METRICS:
+            raise ValueError(unknown("metric", value, METRICS))
+        return value
+
+
+class PluginConfig(Frozen):
+    """A plug-in by name, with its own options."""
+
+    name: Annotated[str, Field(description="The plug-in's name.")]
+    options: Annotated[dict[str, Any], Field(description="Its keyword options.")] = {}
+
+
+class ExamplesConfig(Frozen):
+    """How a split's examples are divided; the splits never overlap."""
+
+    search: Annotated[float, Field(gt=0, le=1, description="Share that the search sees.")] = 0.6
+    selection: Annotated[float, Field(gt=0, le=1, description="Share that picks the winner.")] = 0.2
+    test: Annotated[
+        float, Field(gt=0, le=1, description="Share that only the test scores use.")
+    ] = 0.2
+
+
+class BudgetConfig(Frozen):
+    """When the search stops, whichever comes first."""
+
+    max_trials: Annotated[int, Field(gt=0, le=10**6, description="Evaluations in all.")] = 500
+    timeout_s: Annotated[float | None, Field(gt=0, description="Wall-clock seconds.")] = None
+    n_examples: Annotated[
+        tuple[Annotated[int, Field(gt=0)], ...],
+        Field(
+            description="Examples of each task: fewest and most, or every rung, rising.",
+        ),
+    ] = (10, 270)
+    finalists: Annotated[int, Field(gt=0, le=1000, description="Candidates to choose among.")] = 8
+
+    @field_validator("n_examples", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        if isinstance(value, int):
+            return (value,)
+        return not_empty(tuple(value) if isinstance(value, list) else value)
+
+    @field_validator("n_examples")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"must rise, not {list(value)}")
+        return value
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Numbers of examples for comparisons, rising; two are ends of a threefold ladder."""
+        if len(self.n_examples) != 2:
+            return self.n_examples
+        low, high = self.n_examples
+        rungs = [low]
+        while rungs[-1] * 3 < high:
+            rungs.append(rungs[-1] * 3)
+        return (*rungs, high) if high > rungs[-1] else tuple(rungs)
+
+
+class EngineConfig(Frozen):
+    """How evaluations use the machine."""
+
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    threads: Annotated[int | None, Field(gt=0, le=1024, description="CPU threads.")] = None
+    cache_bytes: Annotated[int, Field(gt=0, description="Bytes of merged layers kept.")] = 2**32
+    member_bytes: Annotated[int | None, Field(gt=0, description="Bytes of members kept.")] = None
+    max_length: Annotated[
+        int | None, Field(gt=8, description="Longest input in tokens; the model's own if absent.")
+    ] = None
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?|mps", value):
+            raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, not {value!r}")
+        return value
+
+
+class Config(Frozen):
+    """The whole config."""
+
+    family: FamilyConfig
+    remove: Annotated[int | float, Field(description="Layers to cut, or a share of them below 1.")]
+    merge: Annotated[
+        tuple[str, ...], Field(description="Merge methods the search may use; may be empty.")
+    ] = ("task_arithmetic",)
+    keep: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")
+    ] = ()
+    tasks: Annotated[tuple[TaskConfig, ...], Field(description="What is measured; at least one.")]
+    examples: ExamplesConfig = ExamplesConfig()
+    search: Annotated[PluginConfig, Field(description="How candidates are proposed.")] = (
+        PluginConfig(name="evolution")
+    )
+    workers: Annotated[PluginConfig, Field(description="Where evaluations run.")] = PluginConfig(
+        name="local"
+    )
+    budget: BudgetConfig = BudgetConfig()
+    engine: EngineConfig = EngineConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Of every random draw.")] = 0
+
+    @field_validator("remove", mode="before")
+    @classmethod
+    def _count_or_share(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or value < 0 or (isinstance(value, float) and value >= 1):  # type: ignore[operator]  # a number here
+            raise ValueError(
+                "must be a whole number of layers, 0 or more, or a share from 0.0 to below 1, "
+                f"not {value!r}"
+            )
+        return value
+
+    @field_validator("merge", "keep", "tasks", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _some_task(cls, value: object) -> object:
+        return not_many(not_empty(value))
+
+    @field_validator("merge")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in MERGE_METHODS:
+                raise ValueError(unknown("merge method", name, MERGE_METHODS))
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("search", "workers", mode="before")
+    @classmethod
+    def _plugin_in_short(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("search")
+    @classmethod
+    def _known_searcher(cls, value: PluginConfig) -> PluginConfig:
+        return _checked_plugin(SEARCHERS, value)
+
+    @field_validator("workers")
+    @classmethod
+    def _known_workers(cls, value: PluginConfig) -> PluginConfig:
+        return _checked_plugin(WORKERS, value)
+
+    @model_validator(mode="after")
+    def _members_named(self) -> "Config":
+        names = [BASE, *self.family.variants]
+        faults = []
+        for index, task in enumerate(self.tasks):
+            if task.metric == "divergence" and task.member is None:
+                faults.append(
+                    f"tasks[{index}]: metric divergence needs 'member', one of {', '.join(names)}"
+                )
+            if task.member is not None and task.member not in names:
+                faults.append(f"tasks[{index}].member: {unknown('member', task.member, names)}")
+        faults += _repeated(self.tasks)
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def n_removed(self, n_layers: int) -> int:
+        """How many layers to cut of a model with `n_layers`.
+
+        Raises:
+            ConfigError: Nothing would be left, or what must be kept does not exist or leave enough.
+        """
+        share = isinstance(self.remove, float)
+        count = round(self.remove * n_layers) if share else int(self.remove)
+        if share and self.remove > 0 and count == 0:
+            raise ConfigError(f"remove: {self.remove} of {n_layers} layers is less than one layer")
+        missing = [layer for layer in self.keep if layer >= n_layers]
+        if missing:
+            raise ConfigError(
+                f"keep: layer {missing[0]} does not exist; the last is {n_layers - 1}"
+            )
+        room = n_layers - max(1, len(set(self.keep)))
+        if count > room:
+            raise ConfigError(
+                f"remove: {count} of {n_layers} layers can't be cut; at most {room} here"
+            )
+        return count
+
+
+def load_config(path: Path) -> Config:
+    """Read a ``tailor.yaml``.
+
+    Paths in it that are relative to its folder come out absolute.
+
+    Raises:
+        ConfigError: Every fault of the file, a sentence each with the file and the key.
+    """
+    plain = read_yaml(path)
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: a config is a mapping with 'family', 'remove' and 'tasks'")
+    try:
+        config = Config.model_validate(plain)
+    except ValidationError as fault:
+        raise ConfigError(sentences(str(path), Config, fault)) from None
+    try:
+        anchored = _anchored(config, path.resolve().parent)
+    except (OSError, RuntimeError) as fault:  # may not be looked into, or leads round in a circle
+        raise ConfigError(f"{path}: has a path that can't be followed: {fault}") from None
+    faults = _repeated(anchored.tasks)
+    if faults:
+        raise ConfigError([f"{path}: {sentence}" for sentence in faults])
+    return anchored
+
+
+def _checked_plugin(registry: Registry, plugin: PluginConfig) -> PluginConfig:
+    if faults := registry.faults(plugin.name, plugin.options):
+        raise ValueError("\n".join(faults))
+    return plugin
+
+
+def _repeated(tasks: Sequence[TaskConfig]) -> list[str]:
+    names = [task.name for task in tasks]
+    return [
+        f"tasks[{index}].name: {name!r} stands twice"
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """Make the paths that exist beside the config absolute."""
+
+    def place(text: str | None) -> str | None:
+        if text is None or text.startswith("package://"):
+            return text
+        local = text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml"))
+        local = local or (text.endswith(".gguf") and text.count("/") < 2)  # else one of the hub's
+        target = folder / Path(text).expanduser()
+        return str(target.resolve()) if local or target.exists() else text
+
+    def member(item: MemberConfig) -> MemberConfig:
+        return item.model_copy(update={"path": place(item.path), "base": place(item.base)})
+
+    variants = {name: member(item) for name, item in config.family.variants.items()}
+    family = config.family.model_copy(
+        update={"base": member(config.family.base), "variants": variants}
+    )
+    tasks = tuple(
+        task.model_copy(update={"name": place(task.name), "test_task": place(task.test_task)})
+        for task in config.tasks
+    )
+    return config.model_copy(update={"family": family, "tasks": tasks})

@@ -1,0 +1,1 @@
+"""Search results published by others, converted to tailorings."""

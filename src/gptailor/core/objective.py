@@ -1,0 +1,150 @@
+"""Objective: scores become losses to minimise; the only sign flip in the house.
+
+A loss is relative to the base, so that tasks with unlike metrics add up: 0 is as good as the base,
+0.1 is a tenth of the base's score lost, below 0 is better than the base. It is linear in the
+per-example numbers of every metric that is a plain mean, so two candidates can be compared pair by
+pair; a perplexity, which is not, is compared along the chord of exp. Knows nothing of how scores
+are measured or who searches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptailor.core.metrics import METRICS
+from gptailor.core.trial import Measurement, Scores
+
+__all__ = ["Goal", "Objective", "retention"]
+
+Floats = NDArray[np.float64]
+_TINY = 1e-9
+_NOTHING = 1e-4  # a base's divergence from itself is this small, and no unit to measure in
+_MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is wanted of one task.
+
+    Args:
+        task: The task's name.
+        metric: The user's own metric.
+        weight: How much the task counts in the weighted sum, relative to the others.
+        proxy: The metric that ranks candidates where there are few examples; the metric's own
+            proxy (`METRICS`) when None.
+    """
+
+    task: str
+    metric: str
+    weight: float = 1.0
+    proxy: str | None = None
+
+    def measured(self, *, proxy: bool) -> str:
+        """The metric looked at: the user's own, or the one that stands in for it."""
+        return (self.proxy or METRICS[self.metric].proxy or self.metric) if proxy else self.metric
+
+
+class Objective:
+    """Turn scores into losses.
+
+    Args:
+        goals: One a task.
+        reference: Scores of the base on all search examples; losses are relative to it.
+    """
+
+    def __init__(self, goals: Sequence[Goal], reference: Scores) -> None:
+        self.goals = tuple(goals)
+        self.reference = reference
+        self._standing: dict[tuple[str, str], float] = {}  # the reference's values, once known
+        weights = np.array([goal.weight for goal in self.goals], dtype=np.float64)
+        self.weights: Floats = weights / weights.sum()
+
+    def losses(self, scores: Scores, *, proxy: bool = False) -> Floats:
+        """One loss a task, relative to the base; shape (n_tasks,), dimensionless.
+
+        Args:
+            scores: Of one candidate, on any number of examples.
+            proxy: Whether to look at the continuous metric that stands in for the user's own.
+        """
+        return np.array([self._loss(goal, scores, proxy) for goal in self.goals])
+
+    def scalar(self, scores: Scores, *, proxy: bool = False) -> float:
+        """The weighted mean of the losses."""
+        return float(self.weights @ self.losses(scores, proxy=proxy))
+
+    def difference(
+        self, ours: Scores, theirs: Scores, *, proxy: bool = False
+    ) -> tuple[float, float]:
+        """Compare two candidates on the examples that both saw, pair by pair.
+
+        Returns:
+            Our scalar loss less theirs, below 0 if we are better, and its standard error (0 when
+            the pairs do not differ at all).
+        """
+        mean, variance = 0.0, 0.0
+        for goal, weight in zip(self.goals, self.weights, strict=True):
+            metric = goal.measured(proxy=proxy)
+            ours_m, theirs_m = ours.tasks[goal.task][metric], theirs.tasks[goal.task][metric]
+            gap, error = _paired(ours_m, theirs_m)
+            factor = weight * self._sign(metric) / self._unit(goal, metric)
+            mean += factor * gap
+            variance += (factor * error) ** 2
+        return mean, variance**0.5
+
+    def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:
+        metric = goal.measured(proxy=proxy)
+        value = scores.value(goal.task, metric)
+        reference = self._reference(goal, metric)
+        return self._sign(metric) * (value - reference) / self._unit(goal, metric)
+
+    def _unit(self, goal: Goal, metric: str) -> float:
+        """What a loss is a share of: the base's score; 1 where the base's is 0."""
+        reference = abs(self._reference(goal, metric))
+        return reference if reference > _NOTHING else 1.0
+
+    def _reference(self, goal: Goal, metric: str) -> float:
+        key = (goal.task, metric)
+        if key not in self._standing:
+            self._standing[key] = self.reference.value(*key)
+        return self._standing[key]
+
+    @staticmethod
+    def _sign(metric: str) -> float:
+        return -1.0 if METRICS[metric].higher_is_better else 1.0
+
+
+def _paired(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
+    """How far ours is above theirs on the examples both saw, and its standard error."""
+    n = min(len(ours.values), len(theirs.values))
+    given = ours.weights if len(ours.values) == n else theirs.weights  # those of n examples
+    shares = np.ones(n) if given is None else np.array(given)
+    shares = shares / shares.sum()
+    ours_n, theirs_n = np.array(ours.values[:n]), np.array(theirs.values[:n])
+    gaps = ours_n - theirs_n
+    center = float(shares @ gaps)
+    spread = float((shares**2) @ (gaps - center) ** 2) * n / (n - 1) if n > 1 else 0.0
+    slope = 1.0
+    if METRICS[ours.metric].transform == "exp":  # nats per word to perplexity: the chord of exp
+        means = float(shares @ ours_n), float(shares @ theirs_n)
+        slope = _slope_of_exp(min(*means, _MAX_LOG), min(max(means), _MAX_LOG))
+    return slope * center, slope * spread**0.5
+
+
+def _slope_of_exp(low: float, high: float) -> float:
+    """``(exp(high) - exp(low)) / (high - low)``; the tangent's where the two are one."""
+    rise = high - low
+    return math.exp(low) * (math.expm1(rise) / rise if rise > 0 else 1.0)
+
+
+def retention(value: float, reference: float, metric: str) -> float:
+    """The share of the reference's score that is kept; 1 is all of it.
+
+    ``value / reference`` where higher is better, ``reference / value`` where lower is, and where
+    the scores are log-probabilities, which are below 0.
+    """
+    upside_down = reference < 0 or not METRICS[metric].higher_is_better
+    above, below = (reference, value) if upside_down else (value, reference)
+    return above / below if abs(below) > _TINY else float("nan")

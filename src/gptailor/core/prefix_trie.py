@@ -1,0 +1,69 @@
+"""The prefix trie: candidates that start alike run their common layers once.
+
+Knows nothing of tensors: it orders LayerSpecs and says which node follows which.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gptailor.core.tailoring import LayerSpec, Tailoring
+
+__all__ = ["Node", "in_order", "prefix_trie", "shared_share"]
+
+
+@dataclass(slots=True)
+class Node:
+    """One layer to run, for every candidate below it.
+
+    Args:
+        spec: The layer; at the root, the embedding.
+        children: What follows, in the order in which it was first asked for.
+        leaves: Indices of the candidates that end here.
+        n_leaves: How many candidates end here or below.
+    """
+
+    spec: LayerSpec
+    children: dict[LayerSpec, "Node"] = field(default_factory=dict)
+    leaves: list[int] = field(default_factory=list)
+    n_leaves: int = 0
+
+
+def prefix_trie(tailorings: Sequence[Tailoring]) -> list[Node]:
+    """Merge the candidates' paths, embedding first; one root for each distinct embedding."""
+    roots: dict[LayerSpec, Node] = {}
+    for index, tailoring in enumerate(tailorings):
+        node = roots.setdefault(tailoring.embedding, Node(tailoring.embedding))
+        node.n_leaves += 1
+        for spec in tailoring.layers:
+            node = node.children.setdefault(spec, Node(spec))
+            node.n_leaves += 1
+        node.leaves.append(index)
+    return list(roots.values())
+
+
+def in_order(tailorings: Sequence[Tailoring]) -> Iterator[tuple[int, int]]:
+    """Go down the trie, depth first, as an engine does.
+
+    Yields:
+        Each candidate's index, and how many layers it has in common with the one before it.
+
+    Example:
+        >>> a, b = Tailoring.whole("base", 4), Tailoring.whole("math", 4)
+        >>> list(in_order([a, b, a]))
+        [(0, 0), (2, 4), (1, 0)]
+    """
+    pending = [(root, 0) for root in reversed(prefix_trie(tailorings))]
+    shared = 0
+    while pending:
+        node, depth = pending.pop()
+        shared = min(shared, max(0, depth - 1))  # it parts from the last one above this node
+        for index in node.leaves:
+            yield index, shared
+            shared = depth
+        pending += [(child, depth + 1) for child in reversed(node.children.values())]
+
+
+def shared_share(tailorings: Sequence[Tailoring]) -> float:
+    """The share of layers that need not be run, thanks to common prefixes; 0 is none."""
+    total = sum(len(tailoring.layers) for tailoring in tailorings)
+    return sum(shared for _, shared in in_order(tailorings)) / total

@@ -1,0 +1,75 @@
+"""The devices of this machine, its processor's name, and the dtype it is fastest in."""
+
+import platform
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from gptailor.errors import ConfigError
+
+__all__ = ["DTYPES", "cpu_name", "device_of", "dtype_of"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device_of(wanted: str) -> str:
+    """The device to run on.
+
+    Args:
+        wanted: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ConfigError: This machine does not have it.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = wanted.partition(":")
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = {
+        "cpu": True,
+        "cuda": int(number or 0) < n_gpus,
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[kind]:
+        raise ConfigError(
+            f"engine.device: {wanted} is not there; PyTorch sees {n_gpus} CUDA devices: use auto "
+            "or cpu, or install a PyTorch build for your hardware"
+        )
+    return wanted
+
+
+def dtype_of(wanted: str, device: str) -> torch.dtype:
+    """The dtype to compute in; `auto` is bfloat16 on a GPU, and on a CPU the faster of the two."""
+    if wanted != "auto":
+        return DTYPES[wanted]
+    if device != "cpu":
+        return torch.bfloat16
+    return _faster_on_cpu()
+
+
+@cache
+def _faster_on_cpu() -> torch.dtype:
+    return torch.bfloat16 if _seconds(torch.bfloat16) < _seconds(torch.float32) else torch.float32
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """Best of a few times of a product of the size of a small layer's."""
+    left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def cpu_name() -> str:
+    """The processor's name, as well as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,111 @@
+"""Layer modules by reference: parameters that point at a member's tensors, or at a merged set.
+
+Where the members are on the device, a layer taken from one source costs a few Python objects; where
+they are not, it is brought there. What was merged or brought is kept while it fits a limit in
+bytes, the longest unused going first. Knows nothing of batches.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptailor.core.lru import LruCache
+from gptailor.core.tailoring import LayerSpec
+from gptailor.family import Family
+from gptailor.family.layer_weights import layer_weights
+from gptailor.family.memory_map import let_go
+
+__all__ = ["LayerCache"]
+
+
+class LayerCache:
+    """Make each LayerSpec's module once, or once more after it had to make room.
+
+    Args:
+        family: Where the weights are.
+        templates: One layer module on the meta device for each original position: the kind of
+            layer that stands there.
+        device: Where layers run.
+        cache_bytes: Most bytes of merged layers kept.
+        member_bytes: Most bytes of members' layers kept on the device, the members themselves being
+            elsewhere; with None they are on the device.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        templates: tuple[nn.Module, ...],
+        device: torch.device,
+        *,
+        cache_bytes: int,
+        member_bytes: int | None = None,
+    ) -> None:
+        self._family = family
+        self._templates = templates
+        self._bringer = None if member_bytes is None else _Bringer(device)
+        self.taken = LruCache[nn.Module](member_bytes)
+        self.merged = LruCache[nn.Module](cache_bytes)
+
+    def get(self, spec: LayerSpec) -> nn.Module:
+        """The module of a layer, in eval mode, without a copy of any weight that is at hand."""
+        kept = self.taken if spec.method is None else self.merged
+        module = kept.get(spec)
+        if module is None:
+            module, n_bytes = self._build(spec)
+            kept.keep(spec, module, n_bytes)
+        return module
+
+    def _build(self, spec: LayerSpec) -> tuple[nn.Module, int]:
+        family = self._family
+        bring = None if self._bringer is None else self._bringer.begin()
+        tensors = layer_weights(family, spec, family.dtype, bring)
+        module = copy.deepcopy(self._templates[spec.position])
+        module.load_state_dict(tensors, strict=True, assign=True)
+        module.eval().requires_grad_(False)
+        owned = spec.method is not None or bring is not None
+        return module, sum(tensor.nbytes for tensor in tensors.values()) if owned else 0
+
+
+class _Bringer:
+    """Copies tensors to the device and gives back the memory that reading them took.
+
+    To a GPU they go through pinned memory and on a stream of their own, so that a layer is copied
+    while those before it run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None  # torch's streams are untyped
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._brought: dict[int, Tensor] = {}
+
+    def begin(self) -> "_Bringer":
+        """Forget what was brought for the layer before; a tensor of many names is brought once."""
+        self._brought = {}
+        return self
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bring one layer's tensors."""
+        found = {name: self._copy(tensor) for name, tensor in tensors.items()}
+        if self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        let_go(tensors.values())
+        return found
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        key = tensor.data_ptr()
+        if key not in self._brought or self._brought[key].shape != tensor.shape:
+            self._brought[key] = self._moved(tensor)
+        return self._brought[key]
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        if self._stream is None:
+            return tensor.to(self._device, copy=True)
+        with torch.cuda.stream(self._stream):
+            moved = tensor.pin_memory().to(self._device, non_blocking=True)
+        moved.record_stream(torch.cuda.current_stream(self._device))
+        return moved

@@ -1,0 +1,1 @@
+"""A finished model, the base and the variants evaluated side by side by lm-eval."""

@@ -1,0 +1,1 @@
+"""A tailoring as a GGUF file."""

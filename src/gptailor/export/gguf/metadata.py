@@ -1,0 +1,227 @@
+"""What a GGUF file says of a model beside its weights and tokens: sizes, epsilons, ropes, windows.
+
+Knows transformers' configs and the keys that llama.cpp reads; what llama.cpp can't do is refused.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gguf import GGUFWriter, RopeScalingType
+from transformers import PreTrainedConfig
+
+from gptailor.errors import ExportError
+from gptailor.export.gguf.tensor_layout import Architecture, fields_of
+
+__all__ = ["add_numbers", "context_of", "whole_context_of"]
+
+Fields = Mapping[str, Any]
+
+_LEAST_CONTEXT = 1024  # with a shorter one a model is of no use
+_CONTEXT = ("max_position_embeddings", "n_positions")
+_SIZE = ("hidden_size", "n_embd")
+_HEADS = ("num_attention_heads", "n_head")
+_KV_HEADS = ("num_key_value_heads",)
+_LAYER_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+_EXPERTS = ("num_local_experts", "num_experts")
+
+
+def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architecture) -> None:
+    """Add every number that llama.cpp needs to run the model.
+
+    Args:
+        writer: Of the file; its architecture is `known`'s.
+        config: The tailored model's.
+        known: How its model type is written.
+
+    Raises:
+        ExportError: llama.cpp can't do what the config says.
+    """
+    fields: Fields = fields_of(config)
+    n_heads = int(_first(fields, *_HEADS))
+    size = int(_first(fields, *_SIZE))
+    head_size = int(fields.get("head_dim") or size // n_heads)
+    writer.add_block_count(int(_first(fields, "num_hidden_layers", "n_layer")))
+    writer.add_vocab_size(int(fields["vocab_size"]))
+    writer.add_context_length(context_of(config, known))
+    writer.add_embedding_length(size)
+    n_kv_heads = _kv_heads(fields, n_heads)
+    if fields["model_type"] == "olmoe" and n_kv_heads != n_heads:
+        raise ExportError(
+            "--format gguf: llama.cpp runs olmoe only with as many key heads as query heads; "
+            "use --format hf"
+        )
+    writer.add_head_count(n_heads)
+    writer.add_head_count_kv(n_kv_heads)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
+    writer.add_feed_forward_length(_feed_forward(fields, size))
+    _add_epsilon(writer, fields)
+    _add_experts(writer, fields)
+    _add_windows(writer, fields, known)
+    _add_rope(writer, fields, known, head_size)
+    for field, add in known.scales:
+        if fields.get(field) is not None:
+            add(writer, float(fields[field]))
+    parallel = fields.get("use_parallel_residual")
+    if parallel is not None:
+        writer.add_parallel_residual(bool(parallel))
+
+
+def context_of(config: PreTrainedConfig, known: Architecture) -> int:
+    """How many tokens the file may be run with: where llama.cpp has no window, what one holds.
+
+    Raises:
+        ExportError: That is too few to be of use.
+    """
+    fields = fields_of(config)
+    context = whole_context_of(config)
+    if known.windowed or not any(_sliding(fields)):
+        return context
+    window = int(fields["sliding_window"])
+    if window < min(context, _LEAST_CONTEXT):
+        raise ExportError(
+            f"--format gguf: llama.cpp runs {config.model_type} without sliding windows, and the "
+            f"model's layers see only {window} tokens back; use --format hf"
+        )
+    return min(context, window)
+
+
+def whole_context_of(config: PreTrainedConfig) -> int:
+    """How many tokens the model takes."""
+    return int(_first(fields_of(config), *_CONTEXT, default=2048))  # Falcon's names none
+
+
+def _first(fields: Fields, *names: str, default: Any = None) -> Any:
+    for name in names:
+        if fields.get(name) is not None:
+            return fields[name]
+    return default
+
+
+def _kv_heads(fields: Fields, n_heads: int) -> int:
+    if fields["model_type"] == "falcon":
+        if fields["new_decoder_architecture"]:
+            return int(fields["num_kv_heads"])
+        return 1 if fields["multi_query"] else n_heads
+    return int(_first(fields, *_KV_HEADS, default=n_heads))
+
+
+def _feed_forward(fields: Fields, size: int) -> int:
+    return int(_first(fields, "intermediate_size", "n_inner", "ffn_hidden_size", default=4 * size))
+
+
+def _add_epsilon(writer: GGUFWriter, fields: Fields) -> None:
+    if fields.get("rms_norm_eps") is not None:
+        writer.add_layer_norm_rms_eps(float(fields["rms_norm_eps"]))
+    else:
+        writer.add_layer_norm_eps(float(_first(fields, *_LAYER_EPS, default=1e-5)))  # OLMo has none
+
+
+def _add_experts(writer: GGUFWriter, fields: Fields) -> None:
+    n_experts = _first(fields, *_EXPERTS)
+    if not n_experts:
+        return
+    writer.add_expert_count(int(n_experts))
+    writer.add_expert_used_count(int(fields["num_experts_per_tok"]))
+    if fields.get("moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(int(fields["moe_intermediate_size"]))
+    if fields.get("shared_expert_intermediate_size"):
+        shared = int(fields["shared_expert_intermediate_size"])
+        writer.add_expert_shared_feed_forward_length(shared)
+
+
+def _sliding(fields: Fields) -> Sequence[bool]:
+    """For each layer, whether it has a sliding window.
+
+    Raises:
+        ExportError: A layer is of a third kind.
+    """
+    n_layers = int(_first(fields, "num_hidden_layers", "n_layer"))
+    kinds = fields.get("layer_types")
+    if kinds is None:
+        return [bool(fields.get("sliding_window"))] * n_layers
+    other = set(kinds) - {"sliding_attention", "full_attention"}
+    if other:
+        raise ExportError(
+            f"--format gguf: layers of kind {sorted(other)[0]!r} can't be written; use --format hf"
+        )
+    return [kind == "sliding_attention" for kind in kinds]
+
+
+def _add_windows(writer: GGUFWriter, fields: Fields, known: Architecture) -> None:
+    sliding = list(_sliding(fields))
+    if not known.windowed:
+        return
+    if any(sliding):
+        window = int(fields["sliding_window"])
+    elif fields["model_type"] == "gemma2":  # llama.cpp stops where no layer has a window
+        sliding[0], window = True, int(_first(fields, *_CONTEXT))
+    else:
+        return
+    writer.add_sliding_window(window)
+    # a list, since a cut breaks every pattern that could be said by its period
+    writer.add_sliding_window_pattern(sliding)
+
+
+def _add_rope(writer: GGUFWriter, fields: Fields, known: Architecture, head_size: int) -> None:
+    rope: Fields = fields.get("rope_parameters") or {}
+    if not rope:
+        return  # learned positions
+    by_kind = "full_attention" in rope or "sliding_attention" in rope
+    full: Fields = rope.get("full_attention", {}) if by_kind else rope
+    slid: Fields = rope.get("sliding_attention", {}) if by_kind else {}
+    if slid.get("rope_type", "default") != "default":
+        raise ExportError(
+            f"--format gguf: rotary positions of type {slid['rope_type']!r} in layers with a "
+            "sliding window can't be written; use --format hf"
+        )
+    full = full or slid
+    partial = _first(full, "partial_rotary_factor", default=1.0)
+    writer.add_rope_dimension_count(int(head_size * float(partial)))
+    writer.add_rope_freq_base(float(full["rope_theta"]))
+    if slid:
+        writer.add_rope_freq_base_swa(float(slid["rope_theta"]))
+    _add_rope_scaling(writer, fields, full, known)
+
+
+def _add_rope_scaling(
+    writer: GGUFWriter, fields: Fields, rope: Fields, known: Architecture
+) -> None:
+    kind = rope.get("rope_type", "default")
+    if kind not in known.rope:
+        raise ExportError(
+            f"--format gguf: rotary positions of type {kind!r} can't be written for "
+            f"{fields['model_type']}, only {', '.join(known.rope)}; use --format hf"
+        )
+    if kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+    elif kind == "yarn":
+        _add_yarn(writer, rope)
+    elif kind == "longrope":
+        original = int(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors(_longrope_factor(fields, rope, original))
+
+
+def _add_yarn(writer: GGUFWriter, rope: Fields) -> None:
+    other = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if rope.get(name)]
+    if other or rope.get("truncate") is False:
+        raise ExportError(
+            f"--format gguf: rotary positions of type 'yarn' with {(*other, 'truncate')[0]} can't "
+            "be written; use --format hf"
+        )
+    writer.add_rope_scaling_type(RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(float(rope["factor"]))
+    writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+    writer.add_rope_scaling_yarn_beta_fast(float(rope.get("beta_fast") or 32))
+    writer.add_rope_scaling_yarn_beta_slow(float(rope.get("beta_slow") or 1))
+
+
+def _longrope_factor(fields: Fields, rope: Fields, original: int) -> float:
+    """By what transformers multiplies the rotation; `_compute_longrope_parameters`."""
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    scale = float(rope.get("factor") or fields["max_position_embeddings"] / original)
+    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0

@@ -1,0 +1,320 @@
+"""Write a tailoring as one GGUF file that llama.cpp runs, checked before it appears.
+
+Layer after layer is put together, turned into llama.cpp's layout, cast and written, so that one
+layer is in memory at a time. Then the file is read back and each tensor is held against what was
+to be written. Knows the format by the `gguf` library, which llama.cpp's authors publish.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGML_QUANT_VERSION,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFReader,
+    GGUFType,
+    GGUFWriter,
+    LlamaFileType,
+    get_tensor_name_map,
+    quants,
+)
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from gptailor.core.tailoring import Tailoring
+from gptailor.errors import ExportError, FamilyError
+from gptailor.export.card import places_of
+from gptailor.export.folder import file_beside
+from gptailor.export.gguf.metadata import add_numbers, context_of, whole_context_of
+from gptailor.export.gguf.tensor_layout import (
+    Architecture,
+    architecture_of,
+    extra_tensors,
+    fields_of,
+    reshaped,
+)
+from gptailor.export.gguf.tokenizer import vocabulary_of
+from gptailor.family import Family, layers_path, tailored_config
+from gptailor.family.empty_model import skeleton_of
+from gptailor.family.gguf.gguf_header import read_gguf_header
+from gptailor.family.layer_weights import layer_weights, part_weights
+
+__all__ = ["GGUF_DTYPES", "export_gguf"]
+
+logger = logging.getLogger(__name__)
+
+GGUF_DTYPES = {
+    "f16": LlamaFileType.MOSTLY_F16,
+    "bf16": LlamaFileType.MOSTLY_BF16,
+    "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "f32": LlamaFileType.ALL_F32,
+}
+_TYPES = {
+    "f16": GGMLQuantizationType.F16,
+    "bf16": GGMLQuantizationType.BF16,
+    "q8_0": GGMLQuantizationType.Q8_0,
+    "f32": GGMLQuantizationType.F32,
+}
+_OURS = "gptailor.core.tailoring"  # the file's key with the exact tailoring
+_HEADER_BYTES = 4096  # within which that key stands in our files
+_FULL = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd")  # llama.cpp wants float32 here
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One tensor of the file: its name, what it holds in float32, and how that is stored."""
+
+    name: str
+    tensor: Tensor
+    kind: GGMLQuantizationType
+
+    @property
+    def stored(self) -> Any:  # numpy is untyped through gguf
+        """Its bytes, as an array.
+
+        Raises:
+            ExportError: It holds what the type can't say.
+        """
+        array = self.tensor.contiguous().numpy()
+        with np.errstate(over="ignore"):
+            cast = quants.quantize(array, self.kind)
+        if not np.isfinite(quants.dequantize(cast, self.kind)).all():
+            raise ExportError(
+                f"--dtype: {self.name} holds values that are not finite in "
+                f"{self.kind.name.lower()}; use bf16 or f32, or choose another tailoring"
+            )
+        return cast
+
+
+def export_gguf(  # noqa: PLR0913  # what to export, and options that have defaults
+    family: Family,
+    tailoring: Tailoring,
+    file: Path,
+    *,
+    dtype: str = "f16",
+    name: str | None = None,
+    overwrite: bool = False,
+    keep: Collection[Path] = (),
+) -> None:
+    """Write a tailoring as a GGUF file, read back before it appears.
+
+    Norms, biases and routers are float32, as llama.cpp wants them; in q8_0 a matrix whose rows are
+    no multiple of 32 is float16.
+
+    Args:
+        family: The members.
+        tailoring: The model to write.
+        file: Where to; an earlier export, and only that, is replaced.
+        dtype: Of the matrices: "f16", "bf16", "q8_0" or "f32".
+        name: What the model is called; the file's name when None.
+        overwrite: Whether a file that no export wrote may be replaced.
+        keep: Files and folders that must survive: the run, the config, the tasks.
+
+    Raises:
+        TailoringError: The tailoring does not fit the family.
+        ExportError: llama.cpp can't run such a model or tokenizer, or the file can't be written.
+    """
+    if dtype not in GGUF_DTYPES:
+        raise ExportError(f"{dtype!r}: a GGUF file is written in one of {', '.join(GGUF_DTYPES)}")
+    family.check(tailoring)
+    config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
+    plan = _Plan(family, tailoring, config, architecture_of(config), dtype)
+    _tell_of_context(config, plan.known)
+    writer = plan.header(name or file.stem)
+    needed = [*keep, *places_of(family.sources)]
+    with file_beside(
+        file,
+        is_ours=_is_ours,
+        overwrite=overwrite,
+        keep=needed,
+        n_bytes=sum(info.nbytes for info in writer.tensors[0].values()),
+    ) as beside:
+        try:
+            writer.write_header_to_file(beside)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for made in plan.tensors():
+                writer.write_tensor_data(made.stored)
+            n_written = writer.fout[0].tell() if writer.fout else 0
+        finally:
+            writer.close()
+        if beside.stat().st_size < n_written:  # the library does not tell of a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _check(beside, plan)
+
+
+def _tell_of_context(config: PreTrainedConfig, known: Architecture) -> None:
+    most, context = whole_context_of(config), context_of(config, known)
+    if context < most:
+        logger.warning(
+            "llama.cpp runs %s without sliding windows; the file says that it takes %d tokens, "
+            "as many as a window holds, instead of %d",
+            config.model_type,
+            context,
+            most,
+        )
+
+
+class _Plan:
+    """What stands in the file, in order; asked twice, for writing and for checking."""
+
+    def __init__(
+        self,
+        family: Family,
+        tailoring: Tailoring,
+        config: PreTrainedConfig,
+        known: Architecture,
+        dtype: str,
+    ) -> None:
+        self.family, self.tailoring, self.config = family, tailoring, config
+        self.known, self.dtype = known, dtype
+        self.fields = fields_of(config)
+        self.path = layers_path(skeleton_of(family.config, torch.float32))
+        self.names = get_tensor_name_map(known.arch, len(tailoring.layers))
+
+    def header(self, name: str) -> GGUFWriter:
+        """Everything but the weights' values, not yet written."""
+        arch = MODEL_ARCH_NAMES[self.known.arch]
+        writer = GGUFWriter(path=None, arch=arch)
+        writer.add_string(_OURS, self.tailoring.to_yaml())
+        writer.add_type(GGUFType.MODEL)
+        writer.add_name(name)
+        if self.family.licence is not None:
+            writer.add_license(self.family.licence)
+        writer.add_file_type(GGUF_DTYPES[self.dtype])
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+        add_numbers(writer, self.config, self.known)
+        shapes = list(self.tensors(shapes_only=True))
+        n_rows = next(made.tensor.shape[0] for made in shapes if made.name == _EMBEDDING)
+        vocabulary_of(self.family.tokenizer, n_rows, self._ends()).add_to(writer)
+        for made in shapes:
+            block, n_bytes = GGML_QUANT_SIZES[made.kind]
+            writer.add_tensor_info(
+                made.name,
+                made.tensor.shape,
+                np.dtype(np.float32),  # the shape counts elements, not bytes
+                made.tensor.numel() // block * n_bytes,
+                raw_dtype=made.kind,
+            )
+        return writer
+
+    def tensors(self, *, shapes_only: bool = False) -> Iterator[_Made]:
+        """Each tensor of the file in turn; without values, nothing is merged."""
+        tied: Tensor | None = None
+        has_head = False
+        for name, tensor in self._members(shapes_only=shapes_only):
+            for theirs, made in reshaped(self.known, name, tensor, self.fields):
+                new = self._name(theirs)
+                has_head |= new == _HEAD
+                tied = made if new == _EMBEDDING else tied
+                yield _Made(new, made, self._kind(new, made))
+        if self.known.needs_head and not has_head and tied is not None:
+            yield _Made(_HEAD, tied, self._kind(_HEAD, tied))
+        for new, made in extra_tensors(self.fields).items():
+            empty = made.to("meta") if shapes_only else made
+            yield _Made(new, empty, GGMLQuantizationType.F32)
+
+    def _members(self, *, shapes_only: bool) -> Iterator[tuple[str, Tensor]]:
+        """The tailored model's tensors in float32 under transformers' names."""
+        family = self.family
+        for part, spec in self.tailoring.parts.items():
+            if shapes_only:
+                found = family.part(part, spec.sources[0].member)
+            else:
+                found = part_weights(family, part, spec, torch.float32)
+            yield from ((name, _plain(tensor, shapes_only)) for name, tensor in found.items())
+        for index, spec in enumerate(self.tailoring.layers):
+            if shapes_only:
+                found = family.layer(spec.sources[0])
+            else:
+                found = layer_weights(family, spec, torch.float32)
+            for name, tensor in found.items():
+                yield f"{self.path}.{index}.{name}", _plain(tensor, shapes_only)
+
+    def _name(self, name: str) -> str:
+        new = self.names.get_name(name, try_suffixes=(".weight", ".bias"))
+        stem = "" if new is None else new.removesuffix(".bias").rpartition(".")[2]
+        if new is not None and new.endswith(".bias"):
+            allowed = self.known.biases | {"attn_q", "attn_k", "attn_v"}
+            new = new if stem in allowed else None
+        if new is None:
+            raise ExportError(
+                f"--format gguf: llama.cpp's {MODEL_ARCH_NAMES[self.known.arch]} has no place for "
+                f"{name}; use --format hf"
+            )
+        return str(new)
+
+    def _kind(self, new: str, tensor: Tensor) -> GGMLQuantizationType:
+        stem = new.split(".")[-2]
+        if tensor.ndim < 2 or stem.endswith("_norm") or stem in _FULL:
+            return GGMLQuantizationType.F32
+        kind = _TYPES[self.dtype]
+        fits = tensor.shape[-1] % GGML_QUANT_SIZES[kind][0] == 0
+        return kind if fits else GGMLQuantizationType.F16
+
+    def _ends(self) -> tuple[int, ...]:
+        known = self.family.generation_config
+        ends = None if known is None else known.eos_token_id
+        return tuple(ends) if isinstance(ends, list | tuple) else ()
+
+
+def _plain(tensor: Tensor, shapes_only: bool) -> Tensor:
+    return tensor.to("meta" if shapes_only else "cpu", torch.float32).detach()
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether an export wrote it: our key is among the first of such a file."""
+    with file.open("rb") as opened:
+        start = opened.read(_HEADER_BYTES)
+    return start.startswith(b"GGUF") and _OURS.encode() in start
+
+
+def _check(file: Path, plan: _Plan) -> None:
+    """Read a file back and hold every tensor against what was to be written.
+
+    Raises:
+        ExportError: Something is missing, left over or different.
+    """
+    try:
+        read_gguf_header(file)
+    except FamilyError as fault:
+        raise ExportError(f"the file that was written can't be read back: {fault}") from fault
+    found = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    for made in plan.tensors():
+        theirs = found.pop(made.name, None)
+        if theirs is None or theirs.tensor_type != made.kind:
+            raise ExportError(f"the file that was written lacks {made.name}; write it again")
+        values = quants.dequantize(theirs.data, made.kind)
+        wanted = made.tensor.numpy()
+        if values.shape != wanted.shape or not _agrees(values, wanted, made.kind):
+            raise ExportError(
+                f"the file that was written has another {made.name} than was made; write it again"
+            )
+    if found:
+        raise ExportError(f"the file that was written holds {sorted(found)[0]} too; write it again")
+
+
+def _agrees(found: Any, wanted: Any, kind: GGMLQuantizationType) -> bool:
+    """Whether read values are what the type can say of the wanted ones."""
+    if kind != GGMLQuantizationType.Q8_0:
+        return bool(np.array_equal(found, _rounded(wanted, kind)))
+    blocks = wanted.reshape(-1, GGML_QUANT_SIZES[kind][0])
+    # half a step of 1/127 of the block's largest; the step itself is a float16
+    limit = np.abs(blocks).max(axis=1, keepdims=True) * (0.5 / 127 + 2**-10) + 1e-7
+    return bool((np.abs(found.reshape(blocks.shape) - blocks) <= limit).all())
+
+
+def _rounded(wanted: Any, kind: GGMLQuantizationType) -> Any:
+    """By torch, not by the library that wrote the file."""
+    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    return torch.from_numpy(wanted).to(dtypes[kind.name]).float().numpy()

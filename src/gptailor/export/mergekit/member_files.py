@@ -1,0 +1,164 @@
+"""How mergekit is told of a family's members, and which families it can be told of.
+
+A recipe names each member by a folder or a hub id and reads its files anew; so the files must be
+plain checkpoints that hold what the family holds, of an architecture that mergekit writes whole.
+Knows nothing of merges and of the recipe's text.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from gptailor.core.tailoring import BASE
+from gptailor.errors import ExportError
+from gptailor.export.card import place_of
+from gptailor.export.mergekit.known_architectures import KNOWN
+from gptailor.family import Family, MemberSource
+from gptailor.family.locate import find
+from gptailor.family.weight_files import read_json
+
+__all__ = ["MERGEKIT", "MemberFiles", "files_of", "refuse_family"]
+
+MERGEKIT = "0.1.5"  # the version whose results are known
+_HF = "use --format hf instead"
+_MISREAD = (" ", '"', "+", "@")  # mergekit fails on the first two, and splits at the others
+
+_Place = tuple[Path, torch.dtype | None]
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFiles:
+    """Where mergekit finds a member.
+
+    Args:
+        reference: An absolute folder, or a hub id with its revision.
+        names: The tensors in its files.
+        rounded: Whether the family holds them in fewer bits than the files do, so that what is
+            merged must be rounded first.
+    """
+
+    reference: str
+    names: frozenset[str]
+    rounded: bool
+
+
+def refuse_family(family: Family) -> None:
+    """Refuse an architecture that mergekit writes broken, or not at all.
+
+    Raises:
+        ExportError: The reason, in one sentence.
+    """
+    model_type = family.config.model_type
+    known = KNOWN.get(model_type)
+    if known is None:
+        raise ExportError(
+            f"mergekit {MERGEKIT} can't write models of type {model_type!r} with other layers than "
+            f"before (of these it can: {', '.join(KNOWN)}); {_HF}"
+        )
+    if len(set(family.kinds)) > 1:
+        raise ExportError(
+            f"the layers of this {model_type} model are of different kinds, and mergekit leaves "
+            f"the config's word on them as it was; {_HF}"
+        )
+    if not (known.tied if family.tied else known.untied):
+        told = "tied to the embedding" if family.tied else "of its own"
+        raise ExportError(
+            f"mergekit {MERGEKIT} can't write {model_type} models with a head {told}; {_HF}"
+        )
+    stem = f"{family.layout.layers}.0."
+    names = {n.removeprefix(stem) for n in family.states[BASE] if n.startswith(stem)}
+    wrong = sorted((names ^ known.layer) - (known.optional & names))
+    if wrong:
+        does = "leaves out" if wrong[0] in names else "asks for"
+        raise ExportError(
+            f"mergekit {MERGEKIT} {does} {wrong[0]} in layers of {model_type} models, which "
+            f"these {'have' if wrong[0] in names else 'lack'}; {_HF}"
+        )
+
+
+def files_of(family: Family, member: str) -> MemberFiles:
+    """Find a member's files and hold them against the family.
+
+    Raises:
+        ExportError: It is an adapter or a GGUF file, or its files are not what the family holds.
+    """
+    origin = family.sources[member]
+    if place_of(origin) != origin:
+        raise ExportError(
+            f"member {member!r} is an adapter ({origin}), which mergekit merges in another "
+            "precision; write the member out with --format hf and a tailoring of all its layers, "
+            f"and name that folder in the family; or {_HF}"
+        )
+    source, local = _source_of(origin)
+    folder = find(source)
+    if not (folder / "config.json").is_file():
+        raise ExportError(
+            f"member {member!r} is a GGUF file ({origin}), which mergekit can't read; write the "
+            "member out with --format hf and a tailoring of all its layers, and name that folder "
+            f"in the family; or {_HF}"
+        )
+    reference = os.path.abspath(folder) if local else origin  # a link may lead there
+    if local and any(char in reference for char in _MISREAD):
+        raise ExportError(
+            f"member {member!r} lies in {reference!r}, and mergekit can't read a path with "
+            f"{' or '.join(map(repr, _MISREAD))} in it; move or copy the folder to another path "
+            f"and name that in the family; or {_HF}"
+        )
+    named = read_json(folder / "config.json").get("architectures")
+    if named != [KNOWN[family.config.model_type].architecture]:
+        raise ExportError(
+            f"member {member!r}: architectures is {named} in its config.json, which mergekit goes "
+            f"by; it must be [{KNOWN[family.config.model_type].architecture}], or {_HF}"
+        )
+    stored: dict[str, _Place] = {
+        name: (path, dtype) for path in _shards(folder) for name, dtype in _dtypes(path)
+    }
+    for name in (family.layout.embedding, family.layout.head):
+        if name in family.states[member]:
+            _refuse_fitted(member, name, stored.get(name), family.states[member][name])
+    rounded = family.dtype != torch.float32 and any(
+        dtype != family.dtype for _, dtype in stored.values()
+    )
+    return MemberFiles(reference, frozenset(stored), rounded)
+
+
+def _source_of(origin: str) -> tuple[MemberSource, bool]:
+    """The member as the config named it, and whether it lies on this machine."""
+    path = Path(origin).expanduser()
+    if path.exists() or origin.startswith("package://"):
+        return MemberSource(origin), True
+    name, at, revision = origin.partition("@")
+    return MemberSource(name, revision=revision if at else None), False
+
+
+def _refuse_fitted(member: str, name: str, place: _Place | None, held: Tensor) -> None:
+    """Refuse files whose rows were cut or put in another order to fit the base's vocabulary."""
+    tensor = None
+    if place is not None:
+        with safe_open(place[0], framework="pt") as file:
+            tensor = file.get_tensor(name)
+    if tensor is None or not torch.equal(tensor.to(held.dtype), held.cpu()):
+        raise ExportError(
+            f"member {member!r}: {name} in its files is not what was read from them, for its "
+            "vocabulary was fitted to the base's, or the files have changed; write the member out "
+            "with --format hf and a tailoring of all its layers, and name that folder in the "
+            f"family; or {_HF}"
+        )
+
+
+def _shards(folder: Path) -> list[Path]:
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def _dtypes(path: Path) -> Iterator[tuple[str, torch.dtype | None]]:
+    """Names and dtypes of a file's tensors; None for what is no float."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # not a mapping
+            yield name, _DTYPES.get(file.get_slice(name).get_dtype())

@@ -1,0 +1,177 @@
+"""Write a tailoring as a recipe for mergekit, which rebuilds the checkpoint tensor for tensor.
+
+The recipe is a text of several YAML documents, to be run by ``mergekit-multi``; it names the
+members' own files. What mergekit can't be made to rebuild is refused with the reason. Knows
+mergekit's words, and none of its code.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from shlex import quote
+
+from torch import Tensor
+
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.errors import ExportError
+from gptailor.export.card import places_of
+from gptailor.export.folder import file_beside
+from gptailor.export.mergekit.documents import Documents, Slice
+from gptailor.export.mergekit.forms import form_of
+from gptailor.export.mergekit.member_files import MERGEKIT, MemberFiles, files_of, refuse_family
+from gptailor.family import Family
+from gptailor.family.layout import PARTS
+from gptailor.files.yaml import dump_yaml
+
+__all__ = ["export_recipe", "mergekit_recipe"]
+
+_FIRST_LINE = "# A recipe for mergekit-multi, made by gptailor"
+
+
+def export_recipe(
+    family: Family,
+    tailoring: Tailoring,
+    file: Path,
+    *,
+    overwrite: bool = False,
+    keep: Collection[Path] = (),
+) -> None:
+    """Write a recipe for mergekit into a file, which appears whole or not at all.
+
+    Args:
+        family: The members.
+        tailoring: The model to rebuild.
+        file: Where to; an earlier recipe of ours is replaced.
+        overwrite: Whether another file that stands there may be replaced.
+        keep: Files that must survive, and folders whose files must; the members are among them.
+
+    Raises:
+        TailoringError: The tailoring does not fit the family.
+        ExportError: The file can't be written, or mergekit can't rebuild the tailoring.
+    """
+    text = mergekit_recipe(family, tailoring, file_name=file.name)
+    needed = [*keep, *places_of(family.sources)]
+    with file_beside(file, is_ours=_is_ours, overwrite=overwrite, keep=needed) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def mergekit_recipe(family: Family, tailoring: Tailoring, *, file_name: str = "recipe.yaml") -> str:
+    """Say a tailoring in mergekit's words.
+
+    Args:
+        family: The members; their files are named, and their headers looked at.
+        tailoring: The model to rebuild, in the family's dtype.
+        file_name: What the command in the recipe's head calls the recipe.
+
+    Returns:
+        Several YAML documents, with a head that says how to run them.
+
+    Raises:
+        TailoringError: The tailoring does not fit the family.
+        ExportError: mergekit can't rebuild the tailoring; every reason, a sentence each.
+    """
+    family.check(tailoring)
+    refuse_family(family)
+    documents = Documents(
+        _files(family, tailoring),
+        _prefix(family, tailoring),
+        str(family.dtype).removeprefix("torch."),
+        family.layout.head,
+    )
+    norm_is_head = tailoring.parts["norm"] == tailoring.head
+    places = tailoring.parts | {f"layers[{i}]": spec for i, spec in enumerate(tailoring.layers)}
+    if norm_is_head or family.tied:  # a tied head is the embedding
+        del places["head"]
+    slices: dict[str, Slice] = {}
+    faults: list[str] = []
+    for place, spec in places.items():
+        try:
+            slices[place] = _slice(documents, family, place, spec, norm_is_head=norm_is_head)
+        except ExportError as fault:
+            faults += [f"{place}: {sentence}" for sentence in fault.faults]
+    if faults:
+        raise ExportError(faults)
+    embedding, norm = slices.pop("embedding"), slices.pop("norm")
+    head = slices.pop("head", None)
+    last = norm if head is None else documents.joined(norm, head)
+    written = documents.written(embedding, list(slices.values()), last)
+    return _head(tailoring, file_name) + "---\n".join(map(dump_yaml, written))
+
+
+def _slice(
+    documents: Documents, family: Family, place: str, spec: LayerSpec, *, norm_is_head: bool
+) -> Slice:
+    if spec.method is None:
+        return documents.taken(spec.sources[0])
+
+    def tensors(source: Source) -> Mapping[str, Tensor]:
+        if place not in PARTS:
+            return family.layer(source)
+        part = family.part(place, source.member)
+        if place == "norm" and norm_is_head:  # one slice makes both
+            own = family.part("head", source.member)
+            embedding = family.part("embedding", source.member)[family.layout.embedding]
+            part = {**part, **(own or {family.layout.head: embedding})}
+        return part
+
+    base = None if spec.base is None else tensors(spec.base)
+    form = form_of(spec, [tensors(source) for source in spec.sources], base)
+    return documents.merged_part(place, form) if place in PARTS else documents.merged(form)
+
+
+def _files(family: Family, tailoring: Tailoring) -> dict[str, MemberFiles]:
+    specs = [*tailoring.layers, *tailoring.parts.values()]
+    used = dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)])
+    faults: list[str] = []
+    files: dict[str, MemberFiles] = {}
+    for member in used:
+        try:
+            files[member] = files_of(family, member)
+        except ExportError as fault:
+            faults += fault.faults
+    spare = [name for name in files if family.tied and family.layout.head in files[name].names]
+    if spare and (len(spare) < len(files) or tailoring.parts["norm"] != tailoring.embedding):
+        faults.append(
+            f"member {spare[0]!r} ties head and embedding and has a head in its files all the "
+            "same, which mergekit can't leave out; write the member out with --format hf and a "
+            "tailoring of all its layers, and name that folder in the family; or use --format hf "
+            "instead"
+        )
+    if faults:
+        raise ExportError(faults)
+    return files
+
+
+def _prefix(family: Family, tailoring: Tailoring) -> str:
+    """A name for each recipe: mergekit takes intermediate models that it finds as they are."""
+    known = repr((tailoring.digest, str(family.dtype), sorted(family.digests.items())))
+    return f"gptailor-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+
+
+def _head(tailoring: Tailoring, file_name: str) -> str:
+    merged = [
+        f"#   layer {index}: {spec}"
+        for index, spec in enumerate(tailoring.layers)
+        if spec.method is not None
+    ]
+    merged += [f"#   {part}: {spec}" for part, spec in tailoring.parts.items() if spec.method]
+    told = ["#", "# What is merged, as gptailor says it:", *merged] if merged else []
+    lines = [
+        f"{_FIRST_LINE} {version('gptailor')}.",
+        "# mergekit rebuilds the checkpoint from it tensor for tensor:",
+        "#",
+        f"#   pip install mergekit=={MERGEKIT}",
+        f"#   mergekit-multi {quote(file_name)} -I intermediate --out-path rebuilt \\",
+        "#     --clone-tensors --no-write-model-card",
+        "#",
+        "# The folder `intermediate` is new or empty at first, and may go afterwards. On a GPU",
+        "# (--cuda) the last bits of sums may differ.",
+        *told,
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _is_ours(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(_FIRST_LINE)) == _FIRST_LINE.encode()

@@ -1,0 +1,1 @@
+"""Members read from GGUF files."""

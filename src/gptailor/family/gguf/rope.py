@@ -1,0 +1,92 @@
+"""Rotary embeddings that a GGUF file scales, said in the config as transformers says them.
+
+transformers does not read a file's scaling, so a model read without this would turn its queries
+and keys by other angles. Knows nothing of weights.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from gptailor.errors import FamilyError
+from gptailor.family.gguf.gguf_header import GgufHeader
+
+__all__ = ["ROPE_FACTORS", "rope_from_gguf"]
+
+_LLAMA3 = "rope_freqs.weight"
+ROPE_FACTORS = frozenset([_LLAMA3, "rope_factors_long.weight", "rope_factors_short.weight"])
+_ADVICE = "which can't be read from GGUF; give the original checkpoint"
+# of Llama 3.1, 3.2 and 3.3; the factor alone differs between them
+_LLAMA3_FIELDS = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def rope_from_gguf(
+    path: Path,
+    header: GgufHeader,
+    config: Any,
+    factors: Mapping[str, np.ndarray],
+) -> None:
+    """Put a file's scaling of rotary embeddings into the config.
+
+    Args:
+        path: The file, for messages.
+        header: What it says about itself.
+        config: The transformers config; its rope_parameters are changed where the file scales.
+        factors: What each frequency is divided by, by the tensor's name; may be empty.
+
+    Raises:
+        FamilyError: It scales in a way that can't be said.
+    """
+    if factors:
+        _refuse_all_but_llama3(path, factors)
+        config.rope_parameters = _llama3(path, config, factors[_LLAMA3])
+        return
+    kind = header.about("rope.scaling.type")
+    factor = header.about("rope.scaling.factor") or header.about("rope.scale_linear") or 1.0
+    if kind in (None, "none") and factor == 1.0:
+        return
+    parameters = getattr(config, "rope_parameters", None)
+    if kind not in (None, "linear") or not isinstance(factor, float) or not parameters:
+        raise FamilyError(f"{path}: it scales rotary embeddings ({kind}, {factor}), {_ADVICE}")
+    if factor == 1.0:
+        return
+    linear = {"rope_type": "linear", "factor": factor}
+    if "rope_type" in parameters:
+        config.rope_parameters = {**parameters, **linear}
+    else:  # one for each kind of layer; those with a window are not scaled
+        full = {**parameters["full_attention"], **linear}
+        config.rope_parameters = {**parameters, "full_attention": full}
+
+
+def _refuse_all_but_llama3(path: Path, factors: Mapping[str, np.ndarray]) -> None:
+    others = sorted(factors.keys() - {_LLAMA3})
+    if others:
+        raise FamilyError(f"{path}: it scales rotary embeddings ({', '.join(others)}), {_ADVICE}")
+
+
+def _llama3(path: Path, config: Any, factors: np.ndarray) -> dict[str, Any]:
+    """The parameters of Llama 3's scaling that give these factors."""
+    plain = dict(config.rope_parameters)
+    said = {**plain, **_LLAMA3_FIELDS, "factor": round(float(factors.max()), 4)}
+    if math.isfinite(said["factor"]) and said["factor"] >= 1:
+        config.rope_parameters = said
+        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+        config.rope_parameters = plain
+        steps = np.arange(factors.size) / factors.size
+        unscaled = plain["rope_theta"] ** -steps
+        if scaled.shape[0] == factors.size and np.allclose(
+            unscaled / factors, scaled.numpy(), rtol=1e-4, atol=0
+        ):
+            return said
+    raise FamilyError(
+        f"{path}: its rotary frequencies ({_LLAMA3}) are not scaled as Llama 3's are, {_ADVICE}"
+    )

@@ -1,0 +1,47 @@
+"""What a LayerSpec's weights are: a member's own tensors, or merged ones.
+
+Where the family and the merge methods meet; knows nothing of modules, batches and files.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from gptailor.core.tailoring import LayerSpec
+from gptailor.family import Family
+from gptailor.merge import merge_layer
+
+__all__ = ["layer_weights", "part_weights"]
+
+
+_Named = Mapping[str, Tensor]
+
+
+def layer_weights(
+    family: Family,
+    spec: LayerSpec,
+    dtype: torch.dtype,
+    bring: Callable[[_Named], _Named] | None = None,
+) -> _Named:
+    """The tensors of one layer, by the names inside it; merged in float32, cast once.
+
+    Args:
+        family: The members.
+        spec: The layer.
+        dtype: Of merged tensors.
+        bring: Brings a member's tensors to where they are needed; they are there if None.
+    """
+    bring = bring or (lambda tensors: tensors)
+    sources = [bring(family.layer(source)) for source in spec.sources]
+    base = None if spec.base is None else bring(family.layer(spec.base))
+    return merge_layer(spec, sources, base, dtype)
+
+
+def part_weights(
+    family: Family, part: str, spec: LayerSpec, dtype: torch.dtype
+) -> Mapping[str, Tensor]:
+    """The tensors of ``embedding``, ``norm`` or ``head``, by their full names."""
+    sources = [family.part(part, source.member) for source in spec.sources]
+    base = None if spec.base is None else family.part(part, spec.base.member)
+    return merge_layer(spec, sources, base, dtype)

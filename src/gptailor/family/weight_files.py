@@ -1,0 +1,246 @@
+"""Look over the files of a folder before anything reads them: JSON, safetensors, shards.
+
+Only headers are read here, and no pickle is opened. Knows nothing of what tensors mean.
+"""
+
+import json
+import re
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+
+from gptailor.errors import FamilyError
+from gptailor.files.safe_read import read_text
+
+__all__ = [
+    "LIBRARY_FAULTS",
+    "StoredTensor",
+    "one_line",
+    "read_json",
+    "refuse_links",
+    "tensors_of",
+    "told",
+    "unreadable",
+]
+
+# what transformers, tokenizers and torch raise on broken input
+LIBRARY_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    re.error,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+_MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOLD = 5  # of many faults of one kind
+_SHARD = re.compile(r"[\w.+ -]{1,200}\.safetensors\Z")
+# links to other files than these do no harm
+_READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".gguf", ".md")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as a safetensors header describes it.
+
+    Args:
+        shape: Its shape.
+        dtype: What the format calls its type, such as ``BF16``.
+        file: The name of the file.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: str
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FamilyError: The file is missing, huge, not JSON, or not an object.
+    """
+    text = read_text(path, most=_MAX_JSON_BYTES, noun="JSON file", error=FamilyError)
+    try:
+        data = json.loads(text, parse_constant=_constant)
+    except (ValueError, RecursionError) as fault:
+        raise FamilyError(f"{path} is not valid JSON: {one_line(fault)}") from fault
+    if not isinstance(data, dict):
+        raise FamilyError(f"{path} must hold a JSON object, not a {type(data).__name__}")
+    return data
+
+
+def _constant(text: str) -> float:
+    """Infinity is a limit that some configs name; NaN is nothing."""
+    if text == "NaN":
+        raise ValueError("it holds NaN")
+    return float(text)
+
+
+def one_line(fault: BaseException, limit: int = 300) -> str:
+    """An exception's text as one short line."""
+    text = " ".join(str(fault).split())
+    if not text or isinstance(fault, KeyError):  # a KeyError's text is the key alone
+        text = f"{type(fault).__name__} {text}".strip()
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def told(names: list[str]) -> str:
+    """The first few of many names."""
+    rest = f", and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return ", ".join(names[:_TOLD]) + rest
+
+
+def unreadable(path: Path, fault: BaseException) -> str:
+    """Why a safetensors file could not be read: the rest of a sentence that begins with it."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as refusal:  # safetensors calls a file that it may not read missing
+        return f"can't be read: {refusal.strerror}"
+    return f"is not a whole safetensors file: {one_line(fault)}; copy it again"
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse files that are links out of the folder, but for those of the hub's cache; and pipes.
+
+    Raises:
+        FamilyError: The link, and where it leads; or what is no file at all.
+    """
+    inside = [folder.resolve()]
+    if folder.parent.name == "snapshots":  # the hub's cache keeps contents beside its folders
+        inside.append(folder.parent.parent.resolve() / "blobs")
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _READ:
+            continue
+        if not path.is_symlink():
+            if path.exists() and not path.is_file():
+                raise FamilyError(f"{path} is a folder or a pipe where a file should be")
+            continue
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError):  # in a circle
+            raise FamilyError(f"{path} is a link that leads nowhere") from None
+        if not any(target.is_relative_to(place) for place in inside):
+            raise FamilyError(
+                f"{path} is a link out of its folder (to {target}); put the file itself there, or "
+                "give the other folder"
+            )
+
+
+def tensors_of(folder: Path) -> dict[str, StoredTensor]:
+    """What a folder's safetensors hold, from the files' headers.
+
+    Raises:
+        FamilyError: A file is missing, truncated or not safetensors; a tensor stands twice, or
+            not where the index says.
+    """
+    places = _places_of(folder)
+    held: dict[str, StoredTensor] = {}
+    for file in sorted({*places.values()}) or [_WEIGHTS]:
+        for name, tensor in _tensors_in(folder / file).items():
+            if name in held:
+                raise FamilyError(
+                    f"{folder}: tensor {name} stands in both {held[name].file} and {file}; which "
+                    "one is meant is not known, so save the model again"
+                )
+            held[name] = tensor
+    faults = [
+        f"{folder / _INDEX}: tensor {name} is said to be in {file} but "
+        + (f"is in {held[name].file}" if name in held else "no shard holds it")
+        for name, file in places.items()
+        if name not in held or held[name].file != file
+    ]
+    unsaid = sorted(held.keys() - places.keys()) if places else []
+    if unsaid:
+        faults.append(f"{folder / _INDEX} does not name {len(unsaid)} tensors ({told(unsaid)})")
+    if faults:
+        raise FamilyError(faults[:_TOLD])
+    return held
+
+
+def _tensors_in(path: Path) -> dict[str, StoredTensor]:
+    found = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping
+                piece = file.get_slice(name)
+                found[name] = StoredTensor(tuple(piece.get_shape()), piece.get_dtype(), path.name)
+        twice = _twice(path)
+    except (SafetensorError, OSError, ValueError, RecursionError) as fault:
+        raise FamilyError(f"{path} {unreadable(path, fault)}") from fault
+    if twice:
+        raise FamilyError(
+            f"{path}: its header names {len(twice)} tensors twice ({told(twice)}); which one is "
+            "meant is not known, so save the model again"
+        )
+    return found
+
+
+def _twice(path: Path) -> list[str]:
+    """Names that a header, known to be sound otherwise, holds more than once."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        counts: Counter[str] = Counter()
+
+        def counted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            if any(isinstance(value, dict) for _, value in pairs):
+                counts.update(key for key, _ in pairs)
+            return dict(pairs)
+
+        json.loads(file.read(length), object_pairs_hook=counted)
+    return sorted(name for name, count in counts.items() if count > 1)
+
+
+def _places_of(folder: Path) -> dict[str, str]:
+    """What an index says: tensor to shard; empty where one file holds everything."""
+    if (folder / _WEIGHTS).is_file():
+        return {}
+    index = folder / _INDEX
+    if not index.is_file():
+        raise FamilyError(_no_weights(folder))
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise FamilyError(f"{index}: weight_map must map tensor names to files")
+    names = sorted({str(name) for name in places.values()})
+    outside = [name for name in names if not _SHARD.match(name)]
+    if outside:
+        raise FamilyError(
+            f"{index}: {outside[0][:200]!r} is not a safetensors file inside the folder; shards "
+            "must lie beside the index"
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise FamilyError(
+            f"{folder}: {len(missing)} of {len(names)} shards named in {_INDEX} are missing "
+            f"({told(missing)}); copy or download them again"
+        )
+    return {str(tensor): str(name) for tensor, name in places.items()}
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")
+    )
+    if not pickles:
+        return f"{folder} has no model.safetensors, nor an index of shards"
+    return (
+        f"{folder} has its weights only as pickles ({told(pickles)}), which can run code and are "
+        'not opened; convert a model that you trust once: python -c "from transformers import '
+        f"AutoModelForCausalLM as M; M.from_pretrained('{folder}', use_safetensors=False)"
+        f".save_pretrained('{folder}-safetensors')\""
+    )

@@ -1,0 +1,1 @@
+"""Files read and written: YAML, files of bounded size, and atomic writes."""

@@ -1,0 +1,209 @@
+"""Read YAML that somebody else wrote, safely; write ours.
+
+Only plain data comes out: mappings, lists, strings, numbers, booleans and null. Tags, aliases,
+repeated keys, huge files and bytes that are not UTF-8 are refused with a sentence that names the
+file and the line. Knows nothing of what the data means.
+"""
+
+import math
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gptailor.errors import ConfigError, UserError
+from gptailor.files.atomic import hold_new, sweep
+from gptailor.files.safe_read import read_text
+
+__all__ = ["Column", "dump_yaml", "parse_yaml", "read_yaml", "write_atomically"]
+
+_MAX_BYTES = 4 * 2**20  # a tailoring of 1,000 merged layers is 100 kB
+_MAX_DEPTH = 40
+_MAX_NODES = 50_000  # twice a tailoring of 1,000 merged layers; reading takes 40 us each
+_TOO_LARGE = 2**63
+_BESIDE = ".gptailor-half."
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader without aliases, tags, repeated keys, and with YAML 1.2's plain words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth, self._n_nodes = 0, 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases (a few bytes can stand for gigabytes), tags and deep nesting."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # pyyaml
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("aliases (*name) are not supported", event)
+        if event.tag is not None:
+            raise _refused(f"tags ({event.tag}) are not supported", event)
+        self._n_nodes += 1
+        if self._n_nodes > _MAX_NODES:
+            raise _refused(f"more than {_MAX_NODES:,} keys and values", event)
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise _refused(f"nested deeper than {_MAX_DEPTH} levels", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse a key that stands twice: YAML would silently keep the last."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused("a key must be a plain word", key)
+            if key.value in seen:
+                raise _refused(f"the key {key.value!r} stands twice", key)
+            seen.add(key.value)
+        return {
+            self.construct_object(key): self.construct_object(item, deep=deep)
+            for key, item in node.value
+        }
+
+
+class Column(list[Any]):
+    """A list that is written with one item a line, however short."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style outside, one line for a mapping or list of plain values."""
+
+    def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
+        """Keep a short list of plain values on one line."""
+        plain = len(sequence) <= 8 and not any(isinstance(item, dict | list) for item in sequence)
+        plain = plain and not isinstance(sequence, Column)
+        return super().represent_sequence(tag, sequence, flow_style=plain)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what stands twice twice: an alias would not be read back."""
+        return True
+
+
+def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
+
+
+# YAML 1.2's core schema: in YAML 1.1 a member called `no` is false, `1:30` is 90 and 1e-3 is text;
+# and no dates: no key of ours is one, and `2024-01-01` may name a folder
+_WORDS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+)
+_PlainLoader.yaml_implicit_resolvers = {}
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+for _tag, _words, _firsts in _WORDS:
+    _resolver = (f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_words})\\Z"), list(_firsts))
+    _PlainLoader.add_implicit_resolver(*_resolver)
+    _Dumper.add_implicit_resolver(*_resolver)  # beside YAML 1.1's: text is quoted for both
+
+
+def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -> Any:
+    """Turn YAML text into plain data.
+
+    Args:
+        text: The YAML.
+        where: What to call it in a message, usually the file's name.
+        error: The exception to raise.
+
+    Raises:
+        UserError: The text is not YAML, or uses what `_PlainLoader` refuses.
+    """
+    try:
+        data = yaml.load(text, Loader=_PlainLoader)  # derives from SafeLoader
+    except yaml.MarkedYAMLError as fault:
+        mark = fault.problem_mark or fault.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise error(f"{where}{line}: not usable as YAML: {fault.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as fault:
+        first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise error(f"{where}: not usable as YAML: {first}") from None
+    _refuse_unusable_numbers(data, where, error)
+    return data
+
+
+def read_yaml(path: Path, *, error: type[UserError] = ConfigError) -> Any:
+    """Read a YAML file into plain data.
+
+    Raises:
+        UserError: The file can't be read, is too large, not UTF-8 or not usable as YAML.
+    """
+    text = read_text(path, most=_MAX_BYTES, noun="YAML file", error=error)
+    return parse_yaml(text, where=str(path), error=error)
+
+
+def dump_yaml(data: Any) -> str:
+    """Write plain data as YAML: block style, keys in the order given, short lists inline."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file beside its place, then rename: the old or the new, never half.
+
+    What killed writers left in that folder is swept away.
+
+    Raises:
+        UserError: The file can't be written; nothing of it is left.
+    """
+    try:
+        _write_beside(path, text)
+    except OSError as fault:
+        raise UserError(
+            f"{path}: can't be written: {fault.strerror}; make room there and let it be written, "
+            "then run the same command again"
+        ) from None
+
+
+def _write_beside(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, _BESIDE)
+
+    def made() -> str:
+        handle, name = tempfile.mkstemp(prefix=_BESIDE, dir=path.parent)
+        os.close(handle)
+        return name
+
+    beside, lock = hold_new(made)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(beside, 0o666 & ~umask)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _refuse_unusable_numbers(data: Any, where: str, error: type[UserError]) -> None:
+    pending = [("", data)]
+    while pending:
+        place, item = pending.pop()
+        if isinstance(item, dict):
+            pending += [(f"{place}.{key}".lstrip("."), value) for key, value in item.items()]
+        elif isinstance(item, list):
+            pending += [(f"{place}[{index}]", value) for index, value in enumerate(item)]
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise error(f"{where}: {place or 'the value'} is {item}; give a finite number")
+        elif isinstance(item, int) and abs(item) >= _TOO_LARGE:
+            raise error(f"{where}: {place or 'the value'} has {len(str(item))} digits; too large")
+
+
+_Dumper.add_representer(Column, _Dumper.represent_list)

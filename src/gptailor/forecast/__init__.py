@@ -1,0 +1,1 @@
+"""What a search will cost, and what it cost."""

@@ -1,0 +1,70 @@
+"""What a finished study leaves beside its record: ``best.yaml`` and ``front.yaml``.
+
+Both can be made again from the record at any time. Knows nothing of how trials were evaluated.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gptailor.core.objective import Objective
+from gptailor.core.pareto import pareto_front
+from gptailor.core.trial import Trial
+from gptailor.files.yaml import dump_yaml, write_atomically
+
+__all__ = ["BEST", "FRONT", "front_of", "ranked", "write_results"]
+
+BEST = "best.yaml"
+FRONT = "front.yaml"
+
+
+def front_of(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Trial]:
+    """The trials that no other beats on every task.
+
+    Only trials with `n_kept` layers and the most examples that any of them has are compared: losses
+    on few examples would crowd out better-known ones by luck.
+    """
+    able = [t for t in trials if t.scores is not None and len(t.tailoring.layers) == n_kept]
+    most = max((t.proposal.n_examples for t in able), default=0)
+    latest = {t.tailoring: t for t in able if t.proposal.n_examples == most}
+    compared = list(latest.values())
+    losses = np.array([objective.losses(t.scores) for t in compared if t.scores is not None])
+    return [compared[index] for index in pareto_front(losses)] if compared else []
+
+
+def ranked(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Trial]:
+    """Trials that could be chosen, the best first: more examples, then the lower loss.
+
+    Only those with scores and `n_kept` layers could be; searchers may probe others too.
+    """
+    able = [t for t in trials if t.complete and len(t.tailoring.layers) == n_kept]
+
+    def rank(trial: Trial) -> tuple[int, float, float, int]:
+        assert trial.scores is not None
+        own = objective.scalar(trial.scores)
+        proxy = objective.scalar(trial.scores, proxy=True)
+        return -trial.scores.n_examples, own, proxy, trial.number
+
+    return sorted(able, key=rank)
+
+
+def write_results(
+    folder: Path, chosen: Trial, front: Sequence[Trial], objective: Objective
+) -> None:
+    """Write the chosen tailoring and the Pareto front into the run's folder."""
+    chosen.tailoring.save(folder / BEST)
+    rows = []
+    for trial in front:
+        assert trial.scores is not None, "a failed trial on the front"
+        losses = objective.losses(trial.scores)
+        named = zip(objective.goals, losses, strict=True)
+        rows.append(
+            {
+                "number": trial.number,
+                "n_examples": trial.proposal.n_examples,
+                "losses": {goal.task: round(float(loss), 6) for goal, loss in named},
+                "tailoring": trial.tailoring.to_plain(),
+            }
+        )
+    write_atomically(folder / FRONT, dump_yaml(rows))

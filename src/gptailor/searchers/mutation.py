@@ -1,0 +1,289 @@
+"""Small changes to a tailoring, and the mixing of two; the number of layers always stays.
+
+Knows nothing of scores. Which positions change is drawn by `Where`: children that differ from
+their parent late share a long prefix with it, and the engine runs a shared prefix once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring, Value
+from gptailor.searchers.space import Space, kept_positions, on_step, shares
+
+__all__ = ["CHANGES", "Where", "crossover", "mutate"]
+
+_TRIES = 10  # draws before giving up on a child that differs and is allowed
+_NUDGE = 0.15  # standard deviation of a nudge, as a share of a parameter's span
+_RUNS = (1, 1, 2, 4, 8)  # how many neighbouring layers change their source together
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Draws positions, the later the likelier.
+
+    Args:
+        n_layers: Layers of the base.
+        late: 0 for every position alike; at 1 the last is likelier than the middle by four.
+    """
+
+    n_layers: int
+    late: float = 0.0
+
+    def draw(self, positions: tuple[int, ...], rng: np.random.Generator) -> int:
+        """Draw one of the positions."""
+        place = (np.array(positions) + 1.0) / self.n_layers
+        weights = (1.0 - self.late) + self.late * 3.0 * place**2  # of mean 1, so alike in sum
+        return int(rng.choice(positions, p=weights / weights.sum()))
+
+
+Layers = dict[int, LayerSpec]
+Change = Callable[[Space, Tailoring, Where, np.random.Generator], Tailoring]
+
+
+def mutate(
+    space: Space,
+    tailoring: Tailoring,
+    rng: np.random.Generator,
+    *,
+    rates: Mapping[str, float],
+    n_changes: int = 1,
+    late: float = 0.0,
+) -> tuple[Tailoring, str] | None:
+    """Change a tailoring in one or more ways.
+
+    Args:
+        space: What is possible.
+        tailoring: The parent.
+        rng: Where chance comes from.
+        rates: How often each of `CHANGES` is made, relative to the others.
+        n_changes: How many are made, one after another.
+        late: See `Where`.
+
+    Returns:
+        The child and what was done to make it; None if no draw gave one that differs.
+    """
+    where = Where(space.n_layers, late)
+    names = [name for name in CHANGES if rates.get(name, 0.0) > 0 and _possible(space, name)]
+    if not names:
+        return None
+    odds = np.array([rates[name] for name in names])
+    for _ in range(_TRIES):
+        child, done = tailoring, []
+        for _ in range(n_changes):
+            name = names[rng.choice(len(names), p=odds / odds.sum())]
+            child = CHANGES[name](space, child, where, rng)
+            done.append(name)
+        if child != tailoring and space.accepts(child):
+            return child, "+".join(sorted(set(done)))
+    return None
+
+
+def crossover(
+    space: Space, first: Tailoring, second: Tailoring, rng: np.random.Generator
+) -> Tailoring | None:
+    """Mix two tailorings: the first's beginning and the second's end, or layer by layer.
+
+    Layers that both cut stay cut, and as many others of the cuts of either as the count asks for.
+
+    Returns:
+        The child; None if no draw gave one that differs from both.
+    """
+    for _ in range(_TRIES):
+        if rng.random() < 0.5:
+            point = int(rng.integers(1, max(2, space.n_layers)))
+            from_first = np.arange(space.n_layers) < point
+        else:
+            from_first = rng.random(space.n_layers) < 0.5
+        child = _mixed(space, first, second, from_first, rng)
+        if child not in (first, second) and space.accepts(child):
+            return child
+    return None
+
+
+def _mixed(
+    space: Space,
+    first: Tailoring,
+    second: Tailoring,
+    from_first: np.ndarray,
+    rng: np.random.Generator,
+) -> Tailoring:
+    ours, theirs = _layers(first), _layers(second)
+    cut_ours, cut_theirs = set(space.kept(ours)), set(space.kept(theirs))
+    both, either = cut_ours & cut_theirs, cut_ours | cut_theirs
+    wanted = [
+        layer for layer in sorted(either - both) if (layer in cut_ours) == bool(from_first[layer])
+    ]
+    others = sorted(either - both - set(wanted))
+    rng.shuffle(wanted)
+    rng.shuffle(others)
+    cuts = both | set([*wanted, *others][: space.n_remove - len(both)])
+    layers = {}
+    for layer in space.kept(cuts):
+        leading, other = (ours, theirs) if from_first[layer] else (theirs, ours)
+        layers[layer] = leading[layer] if layer in leading else other[layer]
+    norm = (first if from_first[-1] else second).parts["norm"]
+    return space.tailoring(layers, (first if from_first[0] else second).embedding, norm)
+
+
+def _swap(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
+    """Cut a kept layer and bring a cut one back, like one of its new neighbours."""
+    layers = _layers(tailoring)
+    cut = space.kept(layers)
+    kept = tuple(layer for layer in layers if layer not in space.keep)
+    back, gone = where.draw(cut, rng), where.draw(kept, rng)
+    if rng.random() < 0.5:  # nearby layers do alike things: half of the swaps go next door
+        gone = min(kept, key=lambda layer: (abs(layer - back), rng.random()))
+    neighbour = min(layers, key=lambda layer: (abs(layer - back), rng.random()))
+    layers[back] = _moved(layers[neighbour], back)
+    del layers[gone]
+    return _rebuilt(space, tailoring, layers)
+
+
+def _period_swap(
+    space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator
+) -> Tailoring:
+    """Bring back a period's worth of cut layers and cut as many neighbours elsewhere."""
+    layers, period = _layers(tailoring), space.period
+    cut = space.kept(layers)
+    start = int(rng.integers(len(cut) - period + 1))
+    for back in cut[start : start + period]:
+        neighbour = min(layers, key=lambda layer: (abs(layer - back), layer))
+        layers[back] = _moved(layers[neighbour], back)
+    left = sorted(layers)
+    runs = [left[i : i + period] for i in range(len(left) - period + 1)]
+    runs = [run for run in runs if not space.keep & set(run)]
+    if not runs:
+        return tailoring
+    for gone in runs[rng.integers(len(runs))]:
+        del layers[gone]
+    return _rebuilt(space, tailoring, layers)
+
+
+def _cuts(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
+    periodic = space.allowed is not None and 1 < space.period <= space.n_remove
+    if periodic and rng.random() < 0.5:
+        return _period_swap(space, tailoring, where, rng)
+    return _swap(space, tailoring, where, rng)
+
+
+def _source(
+    space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator
+) -> Tailoring:
+    """Take a run of neighbouring layers from somewhere else, all from the same."""
+    layers = _layers(tailoring)
+    places = tuple(layers)
+    start = places.index(where.draw(places, rng))
+    spec = space.random_spec(places[start], rng)
+    for layer in places[start : start + _RUNS[rng.integers(len(_RUNS))]]:
+        layers[layer] = _moved(spec, layer)
+    return _rebuilt(space, tailoring, layers)
+
+
+def _everywhere(
+    space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator
+) -> Tailoring:
+    """Take every layer from somewhere else, all from the same."""
+    spec = space.random_spec(0, rng)
+    layers = {layer: _moved(spec, layer) for layer in _layers(tailoring)}
+    return _rebuilt(space, tailoring, layers)
+
+
+def _merge(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
+    """Nudge a merged layer's parameters, or change who is merged; merge a layer if none is."""
+    layers = _layers(tailoring)
+    merged = tuple(layer for layer, spec in layers.items() if len(spec.sources) > 1)
+    if not merged:
+        layer = where.draw(tuple(layers), rng)
+        layers[layer] = space.random_merge(layer, rng)
+        return _rebuilt(space, tailoring, layers)
+    layer = where.draw(merged, rng)
+    old = layers[layer]
+    new = _nudged(old, rng) if rng.random() < 0.5 else _other_members(space, old, layer, rng)
+    for twin in merged:  # a run that is merged alike stays alike
+        if twin >= layer and _moved(layers[twin], layer) == old:
+            layers[twin] = _moved(new, twin)
+        elif twin >= layer:
+            break
+    return _rebuilt(space, tailoring, layers)
+
+
+def _giver(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
+    """Take the embedding, or norm and head, from another member."""
+    giver, norm = space.random_giver(rng), tailoring.parts["norm"]
+    embedding = tailoring.embedding
+    if rng.random() < 0.5:
+        return space.tailoring(_layers(tailoring), giver, norm)
+    return space.tailoring(_layers(tailoring), embedding, giver)
+
+
+CHANGES: dict[str, Change] = {
+    "swap": _cuts,
+    "source": _source,
+    "everywhere": _everywhere,
+    "merge": _merge,
+    "giver": _giver,
+}
+
+
+def _possible(space: Space, change: str) -> bool:
+    if change == "swap":
+        return 0 < space.n_remove < len(space.free)
+    if change == "merge":
+        return space.merges
+    if change == "giver":
+        return len(space.outer_members) > 1
+    return bool(space.variants)
+
+
+def _layers(tailoring: Tailoring) -> Layers:
+    return dict(zip(kept_positions(tailoring), tailoring.layers, strict=True))
+
+
+def _rebuilt(space: Space, tailoring: Tailoring, layers: Layers) -> Tailoring:
+    return space.tailoring(layers, tailoring.embedding, tailoring.parts["norm"])
+
+
+def _moved(spec: LayerSpec, layer: int) -> LayerSpec:
+    """Say the same of another position."""
+    sources = tuple(Source(source.member, layer) for source in spec.sources)
+    return LayerSpec(sources, spec.method, spec.params)
+
+
+def _nudged(spec: LayerSpec, rng: np.random.Generator) -> LayerSpec:
+    """Move a merge's parameters a little, within the spans that a search may propose."""
+    assert spec.method is not None, "only merges have parameters"
+    facts = MERGE_METHODS[spec.method]
+    params: dict[str, Value] = dict(spec.params)
+    for name, limits in facts.params.items():
+        value = params[name]
+        if limits.tunable and not isinstance(value, tuple):
+            low, high = limits.span
+            share = (value - low) / (high - low) if high > low else 0.0
+            params[name] = on_step(limits, share + _NUDGE * float(rng.standard_normal()))
+    weights = params.get("weights")
+    if isinstance(weights, tuple):
+        nudges = _NUDGE * rng.standard_normal(len(weights))
+        params["weights"] = shares(np.maximum(np.array(weights) + nudges, 0.01))
+    return LayerSpec(spec.sources, spec.method, tuple(params.items()))
+
+
+def _other_members(
+    space: Space, spec: LayerSpec, layer: int, rng: np.random.Generator
+) -> LayerSpec:
+    """Put one variant in or out of a merge, or draw the merge anew where that can't be."""
+    assert spec.method is not None, "only merges have members"
+    facts = MERGE_METHODS[spec.method]
+    ours = [source.member for source in spec.sources]
+    changed = str(space.variants[rng.integers(len(space.variants))])
+    members = [member for member in ours if member != changed]
+    if changed not in ours:
+        members = [*ours, changed]
+    if facts.max_sources is not None and len(members) > facts.max_sources:
+        members = [*ours[1:], changed]
+    if facts.weighted and len(members) > 1:
+        return space.random_merge(layer, rng)
+    params = {} if len(members) == 1 else dict(spec.params)
+    return space.spec(layer, tuple(members), spec.method if len(members) > 1 else None, **params)

@@ -1,0 +1,305 @@
+"""The space that searchers walk: which layers are cut, and where each kept one comes from.
+
+Layers keep their place: the layer at position l is cut, or is some member's layer l, or is merged
+from several variants' layers l. Embedding, norm and head each come from one member. Every
+tailoring made here has the right number of layers and is one that the caller allows. Knows nothing
+of scores; all chance comes from a generator passed in.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+
+from gptailor.core.merge_spec import MERGE_METHODS, MergeSpec
+from gptailor.core.params import Range
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring, Value
+from gptailor.errors import ConfigError, unknown
+
+__all__ = [
+    "Counts",
+    "Space",
+    "complexity",
+    "counts",
+    "kept_positions",
+    "on_step",
+    "random_params",
+    "shares",
+]
+
+_TRIES = 200  # draws before giving up on what `allowed` refuses
+_STEPS = 100  # a parameter's span is cut into so many steps: merged layers recur, and are cached
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All tailorings of one family that cut a given number of layers.
+
+    Args:
+        n_layers: Layers of the base.
+        n_remove: Layers to cut.
+        variants: Names of the variants; none for cutting only, and one can't be merged.
+        methods: Merge methods to choose from; none for no merging.
+        keep: Positions that are never cut.
+        kinds: What kind of layer stands at each position. Where they repeat with a period and
+            `allowed` is given, whole periods are cut together in half of the draws.
+        tied: Whether the head is the embedding; then one member gives both.
+        allowed: Whether a tailoring can be used (exported, say); None for no limit.
+        outer_variants: Variants that may give embedding, norm and head; all when None. Leave out
+            those whose parts equal the base's: taking them changes nothing and costs a trial.
+
+    Raises:
+        ConfigError: More layers are to be cut than may be, or a method is unknown.
+    """
+
+    n_layers: int
+    n_remove: int
+    variants: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    _: KW_ONLY
+    keep: frozenset[int] = frozenset()
+    kinds: tuple[Hashable, ...] | None = None
+    tied: bool = False
+    allowed: Callable[[Tailoring], bool] | None = None
+    outer_variants: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in MERGE_METHODS:
+                raise ConfigError(unknown("merge method", method, MERGE_METHODS))
+        if not 0 <= self.n_remove < self.n_layers:
+            raise ConfigError(
+                f"{self.n_remove} layers are to be cut from {self.n_layers}; "
+                f"cut from 0 to {self.n_layers - 1}"
+            )
+        if self.n_remove > len(self.free):
+            raise ConfigError(
+                f"{self.n_remove} layers are to be cut, but {self.n_layers - len(self.free)} of "
+                f"{self.n_layers} are protected; cut {len(self.free)} at most"
+            )
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The base and the variants."""
+        return (BASE, *self.variants)
+
+    @property
+    def outer_members(self) -> tuple[str, ...]:
+        """Members that may give embedding, norm and head."""
+        return self.members if self.outer_variants is None else (BASE, *self.outer_variants)
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Positions that may be cut."""
+        return tuple(layer for layer in range(self.n_layers) if layer not in self.keep)
+
+    @property
+    def n_keep(self) -> int:
+        """Layers of every tailoring in this space."""
+        return self.n_layers - self.n_remove
+
+    @property
+    def merges(self) -> bool:
+        """Whether any layer can be merged."""
+        return len(self.variants) > 1 and bool(self.methods)
+
+    @property
+    def period(self) -> int:
+        """After how many layers the kinds repeat; 1 where all are alike or nothing is known."""
+        kinds = self.kinds or (None,) * self.n_layers
+        for period in range(1, self.n_layers // 2 + 1):
+            if all(kinds[i] == kinds[i - period] for i in range(period, self.n_layers)):
+                return period
+        return 1
+
+    def kept(self, cuts: Iterable[int]) -> tuple[int, ...]:
+        """Positions that stay when `cuts` are cut."""
+        gone = frozenset(cuts)
+        return tuple(layer for layer in range(self.n_layers) if layer not in gone)
+
+    def tailoring(
+        self, layers: Mapping[int, LayerSpec], embedding: LayerSpec, norm: LayerSpec
+    ) -> Tailoring:
+        """Put a tailoring together; the head goes with the norm, or with a tied embedding.
+
+        Args:
+            layers: Position to LayerSpec, for the positions that are kept.
+            embedding: The giver of the embedding.
+            norm: The giver of the final norm, and of the head unless it is tied.
+        """
+        head = embedding if self.tied else norm
+        ordered = tuple(layers[layer] for layer in sorted(layers))
+        return Tailoring(ordered, embedding=embedding, norm=norm, head=head)
+
+    def uniform(
+        self,
+        cuts: Iterable[int],
+        members: tuple[str, ...] = (),
+        method: str | None = None,
+        **params: Value,
+    ) -> Tailoring:
+        """Treat every kept layer alike: the base's, one variant's, or one merge of several.
+
+        Args:
+            cuts: Positions to cut.
+            members: No variant for the base's layers, one to take its layers, several to merge.
+            method: How several are merged; the first of `methods` when None.
+            params: The method's parameters.
+        """
+        layers = {layer: self.spec(layer, members, method, **params) for layer in self.kept(cuts)}
+        lone = members[0] if len(members) == 1 and members[0] in self.outer_members else BASE
+        part = LayerSpec((Source(lone),))
+        return self.tailoring(layers, part, part)
+
+    def spec(
+        self,
+        layer: int,
+        members: tuple[str, ...] = (),
+        method: str | None = None,
+        **params: Value,
+    ) -> LayerSpec:
+        """Write the LayerSpec of one position: see `uniform`."""
+        sources = tuple(Source(member, layer) for member in members or (BASE,))
+        if len(sources) == 1:
+            return LayerSpec(sources)
+        return LayerSpec(sources, method or self.methods[0], tuple(params.items()))
+
+    def accepts(self, tailoring: Tailoring) -> bool:
+        """Whether the caller allows this tailoring."""
+        return self.allowed is None or self.allowed(tailoring)
+
+    def holds(self, tailoring: Tailoring) -> bool:
+        """Whether a tailoring is one of this space; those of other origin may not be."""
+        places = kept_positions(tailoring)
+        orderly = list(places) == sorted(set(places)) and len(places) == self.n_keep
+        inside = self.keep <= set(places) and all(0 <= place < self.n_layers for place in places)
+        return orderly and inside and self.accepts(tailoring)
+
+    def random(self, rng: np.random.Generator) -> Tailoring:
+        """Draw a tailoring: a uniform set of cuts, each kept layer from anywhere.
+
+        Raises:
+            ConfigError: `allowed` refused everything that was drawn.
+        """
+        return self._first_allowed(lambda: self._random(rng))
+
+    def random_cuts(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """Draw which layers to cut; every set of free positions is as likely as any other."""
+        if self.allowed is not None and self.period > 1 and rng.random() < 0.5:
+            whole = self._whole_periods(rng)
+            if whole is not None:
+                return whole
+        cuts = rng.choice(self.free, size=self.n_remove, replace=False)
+        return tuple(sorted(int(layer) for layer in cuts))
+
+    def random_spec(self, layer: int, rng: np.random.Generator) -> LayerSpec:
+        """Draw where one layer comes from: base, one variant and a merge are equally likely."""
+        kinds = ["base"] + ["taken"] * bool(self.variants) + ["merged"] * self.merges
+        kind = kinds[rng.integers(len(kinds))]
+        if kind == "base":
+            return self.spec(layer)
+        if kind == "taken":
+            return self.spec(layer, (self.variants[rng.integers(len(self.variants))],))
+        return self.random_merge(layer, rng)
+
+    def random_merge(self, layer: int, rng: np.random.Generator) -> LayerSpec:
+        """Draw a merge: method, two or more variants, and parameters within their spans."""
+        facts = MERGE_METHODS[self.methods[rng.integers(len(self.methods))]]
+        most = min(len(self.variants), facts.max_sources or len(self.variants))
+        size = int(rng.integers(2, most + 1))
+        chosen = rng.choice(len(self.variants), size=size, replace=False)
+        if facts.symmetric:
+            chosen.sort()
+        members = tuple(self.variants[index] for index in chosen)
+        return self.spec(layer, members, facts.name, **random_params(facts, size, rng))
+
+    def random_giver(self, rng: np.random.Generator) -> LayerSpec:
+        """Draw who gives a part outside the layers."""
+        return LayerSpec((Source(self.outer_members[rng.integers(len(self.outer_members))]),))
+
+    def _random(self, rng: np.random.Generator) -> Tailoring:
+        layers = {layer: self.random_spec(layer, rng) for layer in self.kept(self.random_cuts(rng))}
+        return self.tailoring(layers, self.random_giver(rng), self.random_giver(rng))
+
+    def _first_allowed(self, draw: Callable[[], Tailoring]) -> Tailoring:
+        for _ in range(_TRIES):
+            tailoring = draw()
+            if self.accepts(tailoring):
+                return tailoring
+        raise ConfigError(
+            f"none of {_TRIES} tailorings drawn with {self.n_remove} of {self.n_layers} layers cut "
+            "can be used with this family; cut another number of layers"
+        )
+
+    def _whole_periods(self, rng: np.random.Generator) -> tuple[int, ...] | None:
+        """Cut runs of one period each, and what is left over from the end: the pattern stays."""
+        left = list(range(self.n_layers))
+        for _ in range(self.n_remove // self.period):
+            runs = [left[i : i + self.period] for i in range(len(left) - self.period + 1)]
+            runs = [run for run in runs if not self.keep & set(run)]
+            if not runs:
+                return None
+            gone = runs[rng.integers(len(runs))]
+            left = [layer for layer in left if layer not in gone]
+        left = left[: self.n_keep]
+        return self.kept(left) if self.keep <= set(left) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many layers of a tailoring come from where.
+
+    Args:
+        n_base: Layers that are the base's.
+        n_taken: Layers that are one variant's.
+        n_merged: Layers that are merged.
+    """
+
+    n_base: int
+    n_taken: int
+    n_merged: int
+
+
+def counts(tailoring: Tailoring) -> Counts:
+    """Count the layers by where they come from."""
+    merged = sum(len(spec.sources) > 1 for spec in tailoring.layers)
+    base = sum(
+        len(spec.sources) == 1 and spec.sources[0].member == BASE for spec in tailoring.layers
+    )
+    return Counts(base, len(tailoring.layers) - base - merged, merged)
+
+
+def complexity(tailoring: Tailoring) -> int:
+    """Count the sources that are not the base: of two equal candidates the simpler is preferred."""
+    specs = [*tailoring.layers, *tailoring.parts.values()]
+    return sum(source.member != BASE for spec in specs for source in spec.sources)
+
+
+def kept_positions(tailoring: Tailoring) -> tuple[int, ...]:
+    """Positions of the layers, in order."""
+    return tuple(spec.position for spec in tailoring.layers)
+
+
+def random_params(facts: MergeSpec, n_sources: int, rng: np.random.Generator) -> dict[str, Value]:
+    """Draw a method's parameters, each uniform over the span that a search may propose."""
+    params: dict[str, Value] = {
+        name: on_step(limits, float(rng.random()))
+        for name, limits in facts.params.items()
+        if limits.tunable
+    }
+    if facts.weighted:
+        params["weights"] = shares(rng.dirichlet(np.ones(n_sources)))
+    return params
+
+
+def on_step(limits: Range, share: float) -> float:
+    """The value at a share of the span, moved to the nearest of its steps."""
+    low, high = limits.span
+    value = low + (high - low) * round(min(max(share, 0.0), 1.0) * _STEPS) / _STEPS
+    return float(round(value)) if limits.integer else round(value, 6)
+
+
+def shares(weights: np.ndarray) -> tuple[float, ...]:
+    """Weights as whole hundredths; the largest is never lost."""
+    whole = np.round(np.maximum(weights, 0.0) / np.max(weights) * _STEPS)
+    return tuple(float(weight) for weight in whole)

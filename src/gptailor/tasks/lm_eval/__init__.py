@@ -1,0 +1,1 @@
+"""Tasks of lm-eval, and local task files in its format."""

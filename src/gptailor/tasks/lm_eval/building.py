@@ -1,0 +1,365 @@
+"""From lm-eval's task objects to examples: splits, few-shot, requests, right answers.
+
+Speaks to objects that lm-eval made, and never imports it: `harness` does. Every fault of a user's
+data becomes a sentence that names the task and the example.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from gptailor.core.metrics import METRICS
+from gptailor.errors import TaskError, is_out_of_memory, unknown
+from gptailor.tasks.encoding import Encoder
+from gptailor.tasks.lm_eval.error_origin import asked_last, describe_error, tried_first
+from gptailor.tasks.lm_eval.json_data import place_of_row
+from gptailor.tasks.lm_eval.sandbox import in_sandbox
+from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
+from gptailor.tasks.splits import Document
+from gptailor.tasks.task import Example, Passage, Response
+from gptailor.tasks.text import ContinuationExample, RollingExample
+
+__all__ = [
+    "build_examples",
+    "choose_split",
+    "list_documents",
+    "set_fewshot",
+    "told_metrics",
+    "why_not_made",
+]
+
+OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
+FEWSHOT_SEED = 1234  # lm-eval's own default
+_MAX_CHOICES = 1000  # the most in use are some hundred classes of an intent
+_MAX_SHOWN = 100  # characters of a value in a message
+
+# what a task file can raise through lm-eval: templates, literals, missing keys, wrong types
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TemplateError,
+    TypeError,
+    ValueError,
+)
+
+
+def choose_split(label: str, task: Any, wanted: str | None) -> str:
+    """Make a split the one that lm-eval evaluates.
+
+    Args:
+        label: What to call the task in messages.
+        task: lm-eval's task object; its `test_split` is set.
+        wanted: A split of the data, or ``train``, ``validation``, ``test`` for what the task calls
+            so; None for the task's validation split, else its test, else its training split.
+
+    Returns:
+        The split, as the data call it.
+    """
+    roles = {
+        "validation": task.config.validation_split,
+        "test": task.config.test_split,
+        "train": task.config.training_split,
+    }
+    known = list(task.dataset)
+    split = wanted
+    if wanted is None:
+        split = next((role for role in roles.values() if role is not None), None)
+    elif wanted not in known:
+        split = roles.get(wanted)
+    if split not in known:
+        raise TaskError(f"{label}: " + unknown("split", split or wanted, known))
+    task.set_config("test_split", split)
+    task.features = list(task.eval_docs.features)
+    return str(split)
+
+
+def set_fewshot(name: str, task: Any, wanted: int | None) -> tuple[str | None, list[str]]:
+    """Set the number of worked examples before each question, as lm-eval would.
+
+    Returns:
+        The split that they are drawn from (None where there are none, or the task lists them), and
+        notes for the user.
+    """
+    notes = []
+    if wanted is not None:
+        if task.config.num_fewshot == 0 and wanted != 0:
+            notes.append(f"task {name!r}: its own num_fewshot of 0 is kept, as lm-eval keeps it")
+        else:
+            task.set_config("num_fewshot", wanted)
+    if task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    if not task.config.num_fewshot:
+        return None, notes
+    shots = task.fewshot_cfg
+    if shots.split is not None:
+        return str(shots.split), notes
+    if shots.samples is not None:
+        return None, notes
+    own = (task.config.training_split, task.config.validation_split, task.config.test_split)
+    source = next(split for split in own if split is not None)
+    # said aloud, so that lm-eval leaves the question itself out of its own examples
+    shots.split = source
+    return str(source), notes
+
+
+def why_not_made(label: str, fault: BaseException) -> str:
+    """Why lm-eval could not make a task: a sentence with the key and the example, where known.
+
+    Args:
+        label: What to call the task.
+        fault: What lm-eval raised.
+    """
+    tried = tried_first(fault)
+    if tried is None:
+        advice = "" if is_out_of_memory(fault) else "; check its keys"
+        return f"{label}: lm-eval can't build it ({describe_error(fault)}){advice}"
+    task, known = tried
+    place = _place(label, task, 0)
+    if "target" in known and isinstance(known.get("choices"), list):
+        try:
+            _refuse_unanswerable(known["choices"], known["target"])
+        except TaskError as better:
+            return f"{place}: {better}"
+    return f"{place}: {describe_error(fault)}"
+
+
+def list_documents(name: str, task: Any, label: str) -> list[Document]:
+    """Every document of the chosen split, with all that a model could be shown of it.
+
+    Args:
+        name: The leaf task's name.
+        task: lm-eval's task object, its split set.
+        label: What to call the task in messages.
+    """
+    found = []
+    for index, doc in enumerate(task.eval_docs):
+        try:
+            found.append(_document(name, task, index, doc))
+        except TaskError as fault:
+            raise TaskError(f"{_place(label, task, index)}: {fault}") from None
+        except FAULTS as fault:
+            raise TaskError(f"{_place(label, task, index)}: {describe_error(fault)}") from None
+    if not found:
+        raise TaskError(f"{label}: its split {task.config.test_split!r} has no examples")
+    return found
+
+
+def build_examples(
+    label: str, task: Any, wanted: Sequence[Document], encoder: Encoder
+) -> dict[int, Example]:
+    """Let lm-eval build the requests of some documents, and tokenise them.
+
+    Args:
+        label: What to call the task in messages.
+        task: lm-eval's task object, its split and few-shot set.
+        wanted: Documents of the split.
+        encoder: Of the family's tokenizer.
+
+    Returns:
+        Document index to example.
+
+    Raises:
+        TaskError: An example can't be asked or has no right answer.
+    """
+    by_index = {document.index: document for document in wanted}
+    ordered = sorted(by_index)
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    try:
+        task.build_all_requests(samples=ordered, rank=0, world_size=1)
+    except FAULTS as fault:
+        last = asked_last(fault)
+        place = label if last is None else _place(label, task, ordered[last])
+        raise TaskError(f"{place}: {describe_error(fault)}") from None
+    grouped: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        grouped.setdefault(ordered[instance.doc_id], []).append(instance)
+    make = _MAKERS[task.OUTPUT_TYPE]
+    made: dict[int, Example] = {}
+    for index, instances in grouped.items():
+        instances.sort(key=lambda instance: instance.idx)
+        try:
+            made[index] = make(task, by_index[index], instances, encoder)
+        except TaskError as fault:
+            raise TaskError(f"{_place(label, task, index)}: {fault}") from None
+        except FAULTS as fault:
+            raise TaskError(f"{_place(label, task, index)}: {describe_error(fault)}") from None
+    return made
+
+
+def told_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The metrics that every one of the examples tells, in the order of `METRICS`."""
+    told = [set(_probe(example)) for example in examples]
+    return tuple(metric for metric in METRICS if all(metric in names for names in told))
+
+
+def _probe(example: Example) -> dict[str, float]:
+    """Score made-up responses, to see which metrics come back."""
+    n = len(example.places) if isinstance(example, ChoiceExample) else 1
+    return example.score([(-1.0 - place, False) for place in range(n)])
+
+
+def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Document:
+    target = task.doc_to_target(doc)
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        _refuse_none("text", target)
+        return Document(name, index, (str(target),), (None, None, target))
+    context = task.doc_to_text(doc)
+    _refuse_none("question", context)
+    if task.OUTPUT_TYPE == "loglikelihood":
+        _refuse_none("continuation", target)
+        return Document(name, index, (str(context), str(target)), (context, None, target))
+    given = task.doc_to_choice(doc)
+    if not isinstance(given, list | tuple):
+        raise TaskError(f"doc_to_choice gives {str(given)[:60]!r}, which is no list of choices")
+    _refuse_unanswerable(given, None)
+    choices = [str(choice) for choice in given]
+    shown = (*choices, str(target)) if task.multiple_input else (str(context), *choices)
+    return Document(name, index, shown, (context, choices, target))
+
+
+def _refuse_none(noun: str, text: object) -> None:
+    """Refuse what a template makes of a key that an example lacks."""
+    if text is None or text == "None":
+        raise TaskError(f"its {noun} is None; is a key missing, or null?")
+
+
+def _own(task: Any, doc: Mapping[str, Any]) -> Any:
+    """The task's own way from responses to metrics, or None if it is lm-eval's common one."""
+    if callable(task.config.process_results) or _overrides(task):
+        return functools.partial(_their_way, task, doc)
+    return None
+
+
+def _their_way(
+    task: Any, doc: Mapping[str, Any], responses: Sequence[Response]
+) -> Mapping[str, Any]:
+    with in_sandbox():  # it may render templates
+        told: Mapping[str, Any] = task.process_results(doc, responses)
+    return told
+
+
+def _overrides(task: Any) -> bool:
+    return not type(task).process_results.__qualname__.startswith("ConfigurableTask.")
+
+
+def _choices(
+    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+) -> ChoiceExample:
+    own = _own(task, instances[0].doc)
+    context, choices, target = document.raw
+    raw_gold = context if task.multiple_input else target
+    _refuse_unanswerable(choices, raw_gold)
+    # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
+    asked = instances if own is not None else instances[: len(choices)]
+    passages, places = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
+    gold = _gold(raw_gold, choices)
+    answer = str(target) if task.multiple_input else choices[gold[0]]
+    if not answer:
+        raise TaskError("the text after the choices is empty")
+    return ChoiceExample(
+        passages=passages,
+        places=places,
+        gold=gold,
+        lengths=tuple(float(len(choice)) for choice in choices),
+        answer_bytes=len(answer.encode()),
+        own=own,
+    )
+
+
+def _refuse_unanswerable(choices: Sequence[Any], raw_gold: Any) -> None:
+    """Refuse choices that can't be told apart from nothing, and an answer that is none of them.
+
+    A `raw_gold` of None is not looked at.
+    """
+    if len(choices) < 2:
+        raise TaskError(f"it has {len(choices)} choices; two at least are needed")
+    if len(choices) > _MAX_CHOICES:
+        raise TaskError(f"it has {len(choices):,} choices; at most {_MAX_CHOICES:,} are asked")
+    for number, choice in enumerate(choices, 1):
+        if not isinstance(choice, str):
+            raise TaskError(f"choice {number} is {choice!r}; choices must be text")
+        if not choice:
+            raise TaskError(f"choice {number} is empty: {_shown(list(choices))}")
+    if raw_gold is not None and any(
+        not 0 <= one < len(choices) for one in _gold(raw_gold, choices)
+    ):
+        raise TaskError(
+            f"the right answer is {_shown(raw_gold)}, which is none of its "
+            f"{len(choices)} choices {_shown(list(choices))}; does this split have labels?"
+        )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def _gold(raw: Any, choices: Sequence[str]) -> tuple[int, ...]:
+    """The indices of the right choices; -1 for one that is none of them."""
+    many = raw if isinstance(raw, list | tuple) else [raw]
+    found = []
+    for one in many or [None]:
+        if isinstance(one, str):
+            found.append(choices.index(one) if one in choices else -1)
+        else:
+            found.append(int(one) if isinstance(one, int) else -1)
+    return tuple(dict.fromkeys(found))
+
+
+def _continuation(
+    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+) -> ContinuationExample:
+    context, text = instances[0].args[:2]
+    if not isinstance(text, str) or not text:
+        raise TaskError(f"its continuation is {text!r}; it must be a text that is not empty")
+    ((before, after),) = encoder.pairs([(context, text)])
+    passages = (Passage(before, (after,)),)
+    return ContinuationExample(passages, len(text.encode()), _own(task, instances[0].doc))
+
+
+def _rolling(
+    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+) -> RollingExample:
+    (text,) = instances[0].args[:1]
+    if not isinstance(text, str) or not text:
+        raise TaskError(f"its text is {text!r}; it must be a text that is not empty")
+    passages = tuple(Passage(before, (after,)) for before, after in encoder.windows(text))
+    own = _own(task, instances[0].doc)
+    if own is None:
+        n_bytes, n_words = task.count_bytes(text), task.count_words(text)
+        units = {"word_perplexity": n_words, "byte_perplexity": n_bytes, "bits_per_byte": n_bytes}
+        return RollingExample(passages, units)
+    # a task of its own words or bytes tells them beside the log-likelihood it was given
+    told = {k: v for k, v in own((-1.0,)).items() if k in METRICS and isinstance(v, tuple)}
+    if any(pair[0] != -1.0 for pair in told.values()):
+        raise TaskError("its process_results changes the log-likelihood, which can't be followed")
+    return RollingExample(passages, {metric: int(pair[1]) for metric, pair in told.items()})
+
+
+_MAKERS: dict[str, Callable[[Any, Document, Sequence[Any], Encoder], Example]] = {
+    "multiple_choice": _choices,
+    "loglikelihood": _continuation,
+    "loglikelihood_rolling": _rolling,
+}
+
+
+def _place(label: str, task: Any, index: int) -> str:
+    """Name an example by its task and number, and by file and line where it is the user's own."""
+    where = None
+    if task.config.process_docs is None:  # else documents are not the file's rows
+        source = {
+            "dataset_path": task.config.dataset_path,
+            "dataset_kwargs": task.config.dataset_kwargs,
+        }
+        split = task.config.test_split or task.config.validation_split
+        where = place_of_row(source, str(split), index)
+    return f"{label}, example {index + 1}" + ("" if where is None else f" ({where})")

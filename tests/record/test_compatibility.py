@@ -1,0 +1,170 @@
+"""What changed since a record began is told by its name; what may change is let pass."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor.errors import ConfigError, RecordError
+from gptailor.record.compatibility import check_header
+
+WHERE = Path("runs/mine/record.jsonl")
+HEADER: dict[str, Any] = {
+    "config": {
+        "family": {
+            "base": {"path": "/m/base", "strength": 1.0, "base": None, "revision": None},
+            "variants": {
+                "math": {"path": "/m/math", "strength": 1.0, "base": None, "revision": None}
+            },
+            "dtype": "float32",
+        },
+        "remove": 2,
+        "merge": ["task_arithmetic"],
+        "keep": [],
+        "tasks": [
+            {"name": "boolq", "metric": "acc", "weight": 1.0, "limit": None},
+            {"name": "piqa", "metric": "acc", "weight": 1.0, "limit": None},
+        ],
+        "examples": {"search": 0.6, "selection": 0.2, "test": 0.2},
+        "search": {"name": "evolution", "options": {}},
+        "workers": {"name": "local", "options": {}},
+        "budget": {"max_trials": 30, "timeout_s": None, "n_examples": [4, 12], "finalists": 8},
+        "engine": {"device": "auto", "threads": 1, "cache_bytes": 1, "max_length": None},
+        "seed": 0,
+    },
+    "versions": {"torch": "2.9.0", "transformers": "5.20.0"},
+    "family": {
+        "digests": {"base": "b0", "math": "a0"},
+        "model": {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 1e4}},
+    },
+    "rungs": [4, 12],
+    "tasks": {"boolq": {"digest": "q0"}, "piqa": {"digest": "p0"}},
+}
+
+
+def put(plain: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """A copy with one thing put in its place; steps are keys or numbers."""
+    changed = copy.deepcopy(plain)
+    *way, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    item: Any = changed
+    for step in way:
+        item = item[step]
+    item[last] = value
+    return changed
+
+
+def faults(now: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as fault:
+        check_header(HEADER, now, WHERE)
+    return fault.value.faults
+
+
+def test_the_same_header_goes_on() -> None:
+    check_header(HEADER, copy.deepcopy(HEADER), WHERE)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("config.budget.max_trials", 60),
+        ("config.budget.timeout_s", 60.0),
+        ("config.budget.finalists", 2),
+        ("config.workers", {"name": "local", "options": {"group_size": 4}}),
+        ("config.engine.threads", 2),
+        ("config.engine.device", "cpu"),
+        ("config.engine.cache_bytes", 2),
+        ("config.engine.member_bytes", 2**20),
+        ("config.search.options", {"population": 4, "tie": 0.5}),
+    ],
+)
+def test_what_may_change_and_a_default_that_is_now_said_go_on(place: str, value: Any) -> None:
+    check_header(HEADER, put(HEADER, place, value), WHERE)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("config.seed", 1, "seed was 0 when this record began and is now 1"),
+        ("config.remove", 3, "remove was 2 when this record began and is now 3"),
+        ("config.family.base.path", "/m/other", "family.base.path was /m/base"),
+        ("config.family.variants.math.strength", 0.5, "family.variants.math.strength was 1.0"),
+        ("config.family.variants.code", {"path": "/m/c"}, "family.variants.code was absent"),
+        ("config.family.dtype", "bfloat16", "family.dtype was float32"),
+        ("config.merge", ["ties"], "merge[0] was task_arithmetic"),
+        ("config.keep", [0], "keep was [] when this record began and is now [0]"),
+        ("config.tasks.1.name", "winogrande", "tasks[1].name was piqa"),
+        ("config.tasks.0.metric", "acc_norm", "tasks[0].metric was acc"),
+        ("config.tasks.0.weight", 2.0, "tasks[0].weight was 1.0"),
+        ("config.tasks", [{"name": "piqa"}], "tasks was [boolq, piqa]"),
+        ("config.examples.search", 0.5, "examples.search was 0.6"),
+        ("config.search.name", "random", "search.name was evolution"),
+        ("config.search.options", {"population": 8}, "search.options.population was 4"),
+        ("config.search.options", {"populace": 8}, "search.options.populace was absent"),
+        ("config.engine.max_length", 512, "engine.max_length was None"),
+        ("family.digests.math", "a1", "the weights of member 'math' changed"),
+        ("family.model.rms_norm_eps", 1e-5, "rms_norm_eps of the members' config.json was 1e-06"),
+        ("family.model.rope_parameters.rope_theta", 2e4, "rope_parameters.rope_theta of the"),
+        ("family.model.hidden_act", "gelu", "hidden_act of the members' config.json was absent"),
+        ("tasks.piqa.digest", "p1", "the examples of task 'piqa' changed"),
+        ("rungs", [6, 12], "budget.n_examples gave [4, 12] examples"),
+        ("versions.torch", "2.13.0", "torch was 2.9.0 when this record began and is now 2.13.0"),
+        ("versions", {"torch": "2.9.0"}, "transformers was 5.20.0 when this record began and is"),
+    ],
+)
+def test_a_change_of_what_is_searched_is_refused_by_its_name(
+    place: str, value: Any, told: str
+) -> None:
+    (sentence,) = faults(put(HEADER, place, value))
+    assert sentence.startswith(f"{WHERE}: ")
+    assert told in sentence
+    assert "name a new folder" in sentence or "search again into a new folder" in sentence
+
+
+def test_all_changes_are_told_at_once() -> None:
+    now = put(put(HEADER, "config.seed", 1), "versions.torch", "2.13.0")
+    now = put(now, "family.digests.base", "b1")
+    assert len(faults(now)) == 3
+
+
+def test_other_examples_and_another_number_of_them_are_both_told() -> None:
+    now = put(put(HEADER, "config.seed", 1), "config.budget.n_examples", [4, 11])
+    assert [fault.split(": ")[1].split(" was ")[0] for fault in faults(now)] == [
+        "seed",
+        "budget.n_examples",
+    ]
+
+
+def test_a_header_that_tells_no_model_is_gone_on_with() -> None:
+    old = copy.deepcopy(HEADER)
+    del old["family"]["model"]
+    check_header(old, HEADER, WHERE)
+
+
+def test_digests_that_differ_because_the_config_does_are_not_told_twice() -> None:
+    now = put(put(HEADER, "config.examples.search", 0.5), "tasks.piqa.digest", "p1")
+    (sentence,) = faults(now)
+    assert "examples.search" in sentence
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda header: header.pop("config"),
+        lambda header: header["config"].pop("engine"),
+        lambda header: header["config"]["family"].update(dtype=None),
+        lambda header: header.update(versions=[]),
+        lambda header: header["family"].pop("digests"),
+        lambda header: header.update(rungs=4),
+        lambda header: header["tasks"].update(piqa=7),
+        lambda header: header["tasks"]["piqa"].clear(),
+    ],
+)
+def test_a_header_that_lacks_what_must_be_compared_is_refused(
+    spoil: Callable[[dict[str, Any]], object],
+) -> None:
+    broken = copy.deepcopy(HEADER)
+    spoil(broken)
+    with pytest.raises(RecordError, match=r"line 1: the header lacks"):
+        check_header(broken, HEADER, WHERE)
