@@ -51,7 +51,17 @@ DOORS = {
 }
 # who may import the config; `__init__` exports it by name
 SEE_CONFIG = {"config", "app", "cli", "__init__"}
-NO_TORCH = {"errors", "files", "core", "config", "convert", "record", "report", "searchers", "study"}
+NO_TORCH = {
+    "errors",
+    "files",
+    "core",
+    "config",
+    "convert",
+    "record",
+    "report",
+    "searchers",
+    "study",
+}
 TORCH = {"torch", "transformers", "safetensors", "accelerate", "peft", "tokenizers"}
 
 

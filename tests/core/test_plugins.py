@@ -57,6 +57,21 @@ def test_what_the_house_fills_in_is_no_option(plugins: Registry) -> None:
     assert len(plugins.faults("fast", {"depth": 1, "reserved": 1})) == 2
 
 
+def test_module_and_attribute_are_found_only_after_the_config_named_them(
+    plugins: Registry,
+) -> None:
+    name = "plugin_of_a_test:plugin"
+    with pytest.raises(ConfigError, match="unknown plug-in"):
+        plugins.get(name)
+    assert plugins.load(name) is plugin
+    assert plugins.get(name) is plugin
+
+
+def test_an_attribute_that_is_not_there_is_told(plugins: Registry) -> None:
+    with pytest.raises(ConfigError, match="plugin_of_a_test has no such attribute"):
+        plugins.load("plugin_of_a_test:plugni")
+
+
 def test_a_far_name_gets_no_guess() -> None:
     assert unknown("metric", "zebra", ["acc"]) == "unknown metric 'zebra'; known: acc"
 

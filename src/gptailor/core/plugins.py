@@ -1,13 +1,14 @@
-"""Names and the plug-ins they stand for.
+"""Plug-ins by name: ours, those of installed packages, and ``module:attribute``.
 
-A registry maps a name from a config to where its code lives, as ``"module:attribute"``, and imports
-that module only when the plug-in is asked for: so the names can be checked, and told with a
-"did you mean", without loading anything heavy. Knows nothing of what the plug-ins do.
+A plug-in's module is imported only when the plug-in is asked for: so names can be checked, and told
+with a "did you mean", without loading anything heavy.
 """
 
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from gptailor.errors import ConfigError, unknown
@@ -16,12 +17,17 @@ __all__ = ["SEARCHERS", "WORKERS", "Registry"]
 
 
 class Registry:
-    """Plug-ins of one kind, by name.
+    """The plug-ins of one kind, by name.
+
+    A plug-in is one of ours, an entry point of an installed package, or ``module:attribute``. The
+    last form imports whatever it names, so only `load` resolves it, for names that the user's own
+    config gives; `get` finds it once it was loaded. So no tailoring or record imports anything.
 
     Args:
         noun: What one of them is called in a message, such as ``"searcher"``.
-        places: Name to ``"module:attribute"``.
-        reserved: Arguments that the house fills in, never the user.
+        builtin: Name to ``"module:attribute"``.
+        group: The entry point group that other packages add to, such as ``gptailor.searchers``.
+        reserved: Arguments that the program fills in, never the user.
         checks: Name to the ``"module:attribute"`` that tells the faults of its options' values, a
             sentence each.
     """
@@ -29,29 +35,60 @@ class Registry:
     def __init__(
         self,
         noun: str,
-        places: Mapping[str, str],
+        builtin: Mapping[str, str],
+        *,
+        group: str | None = None,
         reserved: Iterable[str] = (),
         checks: Mapping[str, str] | None = None,
     ) -> None:
         self.noun = noun
-        self._places = dict(places)
+        self.builtin = dict(builtin)
+        self._group = group
+        self._loaded: dict[str, Any] = {}
         self._reserved, self._checks = frozenset(reserved), dict(checks or {})
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every known name, in the order of registration."""
-        return tuple(self._places)
+        """Every known name: built in, of installed packages, then loaded by ``module:attribute``."""
+        return tuple(dict.fromkeys((*self.builtin, *self._entry_points, *self._loaded)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded or name in self.builtin or name in self._entry_points
+
+    def load(self, name: str) -> Any:
+        """Return the plug-in called `name`; import it where it is ``module:attribute``.
+
+        Raises:
+            ConfigError: As `get`; or there is no such module, or nothing of that name in it.
+        """
+        if name not in self and ":" in name:
+            self._loaded[name] = self._imported(name, name)
+        return self.get(name)
 
     def get(self, name: str) -> Any:  # a plug-in's type is its protocol's
-        """Import and return the plug-in called `name`.
+        """Return the plug-in called `name`.
 
         Raises:
             ConfigError: No plug-in has this name, or a library that it needs is not installed.
         """
-        if name not in self._places:
-            raise ConfigError(unknown(self.noun, name, self._places))
+        if name not in self._loaded:
+            place = self.builtin.get(name) or self._entry_points.get(name)
+            if place is None:
+                raise ConfigError(unknown(self.noun, name, self.names))
+            self._loaded[name] = self._imported(name, place)
+        return self._loaded[name]
+
+    @cached_property
+    def _entry_points(self) -> Mapping[str, str]:
+        """Name to ``module:attribute`` of what installed packages add; ours go before theirs."""
+        if self._group is None:
+            return {}
+        found = importlib.metadata.entry_points(group=self._group)
+        return {point.name: point.value for point in sorted(found, key=lambda point: point.name)}
+
+    def _imported(self, name: str, place: str) -> Any:
         try:
-            return _imported(self._places[name])
+            return _imported(place)
         except ModuleNotFoundError as fault:
             missing = str(fault.name).partition(".")[0]
             if missing == "gptailor":  # our own mistake, not the user's
@@ -60,11 +97,16 @@ class Registry:
                 f"{self.noun} {name!r} needs the library {missing!r}, which is not installed; "
                 f"run: pip install {missing}"
             ) from None
+        except AttributeError:
+            raise ConfigError(
+                f"{self.noun} {name!r}: {place.partition(':')[0]} has no such attribute; name it "
+                "as module:attribute"
+            ) from None
 
     def faults(self, name: str, options: Mapping[str, object]) -> list[str]:
         """Hold options against the plug-in's signature and check; one sentence for each fault."""
         try:
-            plugin = self.get(name)
+            plugin = self.load(name)
         except ConfigError as fault:
             return list(fault.faults)
         known = self._options(plugin)
@@ -112,6 +154,7 @@ SEARCHERS = Registry(
         "smac": "gptailor.searchers.smac3:Smac",
         "optuna": "gptailor.searchers.optuna_tpe:OptunaSearch",
     },
+    group="gptailor.searchers",
     reserved=("space", "objective", "rungs", "max_trials", "seed"),
 )
 
@@ -121,6 +164,7 @@ WORKERS = Registry(
         "local": "gptailor.workers.local:local_pool",
         "ray": "gptailor.workers.ray.ray_pool:RayPool",
     },
+    group="gptailor.workers",
     reserved=("evaluator", "recipe"),
     checks={
         "local": "gptailor.workers.option_checks:local_faults",
