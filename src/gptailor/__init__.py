@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gptailor.engine import Engine, Evaluator
     from gptailor.errors import GPTailorError, UserError
     from gptailor.export import export_checkpoint
-    from gptailor.family import Family, MemberSource, load_family
+    from gptailor.family import Family, MemberSpec, load_family
     from gptailor.report import write_report
     from gptailor.study import Study
 
@@ -33,7 +33,7 @@ __all__ = [
     "Goal",
     "Job",
     "LayerSpec",
-    "MemberSource",
+    "MemberSpec",
     "Objective",
     "Proposal",
     "Scores",
@@ -55,7 +55,7 @@ _HOMES = {
     "engine": ("Engine", "Evaluator"),
     "errors": ("GPTailorError", "UserError"),
     "export": ("export_checkpoint",),
-    "family": ("Family", "MemberSource", "load_family"),
+    "family": ("Family", "MemberSpec", "load_family"),
     "core.objective": ("Goal", "Objective"),
     "report": ("write_report",),
     "study": ("Study",),

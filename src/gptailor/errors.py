@@ -1,7 +1,7 @@
 """The exceptions of the house, drawn as a tree.
 
     GPTailorError
-    └── UserError             the input is at fault: one sentence, exit code 2
+    └── UserError             the input is invalid: one sentence, exit code 2
         ├── ConfigError       a key of tailor.yaml, or a command line option
         ├── FamilyError       a member: file, tensor, shape, vocabulary
         ├── TailoringError    a tailoring, or a tailoring.yaml
@@ -10,7 +10,7 @@
         ├── RecordError       a run's folder or its record
         └── ExportError       what can't be written as asked
 
-A `UserError` may carry several faults; each is one sentence.
+A `UserError` may carry several problems; each is one sentence.
 """
 
 import difflib
@@ -48,20 +48,20 @@ class GPTailorError(Exception):
 
 
 class UserError(GPTailorError):
-    """The user's input is at fault; `faults` are sentences that say what to do.
+    """The user's input is invalid; `problems` are sentences that say what to do.
 
     Args:
-        faults: One sentence, or several when all faults of one input are told at once.
+        problems: One sentence, or several when all problems of one input are told at once.
     """
 
-    def __init__(self, faults: str | Sequence[str]) -> None:
-        told = (faults,) if isinstance(faults, str) else tuple(faults)
-        self.faults: tuple[str, ...] = tuple(map(_one_line, told))
-        super().__init__("\n".join(self.faults))
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        told = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = tuple(map(_one_line, told))
+        super().__init__("\n".join(self.problems))
 
 
 class ConfigError(UserError):
-    """A config or a command line option is at fault."""
+    """A config or a command line option is invalid."""
 
 
 class FamilyError(UserError):
@@ -73,7 +73,7 @@ class TailoringError(UserError):
 
 
 class MergeError(UserError):
-    """A merge method is unknown, or its parameters or tensors are at fault."""
+    """A merge method is unknown, or its parameters or tensors are invalid."""
 
 
 class TaskError(UserError):
@@ -101,12 +101,12 @@ def unknown(noun: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {noun} {name!r}; {hint}known: {', '.join(names)}"
 
 
-def is_out_of_memory(fault: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was too little memory, of the machine's or of a device's."""
-    if isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    told = str(fault)
-    if not isinstance(fault, RuntimeError | ImportError) or _UNSUPPORTED in told:
+    told = str(error)
+    if not isinstance(error, RuntimeError | ImportError) or _UNSUPPORTED in told:
         return False
     return any(words in told for words in _WORDS)
 

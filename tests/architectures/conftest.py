@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
-from gptailor.family import Family, MemberSource, layers_path, load_family
+from gptailor.family import Family, MemberSpec, layers_path, load_family
 
 TABLE: Mapping[str, Any] = yaml.safe_load(
     (Path(__file__).parent / "tiny.yaml").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def saved_family(made: Mapping[str, PreTrainedModel], root: Path) -> Family:
     for member, model in made.items():
         model.save_pretrained(root / member)
     tiny_tokenizer().save_pretrained(root / "base")
-    sources = {member: MemberSource(str(root / member)) for member in made}
+    sources = {member: MemberSpec(str(root / member)) for member in made}
     return load_family(sources.pop("base"), sources, dtype=torch.float32)
 
 

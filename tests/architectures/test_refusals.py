@@ -44,9 +44,9 @@ def refusal(config: Any) -> str | None:
     """Why models of this config are refused; None where they are taken."""
     try:
         refuse_unsupported(config)
-    except FamilyError as fault:
-        start, _, reason = str(fault).partition(" are not supported: ")
-        return reason if start == f"models of type {config.model_type!r}" else f"?{fault}"
+    except FamilyError as error:
+        start, _, reason = str(error).partition(" are not supported: ")
+        return reason if start == f"models of type {config.model_type!r}" else f"?{error}"
     return None
 
 
@@ -110,7 +110,7 @@ def test_layers_that_depend_on_their_number_are_noticed_by_running_them(
         layout=layout,
         dtype=torch.float32,
         states={BASE: state},
-        sources={BASE: "memory"},
+        paths={BASE: "memory"},
         base_tokenizer=tiny_words,
     )
     with pytest.raises(FamilyError, match=r"GPT2: with a layer cut, .* computes with its number"):

@@ -55,7 +55,7 @@ def family(
         layout=Layout.of(model),
         dtype=torch.float32,
         states=states,
-        sources=dict.fromkeys(states, "memory"),
+        paths=dict.fromkeys(states, "memory"),
     )
 
 
@@ -72,16 +72,16 @@ _SLOW = {name: [pytest.mark.slow] for name in ("smac", "optuna")}
 
 
 @pytest.mark.sampled(9)
-@pytest.mark.parametrize("n_remove", [2, 3])
+@pytest.mark.parametrize("n_removed", [2, 3])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=_SLOW.get(n, [])) for n in SEARCHERS.names])
-def test_every_proposal_can_be_exported(name: str, n_remove: int, family: Family) -> None:
+def test_every_proposal_can_be_exported(name: str, n_removed: int, family: Family) -> None:
     try:
         searcher = SEARCHERS.get(name)
     except ConfigError as missing:
         pytest.skip(str(missing))
     space = Space(
         6,
-        n_remove,
+        n_removed,
         ("math", "code"),
         ("task_arithmetic",),
         kinds=family.kinds,
@@ -94,7 +94,7 @@ def test_every_proposal_can_be_exported(name: str, n_remove: int, family: Family
     while group := asking.ask():
         for proposal in group:
             family.check(proposal.tailoring)
-            results += len(proposal.tailoring.layers) == space.n_keep
+            results += len(proposal.tailoring.layers) == space.n_kept
         told = [(p, scores(p.tailoring, p.n_examples)) for p in group]
         asking.tell([Trial(next(numbers), proposal, found) for proposal, found in told])
     assert results > 0

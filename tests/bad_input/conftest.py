@@ -8,17 +8,17 @@ import pytest
 
 @pytest.fixture(scope="session")
 def assert_tells() -> Callable[[Sequence[str], Path, str | Sequence[str]], None]:
-    """Hold faults against what a case of a catalogue says of them."""
+    """Hold problems against what a case of a catalogue says of them."""
 
-    def check(faults: Sequence[str], path: Path, told: str | Sequence[str]) -> None:
+    def check(problems: Sequence[str], path: Path, told: str | Sequence[str]) -> None:
         expected = [told] if isinstance(told, str) else told
-        assert len(faults) == len(expected), faults
-        for sentence in faults:
+        assert len(problems) == len(expected), problems
+        for sentence in problems:
             assert sentence.startswith(str(path))
             assert "\n" not in sentence
             assert len(sentence.removeprefix(str(path))) < 400
         for part in expected:
-            assert any(part in sentence for sentence in faults), faults
+            assert any(part in sentence for sentence in problems), problems
 
     return check
 
@@ -27,7 +27,7 @@ def assert_tells() -> Callable[[Sequence[str], Path, str | Sequence[str]], None]
 def assert_refused(
     tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
 ) -> Callable[..., None]:
-    """Run a command that must end with 2, a sentence a fault, and leave the folder as it was."""
+    """Run a command that must end with 2, a sentence a error, and leave the folder as it was."""
 
     def run(*words: object, told: str | Sequence[str]) -> None:
         before = _listing(tmp_path)

@@ -52,9 +52,9 @@ def test_each_fault_is_a_sentence_with_file_and_key(
 ) -> None:
     path = tmp_path / "my file.yaml"
     path.write_text(text_of(kind, case), encoding="utf-8")
-    with pytest.raises(UserError) as fault:
+    with pytest.raises(UserError) as error:
         READERS[kind](path)
-    assert_tells(fault.value.faults, path, case["told"])
+    assert_tells(error.value.problems, path, case["told"])
 
 
 @pytest.mark.sampled(4)
@@ -131,7 +131,7 @@ def test_the_command_line_tells_faults_and_exits_with_2(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("".join(f"k{n}: 1\n" for n in range(500)), "and 403 more faults"),
+        ("".join(f"k{n}: 1\n" for n in range(500)), "and 403 more problems"),
         ("".join(f"k{n}: 1\n" for n in range(30_000)), "more than 50,000 keys and values"),
         (f"tasks: [{'{}, ' * 1001}]", "tasks: has 1,001 items; at most 1,000 are taken"),
         (
@@ -226,7 +226,7 @@ def test_a_path_that_can_be_none_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["sound.yaml"]
 
 
-# -- mutated files: whatever a file says, it is read or its faults are told
+# -- mutated files: whatever a file says, it is read or its problems are told
 
 junk = st.sampled_from(
     [
@@ -323,8 +323,8 @@ def test_a_mutated_file_is_read_or_its_faults_are_told(
     path.write_text(text, encoding="utf-8", errors="replace")
     try:
         READERS[kind](path)
-    except UserError as fault:
-        told = fault.faults
+    except UserError as error:
+        told = error.problems
     else:
         return
     assert told

@@ -48,9 +48,9 @@ def test_each_fault_is_a_sentence_with_file_and_key(
 ) -> None:
     path = tmp_path / "my result.json"
     path.write_text(text_of(case), encoding="utf-8")
-    with pytest.raises(UserError) as fault:
+    with pytest.raises(UserError) as error:
         convert(path, case)
-    assert_tells(fault.value.faults, path, case["told"])
+    assert_tells(error.value.problems, path, case["told"])
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_each_fault_is_a_sentence_with_file_and_key(
     ],
 )
 def test_names_that_are_no_members_are_told(members: list[str], told: str) -> None:
-    with pytest.raises(UserError) as fault:
+    with pytest.raises(UserError) as error:
         convert_published({}, n_layers=5, members=members)
-    assert any(told in sentence for sentence in fault.value.faults)
+    assert any(told in sentence for sentence in error.value.problems)
 
 
 @pytest.mark.parametrize("n_layers", [0, -1, 10_001])
@@ -80,10 +80,10 @@ def test_many_faults_are_told_as_the_first_and_a_number(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     bad = {f"layer_{layer}_candidate_0": "x" for layer in range(40)}
     path.write_text(json.dumps(bad), encoding="utf-8")
-    with pytest.raises(UserError) as fault:
+    with pytest.raises(UserError) as error:
         convert(path, {"layers": 40, "members": ["base", "a"]})
-    assert len(fault.value.faults) == 13
-    assert "and 28 more faults" in fault.value.faults[-1]
+    assert len(error.value.problems) == 13
+    assert "and 28 more problems" in error.value.problems[-1]
 
 
 def test_files_that_are_no_text_are_told(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_files_that_are_no_text_are_told(tmp_path: Path) -> None:
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(2**36)  # sparse: takes no room
     for name, sentence in told.items():
-        with pytest.raises(UserError) as fault:
+        with pytest.raises(UserError) as error:
             read_published(tmp_path / name)
-        assert sentence in str(fault.value)
-        assert str(fault.value).startswith(str(tmp_path / name))
+        assert sentence in str(error.value)
+        assert str(error.value).startswith(str(tmp_path / name))
 
 
 anything = st.recursive(

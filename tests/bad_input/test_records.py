@@ -268,8 +268,8 @@ def test_a_mutated_record_is_read_or_its_fault_is_told(data: st.DataObject, tmp_
     (tmp_path / "run" / "record.jsonl").write_bytes(content)
     try:
         read_run(tmp_path / "run")
-    except UserError as fault:
-        told = fault.faults
+    except UserError as error:
+        told = error.problems
     else:
         return
     assert told

@@ -61,7 +61,7 @@ def test_the_sound_task_is_sound(
 ) -> None:
     code, out, err = run_command("check", config_of({}))
     assert code == 0, err
-    assert "quiz: search on 6, choose on 2, report on 2 examples" in out
+    assert "quiz: 6 search, 2 selection and 2 test examples" in out
 
 
 @pytest.mark.sampled(8)
@@ -75,7 +75,7 @@ def test_a_malformed_task_is_refused(
 def test_a_token_beyond_the_embedding_is_told_with_its_example(
     config_of: Any, low_family: Any, tmp_path: Path, assert_refused: Callable[..., None]
 ) -> None:
-    """Looked up in the embedding, it would end the search with a fault of torch's."""
+    """Looked up in the embedding, it would end the search with a error of torch's."""
     path = config_of({"row": [4, {"query": "what is odd?"}]})
     base = copied(low_family.base, tmp_path / "base")
     plain = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))

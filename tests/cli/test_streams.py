@@ -44,18 +44,18 @@ def test_a_name_that_the_locale_lacks_is_spelt_out() -> None:
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
-    ("fault", "code"),
+    ("error", "code"),
     [
         ("MemoryError()", 2),
         ('RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried")', 2),
         ('RuntimeError("could not create a primitive")', 2),
         ('ImportError("x.so: failed to map segment from shared object")', 2),
-        ('RuntimeError("a fault of ours")', 1),
+        ('RuntimeError("a error of ours")', 1),
         ('OSError(28, "No space left on device")', 1),
     ],
 )
-def test_too_little_memory_is_told_and_a_fault_of_ours_is_not_hidden(fault: str, code: int) -> None:
-    program = f"import gptailor.cli as cli\ndef app(): raise {fault}\ncli.app = app\ncli.main()"
+def test_too_little_memory_is_told_and_a_fault_of_ours_is_not_hidden(error: str, code: int) -> None:
+    program = f"import gptailor.cli as cli\ndef app(): raise {error}\ncli.app = app\ncli.main()"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )

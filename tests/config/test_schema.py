@@ -211,9 +211,9 @@ def test_layers_are_cut_by_count_or_share(load: Load, remove: str, keep: str, co
 )
 def test_what_can_not_be_cut_is_told(load: Load, remove: str, keep: str, told: str) -> None:
     config = load(SOUND.replace("remove: 2", f"remove: {remove}"), keep=keep)
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         config.n_removed(30)
-    assert fault.value.faults == (told,)
+    assert error.value.problems == (told,)
 
 
 def test_a_member_made_in_python_may_be_in_short_too() -> None:

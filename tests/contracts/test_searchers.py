@@ -88,7 +88,7 @@ def proposals(groups: list[list[Trial]]) -> list[list[Proposal]]:
 
 def results(groups: list[list[Trial]], space: Space) -> list[Trial]:
     trials = itertools.chain.from_iterable(groups)
-    return [trial for trial in trials if len(trial.tailoring.layers) == space.n_keep]
+    return [trial for trial in trials if len(trial.tailoring.layers) == space.n_kept]
 
 
 _SLOW = {name: [pytest.mark.slow] for name in ("smac", "optuna")}  # they fit models
@@ -119,7 +119,7 @@ def test_every_proposal_is_valid_new_on_a_rung_and_within_the_budget(
         places = kept_positions(trial.tailoring)
         assert list(places) == sorted(set(places))
         assert space.keep <= set(places)
-        assert len(places) >= space.n_keep
+        assert len(places) >= space.n_kept
     for trial in results(groups, space):
         assert space.holds(trial.tailoring)
 
@@ -231,14 +231,16 @@ def test_options_out_of_their_limits_are_told_by_name(name: str) -> None:
     }[name]
     with pytest.raises(ConfigError) as caught:
         make(name, SPACES["cutting only"], **options)  # type: ignore[arg-type]
-    assert len(caught.value.faults) == len(options)
+    assert len(caught.value.problems) == len(options)
     for option in options:
-        assert any(fault.startswith(f"search.options.{option}: ") for fault in caught.value.faults)
-    assert "\n" not in "".join(caught.value.faults)
+        assert any(
+            error.startswith(f"search.options.{option}: ") for error in caught.value.problems
+        )
+    assert "\n" not in "".join(caught.value.problems)
 
 
 def test_the_registry_knows_a_misspelt_option(name: str) -> None:
     make(name, SPACES["cutting only"])
-    faults = SEARCHERS.faults(name, {"rnug": 1})
-    assert len(faults) == 1
-    assert "rnug" in faults[0]
+    problems = SEARCHERS.problems(name, {"rnug": 1})
+    assert len(problems) == 1
+    assert "rnug" in problems[0]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gptailor.core.metrics import METRICS, aggregate
-from gptailor.tasks.lm_eval.harness import TaskRequest, TaskSplits, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
 from gptailor.tasks.task import Outcome
 
 pytestmark = pytest.mark.sampled(3)
@@ -65,7 +65,7 @@ def load(request: Any, tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Tas
         path.write_text(yaml.safe_dump(both))
 
     def run(seed: int = 0, limit: int | None = None) -> TaskSplits:
-        asked = [TaskRequest(str(path), metric, limit=limit, member="base")]
+        asked = [TaskSpec(str(path), metric, limit=limit, member="base")]
         shares = (0.5, 0.25, 0.25)
         loaded = load_tasks(asked, tiny_tokenizer, max_length=MAX_LENGTH, seed=seed, shares=shares)
         return loaded[path.stem]
@@ -85,7 +85,7 @@ def answers(task: Any, example: int) -> list[list[Outcome]]:
 
 
 def parts_of(loaded: TaskSplits) -> list[Any]:
-    return [loaded.search, loaded.choose, loaded.report]
+    return [loaded.search, loaded.selection, loaded.test]
 
 
 def test_passages_can_be_fed_to_a_model(load: Any) -> None:
@@ -140,12 +140,12 @@ def test_a_limit_is_the_beginning_of_the_search_and_changes_nothing_else(load: A
     assert short.search.n_examples == 4
     for example in range(4):
         assert short.search.passages(example) == whole.search.passages(example)
-    assert short.report.digest == whole.report.digest
-    assert short.choose.digest == whole.choose.digest
+    assert short.test.digest == whole.test.digest
+    assert short.selection.digest == whole.selection.digest
 
 
 def test_the_report_documents_are_the_report_part(load: Any) -> None:
     loaded = load()
-    assert sorted(loaded.report.origins) == sorted(
+    assert sorted(loaded.test.origins) == sorted(
         (leaf, index) for leaf, indices in loaded.test_docs.items() for index in indices
     )

@@ -173,9 +173,9 @@ def test_a_layer_tells_its_position_its_members_and_itself() -> None:
     ],
 )
 def test_what_is_no_layer_is_told_in_one_sentence(make_it: Any, told: str) -> None:
-    with pytest.raises(TailoringError, match=told) as fault:
+    with pytest.raises(TailoringError, match=told) as error:
         make_it()
-    assert len(fault.value.faults) == 1
+    assert len(error.value.problems) == 1
 
 
 @given(sources)
@@ -192,9 +192,9 @@ def test_a_source_reads_back_equal(source: Source) -> None:
     ],
 )
 def test_what_is_no_source_is_told_with_its_value(text: object) -> None:
-    with pytest.raises(TailoringError) as fault:
+    with pytest.raises(TailoringError) as error:
         Source.parse(text)
-    assert len(fault.value.faults) == 1
+    assert len(error.value.problems) == 1
 
 
 @pytest.mark.parametrize("layer", [-1, 1.0, True, "1"])

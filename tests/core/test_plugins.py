@@ -29,9 +29,9 @@ def test_a_name_gives_the_plugin(plugins: Registry) -> None:
 
 
 def test_an_unknown_name_is_told_with_the_one_that_was_meant(plugins: Registry) -> None:
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         plugins.get("fats")
-    assert fault.value.faults == (
+    assert error.value.problems == (
         "unknown plug-in 'fats'; did you mean 'fast'? known: fast, foreign, ours",
     )
 
@@ -39,7 +39,7 @@ def test_an_unknown_name_is_told_with_the_one_that_was_meant(plugins: Registry) 
 def test_a_library_that_is_missing_is_the_users_to_install(plugins: Registry) -> None:
     with pytest.raises(ConfigError, match=r"needs the library 'no_such_library'.*pip install"):
         plugins.get("foreign")
-    assert len(plugins.faults("foreign", {})) == 1
+    assert len(plugins.problems("foreign", {})) == 1
 
 
 def test_a_module_of_ours_that_is_missing_is_our_own_mistake(plugins: Registry) -> None:
@@ -48,13 +48,13 @@ def test_a_module_of_ours_that_is_missing_is_our_own_mistake(plugins: Registry) 
 
 
 def test_options_are_held_against_the_signature(plugins: Registry) -> None:
-    assert plugins.faults("fast", {"speed": 2.0}) == []
-    (fault,) = plugins.faults("fast", {"sped": 2.0})
-    assert fault == "unknown option of plug-in fast 'sped'; did you mean 'speed'? known: speed"
+    assert plugins.problems("fast", {"speed": 2.0}) == []
+    (error,) = plugins.problems("fast", {"sped": 2.0})
+    assert error == "unknown option of plug-in fast 'sped'; did you mean 'speed'? known: speed"
 
 
 def test_what_the_house_fills_in_is_no_option(plugins: Registry) -> None:
-    assert len(plugins.faults("fast", {"depth": 1, "reserved": 1})) == 2
+    assert len(plugins.problems("fast", {"depth": 1, "reserved": 1})) == 2
 
 
 def test_module_and_attribute_are_found_only_after_the_config_named_them(
@@ -86,4 +86,4 @@ def test_every_searcher_is_there_and_takes_what_the_house_fills_in(name: str) ->
 
 @pytest.mark.parametrize("name", WORKERS.names)
 def test_every_worker_pool_is_there(name: str) -> None:
-    assert WORKERS.faults(name, {}) == []
+    assert WORKERS.problems(name, {}) == []

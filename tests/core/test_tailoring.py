@@ -116,7 +116,7 @@ def test_the_final_norm_comes_from_whoever_gives_the_head() -> None:
 def test_a_whole_member_is_all_of_it() -> None:
     whole = Tailoring.whole("math", 3)
     assert [str(spec) for spec in whole.layers] == ["math:0", "math:1", "math:2"]
-    assert {str(spec) for spec in whole.parts.values()} == {"math"}
+    assert {str(spec) for spec in whole.outer_parts.values()} == {"math"}
 
 
 def test_a_tailoring_survives_its_file(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_every_fault_of_a_file_is_told_at_once() -> None:
         "head": "math:1:2",
         "layers": ["base:0", "base", 7, {"merge": "tees", "sources": ["a:1", "b:1"]}],
     }
-    with pytest.raises(TailoringError) as fault:
+    with pytest.raises(TailoringError) as error:
         Tailoring.from_plain(plain, where="t.yaml")
-    told = fault.value.faults
+    told = error.value.problems
     assert [sentence.split(": ")[1] for sentence in told] == [
         "unknown key 'layrs'; did you mean 'layers'? known",
         "format",
@@ -183,9 +183,9 @@ def test_every_misfit_with_a_family_is_told_at_once() -> None:
         ),
         head=LayerSpec.of("math"),
     )
-    with pytest.raises(TailoringError) as fault:
+    with pytest.raises(TailoringError) as error:
         tailoring.check(("base", "math", "code"), 6, tied=True)
-    told = fault.value.faults
+    told = error.value.problems
     assert len(told) == 4
     assert "layers[0]: unknown member 'maths'; did you mean 'math'?" in told[0]
     assert told[1] == "layers[1]: base:6 does not exist; layers go from 0 to 5"

@@ -92,7 +92,7 @@ def test_a_worker_that_reads_other_files_is_refused(job: Make) -> None:
     other = EvaluatorRecipe(recipe.config, {**recipe.facts, **dict.fromkeys(facts, "0" * 16)})
     with pytest.raises(ConfigError, match=r"the digest of member math is .* but 0000") as caught:
         other(device="cpu", threads=1)
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.problems) == 1
 
 
 def _local(n_workers: object) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def test_ray_that_is_not_installed_is_told_with_the_extra_that_brings_it(
     job: Make, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("ray_pool", "ray_cluster"):
-        monkeypatch.delitem(sys.modules, f"gptailor.workers.{name}", raising=False)
+    for name in ("ray_pool", "cluster"):
+        monkeypatch.delitem(sys.modules, f"gptailor.workers.ray.{name}", raising=False)
     code, _, told = run_command("check", job(workers="ray"))
     assert code == 2
     assert "needs a library that is not installed (ray); run: pip install 'gptailor[ray]'" in told
@@ -138,7 +138,7 @@ def test_workers_that_can_not_be_had_are_told_and_nothing_is_written(
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 2
-        faults = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-        assert len(faults) == 1
-        assert told in faults[0]
+        problems = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(problems) == 1
+        assert told in problems[0]
     assert not (config.parent / "runs").exists()

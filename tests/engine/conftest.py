@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 from gptailor.family.empty_model import model_around
 from gptailor.merge import merge_layer
 from gptailor.tasks.multiple_choice import ChoiceExample
@@ -38,9 +38,9 @@ def build_by_hand(family: Family, tailoring: Tailoring) -> PreTrainedModel:
     model's own forward gives it the mask and the rotary embedding of that position.
     """
     state = {name: tensor.clone() for name, tensor in family.states[BASE].items()}
-    for part, spec in tailoring.parts.items():
-        sources = [family.part(part, source.member) for source in spec.sources]
-        base = None if spec.base is None else family.part(part, spec.base.member)
+    for part, spec in tailoring.outer_parts.items():
+        sources = [family.outer_part(part, source.member) for source in spec.sources]
+        base = None if spec.base is None else family.outer_part(part, spec.base.member)
         state |= merge_layer(spec, sources, base, family.dtype)
     model = model_around(family.config, state, family.dtype)
     path = family.layout.layers
@@ -93,10 +93,8 @@ def family_of(
             for seed, name in enumerate(("base", "math", "code")):
                 tiny_model(model_type, seed=seed, **overrides).save_pretrained(root / name)
                 tiny_tokenizer.save_pretrained(root / name)
-            variants = {name: MemberSource(str(root / name)) for name in ("math", "code")}
-            known[key] = load_family(
-                MemberSource(str(root / "base")), variants, dtype=torch.float32
-            )
+            variants = {name: MemberSpec(str(root / name)) for name in ("math", "code")}
+            known[key] = load_family(MemberSpec(str(root / "base")), variants, dtype=torch.float32)
         return known[key]
 
     return make

@@ -168,10 +168,10 @@ def test_no_fact_stands_twice(demo: Path, table: str, n_columns: int, column: in
 
 @pytest.mark.slow
 def test_lm_eval_reads_every_task(demo: Path, tiny_tokenizer: Any) -> None:
-    from gptailor.tasks.lm_eval.harness import TaskRequest, load_tasks
+    from gptailor.tasks.lm_eval.harness import TaskSpec, load_tasks
 
     requests = [
-        TaskRequest(str(demo / "tasks" / f"{task}.yaml"), metric, "search", "report")
+        TaskSpec(str(demo / "tasks" / f"{task}.yaml"), metric, "search", "report")
         for names, metric in ((CHOICES, "acc"), (TEXTS, "bits_per_byte"))
         for task in names
     ]
@@ -179,5 +179,5 @@ def test_lm_eval_reads_every_task(demo: Path, tiny_tokenizer: Any) -> None:
     assert sorted(parts) == sorted(CHOICES + TEXTS)
     for name, part in parts.items():
         n_report = len(read_lines(demo, name, "report"))
-        assert part.report.n_examples == n_report, part.notes
+        assert part.test.n_examples == n_report, part.notes
         assert part.search.n_examples >= 60

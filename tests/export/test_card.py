@@ -25,7 +25,7 @@ FACTS = CardFacts(
     name="pico",
     tailoring=MIXED,
     n_layers=5,
-    sources={"base": "makers/pico-1b", "math": "./adapters/math", "code": "someone/pico-code"},
+    paths={"base": "makers/pico-1b", "math": "./adapters/math", "code": "someone/pico-code"},
     licence="apache-2.0",
     languages=("en", "no"),
     parameters=(1000, 700),
@@ -102,13 +102,13 @@ def test_front_matter_reads_back_as_the_hub_reads_it() -> None:
     ],
 )
 def test_base_model_is_a_hub_id_or_the_last_name_of_a_path(source: str, name: str) -> None:
-    card = model_card(dataclasses.replace(FACTS, sources={"base": source}))
+    card = model_card(dataclasses.replace(FACTS, paths={"base": source}))
     assert front_matter(card)["base_model"] == [name]
 
 
 def test_base_model_lists_every_member_once() -> None:
     sources = {"base": "makers/pico-1b", "math": "makers/pico-1b", "code": "someone/pico-code"}
-    card = model_card(dataclasses.replace(FACTS, sources=sources))
+    card = model_card(dataclasses.replace(FACTS, paths=sources))
     assert front_matter(card)["base_model"] == ["makers/pico-1b", "someone/pico-code"]
 
 
@@ -141,7 +141,7 @@ def test_cut_layers_are_named() -> None:
 
 
 def test_members_that_gave_nothing_are_left_out() -> None:
-    facts = dataclasses.replace(FACTS, sources={**FACTS.sources, "chat": "someone/chat"})
+    facts = dataclasses.replace(FACTS, paths={**FACTS.paths, "chat": "someone/chat"})
     assert [row[0] for row in cells(model_card(facts), "member")] == ["base", "code", "math"]
 
 
@@ -222,7 +222,7 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
     facts = dataclasses.replace(
         FACTS,
         name=trick,
-        sources={"base": trick, "math": trick},
+        paths={"base": trick, "math": trick},
         licence=trick,
         languages=(trick,),
         scores=(ScoreRow(trick, trick, 1.0, 0.5),),

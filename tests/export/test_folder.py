@@ -1,4 +1,4 @@
-"""What an export may replace, and what a fault leaves behind; kills are tested end to end."""
+"""What an export may replace, and what a error leaves behind; kills are tested end to end."""
 
 import stat
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def test_a_folder_that_is_gone_need_not_be_spared(
 
 
 def test_a_members_own_folder_is_never_replaced(llama: Any) -> None:
-    source = Path(llama.family.sources["math"])
+    source = Path(llama.family.paths["math"])
     for target in (source, source.parent):
         with pytest.raises(ExportError, match="which this export is made from"):
             export_checkpoint(llama.family, Tailoring.whole("math", 3), target, overwrite=True)

@@ -1,4 +1,4 @@
-"""What is asked of an export is checked before anything is loaded, each fault in a sentence."""
+"""What is asked of an export is checked before anything is loaded, each error in a sentence."""
 
 import shutil
 from collections.abc import Callable
@@ -38,17 +38,17 @@ BAD = [
 @pytest.mark.parametrize(("asked", "told"), BAD)
 def test_each_bad_option_is_one_sentence(asked: dict[str, str], told: str) -> None:
     asked = {"format_": "hf", "out": "m.gguf", **asked}
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         ExportOptions.of(asked.pop("format_"), Path(asked.pop("out")), **asked)
-    (sentence,) = fault.value.faults
+    (sentence,) = error.value.problems
     assert told in sentence
     assert "\n" not in sentence
 
 
 def test_all_faults_are_told_at_once() -> None:
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         ExportOptions.of("gguf", Path("m"), dtype="float16", shard_size="2")
-    assert [sentence.split(":")[0] for sentence in fault.value.faults] == [
+    assert [sentence.split(":")[0] for sentence in error.value.problems] == [
         "--dtype",
         "--shard-size",
         "--out",

@@ -17,7 +17,7 @@ from gptailor.errors import ExportError
 from gptailor.export import export_checkpoint
 from gptailor.export.read_back import check_checkpoint
 from gptailor.export.tailored_weights import tailored_weights
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 TAILORING = Tailoring(tuple(LayerSpec.of(f"base:{layer}") for layer in (0, 2, 3, 5)))
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ def exported(
             root = tmp_path_factory.mktemp(model_type)
             tiny_model(model_type, **OPTIONS.get(model_type, {})).save_pretrained(root / "base")
             tiny_tokenizer.save_pretrained(root / "base")
-            family = load_family(MemberSource(str(root / "base")), {}, dtype=torch.float32)
+            family = load_family(MemberSpec(str(root / "base")), {}, dtype=torch.float32)
             export_checkpoint(family, TAILORING, root / "out")
             known[model_type] = family, root / "out"
         return known[model_type]

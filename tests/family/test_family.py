@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 
 def _rebuilt(family: Family, member: str) -> PreTrainedModel:
@@ -17,7 +17,7 @@ def _rebuilt(family: Family, member: str) -> PreTrainedModel:
     model = family.skeleton()
     state = {}
     for part in ("embedding", "norm", "head"):
-        state |= family.part(part, member)
+        state |= family.outer_part(part, member)
     for layer in range(family.n_layers):
         for name, tensor in family.layer(Source(member, layer)).items():
             state[f"{family.layout.layers}.{layer}.{name}"] = tensor
@@ -53,7 +53,7 @@ def test_a_member_rebuilt_from_its_parts_is_the_model_itself(
 ) -> None:
     model = tiny_model(model_type, tie_word_embeddings=tied)
     model.save_pretrained(tmp_path)
-    family = load_family(MemberSource(str(tmp_path)), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(str(tmp_path)), {}, dtype=torch.float32)
     assert family.tied == tied
     assert family.members == ("base",)
     assert torch.equal(_logits(_rebuilt(family, "base")), _logits(model))
@@ -62,7 +62,7 @@ def test_a_member_rebuilt_from_its_parts_is_the_model_itself(
 def test_a_variant_is_loaded_in_the_dtype_asked_for(pico_family) -> None:
     folder = pico_family.variants["math"]
     family = load_family(
-        MemberSource(str(pico_family.base)), {"m": MemberSource(str(folder))}, dtype=torch.bfloat16
+        MemberSpec(str(pico_family.base)), {"m": MemberSpec(str(folder))}, dtype=torch.bfloat16
     )
     truth = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert {t.dtype for t in family.layer(Source("m", 0)).values()} == {torch.bfloat16}
@@ -84,7 +84,7 @@ def test_loading_leaves_the_global_seed_and_the_screen_alone(
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    load_family(MemberSource(str(pico_family.base)), {}, dtype=torch.float32)
+    load_family(MemberSpec(str(pico_family.base)), {}, dtype=torch.float32)
     assert torch.equal(torch.rand(3), expected)
     assert capfd.readouterr() == ("", "")
 
@@ -100,7 +100,7 @@ def test_a_folder_without_a_tokenizer_is_told_when_one_is_needed(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
-    family = load_family(MemberSource(str(tmp_path)), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(str(tmp_path)), {}, dtype=torch.float32)
     with pytest.raises(FamilyError, match="has no tokenizer"):
         _ = family.tokenizer
 
@@ -110,7 +110,7 @@ def test_the_licence_is_read_from_the_model_card(
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Model\n")
-    family = load_family(MemberSource(str(tmp_path)), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(str(tmp_path)), {}, dtype=torch.float32)
     assert family.licence == "apache-2.0"
 
 
@@ -119,7 +119,7 @@ def test_layers_of_unlike_kind_do_not_merge(
 ) -> None:
     tiny_model("smollm3").save_pretrained(tmp_path)
     path = str(tmp_path)
-    family = load_family(MemberSource(path), {"twin": MemberSource(path)}, dtype=torch.float32)
+    family = load_family(MemberSpec(path), {"twin": MemberSpec(path)}, dtype=torch.float32)
     family.check(Tailoring((LayerSpec.of("base:0", "twin:1", merge="linear"),)))
     with pytest.raises(TailoringError, match="no_rope_layers: 1 and 0"):
         family.check(Tailoring((LayerSpec.of("base:0", "twin:2", merge="linear"),)))
@@ -131,6 +131,6 @@ def test_what_does_not_exist_is_refused(pico: Family) -> None:
     with pytest.raises(TailoringError, match="layers go from 0 to 5"):
         pico.layer(Source("math", 6))
     with pytest.raises(TailoringError, match="unknown part 'tail'"):
-        pico.part("tail", "base")
+        pico.outer_part("tail", "base")
     with pytest.raises(TailoringError, match="unknown member"):
-        pico.part("norm", "nobody")
+        pico.outer_part("norm", "nobody")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from gptailor.errors import FamilyError
-from gptailor.family import MemberSource, load_family
+from gptailor.family import MemberSpec, load_family
 
 COMMIT, OLDER = "1234567890" * 4, "abcdef0123" * 4
 
@@ -125,14 +125,14 @@ def _files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _load(base: str, **variants: MemberSource) -> Any:
-    return load_family(MemberSource(base), variants, dtype=torch.float32)
+def _load(base: str, **variants: MemberSpec) -> Any:
+    return load_family(MemberSpec(base), variants, dtype=torch.float32)
 
 
-def _fault(base: str, revision: str | None = None) -> str:
+def _problem(base: str, revision: str | None = None) -> str:
     with pytest.raises(FamilyError) as caught:
-        load_family(MemberSource(base, revision=revision), {}, dtype=torch.float32)
-    (told,) = caught.value.faults
+        load_family(MemberSpec(base, revision=revision), {}, dtype=torch.float32)
+    (told,) = caught.value.problems
     assert "\n" not in told
     return told
 
@@ -169,7 +169,7 @@ def test_what_was_fetched_once_is_found_without_a_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert _load("maker/pico").digests == before
-    told = _fault("maker/other")
+    told = _problem("maker/other")
     assert "nor in the hub's cache, and can't be had from the model hub (Connect" in told
 
 
@@ -179,24 +179,24 @@ def test_a_revision_is_what_is_fetched(hub: Hub, pico_family: Any, how: str) -> 
     older = _files(pico_family.variants["math"])
     hub.repositories["maker/pico"] = {COMMIT: _files(pico_family.base), OLDER: older}
     source = (
-        MemberSource("maker/pico", revision="v1")
+        MemberSpec("maker/pico", revision="v1")
         if how == "key"
-        else MemberSource("maker/pico@v1", revision=None)
+        else MemberSpec("maker/pico@v1", revision=None)
     )
     family = _load("maker/pico", it=source)
-    direct = _load(str(pico_family.base), it=MemberSource(str(pico_family.variants["math"])))
+    direct = _load(str(pico_family.base), it=MemberSpec(str(pico_family.variants["math"])))
     assert family.digests == direct.digests
-    assert family.sources["it"] == "maker/pico@v1"
+    assert family.paths["it"] == "maker/pico@v1"
     assert f"maker/pico@v1 was read from the model hub at commit {OLDER}" in family.notes
 
 
 def test_revisions_that_can_not_be_had(hub: Hub, pico_family: Any) -> None:
     hub.repositories["maker/pico"] = {COMMIT: {}}
-    assert "maker/pico (revision v9) is not to be had: the repository has no such" in _fault(
+    assert "maker/pico (revision v9) is not to be had: the repository has no such" in _problem(
         "maker/pico@v9"
     )
-    assert "names one revision and 'revision' another (v2)" in _fault("maker/pico@v1", "v2")
-    assert "only a hub id has a revision (v1)" in _fault(str(pico_family.base), "v1")
+    assert "names one revision and 'revision' another (v2)" in _problem("maker/pico@v1", "v2")
+    assert "only a hub id has a revision (v1)" in _problem(str(pico_family.base), "v1")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_what_the_hub_does_not_give_is_told(
 ) -> None:
     hub.repositories["maker/pico"] = {COMMIT: _files(pico_family.base)}
     hub.statuses["maker/pico"] = (status, code)
-    told = _fault("maker/pico")
+    told = _problem("maker/pico")
     assert words in told
     assert told.startswith("member 'base': maker/pico ")
 
@@ -238,17 +238,17 @@ def _cached(cache: Path, name: str, folder: Path, *, commit: str = COMMIT) -> No
 def test_a_cache_of_the_hub_is_enough(cache: Path, pico_family: Any) -> None:
     _cached(cache, "maker/pico", pico_family.base)
     _cached(cache, "maker/math", pico_family.variants["math"], commit=OLDER)
-    family = _load("maker/pico", math=MemberSource("maker/math", revision=OLDER))
-    direct = _load(str(pico_family.base), math=MemberSource(str(pico_family.variants["math"])))
+    family = _load("maker/pico", math=MemberSpec("maker/math", revision=OLDER))
+    direct = _load(str(pico_family.base), math=MemberSpec(str(pico_family.variants["math"])))
     assert family.digests == direct.digests
 
 
 def test_a_repository_that_is_not_in_the_cache(cache: Path, pico_family: Any) -> None:
-    told = _fault("maker/pico")
+    told = _problem("maker/pico")
     assert "the model hub is switched off (HF_HUB_OFFLINE)" in told
     assert "fetch it first with 'hf download maker/pico', or give a folder" in told
     _cached(cache, "maker/pico", pico_family.base)
-    assert "(revision v1) is not a folder here nor in" in _fault("maker/pico@v1")
+    assert "(revision v1) is not a folder here nor in" in _problem("maker/pico@v1")
 
 
 @pytest.mark.slow
@@ -260,7 +260,7 @@ def test_a_cached_repository_that_lost_a_file(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for path in cache.rglob("model.safetensors"):
         path.unlink()
-    assert "is not whole in the hub's cache here" in _fault("maker/pico")
+    assert "is not whole in the hub's cache here" in _problem("maker/pico")
 
 
 def _line(told: str) -> str:
@@ -279,7 +279,7 @@ def test_a_repository_of_pickles_is_converted_by_one_line(
     del files["model.safetensors"]
     files["pytorch_model.bin"] = (tmp_path / "x.bin").read_bytes()
     hub.repositories["maker/pico"] = {COMMIT: files}
-    told = _fault("maker/pico")
+    told = _problem("maker/pico")
     assert "only as pickles (pytorch_model.bin), which can run code and are not fetched" in told
     assert "pytorch_model.bin" not in hub.fetched
     monkeypatch.chdir(tmp_path)
@@ -300,8 +300,8 @@ def test_an_adapter_of_the_hub(
     peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
     files = _files(tmp_path / "adapter")
     hub.repositories["maker/lora"] = {COMMIT: files}
-    family = _load(str(pico_family.base), it=MemberSource("maker/lora", strength=0.5))
-    local = MemberSource(str(tmp_path / "adapter"), strength=0.5)
+    family = _load(str(pico_family.base), it=MemberSpec("maker/lora", strength=0.5))
+    local = MemberSpec(str(tmp_path / "adapter"), strength=0.5)
     assert family.digests == _load(str(pico_family.base), it=local).digests
     assert f"maker/lora was read from the model hub at commit {COMMIT}" in family.notes
 
@@ -311,11 +311,11 @@ def test_an_adapter_of_the_hub(
     hub.repositories["maker/old"] = {
         COMMIT: {**files, "adapter_model.bin": (tmp_path / "x.bin").read_bytes()}
     }
-    told = _fault("maker/old")
+    told = _problem("maker/old")
     assert "only as pickles (adapter_model.bin)" in told
     monkeypatch.chdir(tmp_path)
     exec(compile(_line(told), "the line", "exec"), {})
-    made = MemberSource("old-safetensors", strength=0.5)
+    made = MemberSpec("old-safetensors", strength=0.5)
     assert _load(str(pico_family.base), it=made).digests == family.digests
 
 
@@ -332,13 +332,13 @@ def test_a_gguf_file_of_a_repository(
     hub.repositories["maker/pico-GGUF"] = {
         COMMIT: {"pico.Q8_0.gguf": path.read_bytes(), "other.gguf": b"", "README.md": b""}
     }
-    told = _fault("maker/pico-GGUF")
+    told = _problem("maker/pico-GGUF")
     assert "as GGUF (other.gguf, pico.Q8_0.gguf); name one of them, as in maker/" in told
     hub.fetched.clear()
     for name in ("maker/pico-GGUF/pico.Q8_0.gguf", "maker/pico-GGUF/pico.Q8_0.gguf@main"):
         assert _load(name).digests == _load(str(path)).digests
     assert hub.fetched == ["pico.Q8_0.gguf"]
-    assert "GGUF/gone.gguf is not to be had: the repository has no such file" in _fault(
+    assert "GGUF/gone.gguf is not to be had: the repository has no such file" in _problem(
         "maker/pico-GGUF/gone.gguf"
     )
     assert "has no weights as safetensors" in _fault_of_empty(hub)
@@ -346,13 +346,13 @@ def test_a_gguf_file_of_a_repository(
 
 def _fault_of_empty(hub: Hub) -> str:
     hub.repositories["maker/empty"] = {COMMIT: {"README.md": b"hello"}}
-    return _fault("maker/empty")
+    return _problem("maker/empty")
 
 
 def test_a_cache_that_can_not_be_written(hub: Hub, cache: Path, pico_family: Any) -> None:
     hub.repositories["maker/pico"] = {COMMIT: _files(pico_family.base)}
     cache.write_text("a file where a folder should be")
-    told = _fault("maker/pico")
+    told = _problem("maker/pico")
     assert "can't be kept in the hub's cache: " in told
     cache.unlink()
     shutil.rmtree(cache, ignore_errors=True)

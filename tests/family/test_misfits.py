@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gptailor.core.tailoring import Source
 from gptailor.errors import FamilyError
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 Make = Callable[..., str]
 
@@ -33,14 +33,14 @@ def folder(
 
 
 def _load(base: str, **variants: str) -> Family:
-    sources = {name: MemberSource(path) for name, path in variants.items()}
-    return load_family(MemberSource(base), sources, dtype=torch.float32)
+    sources = {name: MemberSpec(path) for name, path in variants.items()}
+    return load_family(MemberSpec(base), sources, dtype=torch.float32)
 
 
 def _faults(base: str, **variants: str) -> list[str]:
     with pytest.raises(FamilyError) as caught:
         _load(base, **variants)
-    return list(caught.value.faults)
+    return list(caught.value.problems)
 
 
 @pytest.mark.sampled(3)
@@ -89,7 +89,7 @@ def test_several_missing_members_are_told_at_once(tmp_path: Path) -> None:
 def test_a_variant_needs_a_name_of_its_own(folder: Make, name: str) -> None:
     path = folder("base")
     with pytest.raises(FamilyError):
-        load_family(MemberSource(path), {name: MemberSource(path)}, dtype=torch.float32)
+        load_family(MemberSpec(path), {name: MemberSpec(path)}, dtype=torch.float32)
 
 
 @pytest.mark.sampled(2)
@@ -98,10 +98,12 @@ def test_a_padded_vocabulary_gives_the_rows_of_the_base(folder: Make, tied: bool
     base = folder("base", tie_word_embeddings=tied)
     padded = folder("padded", vocab_size=384, seed=3, tie_word_embeddings=tied)
     family = _load(base, padded=padded)
-    embedding = family.part("embedding", "padded")["model.embed_tokens.weight"]
+    embedding = family.outer_part("embedding", "padded")["model.embed_tokens.weight"]
     assert embedding.shape == (320, 32)
     assert embedding.untyped_storage().nbytes() == embedding.nbytes
-    assert [t.shape for t in family.part("head", "padded").values()] == [(320, 32)] * (not tied)
+    assert [t.shape for t in family.outer_part("head", "padded").values()] == [(320, 32)] * (
+        not tied
+    )
     assert any("384 rows" in note and "last 64" in note for note in family.notes)
 
 
@@ -116,7 +118,7 @@ def test_a_variant_with_added_tokens_is_taken(
     assert any(told in note for note in family.notes)
 
 
-def test_other_tokens_at_the_same_ids_are_a_fault(
+def test_other_tokens_at_the_same_ids_are_a_problem(
     folder: Make, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     vocabulary = tiny_tokenizer.get_vocab()
@@ -145,7 +147,7 @@ def test_an_untied_head_that_equals_the_embedding_fits_a_tied_base(
     model.save_pretrained(tmp_path / "untied")
     family = _load(base, untied=str(tmp_path / "untied"))
     assert family.tied
-    assert family.part("head", "untied") == {}
+    assert family.outer_part("head", "untied") == {}
 
 
 def test_a_head_of_its_own_does_not_fit_a_tied_base(folder: Make) -> None:
@@ -169,7 +171,7 @@ def test_a_base_that_says_tied_but_holds_two_tensors_is_untied(
     family = _load(str(tmp_path))
     assert not family.tied
     assert not family.config.tie_word_embeddings
-    head = family.part("head", "base")["lm_head.weight"]
+    head = family.outer_part("head", "base")["lm_head.weight"]
     assert torch.equal(head, model.lm_head.weight)
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gptailor.errors import FamilyError
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -37,8 +37,8 @@ def save(
 
 
 def _load(base: str, **variants: str) -> Family:
-    sources = {name: MemberSource(path) for name, path in variants.items()}
-    return load_family(MemberSource(base), sources, dtype=torch.float32)
+    sources = {name: MemberSpec(path) for name, path in variants.items()}
+    return load_family(MemberSpec(base), sources, dtype=torch.float32)
 
 
 def _rows(family: Family, member: str, own: Family, tensor: str) -> tuple[torch.Tensor, ...]:
@@ -107,7 +107,7 @@ def test_embeddings_padded_to_a_multiple(save: Callable[..., str]) -> None:
         bare=save("bare", rows=320),
         token=save("token", "[PAD]", rows=384),
     )
-    own = {name: _load(family.sources[name]) for name in ("wide", "bare", "token")}
+    own = {name: _load(family.paths[name]) for name in ("wide", "bare", "token")}
     found, theirs, ours = _rows(family, "wide", own["wide"], EMBEDDING)
     assert torch.equal(found, theirs[:384])
     found, theirs, ours = _rows(family, "bare", own["bare"], EMBEDDING)
@@ -137,7 +137,7 @@ def test_the_same_token_at_another_id_computes_the_same(save: Callable[..., str]
 def test_a_token_that_is_free_may_be_named(save: Callable[..., str]) -> None:
     base = save("base", "<|reserved_0|>", "<|reserved_1|>")
     family = _load(base, named=save("named", "<think>", "<|reserved_1|>"))
-    found, theirs, ours = _rows(family, "named", _load(family.sources["named"]), EMBEDDING)
+    found, theirs, ours = _rows(family, "named", _load(family.paths["named"]), EMBEDDING)
     assert torch.equal(found, torch.cat([theirs[:320], ours[320:321], theirs[321:]]))
 
 
@@ -160,7 +160,7 @@ def test_another_tokenizer_altogether_is_refused(save: Callable[..., str]) -> No
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(odd)
     with pytest.raises(FamilyError) as caught:
         _load(base, odd=odd)
-    (told,) = caught.value.faults
+    (told,) = caught.value.problems
     assert "variant 'odd': 3" in told
     assert "tokens differ from the base's (id " in told
     assert "must share one tokenizer, but for added tokens" in told

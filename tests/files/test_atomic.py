@@ -13,7 +13,7 @@ from gptailor.files.yaml import write_atomically
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gptailor import yamlfile
+from gptailor.files import yaml as yamlfile
 yamlfile.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 yamlfile.write_atomically(Path(sys.argv[1]), "new")
 """

@@ -97,21 +97,21 @@ def test_a_plain_word_is_what_it_looks_like(text: str, value: object) -> None:
     ],
 )
 def test_what_is_not_plain_data_is_refused_with_the_place(text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as fault:
+    with pytest.raises(ConfigError, match=told) as error:
         parse_yaml(text, where="here")
-    assert len(fault.value.faults) == 1
-    assert "\n" not in fault.value.faults[0]
+    assert len(error.value.problems) == 1
+    assert "\n" not in error.value.problems[0]
 
 
 @given(st.text(max_size=60) | words.map(lambda text: f"a: {text}\nb: [{text}]"))
-def test_any_text_is_plain_data_or_a_users_fault(text: str) -> None:
+def test_any_text_is_plain_data_or_a_users_problem(text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse_yaml(text, where="here")
 
 
 def test_the_error_is_of_the_class_asked_for() -> None:
     with pytest.raises(TailoringError):
-        parse_yaml("[", where="here", error=TailoringError)
+        parse_yaml("[", where="here", error_type=TailoringError)
 
 
 def test_a_file_is_read_as_utf_8_with_or_without_a_mark(tmp_path: Path) -> None:

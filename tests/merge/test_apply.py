@@ -13,58 +13,58 @@ PAIR = (torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0]))
 BASE = torch.tensor([0.0, 1.0])
 
 
-def fault(name: str, tensors: object = PAIR, base: object = BASE, **params: object) -> str:
+def error(name: str, tensors: object = PAIR, base: object = BASE, **params: object) -> str:
     with pytest.raises(MergeError) as caught:
         merge(name, tensors, base=base, **params)
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.problems) == 1
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_an_unknown_method_is_told_with_the_one_that_may_be_meant() -> None:
-    told = fault("task_aritmetic")
+    told = error("task_aritmetic")
     assert told.startswith("unknown merge method 'task_aritmetic'; did you mean 'task_arithmetic'?")
     assert all(name in told for name in MERGE_METHODS)
 
 
 def test_an_unknown_parameter_is_told_with_the_one_that_may_be_meant() -> None:
-    assert "did you mean 'density'?" in fault("ties", densty=0.5)
-    assert "weights" in fault("linear", weigths=[1, 1])
-    assert fault("model_stock", scale=1.0) == "model_stock takes no parameters; remove 'scale'"
+    assert "did you mean 'density'?" in error("ties", densty=0.5)
+    assert "weights" in error("linear", weigths=[1, 1])
+    assert error("model_stock", scale=1.0) == "model_stock takes no parameters; remove 'scale'"
 
 
 @pytest.mark.parametrize("name", MERGE_METHODS)
 @pytest.mark.parametrize("value", [None, "much", True, float("nan"), float("inf"), -1, [1], 1 + 0j])
 def test_a_value_out_of_limits_is_told_with_the_limits(name: str, value: object) -> None:
     for key in MERGE_METHODS[name].params:
-        told = fault(name, **{key: value})
+        told = error(name, **{key: value})
         assert told.startswith(f"{name}: {key} must be a ")
         assert repr(value) in told
 
 
 def test_a_seed_must_be_whole() -> None:
-    assert "whole number" in fault("dare_ties", seed=0.5)
+    assert "whole number" in error("dare_ties", seed=0.5)
 
 
 @pytest.mark.parametrize("name", MERGE_METHODS)
 def test_parameters_are_checked_with_one_source_too(name: str) -> None:
-    assert "nonsense" in fault(name, PAIR[:1], nonsense=1)
+    assert "nonsense" in error(name, PAIR[:1], nonsense=1)
 
 
 @pytest.mark.parametrize("name", MERGE_METHODS)
-def test_nothing_to_merge_is_a_fault(name: str) -> None:
-    assert "nothing to merge" in fault(name, [])
+def test_nothing_to_merge_is_a_problem(name: str) -> None:
+    assert "nothing to merge" in error(name, [])
 
 
 @pytest.mark.parametrize("name", MERGE_METHODS)
-def test_a_tensor_in_place_of_a_list_is_a_fault(name: str) -> None:
-    assert "must be a list of tensors" in fault(name, torch.ones(2, 2))
+def test_a_tensor_in_place_of_a_list_is_a_problem(name: str) -> None:
+    assert "must be a list of tensors" in error(name, torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("name", MERGE_METHODS)
 def test_a_missing_base_is_a_fault_where_the_facts_say_so(name: str) -> None:
     if MERGE_METHODS[name].needs_base:
-        assert "give the base's tensor" in fault(name, base=None)
+        assert "give the base's tensor" in error(name, base=None)
     else:
         torch.testing.assert_close(merge(name, PAIR), merge(name, PAIR, base=BASE))
 
@@ -72,10 +72,10 @@ def test_a_missing_base_is_a_fault_where_the_facts_say_so(name: str) -> None:
 @pytest.mark.parametrize("name", MERGE_METHODS)
 def test_unlike_shapes_are_told_never_broadcast(name: str) -> None:
     wide = torch.ones(1, 2)
-    told = fault(name, [PAIR[0], wide])
+    told = error(name, [PAIR[0], wide])
     assert "tensors[1] has shape (1, 2) but tensors[0] has (2,)" in told
     if MERGE_METHODS[name].needs_base:
-        assert "the base has shape (1, 2) but tensors[0] has (2,)" in fault(name, base=wide)
+        assert "the base has shape (1, 2) but tensors[0] has (2,)" in error(name, base=wide)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_unlike_shapes_are_told_never_broadcast(name: str) -> None:
 )
 def test_only_floating_point_is_merged(bad: Tensor) -> None:
     for name in MERGE_METHODS:
-        told = fault(name, [PAIR[0], bad])
+        told = error(name, [PAIR[0], bad])
         assert re.search(rf"tensors\[1\] is of {bad.dtype}; only floating point", told)
 
 
@@ -94,17 +94,17 @@ def test_only_floating_point_is_merged(bad: Tensor) -> None:
 def test_values_that_are_not_finite_are_told(bad: float, dtype: torch.dtype) -> None:
     broken = torch.tensor([1.0, bad], dtype=dtype)
     for name, facts in MERGE_METHODS.items():
-        assert "tensors[1] has NaN or infinite values" in fault(name, [PAIR[0], broken])
-        assert "tensors[0] has NaN or infinite values" in fault(name, [broken])
+        assert "tensors[1] has NaN or infinite values" in error(name, [PAIR[0], broken])
+        assert "tensors[0] has NaN or infinite values" in error(name, [broken])
         if facts.needs_base:
-            assert "the base has NaN or infinite values" in fault(name, base=broken)
+            assert "the base has NaN or infinite values" in error(name, base=broken)
 
 
 def test_what_is_not_a_plain_tensor_is_told() -> None:
-    assert "tensors[0] is a ndarray, not a tensor" in fault("linear", [np.ones(2), PAIR[0]])
-    assert "tensors[1] is a NoneType, not a tensor" in fault("linear", [PAIR[0], None])
-    assert "has no data" in fault("linear", [PAIR[0], torch.ones(2, device="meta")])
-    assert "is sparse" in fault("linear", [PAIR[0], PAIR[1].to_sparse()])
+    assert "tensors[0] is a ndarray, not a tensor" in error("linear", [np.ones(2), PAIR[0]])
+    assert "tensors[1] is a NoneType, not a tensor" in error("linear", [PAIR[0], None])
+    assert "has no data" in error("linear", [PAIR[0], torch.ones(2, device="meta")])
+    assert "is sparse" in error("linear", [PAIR[0], PAIR[1].to_sparse()])
 
 
 def test_more_sources_than_int8_counts_are_averaged_rightly() -> None:

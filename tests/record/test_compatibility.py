@@ -55,10 +55,10 @@ def put(plain: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return changed
 
 
-def faults(now: dict[str, Any]) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as fault:
+def problems(now: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
         check_header(HEADER, now, WHERE)
-    return fault.value.faults
+    return error.value.problems
 
 
 def test_the_same_header_goes_on() -> None:
@@ -116,7 +116,7 @@ def test_what_may_change_and_a_default_that_is_now_said_go_on(place: str, value:
 def test_a_change_of_what_is_searched_is_refused_by_its_name(
     place: str, value: Any, told: str
 ) -> None:
-    (sentence,) = faults(put(HEADER, place, value))
+    (sentence,) = problems(put(HEADER, place, value))
     assert sentence.startswith(f"{WHERE}: ")
     assert told in sentence
     assert "name a new folder" in sentence or "search again into a new folder" in sentence
@@ -125,12 +125,12 @@ def test_a_change_of_what_is_searched_is_refused_by_its_name(
 def test_all_changes_are_told_at_once() -> None:
     now = put(put(HEADER, "config.seed", 1), "versions.torch", "2.13.0")
     now = put(now, "family.digests.base", "b1")
-    assert len(faults(now)) == 3
+    assert len(problems(now)) == 3
 
 
 def test_other_examples_and_another_number_of_them_are_both_told() -> None:
     now = put(put(HEADER, "config.seed", 1), "config.budget.n_examples", [4, 11])
-    assert [fault.split(": ")[1].split(" was ")[0] for fault in faults(now)] == [
+    assert [error.split(": ")[1].split(" was ")[0] for error in problems(now)] == [
         "seed",
         "budget.n_examples",
     ]
@@ -144,7 +144,7 @@ def test_a_header_that_tells_no_model_is_gone_on_with() -> None:
 
 def test_digests_that_differ_because_the_config_does_are_not_told_twice() -> None:
     now = put(put(HEADER, "config.examples.search", 0.5), "tasks.piqa.digest", "p1")
-    (sentence,) = faults(now)
+    (sentence,) = problems(now)
     assert "examples.search" in sentence
 
 

@@ -168,9 +168,9 @@ def test_a_damaged_record_is_refused_with_a_sentence(
 ) -> None:
     folder = make_run(n_trials=12, failing=0)
     rewrite(folder, spoil(lines_of(folder)))
-    with pytest.raises(RecordError, match=told) as fault:
+    with pytest.raises(RecordError, match=told) as error:
         read_run(folder)
-    assert "record.jsonl" in str(fault.value)
+    assert "record.jsonl" in str(error.value)
 
 
 def test_a_damaged_line_in_the_middle_is_refused(make_run: MakeRun) -> None:
@@ -195,9 +195,9 @@ def test_a_damaged_line_in_the_middle_is_refused(make_run: MakeRun) -> None:
 def test_a_damaged_evaluation_is_refused(make_run: MakeRun, text: str, told: str) -> None:
     folder = make_run(n_trials=3)
     (folder / "evaluation.json").write_text(text, encoding="utf-8")
-    with pytest.raises(RecordError, match=told) as fault:
+    with pytest.raises(RecordError, match=told) as error:
         read_run(folder)
-    assert "evaluation.json" in str(fault.value)
+    assert "evaluation.json" in str(error.value)
 
 
 def test_a_pipe_in_an_evaluations_place_is_not_waited_for(make_run: MakeRun) -> None:

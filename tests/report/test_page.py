@@ -213,7 +213,7 @@ def test_the_page_says_which_examples_its_scores_come_from(shared_run: MakeRun) 
 def test_an_evaluation_on_seen_examples_is_not_passed_off_as_unseen(make_run: MakeRun) -> None:
     folder = make_run(n_trials=5)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    evaluation["part"] = "selection"
+    evaluation["split"] = "selection"
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     text = Page(write_report(folder).read_text(encoding="utf-8")).text
     assert "lean to the good side" in text

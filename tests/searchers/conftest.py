@@ -43,8 +43,8 @@ class Landscape:
         self.liked = 1 + 2.0 * rng.standard_normal((n_tasks, n_examples, n_layers))
         self.n_evaluated = 0
 
-    def space(self, n_remove: int = 7, variants: tuple[str, ...] = VARIANTS) -> Space:
-        return Space(self.n_layers, n_remove, variants, ("task_arithmetic",), tied=True)
+    def space(self, n_removed: int = 7, variants: tuple[str, ...] = VARIANTS) -> Space:
+        return Space(self.n_layers, n_removed, variants, ("task_arithmetic",), tied=True)
 
     def objective(self, n_examples: int) -> Objective:
         goals = [Goal(f"task{task}", "acc") for task in range(self.n_tasks)]

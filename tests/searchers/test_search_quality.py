@@ -41,7 +41,7 @@ def true_losses(
         objective, space = landscape.objective(RUNGS[-1]), landscape.space()
         searcher = make(space=space, objective=objective, rungs=RUNGS, max_trials=n_trials, seed=0)
         trials = landscape.run(searcher)
-        losses.append(landscape.true_loss(result(trials, objective, space.n_keep).tailoring))
+        losses.append(landscape.true_loss(result(trials, objective, space.n_kept).tailoring))
         examples.append(sum(trial.proposal.n_examples for trial in trials))
     return float(np.mean(losses)), float(np.mean(examples))
 

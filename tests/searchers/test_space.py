@@ -22,11 +22,11 @@ RATES = dict.fromkeys(CHANGES, 1.0)
 def spaces(draw: st.DrawFn) -> Space:
     n_layers = draw(st.integers(2, 9))
     keep = draw(st.frozensets(st.integers(0, n_layers - 1), max_size=n_layers - 1))
-    n_remove = draw(st.integers(0, min(n_layers - 1, n_layers - len(keep))))
+    n_removed = draw(st.integers(0, min(n_layers - 1, n_layers - len(keep))))
     methods = draw(st.lists(st.sampled_from(sorted(MERGE_METHODS)), unique=True))
     variants = VARIANTS[: draw(st.integers(0, 3))]
     tied = draw(st.booleans())
-    return Space(n_layers, n_remove, variants, tuple(methods), keep=keep, tied=tied)
+    return Space(n_layers, n_removed, variants, tuple(methods), keep=keep, tied=tied)
 
 
 @given(
@@ -89,10 +89,10 @@ def test_protected_layers_are_never_cut() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"n_layers": 4, "n_remove": 4}, "cut from 0 to 3"),
-        ({"n_layers": 4, "n_remove": -1}, "cut from 0 to 3"),
-        ({"n_layers": 4, "n_remove": 3, "keep": frozenset({0, 3})}, "cut 2 at most"),
-        ({"n_layers": 4, "n_remove": 1, "methods": ("tis",)}, "did you mean 'ties'"),
+        ({"n_layers": 4, "n_removed": 4}, "cut from 0 to 3"),
+        ({"n_layers": 4, "n_removed": -1}, "cut from 0 to 3"),
+        ({"n_layers": 4, "n_removed": 3, "keep": frozenset({0, 3})}, "cut 2 at most"),
+        ({"n_layers": 4, "n_removed": 1, "methods": ("tis",)}, "did you mean 'ties'"),
     ],
 )
 def test_an_impossible_space_is_told_in_a_sentence(arguments: dict[str, object], said: str) -> None:
@@ -124,7 +124,7 @@ def test_whole_periods_are_cut_where_only_they_are_allowed() -> None:
 
 
 def test_one_variant_is_never_merged_and_givers_are_only_those_named() -> None:
-    space = Space(8, 2, ("math",), ("task_arithmetic",), outer_members=())
+    space = Space(8, 2, ("math",), ("task_arithmetic",), outer_variants=())
     rng = np.random.default_rng(0)
     for _ in range(30):
         tailoring = space.random(rng)

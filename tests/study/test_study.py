@@ -212,14 +212,14 @@ def test_a_full_disk_stops_the_study_with_a_sentence_and_leaves_whole_lines(
 ) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from gptailor.errors import RecordError; from gptailor.study import Journal\n"
+        "from gptailor.errors import RecordError; from gptailor.record.journal import Journal\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "try:\n"
         "    with Journal(Path(sys.argv[1])) as journal:\n"
         "        journal.append('header', format='gptailor-record/1')\n"
         "        while True: journal.append('note', text='x' * 300)\n"
-        "except RecordError as fault: print(fault)\n"
+        "except RecordError as error: print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptailor.errors import TaskError
-from gptailor.tasks.splits import Document, Parts, divide, limited
+from gptailor.tasks.splits import Document, DocumentSplits, divide, limited
 
 SHARES = (0.5, 0.2, 0.3)
 
@@ -16,7 +16,9 @@ def documents(texts: list[int], leaf: str = "leaf") -> list[Document]:
     return [Document(leaf, index, (f"text {text}",)) for index, text in enumerate(texts)]
 
 
-def split(found: list[Document], report: list[Document] | None = None, seed: int = 0) -> Parts:
+def split(
+    found: list[Document], report: list[Document] | None = None, seed: int = 0
+) -> DocumentSplits:
     return divide("t", found, test=report, shares=SHARES, seed=seed)
 
 
@@ -47,7 +49,7 @@ def test_parts_have_their_shares_of_every_leaf() -> None:
 def test_the_same_seed_gives_the_same_parts_and_another_gives_others() -> None:
     found = documents(list(range(50)))
     assert split(found, seed=1) == split(found, seed=1)
-    assert split(found, seed=1).report != split(found, seed=2).report
+    assert split(found, seed=1).test != split(found, seed=2).test
 
 
 def test_a_report_of_its_own_loses_what_was_searched_and_says_so() -> None:
@@ -58,7 +60,7 @@ def test_a_report_of_its_own_loses_what_was_searched_and_says_so() -> None:
         ("text 51",),
     ]
     assert parts.notes == (
-        "task 't': 3 of 5 report examples also stand among the search or choose examples and were "
+        "task 't': 3 of 5 test examples also stand among the search or selection examples and were "
         "dropped",
     )
     assert len(parts.search) + len(parts.selection) == 20
@@ -69,7 +71,7 @@ def test_a_limit_keeps_the_beginning_of_the_search_part() -> None:
     parts = split(documents(list(range(50))))
     short = limited("t", parts, 7)
     assert short.search == parts.search[:7]
-    assert short.report == parts.test
+    assert short.test == parts.test
     assert short.notes == ("task 't': the search uses 7 of 25 examples (limit)",)
     assert limited("t", parts, 25) == parts
     assert limited("t", parts, None) == parts
@@ -79,15 +81,15 @@ def test_a_report_limit_keeps_the_beginning_of_the_report_part() -> None:
     parts = split(documents(list(range(50))))
     short = limited("t", parts, None, 3)
     assert short.search == parts.search
-    assert short.report == parts.test[:3]
+    assert short.test == parts.test[:3]
     assert short.notes == (f"task 't': the report uses 3 of {len(parts.test)} examples (limit)",)
 
 
 @pytest.mark.parametrize(
-    ("texts", "test", "empty"),
+    ("texts", "report", "empty"),
     [
         ([1, 2], None, "search"),
-        ([1] * 20, None, "search and choose"),
+        ([1] * 20, None, "search and selection"),
         ([1, 2, 3, 4], [1, 2], "test"),
     ],
 )

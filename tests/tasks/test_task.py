@@ -11,17 +11,17 @@ from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import ExampleTask, Outcome, Passage, nested_order
 from gptailor.tasks.text import RollingExample
 
-PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
+OUTER_PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
 
 
 @settings(deadline=None)
-@given(parts=PARTS, seed=st.integers(0, 2**32))
+@given(parts=OUTER_PARTS, seed=st.integers(0, 2**32))
 def test_the_order_is_a_permutation(parts: list[str], seed: int) -> None:
     assert sorted(nested_order(parts, seed)) == list(range(len(parts)))
 
 
 @settings(deadline=None)
-@given(parts=PARTS, seed=st.integers(0, 2**32))
+@given(parts=OUTER_PARTS, seed=st.integers(0, 2**32))
 def test_every_beginning_of_the_order_stands_for_the_whole(parts: list[str], seed: int) -> None:
     sizes = Counter(parts)
     order = nested_order(parts, seed)

@@ -39,7 +39,7 @@ class Unsendable(Exception):
     """Neither can it be pickled, nor made again of what it was made of."""
 
     def __init__(self, what: object) -> None:
-        super().__init__("a fault of ours")
+        super().__init__("a error of ours")
         self.what = what
 
 
@@ -85,7 +85,7 @@ class Wayward:
             os.kill(os.getppid(), signal.SIGKILL if how == PARENT else signal.SIGINT)
             _hang()
         elif how == BUG:
-            raise ZeroDivisionError("a fault of ours")
+            raise ZeroDivisionError("a error of ours")
         elif how == UNSENDABLE:
             raise Unsendable(lambda: None)
         else:
@@ -141,7 +141,7 @@ class WaywardRecipe:
         Note(self.folder, "start").add()
         Note(self.folder, f"threads{threads}{device}").add()
         if self.failure == "refused":
-            raise FamilyError(["one fault", "another"])
+            raise FamilyError(["one error", "another"])
         if self.failure == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.failure == "memory":

@@ -85,7 +85,7 @@ def test_more_workers_than_devices_are_refused(
 def test_all_options_at_fault_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         local_pool(Counting(), recipe=lambda: None, n_workers=0, group_size=2.5)  # type: ignore[arg-type, return-value]  # what a config may say
-    assert [fault.partition(":")[0] for fault in caught.value.faults] == [
+    assert [error.partition(":")[0] for error in caught.value.problems] == [
         "workers.options.group_size",
         "workers.options.n_workers",
     ]

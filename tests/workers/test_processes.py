@@ -162,7 +162,7 @@ def test_what_workers_print_does_not_mix_with_results(
 def test_a_fault_of_ours_is_raised_with_its_traceback(
     pool: Make, how: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*scorers.py.*a fault of ours"):
+    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*scorers.py.*a error of ours"):
         list(pool().evaluate(eleven_jobs(how)))
     assert capfd.readouterr().out == ""
 
@@ -170,7 +170,7 @@ def test_a_fault_of_ours_is_raised_with_its_traceback(
 def test_a_users_fault_in_a_worker_is_told_as_such(pool: Make) -> None:
     with pytest.raises(FamilyError) as caught:
         list(pool(failure="refused").evaluate([job(1)]))
-    assert caught.value.faults == ("one fault", "another")
+    assert caught.value.problems == ("one error", "another")
 
 
 @pytest.mark.slow

@@ -111,11 +111,11 @@ def test_a_device_that_fails_loses_its_worker(pool: Make, tmp_path: Path) -> Non
 
 
 def test_faults_of_ours_and_of_the_user_are_raised(pool: Make) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*Unsendable: a fault of ours"):
+    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*Unsendable: a error of ours"):
         list(pool(n_workers=1).evaluate([job(1, UNSENDABLE)]))
     with pytest.raises(FamilyError) as caught:
         list(pool(n_workers=1, failure="refused").evaluate([job(1)]))
-    assert caught.value.faults == ("one fault", "another")
+    assert caught.value.problems == ("one error", "another")
 
 
 def test_workers_end_when_the_process_that_searches_is_killed(
@@ -194,7 +194,7 @@ def test_all_options_at_fault_are_told_at_once(tmp_path: Path) -> None:
             group_size=True,
             devices_per_worker=0.00001,
         )
-    assert [fault.partition(":")[0].rpartition(".")[2] for fault in caught.value.faults] == [
+    assert [error.partition(":")[0].rpartition(".")[2] for error in caught.value.problems] == [
         "group_size",
         "n_workers",
         "devices_per_worker",
@@ -204,7 +204,7 @@ def test_all_options_at_fault_are_told_at_once(tmp_path: Path) -> None:
 def test_a_port_that_is_not_a_clusters_is_told_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptailor.workers import ray_cluster
+    from gptailor.workers.ray import cluster as ray_cluster
     from gptailor.workers.ray.ray_pool import RayPool
 
     monkeypatch.setattr(ray_cluster, "_JOIN_S", 1.0)
@@ -220,7 +220,7 @@ def test_a_cluster_of_another_version_is_told(pool: Make, cluster: Any, tmp_path
     from ray._common.usage import usage_constants
     from ray._private import ray_constants
 
-    from gptailor.workers import ray_cluster
+    from gptailor.workers.ray import cluster as ray_cluster
 
     client = ray._raylet.GcsClient(address=cluster.address)
     where = (usage_constants.CLUSTER_METADATA_KEY, ray_constants.KV_NAMESPACE_CLUSTER)
@@ -259,7 +259,7 @@ def test_gpus_are_shared_out_whole_and_in_parts(cluster: Any, pool: Make, tmp_pa
 def test_a_cluster_that_never_has_room_is_not_waited_for_for_ever(
     cluster: Any, pool: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptailor.workers import ray_pool
+    from gptailor.workers.ray import ray_pool
     from gptailor.workers.ray.cluster import Needs
 
     monkeypatch.setattr(ray_pool, "_PATIENCE_S", 0.2)

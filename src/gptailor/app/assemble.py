@@ -26,13 +26,13 @@ from gptailor.engine.cpu.allocator import keep_freed_pages
 from gptailor.engine.device import device_of, dtype_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
-from gptailor.family import Family, MemberSource, load_family, tailored_config
+from gptailor.family import Family, MemberSpec, load_family, tailored_config
 from gptailor.record.compatibility import check_header, refuse_unusable
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.searchers.searcher import Searcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
-from gptailor.tasks.lm_eval.harness import TaskRequest, TaskSplits, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
 from gptailor.workers import WorkerPool
 
 __all__ = [
@@ -79,7 +79,7 @@ class Assembly:
         """Make the configured worker pool; its workers are started when there is work.
 
         Raises:
-            ConfigError: An option, or the machine or cluster it asks for, is at fault.
+            ConfigError: An option, or the machine or cluster it asks for, is invalid.
         """
         return _pool(self.config, self.evaluator, self.recipe)
 
@@ -119,20 +119,20 @@ class EvaluatorRecipe:
         """Put everything together in this process, and hold it against the first one's.
 
         Raises:
-            UserError: Something is at fault here, or differs from where the study runs.
+            UserError: Something is invalid here, or differs from where the study runs.
         """
         engine = self.config.engine.model_copy(update={"device": device, "threads": threads})
         here = {"engine": engine, "workers": PluginConfig(name="local")}
         assembly = assemble(self.config.model_copy(update=here))
         facts = _facts(assembly.family, assembly.tasks)
-        faults = [
+        problems = [
             f"worker on {platform.node()}: the {what} is {facts.get(what)}, but {wanted} where the "
             "study runs; give every machine the same files and versions"
             for what, wanted in self.facts.items()
             if facts.get(what) != wanted
         ]
-        if faults:
-            raise ConfigError(faults)
+        if problems:
+            raise ConfigError(problems)
         return assembly.evaluator
 
 
@@ -171,7 +171,7 @@ def load_members(config: Config, *, home: str | None = None) -> Family:
 def open_tasks(config: Config, family: Family) -> dict[str, TaskSplits]:
     """Load, divide and tokenise the tasks of a config; names to parts, in the config's order."""
     requests = [
-        TaskRequest(
+        TaskSpec(
             name=task.name,
             metric=task.metric,
             split=task.split,
@@ -205,7 +205,7 @@ def assemble(config: Config) -> Assembly:
     """Put everything together: the members loaded, the tasks tokenised, the engine checked.
 
     Raises:
-        UserError: Something in the config, a member or a task is at fault.
+        UserError: Something in the config, a member or a task is invalid.
     """
     keep_freed_pages()
     home = _home(config)
@@ -246,7 +246,7 @@ def assemble(config: Config) -> Assembly:
         outer_variants=_outer_variants(family),
     )
     assembly = Assembly(config, family, tasks, evaluator, space, plan)
-    assembly.searcher(Objective(plan.goals, Scores()))  # its options' faults are told now
+    assembly.searcher(Objective(plan.goals, Scores()))  # its options' problems are told now
     return assembly
 
 
@@ -276,19 +276,19 @@ def _home(config: Config) -> str:
 
 
 def _fitted(config: Config, family: Family) -> tuple[int, dict[str, TaskSplits]]:
-    """Layers to cut, and the tasks; the faults of both are told at once."""
-    faults: list[str] = []
+    """Layers to cut, and the tasks; the problems of both are told at once."""
+    problems: list[str] = []
     n_removed, tasks = 0, {}
     try:
         n_removed = config.n_removed(family.n_layers)
-    except UserError as fault:
-        faults += fault.faults
+    except UserError as error:
+        problems += error.problems
     try:
         tasks = open_tasks(config, family)
-    except UserError as fault:
-        faults += fault.faults
-    if faults:
-        raise ConfigError(faults)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
     return n_removed, tasks
 
 
@@ -317,8 +317,8 @@ def open_study(
     return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
 
 
-def _source(member: MemberConfig) -> MemberSource:
-    return MemberSource(
+def _source(member: MemberConfig) -> MemberSpec:
+    return MemberSpec(
         path=member.path, strength=member.strength, base=member.base, revision=member.revision
     )
 
@@ -387,7 +387,7 @@ def _outer_variants(family: Family) -> tuple[str, ...]:
 
     def differs(member: str) -> bool:
         for part in ("embedding", "norm", "head"):
-            ours, base = family.part(part, member), family.part(part, "base")
+            ours, base = family.outer_part(part, member), family.outer_part(part, "base")
             if any(ours[name] is not base[name] for name in base):
                 return True
         return False

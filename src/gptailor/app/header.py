@@ -50,7 +50,7 @@ def header_of(
         "seed": config.seed,
         "family": {
             "members": list(family.members),
-            "sources": dict(family.sources),
+            "paths": dict(family.paths),
             "n_layers": family.n_layers,
             "parameters": family.parameters,
             "layer_parameters": list(family.layer_parameters),

@@ -1,7 +1,7 @@
 """The command line: one file a verb.
 
-Results go to stdout, progress and faults to stderr. Exit codes: 0 done; 2 the input is at fault,
-told in sentences, or what is told can't be written; 1 a fault of ours, with its traceback, or
+Results go to stdout, progress and problems to stderr. Exit codes: 0 done; 2 the input is invalid,
+told in sentences, or what is told can't be written; 1 a error of ours, with its traceback, or
 nobody reads on; 130 stopped with Ctrl-C. Heavy libraries are imported by the verb that needs them.
 """
 
@@ -45,29 +45,29 @@ app.command("convert")(convert)
 
 
 def main() -> None:
-    """Run one verb; turn a user's fault into sentences and exit code 2."""
+    """Run one verb; turn a user's error into sentences and exit code 2."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a path in a locale without its letters
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
-    except UserError as fault:
-        faults = fault.faults
-    except OSError as fault:
+    except UserError as error:
+        problems = error.problems
+    except OSError as error:
         streams = {"stdout": sys.stdout, "stderr": sys.stderr}
         unwritable = next((name for name, stream in streams.items() if _given_up(stream)), None)
         if unwritable is None:
             raise
-        faults = (f"{unwritable} can't be written: {fault.strerror}",)
-    except (MemoryError, RuntimeError, ImportError) as fault:
-        if not is_out_of_memory(fault):
+        problems = (f"{unwritable} can't be written: {error.strerror}",)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
             raise
-        faults = (_MEMORY,)
+        problems = (_MEMORY,)
     else:
         return
     try:
-        for sentence in faults:
+        for sentence in problems:
             sys.stderr.write(f"error: {sentence}\n")
         sys.stderr.flush()
     except OSError:

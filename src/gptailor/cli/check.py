@@ -1,4 +1,4 @@
-"""``gptailor check``: every fault at once, before anything heavy; and what a search will cost."""
+"""``gptailor check``: every error at once, before anything heavy; and what a search will cost."""
 
 import dataclasses
 import json
@@ -21,13 +21,13 @@ def command(
     config: Annotated[Path, typer.Argument(help="The tailor.yaml.", callback=named)],
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Tell every fault of config, family and tasks; then the plan: trials, tokens, memory, time."""
+    """Tell every error of config, family and tasks; then the plan: trials, tokens, memory, time."""
     from gptailor.config import load_config
     from gptailor.config.schema import PluginConfig
 
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    from gptailor.app.assemble import (  # slow: the config's faults come first
+    from gptailor.app.assemble import (  # slow: the config's problems come first
         assemble,
         probe_workers,
     )

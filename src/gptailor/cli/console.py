@@ -25,12 +25,12 @@ def named(path: Path | None) -> Path | None:
         usable_path(str(path))
         _refuse_nowhere(path)
         path.stat()
-    except ValueError as fault:
-        raise ConfigError(f"the path {fault}") from None
+    except ValueError as error:
+        raise ConfigError(f"the path {error}") from None
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except OSError as fault:
-        raise ConfigError(f"{path}: can't be used: {fault.strerror}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be used: {error.strerror}") from None
     return path
 
 

@@ -41,7 +41,7 @@ def command(
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if run is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
-    from gptailor.app.assemble import (  # slow: faults come first
+    from gptailor.app.assemble import (  # slow: problems come first
         load_members,
         max_length_of,
         open_tasks,
@@ -54,10 +54,10 @@ def command(
     tasks = open_tasks(loaded, family)
     if run is not None:
         digests = {name: task_digest(parts) for name, parts in tasks.items()}
-        faults = changes(recorded_header(run), family.digests, digests, where=run)
-        faults += changed_model(recorded_header(run), model_facts(family), run)
-        if faults:
-            raise ConfigError(faults)
+        problems = changes(recorded_header(run), family.digests, digests, where=run)
+        problems += changed_model(recorded_header(run), model_facts(family), run)
+        if problems:
+            raise ConfigError(problems)
     models = evaluate_side_by_side(
         family,
         tasks,

@@ -58,10 +58,10 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     family = load_members(found.config)
     family.check(found.tailoring)
     if found.header is not None:
-        faults = changes(found.header, family.digests, {}, where=run)
-        faults += changed_model(found.header, model_facts(family), run)
-        if faults:
-            raise ConfigError(faults)
+        problems = changes(found.header, family.digests, {}, where=run)
+        problems += changed_model(found.header, model_facts(family), run)
+        if problems:
+            raise ConfigError(problems)
     kept = [run, *([tailoring] if tailoring is not None else []), *found.files]
     more: dict[str, Any] = {"overwrite": overwrite, "keep": kept}
     if options.format == "gguf":

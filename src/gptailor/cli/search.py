@@ -59,7 +59,7 @@ def _run(config: Path, folder: Path) -> tuple[Trial, dict[str, dict[str, Any]], 
     if (folder / RECORD).exists() and read_record(folder / RECORD):
         read_run(folder)  # every line is held against its kind: a damaged record is told here
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    from gptailor.app.assemble import (  # slow: faults first
+    from gptailor.app.assemble import (  # slow: problems first
         assemble,
         open_study,
         probe_workers,

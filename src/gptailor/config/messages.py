@@ -1,4 +1,4 @@
-"""Faults of a config as sentences that name the file and the key.
+"""Problems of a config as sentences that name the file and the key.
 
 Turns what pydantic says of a config into the house's words: which key, what it must be, what it is,
 and which key may have been meant; and has the checks that several sections share. Knows nothing of
@@ -15,7 +15,7 @@ from gptailor.errors import unknown
 
 __all__ = ["not_empty", "not_many", "sentences", "usable_name", "usable_path"]
 
-_MAX_TOLD = 100  # faults
+_MAX_TOLD = 100  # problems
 _MAX_ITEMS = 1000  # members or tasks of one config
 _MAX_SHOWN = 60  # characters of a value in a message
 _MAX_NAME = 255  # bytes of a file's name, on every common file system
@@ -42,17 +42,17 @@ _BARE = ("missing", "too_short", "string_too_short", "invalid_key")  # the value
 
 
 def sentences(where: str, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """Tell every fault, one sentence each; of very many the first, and how many more there are.
+    """Tell every problem, one sentence each; of very many the first, and how many more there are.
 
     Args:
         where: The file.
         model: What the file was held against.
         error: What pydantic found.
     """
-    faults = error.errors(include_url=False)
-    told = [sentence for fault in faults[:_MAX_TOLD] for sentence in _told(model, fault)]
-    if len(faults) > _MAX_TOLD:
-        told.append(f"and {len(faults) - _MAX_TOLD:,} more faults")
+    problems = error.errors(include_url=False)
+    told = [sentence for problem in problems[:_MAX_TOLD] for sentence in _told(model, problem)]
+    if len(problems) > _MAX_TOLD:
+        told.append(f"and {len(problems) - _MAX_TOLD:,} more problems")
     return [f"{where}: {sentence}" for sentence in told]
 
 
@@ -109,19 +109,19 @@ def not_many(value: object) -> object:
     return value
 
 
-def _told(model: type[BaseModel], fault: Mapping[str, Any]) -> Iterator[str]:
-    location, kind = fault["loc"], fault["type"]
+def _told(model: type[BaseModel], problem: Mapping[str, Any]) -> Iterator[str]:
+    location, kind = problem["loc"], problem["type"]
     key = _key(location)
     if kind == "extra_forbidden":
         known = _section(model, location[:-1]).model_fields
         yield f"{key}: {unknown('key', location[-1], known)}"
     elif kind == "value_error":  # one of our own validators, which says all there is to say
-        for line in str(fault["ctx"]["error"]).splitlines():
+        for line in str(problem["ctx"]["error"]).splitlines():
             within = not key or line.startswith(f"{key}.")  # names a key of its own
             yield line if within else f"{key}: {line}"
     else:
-        told = _TOLD.get(kind) or fault["msg"].replace("Input should be", "must be")
-        yield f"{key}: {told}" + ("" if kind in _BARE else f", not {_shown(fault['input'])}")
+        told = _TOLD.get(kind) or problem["msg"].replace("Input should be", "must be")
+        yield f"{key}: {told}" + ("" if kind in _BARE else f", not {_shown(problem['input'])}")
 
 
 def _key(location: tuple[Any, ...]) -> str:

@@ -1,6 +1,6 @@
 """The whole of ``tailor.yaml`` as frozen data, and how it is read.
 
-Every field is typed, described and bounded; every fault of a file is told at once, with a "did you
+Every field is typed, described and bounded; every error of a file is told at once, with a "did you
 mean" for a misspelt name. Relative paths count from the config's own folder. Knows nothing of how
 the parts are built: `gptailor.app.assemble` does that.
 """
@@ -108,8 +108,8 @@ class FamilyConfig(Frozen):
                 raise ValueError(f"a variant can't be called {name!r}; that is {_TAKEN[name]}")
             try:
                 Source(name)
-            except TailoringError as fault:
-                raise ValueError(str(fault)) from None
+            except TailoringError as error:
+                raise ValueError(str(error)) from None
         return dict(value)
 
 
@@ -299,17 +299,17 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _members_named(self) -> "Config":
         names = [BASE, *self.family.variants]
-        faults = []
+        problems = []
         for index, task in enumerate(self.tasks):
             if task.metric == "divergence" and task.member is None:
-                faults.append(
+                problems.append(
                     f"tasks[{index}]: metric divergence needs 'member', one of {', '.join(names)}"
                 )
             if task.member is not None and task.member not in names:
-                faults.append(f"tasks[{index}].member: {unknown('member', task.member, names)}")
-        faults += _repeated(self.tasks)
-        if faults:
-            raise ValueError("\n".join(faults))
+                problems.append(f"tasks[{index}].member: {unknown('member', task.member, names)}")
+        problems += _repeated(self.tasks)
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     def n_removed(self, n_layers: int) -> int:
@@ -341,28 +341,28 @@ def load_config(path: Path) -> Config:
     Paths in it that are relative to its folder come out absolute.
 
     Raises:
-        ConfigError: Every fault of the file, a sentence each with the file and the key.
+        ConfigError: Every error of the file, a sentence each with the file and the key.
     """
     plain = read_yaml(path)
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: a config is a mapping with 'family', 'remove' and 'tasks'")
     try:
         config = Config.model_validate(plain)
-    except ValidationError as fault:
-        raise ConfigError(sentences(str(path), Config, fault)) from None
+    except ValidationError as error:
+        raise ConfigError(sentences(str(path), Config, error)) from None
     try:
         anchored = _anchored(config, path.resolve().parent)
-    except (OSError, RuntimeError) as fault:  # may not be looked into, or leads round in a circle
-        raise ConfigError(f"{path}: has a path that can't be followed: {fault}") from None
-    faults = _repeated(anchored.tasks)
-    if faults:
-        raise ConfigError([f"{path}: {sentence}" for sentence in faults])
+    except (OSError, RuntimeError) as error:  # may not be looked into, or leads round in a circle
+        raise ConfigError(f"{path}: has a path that can't be followed: {error}") from None
+    problems = _repeated(anchored.tasks)
+    if problems:
+        raise ConfigError([f"{path}: {sentence}" for sentence in problems])
     return anchored
 
 
 def _checked_plugin(registry: Registry, plugin: PluginConfig) -> PluginConfig:
-    if faults := registry.faults(plugin.name, plugin.options):
-        raise ValueError("\n".join(faults))
+    if problems := registry.problems(plugin.name, plugin.options):
+        raise ValueError("\n".join(problems))
     return plugin
 
 

@@ -23,7 +23,7 @@ _OF_LAYER = re.compile(rf"layer_{_NUMBER}_(?:candidate_{_NUMBER}|({_SCALE}|{_OUT
 _FUSION = re.compile(r"layer_selection_method_|.*_paramset_")
 _STACKING = re.compile(r"layer_\d+_(block_\d+|permutation)_selection\Z|scale_\d+\Z")
 _MAX_LAYERS = 10_000
-_MAX_FAULTS = 12
+_MAX_PROBLEMS = 12
 
 
 def is_published(plain: object) -> bool:
@@ -62,17 +62,17 @@ def convert_published(
         The tailoring, and notes: a sentence on each thing that was open or has no effect.
 
     Raises:
-        TailoringError: Every fault of the members and the keys, a sentence each.
+        TailoringError: Every error of the members and the keys, a sentence each.
     """
     _refuse_members(members, n_layers)
-    faults = _strangers(config, where)
-    if faults:
-        raise TailoringError(faults)
+    problems = _strangers(config, where)
+    if problems:
+        raise TailoringError(problems)
     read = _Read(config, n_layers, tuple(members[1:]), where)
-    if read.faults:
-        n_more = len(read.faults) - _MAX_FAULTS
-        more = [f"{where}: and {n_more} more faults of this kind"] if n_more > 0 else []
-        raise TailoringError(read.faults[:_MAX_FAULTS] + more)
+    if read.problems:
+        n_more = len(read.problems) - _MAX_PROBLEMS
+        more = [f"{where}: and {n_more} more problems of this kind"] if n_more > 0 else []
+        raise TailoringError(read.problems[:_MAX_PROBLEMS] + more)
     layers = tuple(
         _spec(layer, layer.number, Source(BASE, place) if compat else None)
         for place, layer in enumerate(read.kept)
@@ -97,13 +97,13 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Read:
-    """What the keys say, and every fault of them."""
+    """What the keys say, and every error of them."""
 
     config: Mapping[str, object]
     n_layers: int
     candidates: tuple[str, ...]
     where: str
-    faults: list[str] = field(init=False, default_factory=list)
+    problems: list[str] = field(init=False, default_factory=list)
     removals: dict[int, list[int]] = field(init=False, default_factory=dict)  # layer: indices
     n_ignored: int = field(init=False, default=0)
     kept: list[_Kept] = field(init=False, default_factory=list)
@@ -114,30 +114,30 @@ class _Read:
         self._refuse_out_of_range({int(found[1]) for found in of_layers})
         told = {int(found[1]) for found in of_layers}
         self.n_ignored = sum(int(found[1]) in self.removals for found in of_layers)
-        if self.faults:
+        if self.problems:
             return
         kept = [layer for layer in range(self.n_layers) if layer not in self.removals]
         missing = [layer for layer in kept if layer not in told]
         if not kept:
-            self._fault("removes every layer; at least one must be kept")
+            self._problem("removes every layer; at least one must be kept")
         elif missing:
             n_told = max(told | set(self.removals), default=-1) + 1
             why = f"its keys fit {n_told} layers, and {self.n_layers} were given"
             if n_told == self.n_layers:
                 why = "the file has lost a remove_idx or the keys of candidates"
-            self._fault(f"says nothing of {_layers(missing)}, neither kept nor removed; {why}")
+            self._problem(f"says nothing of {_layers(missing)}, neither kept nor removed; {why}")
         elif self._candidates_fit(found for found in of_layers if int(found[1]) in kept):
             self.kept = [self._layer(layer) for layer in kept]
 
-    def _fault(self, sentence: str) -> None:
-        self.faults.append(f"{self.where}: {sentence}")
+    def _problem(self, sentence: str) -> None:
+        self.problems.append(f"{self.where}: {sentence}")
 
     def _read_removals(self) -> None:
         found = {int(match[1]): key for key in self.config if (match := _REMOVED.match(key))}
         for index, key in sorted(found.items()):
             layer = _whole(self.config[key])
             if layer is None or not 0 <= layer < self.n_layers:
-                self._fault(
+                self._problem(
                     f"{key} is {_shown(self.config[key])}; "
                     f"it must be a layer's number from 0 to {self.n_layers - 1}"
                 )
@@ -145,12 +145,12 @@ class _Read:
                 self.removals.setdefault(layer, []).append(index)
         gaps = [index for index in range(max(found, default=-1)) if index not in found]
         if gaps:
-            self._fault(f"remove_idx_{gaps[0]} is missing, and remove_idx_{max(found)} is there")
+            self._problem(f"remove_idx_{gaps[0]} is missing, and remove_idx_{max(found)} is there")
 
     def _refuse_out_of_range(self, layers: Iterable[int]) -> None:
         beyond = sorted(layer for layer in layers if layer >= self.n_layers)
         if beyond:
-            self._fault(
+            self._problem(
                 f"has keys of {_layers(beyond)}, but the members were said to have "
                 f"{self.n_layers} layers, 0 to {self.n_layers - 1}"
             )
@@ -158,7 +158,7 @@ class _Read:
     def _candidates_fit(self, found: Iterable[re.Match[str]]) -> bool:
         n_told = max((int(match[2]) + 1 for match in found if match[2]), default=0)
         if n_told != len(self.candidates):
-            self._fault(
+            self._problem(
                 f"has {n_told} candidates a layer, but {len(self.candidates)} members besides "
                 f"the base were named ({', '.join(self.candidates) or 'none'}); "
                 f"name base and {n_told} variants, in the order of the search"
@@ -177,9 +177,11 @@ class _Read:
     def _switch(self, key: str) -> bool:
         value = self.config.get(key)
         if key not in self.config:
-            self._fault(f"{key} is missing; its layer is kept, so each candidate needs a 0 or a 1")
+            self._problem(
+                f"{key} is missing; its layer is kept, so each candidate needs a 0 or a 1"
+            )
         elif not isinstance(value, bool | int | float) or value not in (0, 1):
-            self._fault(f"{key} must be 0 or 1, not {_shown(value)}")
+            self._problem(f"{key} must be 0 or 1, not {_shown(value)}")
         return value in (True, 1)
 
     def _scale(self, key: str, *, needed: bool) -> float | None:
@@ -187,11 +189,11 @@ class _Read:
         if not needed:
             return scale
         if self.config.get(key) is None:
-            self._fault(f"{key} is missing; its layer merges several candidates and needs one")
+            self._problem(f"{key} is missing; its layer merges several candidates and needs one")
         elif scale is not None:
-            fault = MERGE_METHODS[_METHOD].params["scale"].fault(scale)
-            if fault is not None:
-                self._fault(f"{key} {fault}")
+            error = MERGE_METHODS[_METHOD].params["scale"].problem(scale)
+            if error is not None:
+                self._problem(f"{key} {error}")
         return scale
 
     def _number(self, key: str) -> float | None:
@@ -200,34 +202,34 @@ class _Read:
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not abs(value) < math.inf:  # type: ignore[arg-type]  # NaN is not below
-            self._fault(f"{key} must be a finite number, not {_shown(value)}")
+            self._problem(f"{key} must be a finite number, not {_shown(value)}")
             return None
         return value if isinstance(value, float) else float(_bounded(value))
 
 
 def _refuse_members(members: Sequence[str], n_layers: int) -> None:
-    faults = []
+    problems = []
     for name in members:
         try:
             Source(name)
-        except TailoringError as fault:
-            faults += [f"members: {sentence}" for sentence in fault.faults]
+        except TailoringError as error:
+            problems += [f"members: {sentence}" for sentence in error.problems]
     if not members or members[0] != BASE:
         first = f", not {members[0]!r}" if members else ""
-        faults.append(
+        problems.append(
             f"members: the first must be {BASE!r}{first}; a tailoring calls the base so, "
             "and the others by the names that the config gives them"
         )
     twice = [name for name in dict.fromkeys(members) if members.count(name) > 1]
-    faults += [f"members: {name!r} is named {members.count(name)} times" for name in twice]
+    problems += [f"members: {name!r} is named {members.count(name)} times" for name in twice]
     if not 1 <= n_layers <= _MAX_LAYERS:
-        faults.append(f"layers: must be a number from 1 to {_MAX_LAYERS:,}, not {n_layers}")
-    if faults:
-        raise TailoringError(faults)
+        problems.append(f"layers: must be a number from 1 to {_MAX_LAYERS:,}, not {n_layers}")
+    if problems:
+        raise TailoringError(problems)
 
 
 def _strangers(config: Mapping[str, object], where: str) -> list[str]:
-    """Faults of the kind of search, or of keys that mean nothing to it."""
+    """Problems of the kind of search, or of keys that mean nothing to it."""
     if any(_FUSION.match(key) for key in config):
         return [
             f"{where}: is a result of the layer-wise fusion search (lfs), which merges attention, "

@@ -49,7 +49,9 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
     Raises:
         TailoringError: The file can't be read, or holds no candidate, or several and none is named.
     """
-    plain = _parsed(path, read_text(path, most=_MAX_BYTES, noun="JSON file", error=TailoringError))
+    plain = _parsed(
+        path, read_text(path, most=_MAX_BYTES, noun="JSON file", error_type=TailoringError)
+    )
     if is_published(plain):
         if trial is not None:
             raise TailoringError(f"{path}: holds a single candidate; leave the trial's name out")
@@ -72,14 +74,14 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
 def _parsed(path: Path, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_mapping)
-    except (ValueError, RecursionError) as fault:
+    except (ValueError, RecursionError) as error:
         lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) > 1 and "Extra data" in str(fault):
+        if len(lines) > 1 and "Extra data" in str(error):
             try:  # one JSON object a line
                 return [json.loads(line, object_pairs_hook=_mapping) for line in lines]
             except (ValueError, RecursionError):
                 pass
-        told = " ".join(str(fault).split())[:200]
+        told = " ".join(str(error).split())[:200]
         raise TailoringError(f"{path}: not usable as JSON: {told}") from None
 
 

@@ -79,7 +79,7 @@ class LayerSpec:
             first source's position. Only methods that need a base have one.
 
     Raises:
-        TailoringError: The method is unknown, or a parameter, the sources or the base are at fault.
+        TailoringError: The method is unknown, or a parameter, the sources or the base are invalid.
     """
 
     sources: tuple[Source, ...]
@@ -219,9 +219,9 @@ def _checked_params(
         if key not in known:
             raise TailoringError(unknown(f"parameter of {facts.name}", key, known))
     for key, limits in facts.params.items():
-        fault = limits.fault(params.get(key, limits.default))
-        if fault is not None:
-            raise TailoringError(f"{facts.name}: {key} {fault}")
+        error = limits.problem(params.get(key, limits.default))
+        if error is not None:
+            raise TailoringError(f"{facts.name}: {key} {error}")
     filled: dict[str, Value] = {}
     for key, limits in facts.params.items():
         value: Any = params.get(key, limits.default)

@@ -38,11 +38,11 @@ class Range:
         high = self.high if self.search_high is None else self.search_high
         return low, high
 
-    def fault(self, value: object) -> str | None:
+    def problem(self, value: object) -> str | None:
         """Say what is wrong with `value`, or None.
 
         Example:
-            >>> Range(0.0, 1.0, default=0.5).fault(3)
+            >>> Range(0.0, 1.0, default=0.5).problem(3)
             'must be a number from 0 to 1, not 3'
         """
         kind = "whole number" if self.integer else "number"
@@ -67,7 +67,7 @@ class Choice:
     default: str
     tunable: bool = True
 
-    def fault(self, value: object) -> str | None:
+    def problem(self, value: object) -> str | None:
         """Say what is wrong with `value`, or None."""
         if value in self.options:
             return None

@@ -28,7 +28,7 @@ class Registry:
         builtin: Name to ``"module:attribute"``.
         group: The entry point group that other packages add to, such as ``gptailor.searchers``.
         reserved: Arguments that the program fills in, never the user.
-        checks: Name to the ``"module:attribute"`` that tells the faults of its options' values, a
+        checks: Name to the ``"module:attribute"`` that tells the problems of its options' values, a
             sentence each.
     """
 
@@ -49,7 +49,7 @@ class Registry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every known name: built in, of installed packages, then loaded by ``module:attribute``."""
+        """Known names: built in, of installed packages, then loaded as ``module:attribute``."""
         return tuple(dict.fromkeys((*self.builtin, *self._entry_points, *self._loaded)))
 
     def __contains__(self, name: object) -> bool:
@@ -89,8 +89,8 @@ class Registry:
     def _imported(self, name: str, place: str) -> Any:
         try:
             return _imported(place)
-        except ModuleNotFoundError as fault:
-            missing = str(fault.name).partition(".")[0]
+        except ModuleNotFoundError as error:
+            missing = str(error.name).partition(".")[0]
             if missing == "gptailor":  # our own mistake, not the user's
                 raise
             raise ConfigError(
@@ -103,22 +103,22 @@ class Registry:
                 "as module:attribute"
             ) from None
 
-    def faults(self, name: str, options: Mapping[str, object]) -> list[str]:
-        """Hold options against the plug-in's signature and check; one sentence for each fault."""
+    def problems(self, name: str, options: Mapping[str, object]) -> list[str]:
+        """Hold options against the plug-in's signature and check; one sentence for each error."""
         try:
             plugin = self.load(name)
-        except ConfigError as fault:
-            return list(fault.faults)
+        except ConfigError as error:
+            return list(error.problems)
         known = self._options(plugin)
-        faults = [
+        problems = [
             unknown(f"option of {self.noun} {name}", key, known)
             for key in options
             if key not in known
         ]
         if name in self._checks:
             told: list[str] = _imported(self._checks[name])(options)
-            faults += told
-        return faults
+            problems += told
+        return problems
 
     def defaults(self, name: str) -> dict[str, Any]:
         """The plug-in's options that may be left out, and what they are then.
@@ -167,7 +167,7 @@ WORKERS = Registry(
     group="gptailor.workers",
     reserved=("evaluator", "recipe"),
     checks={
-        "local": "gptailor.workers.option_checks:local_faults",
-        "ray": "gptailor.workers.option_checks:ray_faults",
+        "local": "gptailor.workers.option_checks:local_problems",
+        "ray": "gptailor.workers.option_checks:ray_problems",
     },
 )

@@ -52,7 +52,7 @@ class Tailoring:
                 raise TailoringError(
                     f"layers[{index}]: {spec} names no layer; write 'member:layer'"
                 )
-        for part, spec in reversed(self.parts.items()):  # the head before the norm it gives
+        for part, spec in reversed(self.outer_parts.items()):  # the head before the norm it gives
             if any(source.layer is not None for source in spec.sources):
                 raise TailoringError(f"{part}: {spec} names a layer; write the member alone")
         own = hash((self.layers, self.embedding, self.norm, self.head))
@@ -66,7 +66,7 @@ class Tailoring:
         return Tailoring, (self.layers, self.embedding, self.norm, self.head)
 
     @property
-    def parts(self) -> dict[str, LayerSpec]:
+    def outer_parts(self) -> dict[str, LayerSpec]:
         """What stands outside the layers: ``embedding``, ``norm`` and ``head``."""
         norm = self.head if self.norm is None else self.norm
         return {"embedding": self.embedding, "norm": norm, "head": self.head}
@@ -93,39 +93,39 @@ class Tailoring:
             tied: Whether the members use the embedding as the head.
 
         Raises:
-            TailoringError: Every fault, a sentence each.
+            TailoringError: Every error, a sentence each.
         """
         if len(self.layers) > _MAX_LAYERS:
             raise TailoringError(
                 f"layers: has {len(self.layers):,} layers; at most {_MAX_LAYERS:,} are made"
             )
-        faults = []
+        problems = []
         for place, spec in self._places():
             sources = [*spec.sources, *([spec.base] if spec.base else [])]
             for source in dict.fromkeys(sources):
                 if source.member not in members:
-                    faults.append(f"{place}: {unknown('member', source.member, members)}")
+                    problems.append(f"{place}: {unknown('member', source.member, members)}")
                 elif source.layer is not None and source.layer >= n_layers:
-                    faults.append(
+                    problems.append(
                         f"{place}: {source} does not exist; layers go from 0 to {n_layers - 1}"
                     )
         if tied and self.embedding != self.head:
-            faults.append(
+            problems.append(
                 f"head: is {self.head} but the embedding is {self.embedding}; the members of this "
                 "family tie the two, so name the same giver for both"
             )
-        if faults:
-            raise TailoringError(faults)
+        if problems:
+            raise TailoringError(problems)
 
     def _places(self) -> list[tuple[str, LayerSpec]]:
         layers = [(f"layers[{index}]", spec) for index, spec in enumerate(self.layers)]
-        return layers + list(self.parts.items())
+        return layers + list(self.outer_parts.items())
 
     def to_plain(self) -> dict[str, Any]:
         """The YAML form, short wherever it can be."""
         plain: dict[str, Any] = {"format": FORMAT, "embedding": self.embedding.to_plain()}
         if self.norm not in (None, self.head):
-            plain["norm"] = self.parts["norm"].to_plain()
+            plain["norm"] = self.outer_parts["norm"].to_plain()
         plain["head"] = self.head.to_plain()
         return plain | {"layers": [spec.to_plain() for spec in self.layers]}
 
@@ -143,31 +143,31 @@ class Tailoring:
         """Read a ``tailoring.yaml``.
 
         Raises:
-            TailoringError: The file can't be read, or what it says is at fault.
+            TailoringError: The file can't be read, or what it says is invalid.
         """
-        return cls.from_plain(read_yaml(path, error=TailoringError), where=str(path))
+        return cls.from_plain(read_yaml(path, error_type=TailoringError), where=str(path))
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "tailoring") -> "Tailoring":
         """Read the text of a ``tailoring.yaml``."""
-        return cls.from_plain(parse_yaml(text, where=where, error=TailoringError), where=where)
+        return cls.from_plain(parse_yaml(text, where=where, error_type=TailoringError), where=where)
 
     @classmethod
     def from_plain(cls, plain: object, where: str = "tailoring") -> "Tailoring":
-        """Read the YAML form, telling every fault at once.
+        """Read the YAML form, telling every error at once.
 
         Raises:
-            TailoringError: Every fault, each naming `where` and the key.
+            TailoringError: Every error, each naming `where` and the key.
         """
         if not isinstance(plain, Mapping):
             raise TailoringError(f"{where}: a tailoring is a mapping with 'format' and 'layers'")
         keys = ("format", "embedding", "norm", "head", "layers")
-        faults = [f"{where}: {unknown('key', key, keys)}" for key in plain if key not in keys]
+        problems = [f"{where}: {unknown('key', key, keys)}" for key in plain if key not in keys]
         if plain.get("format") != FORMAT:
-            faults.append(f"{where}: format: must be {FORMAT!r}, not {plain.get('format')!r}")
+            problems.append(f"{where}: format: must be {FORMAT!r}, not {plain.get('format')!r}")
         layers = plain.get("layers")
         if not isinstance(layers, list) or not layers:
-            faults.append(f"{where}: layers: must be a list with at least one layer")
+            problems.append(f"{where}: layers: must be a list with at least one layer")
             layers = []
         read: dict[str, LayerSpec] = {}
         named = [(f"layers[{index}]", item) for index, item in enumerate(layers)]
@@ -175,12 +175,12 @@ class Tailoring:
         for place, item in named:
             try:
                 read[place] = LayerSpec.from_plain(item)
-            except UserError as fault:
-                faults += [f"{where}: {place}: {sentence}" for sentence in fault.faults]
-        if faults:
-            raise TailoringError(faults)
+            except UserError as error:
+                problems += [f"{where}: {place}: {sentence}" for sentence in error.problems]
+        if problems:
+            raise TailoringError(problems)
         parts = {key: read.pop(key) for key in keys[1:4] if key in read}
         try:
             return cls(tuple(read.values()), **parts)
-        except TailoringError as fault:
-            raise TailoringError([f"{where}: {sentence}" for sentence in fault.faults]) from None
+        except TailoringError as error:
+            raise TailoringError([f"{where}: {sentence}" for sentence in error.problems]) from None

@@ -202,8 +202,8 @@ class Engine:
             walk = _Walk(self, tailorings, block, teachers, numbers)
             for root in prefix_trie(tailorings):
                 walk.begin(root)
-        except (RuntimeError, MemoryError) as fault:
-            if not is_out_of_memory(fault):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             logger.warning("out of memory on %d batches; trying smaller ones", len(block))
             return None

@@ -19,7 +19,7 @@ from gptailor.engine.engine import Engine
 from gptailor.errors import FamilyError, TailoringError, is_out_of_memory
 from gptailor.family import Family, tailored_config
 from gptailor.family.empty_model import model_around
-from gptailor.family.weight_files import LIBRARY_FAULTS, one_line
+from gptailor.family.weight_files import LIBRARY_ERRORS, one_line
 from gptailor.tasks.task import Passage
 
 __all__ = ["plain_logprobs", "refuse_inexact"]
@@ -70,13 +70,13 @@ def _apart(
     ordered = sum((batch.passages for batch in batches), ())
     try:
         plain = plain_logprobs(model.to(engine.device), ordered)
-    except LIBRARY_FAULTS as fault:
-        if is_out_of_memory(fault):
+    except LIBRARY_ERRORS as error:
+        if is_out_of_memory(error):
             raise
         raise FamilyError(
-            f"{engine.family.sources[BASE]}: the model that transformers makes of it can't be run "
-            f"({one_line(fault)}); mend its config.json"
-        ) from fault
+            f"{engine.family.paths[BASE]}: the model that transformers makes of it can't be run "
+            f"({one_line(error)}); mend its config.json"
+        ) from error
     result = engine.run([tailoring], batches)[0]
     if result.targets is None:
         raise FamilyError(f"the base can't be run: {result.failure}")

@@ -22,7 +22,7 @@ from gptailor.engine.cpu.attention import speed_up_attention
 from gptailor.engine.cpu.onednn_linear import speed_up_linear
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layers_path
-from gptailor.family.layer_weights import part_weights
+from gptailor.family.layer_weights import outer_weights
 
 __all__ = ["Inputs", "Skeleton"]
 
@@ -140,12 +140,12 @@ class Skeleton:
 
     def _model(self, tailoring: Tailoring) -> Any:
         """The model without layers whose parts are those of the tailoring; made once."""
-        parts = tailoring.parts
+        parts = tailoring.outer_parts
         key = tuple(parts.values())
         if key not in self._models:
             state: dict[str, Tensor] = {}
             for part, spec in parts.items():
-                state |= part_weights(self._family, part, spec, self._family.dtype)
+                state |= outer_weights(self._family, part, spec, self._family.dtype)
             model = copy.deepcopy(self._bare)
             model.load_state_dict(state, strict=False, assign=True)
             model.tie_weights()
@@ -171,8 +171,8 @@ class Skeleton:
         for tuples in (False, True):
             try:
                 calls = self._tapped(model, tokens, positions, tuples=tuples)
-            except (TypeError, AttributeError, IndexError, ValueError, RuntimeError) as fault:
-                reasons.append(fault)
+            except (TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+                reasons.append(error)
                 continue
             if len(calls) == len(self.templates) and all(h is calls[0][0] for h, _ in calls):
                 return tuples

@@ -90,7 +90,7 @@ def evaluate_side_by_side(
         else:
             live = model_around(family.config, family.states[name], family.dtype)
             path, parameters = (
-                family.sources[name],
+                family.paths[name],
                 sum(t.numel() for t in family.states[name].values()),
             )
         try:
@@ -217,8 +217,8 @@ def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), trust_remote_code=False, local_files_only=True
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as fault:
-        told = str(fault).splitlines() or [type(fault).__name__]
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        told = str(error).splitlines() or [type(error).__name__]
         raise ExportError(f"{folder}: can't be loaded: {told[0]}; {again}") from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:

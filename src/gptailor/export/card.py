@@ -37,7 +37,7 @@ class CardFacts:
         name: What the model is called.
         tailoring: How it was made.
         n_layers: How many layers each member has.
-        sources: Member to where it came from: a hub id, a folder, a file.
+        paths: Member to where it came from: a hub id, a folder, a file.
         licence: The base's licence, as hub metadata writes it; None if not known.
         languages: Language codes, if known.
         parameters: Of the base and of the result; None if not known.
@@ -53,7 +53,7 @@ class CardFacts:
     name: str
     tailoring: Tailoring
     n_layers: int
-    sources: Mapping[str, str]
+    paths: Mapping[str, str]
     licence: str | None = None
     languages: tuple[str, ...] = ()
     parameters: tuple[int, int] | None = None
@@ -89,7 +89,7 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _front_matter(facts: CardFacts) -> str:
-    sources = [facts.sources.get(member) for member in _members_used(facts.tailoring)]
+    sources = [facts.paths.get(member) for member in _members_used(facts.tailoring)]
     named = [_hub_name(place_of(source)) for source in sources if source is not None]
     ids = list(dict.fromkeys(name for name in named if name))
     data = ModelCardData(
@@ -156,7 +156,7 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
 
 def _members(facts: CardFacts) -> str:
     rows = [
-        (_text(member), _text(facts.sources.get(member, "not known")))
+        (_text(member), _text(facts.paths.get(member, "not known")))
         for member in _members_used(facts.tailoring)
     ]
     table = _table(("member", "where it came from"), rows)
@@ -198,7 +198,7 @@ def _meaning(metric: str) -> str:
 def _lineage(facts: CardFacts) -> str:
     layers = facts.tailoring.layers
     rows = [(str(index), *_origin(spec)) for index, spec in enumerate(layers)]
-    rows += [(part, *_origin(spec)) for part, spec in facts.tailoring.parts.items()]
+    rows += [(part, *_origin(spec)) for part, spec in facts.tailoring.outer_parts.items()]
     drawn_on = {source.layer for spec in layers for source in spec.sources}
     cut = [layer for layer in range(facts.n_layers) if layer not in drawn_on]
     told = f"Cut: {', '.join(map(str, cut))}." if cut else "No layer was cut."
@@ -241,7 +241,7 @@ def _pruned(facts: CardFacts) -> tuple[str, list[int]]:
     Nothing where layers differ in kind: llama.cpp goes by a block's number there, or by lists that
     it leaves as long as they were.
     """
-    specs = [*facts.tailoring.layers, *facts.tailoring.parts.values()]
+    specs = [*facts.tailoring.layers, *facts.tailoring.outer_parts.values()]
     members = {member for spec in specs for member in spec.members}
     kept = [spec.position for spec in facts.tailoring.layers]
     merged = any(spec.method is not None for spec in specs)
@@ -259,7 +259,7 @@ def _made_with(facts: CardFacts) -> str:
 
 def _members_used(tailoring: Tailoring) -> list[str]:
     """The base, then every variant whose weights are in the result, in order of appearance."""
-    specs = [*tailoring.layers, *tailoring.parts.values()]
+    specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
 
 

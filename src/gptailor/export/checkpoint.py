@@ -72,7 +72,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     family.check(tailoring)
     tokenizer = family.tokenizer
     n_bytes = _n_bytes(family, tailoring, dtype)
-    needed = [*keep, *places_of(family.sources)]
+    needed = [*keep, *places_of(family.paths)]
     with (
         quiet(),
         written_beside(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
@@ -113,7 +113,7 @@ def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
         name=name,
         tailoring=tailoring,
         n_layers=family.n_layers,
-        sources=family.sources,
+        paths=family.paths,
         licence=family.licence,
         parameters=(before + outside, after + outside),
         notes=family.notes,

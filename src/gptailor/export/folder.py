@@ -35,7 +35,7 @@ def written_beside(
 ) -> Iterator[Path]:
     """Give a new folder to write into; when all went well it takes the place of `folder`.
 
-    After a fault, whatever its kind, `folder` is as it was and nothing is left beside it. A list
+    After a error, whatever its kind, `folder` is as it was and nothing is left beside it. A list
     of the files is added, by which a later export knows that all it replaces was written by us.
     What a killed export left beside is swept away by the next.
 
@@ -69,7 +69,7 @@ def file_beside(
 ) -> Iterator[Path]:
     """Give the path of a new file to write; when all went well it takes the place of `file`.
 
-    After a fault, whatever its kind, `file` is as it was and nothing is left beside it.
+    After a error, whatever its kind, `file` is as it was and nothing is left beside it.
 
     Args:
         file: Where it shall stand in the end.
@@ -106,16 +106,16 @@ def _told_to_user(place: Path) -> Iterator[None]:
     """What the system or a library says of a file becomes a sentence about `place`."""
     try:
         yield
-    except (OSError, SafetensorError) as fault:
+    except (OSError, SafetensorError) as error:
         raise ExportError(
-            f"{place}: can't be written: {_told(fault)}; free the space or name another "
+            f"{place}: can't be written: {_told(error)}; free the space or name another "
             "place (nothing was left behind)"
-        ) from fault
+        ) from error
 
 
 @contextmanager
 def _beside(place: Path, parent: Path, n_bytes: int) -> Iterator[Path]:
-    """A new locked folder in `parent`, which is made too; after a fault both are gone again."""
+    """A new locked folder in `parent`, which is made too; after a error both are gone again."""
     made: list[Path] = []
     beside: Path | None = None
     lock = -1
@@ -139,8 +139,8 @@ def _beside(place: Path, parent: Path, n_bytes: int) -> Iterator[Path]:
 def _resolved(folder: Path) -> Path:
     try:
         return folder.resolve()
-    except (RuntimeError, ValueError) as fault:  # a loop of links; a NUL in the name
-        raise ExportError(f"{str(folder)!r}: is not a usable path: {fault}") from None
+    except (RuntimeError, ValueError) as error:  # a loop of links; a NUL in the name
+        raise ExportError(f"{str(folder)!r}: is not a usable path: {error}") from None
 
 
 def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Path]) -> None:
@@ -272,11 +272,11 @@ def _exchanged(first: Path, second: Path) -> bool:
 def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()
-    except OSError as fault:
-        logger.debug("%s stays: %s", folder, fault)
+    except OSError as error:
+        logger.debug("%s stays: %s", folder, error)
 
 
-def _told(fault: OSError | SafetensorError) -> str:
-    if isinstance(fault, OSError) and fault.strerror:
-        return fault.strerror.lower()
-    return str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+def _told(error: OSError | SafetensorError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -46,29 +46,29 @@ class ExportOptions:
             2000000000
 
         Raises:
-            ConfigError: Every fault at once.
+            ConfigError: Every error at once.
         """
         if format_ not in FORMATS:
             raise ConfigError(f"--format: must be one of {', '.join(FORMATS)}, not {format_!r}")
-        faults = []
+        problems = []
         known = _DTYPES.get(format_)
         if dtype is not None and known is None:
-            faults.append(f"--dtype: says nothing with --format {format_}; leave it out")
+            problems.append(f"--dtype: says nothing with --format {format_}; leave it out")
         elif dtype is not None and known is not None and dtype not in known:
-            faults.append(
+            problems.append(
                 f"--dtype: must be one of {', '.join(known)} with --format {format_}, not {dtype!r}"
             )
         if shard_size is not None and format_ != "hf":
-            faults.append(f"--shard-size: says nothing with --format {format_}; leave it out")
+            problems.append(f"--shard-size: says nothing with --format {format_}; leave it out")
         n_bytes = _bytes_of(shard_size) if shard_size is not None and format_ == "hf" else None
         if n_bytes == 0:
-            faults.append(
+            problems.append(
                 f"--shard-size: must be a size above 0 such as 2GB or 500MiB, not {shard_size!r}"
             )
         if format_ == "gguf" and out.suffix != ".gguf":
-            faults.append(f"--out: a GGUF file's name must end in .gguf, not {out.name!r}")
-        if faults:
-            raise ConfigError(faults)
+            problems.append(f"--out: a GGUF file's name must end in .gguf, not {out.name!r}")
+        if problems:
+            raise ConfigError(problems)
         return cls(format_, dtype, n_bytes)
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.family import Family
-from gptailor.family.layer_weights import layer_weights, part_weights
+from gptailor.family.layer_weights import layer_weights, outer_weights
 
 __all__ = ["tailored_weights"]
 
@@ -44,8 +44,8 @@ def tailored_weights(
 def _named(
     family: Family, tailoring: Tailoring, path: str, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    for part, spec in tailoring.parts.items():
-        yield from part_weights(family, part, spec, dtype).items()
+    for part, spec in tailoring.outer_parts.items():
+        yield from outer_weights(family, part, spec, dtype).items()
     for index, spec in enumerate(tailoring.layers):
         for name, tensor in layer_weights(family, spec, dtype).items():
             yield f"{path}.{index}.{name}", tensor

@@ -11,11 +11,11 @@ from gptailor.family.architecture import (
 )
 from gptailor.family.family import Family
 from gptailor.family.loading import load_family
-from gptailor.family.members import MemberSource
+from gptailor.family.members import MemberSpec
 
 __all__ = [
     "Family",
-    "MemberSource",
+    "MemberSpec",
     "layer_kinds",
     "layers_path",
     "load_family",

@@ -24,7 +24,7 @@ from gptailor.family.members import OpenedMember
 from gptailor.family.multimodal import language_model, names_whole
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (
-    LIBRARY_FAULTS,
+    LIBRARY_ERRORS,
     one_line,
     read_json,
     refuse_links,
@@ -161,8 +161,8 @@ def _weights_of(folder: Path) -> dict[str, Tensor]:
         raise FamilyError(_no_weights(path))
     try:
         weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as fault:
-        raise FamilyError(f"{path} {unreadable(path, fault)}") from fault
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FamilyError(f"{path} {unreadable(path, error)}") from error
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise FamilyError(f"{path}: tensor {name} holds values that are not finite")
@@ -221,10 +221,10 @@ def _merged(
             state = language_model(merged).state_dict()
             found = {name: tensor.detach() for name, tensor in state.items() if name in base.state}
             computed = _logits(model_around(base.config, found, torch.float32))
-    except LIBRARY_FAULTS as fault:
+    except LIBRARY_ERRORS as error:
         raise FamilyError(
-            f"{folder}: the adapter does not fit {base.origin}: {one_line(fault)}"
-        ) from fault
+            f"{folder}: the adapter does not fit {base.origin}: {one_line(error)}"
+        ) from error
     _refuse_inexact(folder, base, expected, computed)
     return found
 

@@ -37,7 +37,7 @@ from gptailor.family.members import OpenedMember
 from gptailor.family.multimodal import MultimodalWrapper, language_model, multimodal_wrapper_of
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (
-    LIBRARY_FAULTS,
+    LIBRARY_ERRORS,
     StoredTensor,
     one_line,
     read_json,
@@ -96,8 +96,8 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
                 local_files_only=True,
                 attn_implementation="eager",  # weights are wanted, not speed
             )
-    except LIBRARY_FAULTS as fault:
-        raise FamilyError(f"{folder}: transformers can't open it: {one_line(fault)}") from fault
+    except LIBRARY_ERRORS as error:
+        raise FamilyError(f"{folder}: transformers can't open it: {one_line(error)}") from error
     refuse_misfits(folder, info)
     model = language_model(whole)
     multimodal_wrapper, config = multimodal_wrapper_of(whole, model, folder), text_config(config)
@@ -152,13 +152,13 @@ def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
             if not isinstance(tokenizer.model_max_length, int | float):
                 raise TypeError(f"model_max_length is {tokenizer.model_max_length!r}")
             return tokenizer
-    except Exception as fault:  # the tokenizers library raises bare Exception
-        why = one_line(fault)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        why = one_line(error)
         if "trust_remote_code" in why or "custom code" in why:
             why = (
                 "it needs code that comes with it, which is never run; save it as a tokenizer.json"
             )
-        raise FamilyError(f"{folder}: its tokenizer can't be read: {why}") from fault
+        raise FamilyError(f"{folder}: its tokenizer can't be read: {why}") from error
 
 
 def _refuse_types(
@@ -190,21 +190,21 @@ def refuse_misfits(path: Path, info: Mapping[str, Any], noun: str = "files") -> 
         FamilyError: Tensors that are missing, unknown, or of another shape.
     """
     lack, hold = ("lack", "hold unknown") if noun == "files" else ("lacks", "holds unknown")
-    faults = []
+    problems = []
     for names, word in (
         (sorted(info["missing_keys"]), lack),
         (sorted(info["unexpected_keys"]), hold),
     ):
         if names:
-            faults.append(f"{path}: the {noun} {word} {len(names)} tensors ({told(names)})")
-    faults += [
+            problems.append(f"{path}: the {noun} {word} {len(names)} tensors ({told(names)})")
+    problems += [
         f"{path}: tensor {name} has shape {tuple(found)} but the config needs {tuple(needed)}"
         for name, found, needed in sorted(info["mismatched_keys"])[:_TOLD]
     ]
     if info["error_msgs"]:
-        faults.append(f"{path}: {one_line(ValueError(info['error_msgs'][0]))}")
-    if faults:
-        raise FamilyError(faults)
+        problems.append(f"{path}: {one_line(ValueError(info['error_msgs'][0]))}")
+    if problems:
+        raise FamilyError(problems)
 
 
 def _config_of(folder: Path) -> PreTrainedConfig:
@@ -221,12 +221,12 @@ def _config_of(folder: Path) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
-    except LIBRARY_FAULTS as fault:
-        raise FamilyError(f"{path}: transformers can't read it: {one_line(fault)}") from fault
+    except LIBRARY_ERRORS as error:
+        raise FamilyError(f"{path}: transformers can't read it: {one_line(error)}") from error
     try:
         refuse_unsupported(config)
-    except FamilyError as fault:
-        raise FamilyError([f"{path}: {sentence}" for sentence in fault.faults]) from None
+    except FamilyError as error:
+        raise FamilyError([f"{path}: {sentence}" for sentence in error.problems]) from None
     return config
 
 
@@ -255,19 +255,19 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     _refuse_code(path, fields)
     inside = [part for name, part in fields.items() if name.endswith("_config")]
     parts = (fields, *(part for part in inside if isinstance(part, dict)))
-    faults = [
+    problems = [
         f"{path}: {name} is {part[name]!r}; it must be a whole number of 1 to {_MAX_SIZE}"
         for part in parts
         for name in (*_SIZES, *_MORE_SIZES)
         if isinstance(part.get(name), int | float) and not _is_size(part[name])
     ]
-    faults += [
+    problems += [
         f"{path}: num_labels is {part['num_labels']!r}; a language model has no use for them"
         for part in parts
         if isinstance(part.get("num_labels"), int | float) and part["num_labels"] > _MAX_LABELS
     ]
-    if faults:
-        raise FamilyError(faults)
+    if problems:
+        raise FamilyError(problems)
 
 
 def _refuse_code(path: Path, fields: Mapping[str, Any]) -> None:
@@ -303,24 +303,24 @@ def _refuse_shortfall(
         )
     try:
         model = skeleton_of(config, torch.float32)
-    except LIBRARY_FAULTS as fault:
+    except LIBRARY_ERRORS as error:
         raise FamilyError(
-            f"{folder / 'config.json'}: no model can be made of it: {one_line(fault)}"
-        ) from fault
+            f"{folder / 'config.json'}: no model can be made of it: {one_line(error)}"
+        ) from error
     needed = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     _refuse_types(folder, stored, needed)
     # by count, for some architectures have other names on disk than in memory
     n_needed, n_held = (sum(map(math.prod, shapes.values())) for shapes in (needed, held))
     if n_needed <= n_held:
         return
-    faults = [
+    problems = [
         f"{folder}: tensor {name} has shape {held[name]} but the config needs {shape}"
         for name, shape in needed.items()
         if name in held and held[name] != shape
     ][:_TOLD]
     missing = sorted(needed.keys() - held.keys())
     if missing:
-        faults.append(f"{folder}: the files lack {len(missing)} tensors ({told(missing)})")
+        problems.append(f"{folder}: the files lack {len(missing)} tensors ({told(missing)})")
     raise FamilyError(
-        faults or f"{folder}: the config needs {n_needed} parameters, the files hold {n_held}"
+        problems or f"{folder}: the config needs {n_needed} parameters, the files hold {n_held}"
     )

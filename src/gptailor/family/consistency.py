@@ -17,7 +17,7 @@ from gptailor.family.layout import Layout
 from gptailor.family.members import OpenedMember
 from gptailor.family.vocabulary import match_rows, row_tensors
 
-__all__ = ["config_faults", "fitted", "value_faults"]
+__all__ = ["config_problems", "fitted", "value_problems"]
 
 _TOLD = 5  # of many tensors
 # what may differ without the weights meaning something else
@@ -34,7 +34,7 @@ _IGNORED = frozenset(
 _NOTED = ("max_position_embeddings", "n_positions")
 
 
-def config_faults(
+def config_problems(
     name: str, where: str, config: PreTrainedConfig, base: PreTrainedConfig
 ) -> list[str]:
     """Tell which fields of the configs differ that must not."""
@@ -48,9 +48,9 @@ def config_faults(
     fields = [field.name for field in dataclasses.fields(base) if field.name not in common]
     layers = str(base.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
     if theirs.get(layers) != ours.get(layers):  # lists of another length would only repeat it
-        return [_field_fault(name, where, layers, (theirs.get(layers), ours.get(layers)))]
+        return [_field_problem(name, where, layers, (theirs.get(layers), ours.get(layers)))]
     return [
-        _field_fault(name, where, field, (theirs.get(field), ours.get(field)))
+        _field_problem(name, where, field, (theirs.get(field), ours.get(field)))
         for field in fields
         if field not in _IGNORED and not _same(theirs.get(field), ours.get(field))
     ]
@@ -68,29 +68,33 @@ def fitted(
         layout: The base's.
 
     Returns:
-        The weights; faults, one sentence each; notes, one sentence each.
+        The weights; problems, one sentence each; notes, one sentence each.
     """
-    faults = config_faults(name, member.where, member.config, base.config)
+    problems = config_problems(name, member.where, member.config, base.config)
     if member.config.model_type != base.config.model_type:
-        return {}, faults, []
+        return {}, problems, []
     if layout.embedding not in member.state:
-        return {}, faults + _tensor_faults(name, member.where, member.state, base.state), []
+        return {}, problems + _tensor_problems(name, member.where, member.state, base.state), []
     sizes = [state[layout.embedding].shape[0] for state in (member.state, base.state)]
     tokenizers = (member.tokenizer, base.tokenizer)
     matching, unlike = match_rows(name, member.where, tokenizers, (sizes[0], sizes[1]))
-    faults += unlike
-    state, tie_faults = _tied_as(name, member, layout)
+    problems += unlike
+    state, tie_problems = _tied_as(name, member, layout)
     notes = _notes(name, member, base)
     if matching is None:
-        return {}, faults + tie_faults, []
+        return {}, problems + tie_problems, []
     notes += matching.notes
     for key in row_tensors(layout):
         if key in state and key in base.state and state[key].shape[1:] == base.state[key].shape[1:]:
             state[key] = matching.applied(state[key], base.state[key])
-    return state, faults + tie_faults + _tensor_faults(name, member.where, state, base.state), notes
+    return (
+        state,
+        problems + tie_problems + _tensor_problems(name, member.where, state, base.state),
+        notes,
+    )
 
 
-def value_faults(name: str, where: str, state: Mapping[str, Tensor]) -> list[str]:
+def value_problems(name: str, where: str, state: Mapping[str, Tensor]) -> list[str]:
     """Tell which tensors of a member hold NaN or infinity."""
     bad = [key for key, tensor in state.items() if not _finite(tensor)]
     if not bad:
@@ -133,17 +137,17 @@ def _tied_as(
     ]
 
 
-def _tensor_faults(
+def _tensor_problems(
     name: str, where: str, state: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> list[str]:
-    faults = []
+    problems = []
     for names, word in (
         (sorted(base.keys() - state.keys()), "lacks"),
         (sorted(state.keys() - base.keys()), "has, and the base has not,"),
     ):
         if names:
             rest = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-            faults.append(
+            problems.append(
                 f"variant {name!r}: {where} {word} {len(names)} tensors "
                 f"({', '.join(names[:_TOLD])}{rest})"
             )
@@ -155,7 +159,7 @@ def _tensor_faults(
     ]
     if len(shapes) > _TOLD:
         shapes = [*shapes[:_TOLD], f"variant {name!r}: and {len(shapes) - _TOLD} more tensors"]
-    return faults + shapes
+    return problems + shapes
 
 
 def _notes(name: str, member: OpenedMember, base: OpenedMember) -> list[str]:
@@ -171,7 +175,7 @@ def _notes(name: str, member: OpenedMember, base: OpenedMember) -> list[str]:
     return notes
 
 
-def _field_fault(name: str, where: str, field: str, values: tuple[Any, Any]) -> str:
+def _field_problem(name: str, where: str, field: str, values: tuple[Any, Any]) -> str:
     return (
         f"variant {name!r}: {where}: {field} is {values[0]!r} but the base has {values[1]!r}; "
         "all variants of a family must share one architecture"

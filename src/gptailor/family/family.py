@@ -18,7 +18,7 @@ from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError, unknown
 from gptailor.family.architecture import layer_kinds, tailored_config
 from gptailor.family.empty_model import skeleton_of
-from gptailor.family.layout import PARTS, Layout
+from gptailor.family.layout import OUTER_PARTS, Layout
 from gptailor.family.memory_map import let_go, trim
 from gptailor.family.multimodal import MultimodalWrapper
 
@@ -34,7 +34,7 @@ class Family:
         layout: How names are divided into layers and parts.
         dtype: Of every float tensor.
         states: Member to names and tensors; equal tensors are one tensor.
-        sources: Member to where it came from, for people.
+        paths: Member to where it came from, for people.
         notes: Sentences for the user.
         generation_config: The base's, or None.
         licence: The base's, as its model card or package says, or None.
@@ -48,7 +48,7 @@ class Family:
     layout: Layout
     dtype: torch.dtype
     states: Mapping[str, Mapping[str, Tensor]]
-    sources: Mapping[str, str]
+    paths: Mapping[str, str]
     notes: tuple[str, ...] = ()
     generation_config: Any = None
     licence: str | None = None
@@ -65,7 +65,7 @@ class Family:
         """
         if self.base_tokenizer is None:
             raise FamilyError(
-                f"the base {self.sources[BASE]} has no tokenizer; save one into its folder "
+                f"the base {self.paths[BASE]} has no tokenizer; save one into its folder "
                 "with tokenizer.save_pretrained"
             )
         return self.base_tokenizer
@@ -158,7 +158,7 @@ class Family:
             )
         return self._layers[source.member][source.layer]
 
-    def part(self, part: str, member: str) -> Mapping[str, Tensor]:
+    def outer_part(self, part: str, member: str) -> Mapping[str, Tensor]:
         """What one member has outside its layers, by full names.
 
         Args:
@@ -168,8 +168,8 @@ class Family:
         Raises:
             TailoringError: The part or the member does not exist.
         """
-        if part not in PARTS:
-            raise TailoringError(unknown("part", part, PARTS))
+        if part not in OUTER_PARTS:
+            raise TailoringError(unknown("part", part, OUTER_PARTS))
         if member not in self.states:
             raise TailoringError(unknown("member", member, self.members))
         return self._parts[member][part]
@@ -186,14 +186,14 @@ class Family:
                 the architecture can't express this order of layers.
         """
         tailoring.check(self.members, self.n_layers, tied=self.tied)
-        faults = [
+        problems = [
             f"layers[{index}]: {spec} merges layers of unlike kind "
             f"({_difference([self.kinds[layer] for layer in _positions(spec)])})"
             for index, spec in enumerate(tailoring.layers)
             if len({self.kinds[layer] for layer in _positions(spec)}) > 1
         ]
-        if faults:
-            raise TailoringError(faults)
+        if problems:
+            raise TailoringError(problems)
         if len(set(self.kinds)) > 1:
             tailored_config(self.config, [spec.position for spec in tailoring.layers])
 

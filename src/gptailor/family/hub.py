@@ -76,8 +76,8 @@ def fetch(text: str, revision: str | None = None) -> Path:
             )
     except HFValidationError:
         raise FamilyError(f"{name} does not exist; check the path") from None
-    except (OSError, ValueError, EntryNotFoundError) as fault:  # the hub's own derive from these
-        raise FamilyError(f"{at} {_reason(name, file, fault)}") from fault
+    except (OSError, ValueError, EntryNotFoundError) as error:  # the hub's own derive from these
+        raise FamilyError(f"{at} {_reason(name, file, error)}") from error
     _refuse_other_weights(name, revision, Path(folder))
     return Path(folder)
 
@@ -102,12 +102,12 @@ def _parts(text: str, revision: str | None) -> tuple[str, str | None, str | None
     return name, file, at or revision
 
 
-def _reason(name: str, file: str | None, fault: BaseException) -> str:
+def _reason(name: str, file: str | None, error: BaseException) -> str:
     """Why the hub did not give something, and what to do: the rest of a sentence."""
     noun = "folder" if file is None else "file"
     command = f"'hf download {name}'" if file is None else f"'hf download {name} {file}'"
-    cause = fault.__cause__ if isinstance(fault, LocalEntryNotFoundError) else fault
-    if isinstance(fault, IncompleteSnapshotError):
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(error, IncompleteSnapshotError):
         return f"is not whole in the hub's cache here; finish it with {command} and a network"
     if isinstance(cause, OfflineModeIsEnabled):
         return (
@@ -142,7 +142,7 @@ def _reason(name: str, file: str | None, fault: BaseException) -> str:
         return f"can't be kept in the hub's cache: {cause.strerror}{full}"
     return (
         f"is not a {noun} here nor in the hub's cache, and can't be had from the model hub "
-        f"({type(cause or fault).__name__}); check name and network, fetch it with {command} where "
+        f"({type(cause or error).__name__}); check name and network, fetch it with {command} where "
         "there is one, or give a folder"
     )
 

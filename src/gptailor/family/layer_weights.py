@@ -12,7 +12,7 @@ from gptailor.core.tailoring import LayerSpec
 from gptailor.family import Family
 from gptailor.merge import merge_layer
 
-__all__ = ["layer_weights", "part_weights"]
+__all__ = ["layer_weights", "outer_weights"]
 
 
 _Named = Mapping[str, Tensor]
@@ -38,10 +38,10 @@ def layer_weights(
     return merge_layer(spec, sources, base, dtype)
 
 
-def part_weights(
+def outer_weights(
     family: Family, part: str, spec: LayerSpec, dtype: torch.dtype
 ) -> Mapping[str, Tensor]:
     """The tensors of ``embedding``, ``norm`` or ``head``, by their full names."""
-    sources = [family.part(part, source.member) for source in spec.sources]
-    base = None if spec.base is None else family.part(part, spec.base.member)
+    sources = [family.outer_part(part, source.member) for source in spec.sources]
+    base = None if spec.base is None else family.outer_part(part, spec.base.member)
     return merge_layer(spec, sources, base, dtype)

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import layers_path, n_layers_of
 
-__all__ = ["PARTS", "Layout"]
+__all__ = ["OUTER_PARTS", "Layout"]
 
-PARTS = ("embedding", "norm", "head")
+OUTER_PARTS = ("embedding", "norm", "head")
 _BEFORE_LAYERS = re.compile(r"emb|wte|wpe|project_in")
 _AFTER_LAYERS = re.compile(r"norm|ln|final|project_out")
 
@@ -95,7 +95,7 @@ class Layout:
 
     def parts_of(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """Divide what stands outside the layers into the three parts, by full names."""
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in OUTER_PARTS}
         for name, tensor in state.items():
             if self.layer_of(name) is None:
                 parts[self.part_of(name)][name] = tensor

@@ -16,7 +16,7 @@ from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.checkpoint import open_checkpoint, tokenizer_of
-from gptailor.family.consistency import fitted, value_faults
+from gptailor.family.consistency import fitted, value_problems
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import Family
 from gptailor.family.gguf.reader import open_gguf
@@ -24,15 +24,15 @@ from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
 from gptailor.family.licence import package_licence
 from gptailor.family.locate import find, package_of
-from gptailor.family.members import MemberSource, OpenedMember
+from gptailor.family.members import MemberSpec, OpenedMember
 from gptailor.family.memory_map import let_go, map_tensors
 
 __all__ = ["load_family", "open_member"]
 
 
 def load_family(
-    base: MemberSource,
-    variants: Mapping[str, MemberSource],
+    base: MemberSpec,
+    variants: Mapping[str, MemberSpec],
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
@@ -48,7 +48,7 @@ def load_family(
         mapped: Leave them in files, for a family that is larger than memory; on the CPU only.
 
     Raises:
-        FamilyError: Every fault of every member, a sentence each.
+        FamilyError: Every error of every member, a sentence each.
     """
     places = _places_of({BASE: base}, variants)
     on_base = [
@@ -61,27 +61,27 @@ def load_family(
     states = {BASE: _cast(opened.state, dtype, device)}
     if mapped:
         states[BASE] = map_tensors(states[BASE])
-    faults = value_faults(BASE, opened.where, states[BASE])
-    sources, notes = {BASE: opened.origin}, _reading_notes(opened, dtype)
+    problems = value_problems(BASE, opened.where, states[BASE])
+    paths, notes = {BASE: opened.origin}, _reading_notes(opened, dtype)
     for name, source in variants.items():
         try:
             member = open_member(source, places[name], dtype=dtype, family_base=opened)
-        except FamilyError as fault:
-            faults += [_naming(name, sentence) for sentence in fault.faults]
+        except FamilyError as error:
+            problems += [_naming(name, sentence) for sentence in error.problems]
             continue
         state, misfits, own_notes = fitted(name, member, opened, layout)
         if not misfits:
             states[name] = _shared(_cast(state, dtype, device), states[BASE])
             own = {k: v for k, v in states[name].items() if v is not states[BASE][k]}
-            misfits = value_faults(name, member.where, own)
+            misfits = value_problems(name, member.where, own)
             if mapped:
                 states[name] = map_tensors(states[name], states[BASE])
                 let_go(states[name].values())
-        faults += misfits
-        sources[name] = member.origin
+        problems += misfits
+        paths[name] = member.origin
         notes += [*_reading_notes(member, dtype), *own_notes]
-    if faults:
-        raise FamilyError(faults)
+    if problems:
+        raise FamilyError(problems)
     config = copy.deepcopy(opened.config)
     config.dtype = dtype
     return Family(
@@ -89,7 +89,7 @@ def load_family(
         layout=layout,
         dtype=dtype,
         states=states,
-        sources=sources,
+        paths=paths,
         notes=tuple(dict.fromkeys((*notes, *_sharing_notes(states)))),
         generation_config=opened.generation_config,
         licence=opened.licence,
@@ -100,7 +100,7 @@ def load_family(
 
 
 def open_member(
-    source: MemberSource,
+    source: MemberSpec,
     place: Path,
     *,
     dtype: torch.dtype,
@@ -120,7 +120,7 @@ def open_member(
     if not _is_adapter(place):
         return _open_whole(source, place, dtype)
     if source.base is not None:
-        under = MemberSource(source.base)
+        under = MemberSpec(source.base)
         family_base = open_member(under, find(under), dtype=torch.float32)
     if family_base is None:
         raise FamilyError(f"{place} is an adapter; say which model it stands on with 'base'")
@@ -147,11 +147,11 @@ def open_member(
     )
 
 
-def _origin(source: MemberSource) -> str:
+def _origin(source: MemberSpec) -> str:
     return source.path if source.revision is None else f"{source.path}@{source.revision}"
 
 
-def _commit_notes(source: MemberSource, place: Path) -> list[str]:
+def _commit_notes(source: MemberSpec, place: Path) -> list[str]:
     """Which commit of a hub's repository was read: a branch may move."""
     commit = commit_of(place)
     told = f"{_origin(source)} was read from the model hub at commit {commit}"
@@ -170,7 +170,7 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _open_whole(source: MemberSource, place: Path, dtype: torch.dtype) -> OpenedMember:
+def _open_whole(source: MemberSpec, place: Path, dtype: torch.dtype) -> OpenedMember:
     if source.strength != 1.0:
         raise FamilyError(
             f"{source.path}: strength is {source.strength:g}, but only an adapter has a strength"
@@ -206,33 +206,35 @@ def _is_adapter(place: Path) -> bool:
 
 
 def _places_of(
-    base: Mapping[str, MemberSource], variants: Mapping[str, MemberSource]
+    base: Mapping[str, MemberSpec], variants: Mapping[str, MemberSpec]
 ) -> dict[str, Path]:
     """Find every member before any is opened: what is missing is told at once."""
     places: dict[str, Path] = {}
-    faults = _name_faults(variants)
+    problems = _name_problems(variants)
     for name, source in [*base.items(), *variants.items()]:
         try:
             places[name] = find(source)
             if source.base is not None:
-                find(MemberSource(source.base))
-        except FamilyError as fault:
-            faults += [_naming(name, sentence) for sentence in fault.faults]
-    if faults:
-        raise FamilyError(faults)
+                find(MemberSpec(source.base))
+        except FamilyError as error:
+            problems += [_naming(name, sentence) for sentence in error.problems]
+    if problems:
+        raise FamilyError(problems)
     return places
 
 
-def _name_faults(variants: Mapping[str, MemberSource]) -> list[str]:
-    faults: list[str] = []
+def _name_problems(variants: Mapping[str, MemberSpec]) -> list[str]:
+    problems: list[str] = []
     for name in variants:
         try:
             Source(name)
-        except TailoringError as fault:
-            faults += fault.faults
+        except TailoringError as error:
+            problems += error.problems
         if name == BASE:
-            faults.append(f"a variant is named {BASE!r}; that name is the base's own, take another")
-    return faults
+            problems.append(
+                f"a variant is named {BASE!r}; that name is the base's own, take another"
+            )
+    return problems
 
 
 def _naming(name: str, sentence: str) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from gptailor.errors import FamilyError
 from gptailor.family.hub import fetch, is_hub_id
-from gptailor.family.members import MemberSource
+from gptailor.family.members import MemberSpec
 
 __all__ = ["find", "package_of"]
 
 _PACKAGE = "package://"
 
 
-def find(source: MemberSource) -> Path:
+def find(source: MemberSpec) -> Path:
     """Find the folder or file that a member comes from; a hub id is downloaded.
 
     Raises:
@@ -31,8 +31,8 @@ def find(source: MemberSource) -> Path:
         exists = path.exists()
         if path.is_dir():
             next(path.iterdir(), None)  # a folder that may not be looked into is told here
-    except OSError as fault:
-        raise FamilyError(f"{text} can't be read: {fault.strerror}") from fault
+    except OSError as error:
+        raise FamilyError(f"{text} can't be read: {error.strerror}") from error
     if exists and source.revision is not None:
         raise FamilyError(
             f"{text} is a {'folder' if path.is_dir() else 'file'} here, and only a hub id has a "

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from gptailor.family.multimodal import MultimodalWrapper
 
-__all__ = ["MemberSource", "OpenedMember"]
+__all__ = ["MemberSpec", "OpenedMember"]
 
 
 @dataclass(frozen=True)
-class MemberSource:
+class MemberSpec:
     """Where one member comes from, as the config says it.
 
     Args:

@@ -95,13 +95,13 @@ def _through_a_file(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             path = Path(folder) / "members.safetensors"
             save_file({name: _apart(tensor) for name, tensor in tensors.items()}, path)
             return load_file(path)  # mapped, and so alive after the file's name is gone
-    except (OSError, SafetensorError) as fault:
-        full = getattr(fault, "errno", None) == errno.ENOSPC or "No space left" in str(fault)
-        why = "no space is left" if full else str(fault)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        why = "no space is left" if full else str(error)
         raise FamilyError(
             f"{tempfile.gettempdir()}: members can't be kept in files there ({why}); let TMPDIR "
             "name a folder with room for the family, or leave engine.member_bytes out"
-        ) from fault
+        ) from error
 
 
 def _apart(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptailor.family.layout import Layout
 
-__all__ = ["Matching", "match_rows", "row_tensors", "token_faults"]
+__all__ = ["Matching", "match_rows", "row_tensors", "token_problems"]
 
 _TOLD = 3  # of many tokens
 # names that say that a token is free for anyone to give a meaning to
@@ -65,7 +65,7 @@ def match_rows(
         sizes: Rows of the variant's embedding, and of the base's.
 
     Returns:
-        The matching, or None where there is none; and faults, one sentence each.
+        The matching, or None where there is none; and problems, one sentence each.
     """
     theirs, ours = tokenizers
     n_theirs, n_ours = sizes
@@ -81,9 +81,9 @@ def match_rows(
         return Matching(tuple(range(n_ours)), _notes(name, sizes, [told] if told else [])), []
     if theirs is ours and n_theirs == n_ours:
         return Matching(tuple(range(n_ours))), []
-    faults = token_faults(name, theirs, ours)
-    if faults:
-        return None, faults
+    problems = token_problems(name, theirs, ours)
+    if problems:
+        return None, problems
     matching = _matched_by_text(name, theirs.get_vocab(), ours.get_vocab(), sizes)
     return replace(matching, notes=(*matching.notes, *_splitting_notes(name, theirs, ours))), []
 
@@ -146,7 +146,7 @@ def row_tensors(layout: Layout) -> tuple[str, ...]:
     return (layout.embedding, layout.head, f"{layout.head.removesuffix('weight')}bias")
 
 
-def token_faults(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
+def token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
     """Tell where a variant has other ordinary tokens at the base's ids.
 
     Args:

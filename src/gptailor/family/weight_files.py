@@ -18,7 +18,7 @@ from gptailor.errors import FamilyError
 from gptailor.files.safe_read import read_text
 
 __all__ = [
-    "LIBRARY_FAULTS",
+    "LIBRARY_ERRORS",
     "StoredTensor",
     "one_line",
     "read_json",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # what transformers, tokenizers and torch raise on broken input
-LIBRARY_FAULTS = (
+LIBRARY_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -47,7 +47,7 @@ LIBRARY_FAULTS = (
 )
 _MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_TOLD = 5  # of many faults of one kind
+_TOLD = 5  # of many problems of one kind
 _SHARD = re.compile(r"[\w.+ -]{1,200}\.safetensors\Z")
 # links to other files than these do no harm
 _READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".gguf", ".md")
@@ -74,11 +74,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         FamilyError: The file is missing, huge, not JSON, or not an object.
     """
-    text = read_text(path, most=_MAX_JSON_BYTES, noun="JSON file", error=FamilyError)
+    text = read_text(path, most=_MAX_JSON_BYTES, noun="JSON file", error_type=FamilyError)
     try:
         data = json.loads(text, parse_constant=_constant)
-    except (ValueError, RecursionError) as fault:
-        raise FamilyError(f"{path} is not valid JSON: {one_line(fault)}") from fault
+    except (ValueError, RecursionError) as error:
+        raise FamilyError(f"{path} is not valid JSON: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise FamilyError(f"{path} must hold a JSON object, not a {type(data).__name__}")
     return data
@@ -91,11 +91,11 @@ def _constant(text: str) -> float:
     return float(text)
 
 
-def one_line(fault: BaseException, limit: int = 300) -> str:
+def one_line(error: BaseException, limit: int = 300) -> str:
     """An exception's text as one short line."""
-    text = " ".join(str(fault).split())
-    if not text or isinstance(fault, KeyError):  # a KeyError's text is the key alone
-        text = f"{type(fault).__name__} {text}".strip()
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, KeyError):  # a KeyError's text is the key alone
+        text = f"{type(error).__name__} {text}".strip()
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
@@ -105,14 +105,14 @@ def told(names: list[str]) -> str:
     return ", ".join(names[:_TOLD]) + rest
 
 
-def unreadable(path: Path, fault: BaseException) -> str:
+def unreadable(path: Path, error: BaseException) -> str:
     """Why a safetensors file could not be read: the rest of a sentence that begins with it."""
     try:
         with path.open("rb") as file:
             file.read(1)
     except OSError as refusal:  # safetensors calls a file that it may not read missing
         return f"can't be read: {refusal.strerror}"
-    return f"is not a whole safetensors file: {one_line(fault)}; copy it again"
+    return f"is not a whole safetensors file: {one_line(error)}; copy it again"
 
 
 def refuse_links(folder: Path) -> None:
@@ -159,7 +159,7 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
                     "one is meant is not known, so save the model again"
                 )
             held[name] = tensor
-    faults = [
+    problems = [
         f"{folder / _INDEX}: tensor {name} is said to be in {file} but "
         + (f"is in {held[name].file}" if name in held else "no shard holds it")
         for name, file in places.items()
@@ -167,9 +167,9 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
     ]
     unsaid = sorted(held.keys() - places.keys()) if places else []
     if unsaid:
-        faults.append(f"{folder / _INDEX} does not name {len(unsaid)} tensors ({told(unsaid)})")
-    if faults:
-        raise FamilyError(faults[:_TOLD])
+        problems.append(f"{folder / _INDEX} does not name {len(unsaid)} tensors ({told(unsaid)})")
+    if problems:
+        raise FamilyError(problems[:_TOLD])
     return held
 
 
@@ -181,8 +181,8 @@ def _tensors_in(path: Path) -> dict[str, StoredTensor]:
                 piece = file.get_slice(name)
                 found[name] = StoredTensor(tuple(piece.get_shape()), piece.get_dtype(), path.name)
         twice = _twice(path)
-    except (SafetensorError, OSError, ValueError, RecursionError) as fault:
-        raise FamilyError(f"{path} {unreadable(path, fault)}") from fault
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise FamilyError(f"{path} {unreadable(path, error)}") from error
     if twice:
         raise FamilyError(
             f"{path}: its header names {len(twice)} tensors twice ({told(twice)}); which one is "

@@ -13,14 +13,14 @@ from gptailor.errors import UserError
 __all__ = ["read_plain", "read_text"]
 
 
-def read_plain(path: Path, *, most: int, noun: str, error: type[UserError]) -> bytes:
+def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError]) -> bytes:
     """Read a file whole.
 
     Args:
         path: Where it is said to be.
         most: Bytes that it may have.
         noun: What it should be, such as ``YAML file``.
-        error: The exception to raise.
+        error_type: The exception to raise.
 
     Raises:
         UserError: There is none, it is no plain file, it is too large, or it can't be read.
@@ -33,29 +33,29 @@ def read_plain(path: Path, *, most: int, noun: str, error: type[UserError]) -> b
         finally:
             os.close(handle)
     except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
+        raise error_type(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise error(f"{path}: is a folder; name a {noun}") from None
-    except (OSError, ValueError) as fault:
-        told = fault.strerror if isinstance(fault, OSError) else fault
-        raise error(f"{path}: can't be read: {told}") from None
+        raise error_type(f"{path}: is a folder; name a {noun}") from None
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise error_type(f"{path}: can't be read: {told}") from None
     if read is None:
-        raise error(f"{path}: is no plain file (a pipe, say, or a device); name a {noun}")
+        raise error_type(f"{path}: is no plain file (a pipe, say, or a device); name a {noun}")
     if len(read) > most:
-        raise error(f"{path}: too large; a {noun} may have {most:,} bytes at most")
+        raise error_type(f"{path}: too large; a {noun} may have {most:,} bytes at most")
     return read
 
 
-def read_text(path: Path, *, most: int, noun: str, error: type[UserError]) -> str:
+def read_text(path: Path, *, most: int, noun: str, error_type: type[UserError]) -> str:
     """Read a file of UTF-8 text whole; as `read_plain`, without a byte order mark.
 
     Raises:
         UserError: As `read_plain`; or it is no such text.
     """
     try:
-        return read_plain(path, most=most, noun=noun, error=error).decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        raise error(f"{path}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
+        return read_plain(path, most=most, noun=noun, error_type=error_type).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise error_type(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def _read(handle: int, most: int) -> bytes | None:

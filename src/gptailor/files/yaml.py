@@ -109,38 +109,38 @@ for _tag, _words, _firsts in _WORDS:
     _Dumper.add_implicit_resolver(*_resolver)  # beside YAML 1.1's: text is quoted for both
 
 
-def parse_yaml(text: str, *, where: str, error: type[UserError] = ConfigError) -> Any:
+def parse_yaml(text: str, *, where: str, error_type: type[UserError] = ConfigError) -> Any:
     """Turn YAML text into plain data.
 
     Args:
         text: The YAML.
         where: What to call it in a message, usually the file's name.
-        error: The exception to raise.
+        error_type: The exception to raise.
 
     Raises:
         UserError: The text is not YAML, or uses what `_PlainLoader` refuses.
     """
     try:
         data = yaml.load(text, Loader=_PlainLoader)  # derives from SafeLoader
-    except yaml.MarkedYAMLError as fault:
-        mark = fault.problem_mark or fault.context_mark
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise error(f"{where}{line}: not usable as YAML: {fault.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as fault:
-        first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise error(f"{where}: not usable as YAML: {first}") from None
-    _refuse_unusable_numbers(data, where, error)
+        raise error_type(f"{where}{line}: not usable as YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise error_type(f"{where}: not usable as YAML: {first}") from None
+    _refuse_unusable_numbers(data, where, error_type)
     return data
 
 
-def read_yaml(path: Path, *, error: type[UserError] = ConfigError) -> Any:
+def read_yaml(path: Path, *, error_type: type[UserError] = ConfigError) -> Any:
     """Read a YAML file into plain data.
 
     Raises:
         UserError: The file can't be read, is too large, not UTF-8 or not usable as YAML.
     """
-    text = read_text(path, most=_MAX_BYTES, noun="YAML file", error=error)
-    return parse_yaml(text, where=str(path), error=error)
+    text = read_text(path, most=_MAX_BYTES, noun="YAML file", error_type=error_type)
+    return parse_yaml(text, where=str(path), error_type=error_type)
 
 
 def dump_yaml(data: Any) -> str:
@@ -158,9 +158,9 @@ def write_atomically(path: Path, text: str) -> None:
     """
     try:
         _write_beside(path, text)
-    except OSError as fault:
+    except OSError as error:
         raise UserError(
-            f"{path}: can't be written: {fault.strerror}; make room there and let it be written, "
+            f"{path}: can't be written: {error.strerror}; make room there and let it be written, "
             "then run the same command again"
         ) from None
 
@@ -192,7 +192,7 @@ def _write_beside(path: Path, text: str) -> None:
             os.close(lock)
 
 
-def _refuse_unusable_numbers(data: Any, where: str, error: type[UserError]) -> None:
+def _refuse_unusable_numbers(data: Any, where: str, error_type: type[UserError]) -> None:
     pending = [("", data)]
     while pending:
         place, item = pending.pop()
@@ -201,9 +201,11 @@ def _refuse_unusable_numbers(data: Any, where: str, error: type[UserError]) -> N
         elif isinstance(item, list):
             pending += [(f"{place}[{index}]", value) for index, value in enumerate(item)]
         elif isinstance(item, float) and not math.isfinite(item):
-            raise error(f"{where}: {place or 'the value'} is {item}; give a finite number")
+            raise error_type(f"{where}: {place or 'the value'} is {item}; give a finite number")
         elif isinstance(item, int) and abs(item) >= _TOO_LARGE:
-            raise error(f"{where}: {place or 'the value'} has {len(str(item))} digits; too large")
+            raise error_type(
+                f"{where}: {place or 'the value'} has {len(str(item))} digits; too large"
+            )
 
 
 _Dumper.add_representer(Column, _Dumper.represent_list)

@@ -47,7 +47,7 @@ def merge(
         memory with an input only where a single float32 tensor was given.
 
     Raises:
-        MergeError: The name, a parameter or a tensor is at fault.
+        MergeError: The name, a parameter or a tensor is invalid.
 
     Example:
         >>> merge("linear", [torch.tensor([0.0]), torch.tensor([4.0])], weights=[3, 1])
@@ -70,7 +70,7 @@ def merge_named(
     """Merge as `merge` does, with a name for each tensor that messages can use.
 
     Raises:
-        MergeError: A parameter or a tensor is at fault.
+        MergeError: A parameter or a tensor is invalid.
     """
     if not tensors:
         raise MergeError(f"{facts.name}: there is nothing to merge; give at least one tensor")

@@ -93,8 +93,8 @@ def _merged(
         params["seed"] = _seed(params["seed"], spec.position, name)
     try:
         return merge_named(facts, tensors, base, params).to(dtype)
-    except MergeError as fault:
-        raise MergeError(f"{name}: {fault}") from None
+    except MergeError as error:
+        raise MergeError(f"{name}: {error}") from None
 
 
 def _only(name: str, tensors: Mapping[str, Tensor]) -> Tensor:

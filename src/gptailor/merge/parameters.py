@@ -37,9 +37,9 @@ def filled(facts: MergeSpec, params: Mapping[str, object], n_sources: int) -> di
     complete: dict[str, object] = {}
     for key, limits in facts.params.items():
         value = params.get(key, limits.default)
-        fault = limits.fault(value)
-        if fault is not None:
-            raise MergeError(f"{facts.name}: {key} {fault}")
+        error = limits.problem(value)
+        if error is not None:
+            raise MergeError(f"{facts.name}: {key} {error}")
         complete[key] = int(value) if limits.integer else float(value)  # type: ignore[call-overload, arg-type]  # checked above
     if facts.weighted:
         complete["weights"] = _weights(facts, params.get("weights"), n_sources)

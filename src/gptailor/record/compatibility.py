@@ -37,7 +37,7 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
         for key in (*_KEPT, "engine")
     }
     differ["engine"] = [found for found in differ["engine"] if found[0] == "engine.max_length"]
-    faults = [
+    problems = [
         f"{where}: {place} was {_told(old)} when this record began and is now {_told(new)}; put it "
         "back, or name a new folder with --out"
         for found in differ.values()
@@ -48,23 +48,23 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
     members = {} if explained else dict(now["family"]["digests"])
     explained = explained or any(differ[k] for k in ("tasks", "examples", "seed", "engine"))
     tasks = {} if explained else {name: task["digest"] for name, task in now["tasks"].items()}
-    faults += changes(recorded, members, tasks, where=where)
+    problems += changes(recorded, members, tasks, where=where)
     if not differ["family"]:
-        faults += changed_model(recorded, now["family"].get("model", {}), where)
+        problems += changed_model(recorded, now["family"].get("model", {}), where)
     if not explained and list(recorded["rungs"]) != list(now["rungs"]):
-        faults.append(
+        problems.append(
             f"{where}: budget.n_examples gave {recorded['rungs']} examples when this record began "
             f"and now gives {now['rungs']}; put it back, or name a new folder with --out"
         )
     elif explained and before["budget"]["n_examples"] != after["budget"]["n_examples"]:
-        faults.append(
+        problems.append(
             f"{where}: budget.n_examples was {before['budget']['n_examples']} when this record "
             f"began and is now {after['budget']['n_examples']}; put it back, or name a new folder "
             "with --out"
         )
-    faults += _changed_libraries(recorded["versions"], now["versions"], where)
-    if faults:
-        raise ConfigError(faults)
+    problems += _changed_libraries(recorded["versions"], now["versions"], where)
+    if problems:
+        raise ConfigError(problems)
 
 
 def refuse_unusable(recorded: Mapping[str, Any], where: Path) -> None:

@@ -80,7 +80,7 @@ class FamilyFacts(_Line):
     """What the record says of the family."""
 
     members: Annotated[tuple[str, ...], Field(min_length=1)]
-    sources: dict[str, str] = {}
+    paths: dict[str, str] = {}
     n_layers: Annotated[int, Field(gt=0)]
     parameters: NonNegativeInt = 0
     layer_parameters: tuple[NonNegativeInt, ...] = ()

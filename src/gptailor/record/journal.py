@@ -92,11 +92,11 @@ class Journal:
             if self._file.write(plain) != len(plain):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
-        except OSError as fault:
+        except OSError as error:
             with contextlib.suppress(OSError):  # else the next start takes the torn line off
                 self._file.truncate(self._end)
             raise RecordError(
-                f"{self.path}: can't be written ({fault.strerror}) after {self._end:,} bytes; what "
+                f"{self.path}: can't be written ({error.strerror}) after {self._end:,} bytes; what "
                 "was recorded is safe: make room and run the same command again"
             ) from None
         self._end += len(plain)
@@ -114,8 +114,8 @@ class Journal:
         told = None
         try:
             there = self.path.stat()
-        except OSError as fault:
-            told = f"is gone ({fault.strerror})"
+        except OSError as error:
+            told = f"is gone ({error.strerror})"
         else:
             if not os.path.samestat(there, os.fstat(self._file.fileno())):
                 told = "was replaced by another file"
@@ -175,9 +175,9 @@ def _locked(folder: Path) -> IO[bytes]:
     lock = path.open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as fault:
+    except OSError as error:
         lock.close()
-        if fault.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise  # a file system without locks, say: nobody else is running it
         raise RecordError(
             f"{folder}: another process is running this study; wait for it or name another folder"
@@ -236,9 +236,9 @@ def _told_to_user(folder: Path) -> Iterator[None]:
     """What the system says becomes a sentence about the folder."""
     try:
         yield
-    except OSError as fault:
+    except OSError as error:
         raise RecordError(
-            f"{folder}: can't be written: {fault.strerror}; make it writable, or name another "
+            f"{folder}: can't be written: {error.strerror}; make it writable, or name another "
             "folder with --out"
         ) from None
 
@@ -248,8 +248,8 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
     try:
         _refuse_odd(path)
         lines = path.read_bytes().split(b"\n")
-    except OSError as fault:
-        raise RecordError(f"{path}: can't be read: {fault.strerror}") from None
+    except OSError as error:
+        raise RecordError(f"{path}: can't be read: {error.strerror}") from None
     entries: list[dict[str, Any]] = []
     end = 0
     for number, line in enumerate(lines[:-1], start=1):

@@ -163,8 +163,8 @@ def _ends_whole(path: Path) -> bool:
 def _parsed(model: type[LineT], plain: object, where: str) -> LineT:
     try:
         return model.model_validate(plain)
-    except ValidationError as fault:
-        first = fault.errors(include_url=False, include_input=False)[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the line"
         raise RecordError(f"{where}: {place}: {first['msg'].lower()}") from None
 
@@ -192,7 +192,7 @@ def _read_evaluation(path: Path) -> Evaluation | None:
         return None
     again = "run 'gptailor evaluate' again, or remove the file"
     read = read_plain(
-        path, most=_MOST, noun="file that 'gptailor evaluate' wrote", error=RecordError
+        path, most=_MOST, noun="file that 'gptailor evaluate' wrote", error_type=RecordError
     )
     try:
         plain = json.loads(read)
@@ -316,8 +316,8 @@ class _Reader:
         try:
             tailoring = Tailoring.from_plain(asked.tailoring)
             tailoring.check(self._header.family.members, self._header.family.n_layers)
-        except UserError as fault:
-            told = [f"{where}: trial {line.number}: {sentence}" for sentence in fault.faults]
+        except UserError as error:
+            told = [f"{where}: trial {line.number}: {sentence}" for sentence in error.problems]
             raise RecordError(told) from None
         scores = None if line.scores is None else self._wanted(to_scores(line.scores), where)
         proposal = Proposal(tailoring, asked.n_examples, asked.origin)

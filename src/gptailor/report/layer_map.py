@@ -65,12 +65,12 @@ def layer_picture(tailoring: Tailoring, members: Sequence[str], n_layers: int) -
         members: The family's members, the base first.
         n_layers: Layers of each member.
     """
-    specs = [*tailoring.layers, *tailoring.parts.values()]
+    specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     used = sorted({spec.method for spec in specs if spec.method is not None})
     methods = tuple((chr(ord("a") + index), method) for index, method in enumerate(used))
     plan = _Plan(tailoring, tuple(members), n_layers, {method: key for key, method in methods})
     places = [(f"layer {index}", spec) for index, spec in enumerate(tailoring.layers)]
-    rows = tuple(_row(place, spec) for place, spec in [*places, *tailoring.parts.items()])
+    rows = tuple(_row(place, spec) for place, spec in [*places, *tailoring.outer_parts.items()])
     summary = _summary(tailoring, n_layers)
     return LayerPicture(
         plan.draw(),
@@ -251,7 +251,7 @@ class _Plan:
         n_result = len(self.tailoring.layers)
         columns = {"embedding": -1, "norm": n_result, "head": n_result + 1}
         placed = [(f"layer {i}", i, spec) for i, spec in enumerate(self.tailoring.layers)]
-        placed += [(part, columns[part], spec) for part, spec in self.tailoring.parts.items()]
+        placed += [(part, columns[part], spec) for part, spec in self.tailoring.outer_parts.items()]
         drawn = []
         for place, column, spec in placed:
             x, y = self.x(column, n_result), self.foot + _THREADS
@@ -338,4 +338,4 @@ def _placed(tailoring: Tailoring, n_layers: int) -> list[tuple[str, int, LayerSp
     """Place in words, column of a part, and spec; a layer's columns are in its sources."""
     columns = {"embedding": -1, "norm": n_layers, "head": n_layers + 1}
     placed = [(f"layer {i} of the result", 0, spec) for i, spec in enumerate(tailoring.layers)]
-    return placed + [(f"the {part}", columns[part], s) for part, s in tailoring.parts.items()]
+    return placed + [(f"the {part}", columns[part], s) for part, s in tailoring.outer_parts.items()]

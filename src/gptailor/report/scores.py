@@ -214,8 +214,8 @@ def _kept(
 ) -> Estimate | None:
     try:
         return retention_interval(ours, theirs, n_resamples=n_resamples)
-    except RecordError as fault:
-        raise RecordError(f"task {column.task!r}, {name!r} and 'base': {fault}") from None
+    except RecordError as error:
+        raise RecordError(f"task {column.task!r}, {name!r} and 'base': {error}") from None
 
 
 def _parameters(run: Run, found: Evidence, name: str) -> int | None:

@@ -35,12 +35,12 @@ def probe(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[T
         or the family does not allow the probes.
     """
     layers, none = list(space.free), ()
-    half = max(space.n_remove, len(layers) // 2)
-    if space.n_remove < 2 or len(layers) > n_trials:
+    half = max(space.n_removed, len(layers) // 2)
+    if space.n_removed < 2 or len(layers) > n_trials:
         return none
     cuts: Cuts = none
-    n_rounds = min(1 + (n_trials - len(layers)) // half, space.n_remove)
-    for part in np.array_split(np.arange(space.n_remove), n_rounds):
+    n_rounds = min(1 + (n_trials - len(layers)) // half, space.n_removed)
+    for part in np.array_split(np.arange(space.n_removed), n_rounds):
         probes = {layer: space.uniform((*cuts, layer)) for layer in layers}
         if not all(space.accepts(tailoring) for tailoring in probes.values()):
             return none

@@ -22,15 +22,15 @@ def check_options(
         limits: Option to what it may be.
 
     Raises:
-        ConfigError: Every fault, a sentence each.
+        ConfigError: Every error, a sentence each.
     """
-    faults = [
-        f"search.options.{option}: {name}'s {option} {fault}"
+    problems = [
+        f"search.options.{option}: {name}'s {option} {error}"
         for option, value in values.items()
-        if (fault := _fault(limits[option], value)) is not None
+        if (error := _problem(limits[option], value)) is not None
     ]
-    if faults:
-        raise ConfigError(faults)
+    if problems:
+        raise ConfigError(problems)
 
 
 def rung_limits(rungs: tuple[int, ...]) -> Range:
@@ -38,7 +38,7 @@ def rung_limits(rungs: tuple[int, ...]) -> Range:
     return Range(-len(rungs), len(rungs) - 1, default=-1, integer=True)
 
 
-def _fault(limits: Range | Choice, value: object) -> str | None:
+def _problem(limits: Range | Choice, value: object) -> str | None:
     if isinstance(limits, Range) and limits.integer and isinstance(value, float):
         return f"must be a whole number, not {value!r}; write it without a point"
-    return limits.fault(value)
+    return limits.problem(value)

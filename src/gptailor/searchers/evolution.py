@@ -165,7 +165,7 @@ class Evolution:
     def _least_missed(self, coefficients: NDArray[np.float64]) -> Cuts:
         """The layers that cost least to cut; the first coefficients are those of cuts."""
         order = sorted(self.space.free, key=lambda layer: float(coefficients[layer]))
-        return tuple(sorted(order[: self.space.n_remove]))
+        return tuple(sorted(order[: self.space.n_removed]))
 
     def _generation(self, rng: np.random.Generator) -> ProposalGenerator:
         judge = self._judge(rng)
@@ -195,7 +195,7 @@ class Evolution:
         """The best of those tried on the most examples that any was tried on; never a probe."""
         for n_examples in reversed(self.rungs):
             tried = (trial.tailoring for trial in self._history.complete(n_examples))
-            results = [each for each in tried if len(each.layers) == self.space.n_keep]
+            results = [each for each in tried if len(each.layers) == self.space.n_kept]
             if results:
                 return judge.ranked(results, n_examples)[: self.population]
         return []

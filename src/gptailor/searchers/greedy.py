@@ -33,7 +33,7 @@ class Greedy:
 
     A step asks every candidate with one more layer cut, as one group ranked by the proxy. Its
     proposals have fewer layers cut than wanted until the last step: only trials whose tailoring
-    has ``space.n_keep`` layers are results. The best of those are asked once more on the last
+    has ``space.n_kept`` layers are results. The best of those are asked once more on the last
     rung, so that whoever picks a result finds it there.
 
     Where the budget is too small for one layer a step, a step cuts several at once; where it is
@@ -91,7 +91,7 @@ class Greedy:
         judge = Judge(self.objective, self._history, self.rungs)
         cuts: Cuts = ()
         results: list[Cuts] = []
-        while len(cuts) < self.space.n_remove:
+        while len(cuts) < self.space.n_removed:
             n_cut, candidates = self._step(cuts)
             if not candidates:
                 break
@@ -102,7 +102,7 @@ class Greedy:
             )
             losses = judge.proxy_losses(group.values())
             ranked = sorted(candidates, key=lambda each: losses.get(group[each], np.inf))
-            results = [each for each in ranked if len(each) == self.space.n_remove]
+            results = [each for each in ranked if len(each) == self.space.n_removed]
             cuts = self._joined(ranked[:n_cut])
         finals = list(dict.fromkeys([self._completed(cuts), *results]))[: self.finals]
         yield tuple(
@@ -115,7 +115,7 @@ class Greedy:
     def _step(self, cuts: Cuts) -> tuple[int, list[Cuts]]:
         """How many candidates the next step cuts together, and the candidates, late ones first."""
         budget = self._dialogue.left - 1
-        wanted, n_free = self.space.n_remove - len(cuts), len(self.space.free) - len(cuts)
+        wanted, n_free = self.space.n_removed - len(cuts), len(self.space.free) - len(cuts)
         candidates = self._candidates(cuts)
         for n_steps in range(wanted, 0, -1):
             sizes = [len(part) for part in np.array_split(np.arange(wanted), n_steps)]
@@ -126,7 +126,7 @@ class Greedy:
     def _candidates(self, cuts: Cuts) -> list[Cuts]:
         """Cut one layer more; or, where the family allows no such tailoring, a run of more."""
         left = self.space.kept(cuts)
-        for length in range(1, self.space.n_remove - len(cuts) + 1):
+        for length in range(1, self.space.n_removed - len(cuts) + 1):
             *starts, last = range(len(left) - length + 1)
             starts = [
                 *reversed(starts),
@@ -142,14 +142,14 @@ class Greedy:
     def _joined(self, chosen: list[Cuts]) -> Cuts:
         """Cut what several candidates cut; the first one's alone where that is not allowed."""
         joined = tuple(sorted(set().union(*chosen)))
-        fits = len(joined) <= self.space.n_remove
+        fits = len(joined) <= self.space.n_removed
         return joined if fits and self.space.accepts(self._tailoring(joined)) else chosen[0]
 
     def _completed(self, cuts: Cuts) -> Cuts:
         """Cut late layers until there are enough cuts."""
         late = [layer for layer in reversed(late_blocks(self.space)[0]) if layer not in cuts]
         rest = [layer for layer in reversed(self.space.free) if layer not in (*cuts, *late)]
-        whole = tuple(sorted([*cuts, *late, *rest][: self.space.n_remove]))
+        whole = tuple(sorted([*cuts, *late, *rest][: self.space.n_removed]))
         rng = np.random.default_rng(self.seed)
         drawn: Iterable[Cuts] = (self.space.random_cuts(rng) for _ in range(1000))
         fine = (each for each in (whole, *drawn) if self.space.accepts(self._tailoring(each)))

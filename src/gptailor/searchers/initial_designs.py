@@ -35,12 +35,12 @@ def late_blocks(space: Space) -> list[Cuts]:
     al. 2024, https://arxiv.org/abs/2403.17887.
     """
     free = space.free
-    if free and free[-1] == space.n_layers - 1 and len(free) > space.n_remove:
+    if free and free[-1] == space.n_layers - 1 and len(free) > space.n_removed:
         free = free[:-1]
-    last = len(free) - space.n_remove
-    step = max(1, space.n_remove // 3)
-    starts = range(last, -1, -step) if space.n_remove else (0,)
-    return [free[start : start + space.n_remove] for start in starts]
+    last = len(free) - space.n_removed
+    step = max(1, space.n_removed // 3)
+    starts = range(last, -1, -step) if space.n_removed else (0,)
+    return [free[start : start + space.n_removed] for start in starts]
 
 
 def paper_cuts(space: Space, rng: np.random.Generator) -> list[Cuts]:
@@ -136,7 +136,7 @@ def _treated(space: Space, cuts: Cuts, members: tuple[str, ...]) -> Iterator[Tai
 def _first_free(space: Space, order: Iterable[int]) -> Cuts:
     ordered = [layer for layer in order if layer not in space.keep]
     rest = [layer for layer in (space.n_layers - 1, 0) if layer in space.free]
-    return tuple(sorted([*ordered, *rest][: space.n_remove]))
+    return tuple(sorted([*ordered, *rest][: space.n_removed]))
 
 
 def _shuffled(layers: Iterable[int], rng: np.random.Generator) -> list[int]:

@@ -119,12 +119,12 @@ def _mixed(
     others = sorted(either - both - set(wanted))
     rng.shuffle(wanted)
     rng.shuffle(others)
-    cuts = both | set([*wanted, *others][: space.n_remove - len(both)])
+    cuts = both | set([*wanted, *others][: space.n_removed - len(both)])
     layers = {}
     for layer in space.kept(cuts):
         leading, other = (ours, theirs) if from_first[layer] else (theirs, ours)
         layers[layer] = leading[layer] if layer in leading else other[layer]
-    norm = (first if from_first[-1] else second).parts["norm"]
+    norm = (first if from_first[-1] else second).outer_parts["norm"]
     return space.tailoring(layers, (first if from_first[0] else second).embedding, norm)
 
 
@@ -163,7 +163,7 @@ def _period_swap(
 
 
 def _cuts(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
-    periodic = space.allowed is not None and 1 < space.period <= space.n_remove
+    periodic = space.allowed is not None and 1 < space.period <= space.n_removed
     if periodic and rng.random() < 0.5:
         return _period_swap(space, tailoring, where, rng)
     return _swap(space, tailoring, where, rng)
@@ -212,7 +212,7 @@ def _merge(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Gene
 
 def _giver(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
     """Take the embedding, or norm and head, from another member."""
-    giver, norm = space.random_giver(rng), tailoring.parts["norm"]
+    giver, norm = space.random_giver(rng), tailoring.outer_parts["norm"]
     embedding = tailoring.embedding
     if rng.random() < 0.5:
         return space.tailoring(_layers(tailoring), giver, norm)
@@ -230,7 +230,7 @@ CHANGES: dict[str, Change] = {
 
 def _possible(space: Space, change: str) -> bool:
     if change == "swap":
-        return 0 < space.n_remove < len(space.free)
+        return 0 < space.n_removed < len(space.free)
     if change == "merge":
         return space.merges
     if change == "giver":
@@ -243,7 +243,7 @@ def _layers(tailoring: Tailoring) -> Layers:
 
 
 def _rebuilt(space: Space, tailoring: Tailoring, layers: Layers) -> Tailoring:
-    return space.tailoring(layers, tailoring.embedding, tailoring.parts["norm"])
+    return space.tailoring(layers, tailoring.embedding, tailoring.outer_parts["norm"])
 
 
 def _moved(spec: LayerSpec, layer: int) -> LayerSpec:

@@ -169,7 +169,7 @@ class _Code:
         self.sources = Sources(space)
         self.distributions: dict[str, BaseDistribution] = {}
         for layer in range(space.n_layers):
-            if layer in space.free and space.n_remove:
+            if layer in space.free and space.n_removed:
                 self.distributions[f"cut_{layer}"] = FloatDistribution(0.0, 1.0)
             if len(self.sources.names) > 1:
                 self.distributions[f"source_{layer}"] = CategoricalDistribution(self.sources.names)
@@ -184,7 +184,7 @@ class _Code:
             self.space.free, key=lambda layer: float(values.get(f"cut_{layer}", 0)), reverse=True
         )
         layers: dict[int, LayerSpec] = {}
-        for layer in self.space.kept(order[: self.space.n_remove]):
+        for layer in self.space.kept(order[: self.space.n_removed]):
             name = str(values.get(f"source_{layer}", self.sources.names[0]))
             numbers = {key: float(values[f"{key}_{layer}"]) for key in self.sources.params()}
             layers[layer] = self.sources.spec(layer, name, numbers)
@@ -205,5 +205,5 @@ class _Code:
                 values[f"source_{layer}"] = named[0]
                 values |= {f"{key}_{layer}": number for key, number in named[1].items()}
         values["embedding"] = tailoring.embedding.sources[0].member
-        values["norm"] = tailoring.parts["norm"].sources[0].member
+        values["norm"] = tailoring.outer_parts["norm"].sources[0].member
         return {key: value for key, value in values.items() if key in self.distributions}

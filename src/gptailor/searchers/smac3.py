@@ -241,14 +241,14 @@ class _Code:
             values |= {f"{key}_{layer}": number for key, number in named[1].items()}
         if len(self.space.outer_members) > 1:
             values["embedding"] = tailoring.embedding.sources[0].member
-            values["norm"] = tailoring.parts["norm"].sources[0].member
+            values["norm"] = tailoring.outer_parts["norm"].sources[0].member
         return Configuration(self.configspace, values=values, origin=origin)
 
     def tailoring(self, values: Mapping[str, Any]) -> Tailoring:
         """Read a configuration; where SMAC drew one itself, the latest layers mend the count."""
         cuts = [layer for layer in self.space.free if values[f"cut_{layer}"]]
         rest = [layer for layer in self.space.free if layer not in cuts]
-        cuts = [*reversed(cuts), *reversed(rest)][: self.space.n_remove]
+        cuts = [*reversed(cuts), *reversed(rest)][: self.space.n_removed]
         layers: dict[int, LayerSpec] = {}
         for layer in self.space.kept(cuts):
             name = str(values.get(f"source_{layer}", self.sources.names[0]))

@@ -37,7 +37,7 @@ class Space:
 
     Args:
         n_layers: Layers of the base.
-        n_remove: Layers to cut.
+        n_removed: Layers to cut.
         variants: Names of the variants; none for cutting only, and one can't be merged.
         methods: Merge methods to choose from; none for no merging.
         keep: Positions that are never cut.
@@ -53,7 +53,7 @@ class Space:
     """
 
     n_layers: int
-    n_remove: int
+    n_removed: int
     variants: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     _: KW_ONLY
@@ -67,14 +67,14 @@ class Space:
         for method in self.methods:
             if method not in MERGE_METHODS:
                 raise ConfigError(unknown("merge method", method, MERGE_METHODS))
-        if not 0 <= self.n_remove < self.n_layers:
+        if not 0 <= self.n_removed < self.n_layers:
             raise ConfigError(
-                f"{self.n_remove} layers are to be cut from {self.n_layers}; "
+                f"{self.n_removed} layers are to be cut from {self.n_layers}; "
                 f"cut from 0 to {self.n_layers - 1}"
             )
-        if self.n_remove > len(self.free):
+        if self.n_removed > len(self.free):
             raise ConfigError(
-                f"{self.n_remove} layers are to be cut, but {self.n_layers - len(self.free)} of "
+                f"{self.n_removed} layers are to be cut, but {self.n_layers - len(self.free)} of "
                 f"{self.n_layers} are protected; cut {len(self.free)} at most"
             )
 
@@ -94,9 +94,9 @@ class Space:
         return tuple(layer for layer in range(self.n_layers) if layer not in self.keep)
 
     @property
-    def n_keep(self) -> int:
+    def n_kept(self) -> int:
         """Layers of every tailoring in this space."""
-        return self.n_layers - self.n_remove
+        return self.n_layers - self.n_removed
 
     @property
     def merges(self) -> bool:
@@ -171,7 +171,7 @@ class Space:
     def holds(self, tailoring: Tailoring) -> bool:
         """Whether a tailoring is one of this space; those of other origin may not be."""
         places = kept_positions(tailoring)
-        orderly = list(places) == sorted(set(places)) and len(places) == self.n_keep
+        orderly = list(places) == sorted(set(places)) and len(places) == self.n_kept
         inside = self.keep <= set(places) and all(0 <= place < self.n_layers for place in places)
         return orderly and inside and self.accepts(tailoring)
 
@@ -189,7 +189,7 @@ class Space:
             whole = self._whole_periods(rng)
             if whole is not None:
                 return whole
-        cuts = rng.choice(self.free, size=self.n_remove, replace=False)
+        cuts = rng.choice(self.free, size=self.n_removed, replace=False)
         return tuple(sorted(int(layer) for layer in cuts))
 
     def random_spec(self, layer: int, rng: np.random.Generator) -> LayerSpec:
@@ -227,21 +227,21 @@ class Space:
             if self.accepts(tailoring):
                 return tailoring
         raise ConfigError(
-            f"none of {_TRIES} tailorings drawn with {self.n_remove} of {self.n_layers} layers cut "
-            "can be used with this family; cut another number of layers"
+            f"none of {_TRIES} tailorings drawn with {self.n_removed} of {self.n_layers} layers "
+            "cut can be used with this family; cut another number of layers"
         )
 
     def _whole_periods(self, rng: np.random.Generator) -> tuple[int, ...] | None:
         """Cut runs of one period each, and what is left over from the end: the pattern stays."""
         left = list(range(self.n_layers))
-        for _ in range(self.n_remove // self.period):
+        for _ in range(self.n_removed // self.period):
             runs = [left[i : i + self.period] for i in range(len(left) - self.period + 1)]
             runs = [run for run in runs if not self.keep & set(run)]
             if not runs:
                 return None
             gone = runs[rng.integers(len(runs))]
             left = [layer for layer in left if layer not in gone]
-        left = left[: self.n_keep]
+        left = left[: self.n_kept]
         return self.kept(left) if self.keep <= set(left) else None
 
 
@@ -271,7 +271,7 @@ def counts(tailoring: Tailoring) -> Counts:
 
 def complexity(tailoring: Tailoring) -> int:
     """Count the sources that are not the base: of two equal candidates the simpler is preferred."""
-    specs = [*tailoring.layers, *tailoring.parts.values()]
+    specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     return sum(source.member != BASE for spec in specs for source in spec.sources)
 
 

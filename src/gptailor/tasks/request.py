@@ -10,11 +10,11 @@ from gptailor.core.metrics import METRICS
 from gptailor.errors import TaskError, unknown
 from gptailor.tasks.task import ExampleTask
 
-__all__ = ["TaskRequest", "TaskSplits", "check_request"]
+__all__ = ["TaskSpec", "TaskSplits", "check_request"]
 
 
 @dataclass(frozen=True)
-class TaskRequest:
+class TaskSpec:
     """A task as the user asks for it.
 
     Args:
@@ -58,14 +58,14 @@ class TaskSplits:
     test: ExampleTask
     test_docs: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
-    request: TaskRequest = field(default_factory=lambda: TaskRequest("", "acc"))
+    request: TaskSpec = field(default_factory=lambda: TaskSpec("", "acc"))
 
 
-def check_request(request: TaskRequest) -> None:
+def check_request(request: TaskSpec) -> None:
     """Refuse what no task could answer.
 
     Raises:
-        TaskError: The metric, the limit or the number of few-shot examples is at fault.
+        TaskError: The metric, the limit or the number of few-shot examples is invalid.
     """
     if request.metric not in METRICS:
         raise TaskError(f"task {request.name!r}: " + unknown("metric", request.metric, METRICS))

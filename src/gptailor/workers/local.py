@@ -64,7 +64,7 @@ def local_pool(
             processor's cores. None runs everything in this process.
 
     Raises:
-        ConfigError: An option is at fault, or there are fewer devices than workers.
+        ConfigError: An option is invalid, or there are fewer devices than workers.
     """
     if n_workers is None:
         return LocalPool(evaluator, group_size=group_size)

@@ -8,22 +8,28 @@ from collections.abc import Mapping
 
 from gptailor.errors import ConfigError
 
-__all__ = ["address_faults", "count_faults", "local_faults", "ray_faults", "refuse_bad_counts"]
+__all__ = [
+    "address_problems",
+    "count_problems",
+    "local_problems",
+    "ray_problems",
+    "refuse_bad_counts",
+]
 
 FINEST_SHARE = 1e-4  # Ray counts devices in ten thousandths
 ADDRESS = "workers.options.address"
 
 
-def local_faults(options: Mapping[str, object]) -> list[str]:
-    """The faults of the options of ``local``, a sentence each."""
-    return count_faults(**_counts(options))
+def local_problems(options: Mapping[str, object]) -> list[str]:
+    """The problems of the options of ``local``, a sentence each."""
+    return count_problems(**_counts(options))
 
 
-def ray_faults(options: Mapping[str, object]) -> list[str]:
-    """The faults of the options of ``ray``, a sentence each."""
-    faults = count_faults(**_counts(options))
-    faults += _share_faults(options.get("devices_per_worker", 1))
-    return faults + address_faults(options.get("address", "auto"))
+def ray_problems(options: Mapping[str, object]) -> list[str]:
+    """The problems of the options of ``ray``, a sentence each."""
+    problems = count_problems(**_counts(options))
+    problems += _share_problems(options.get("devices_per_worker", 1))
+    return problems + address_problems(options.get("address", "auto"))
 
 
 def _counts(options: Mapping[str, object]) -> dict[str, object]:
@@ -32,11 +38,11 @@ def _counts(options: Mapping[str, object]) -> dict[str, object]:
     return counts if n_workers is None else counts | {"n_workers": n_workers}
 
 
-def count_faults(**options: object) -> list[str]:
+def count_problems(**options: object) -> list[str]:
     """A sentence for each option of a pool that is to be a whole number of 1 or more, and is not.
 
     Example:
-        >>> count_faults(group_size=16, n_workers=0)
+        >>> count_problems(group_size=16, n_workers=0)
         ['workers.options.n_workers: must be a whole number of 1 or more, not 0']
     """
     return [
@@ -50,21 +56,21 @@ def refuse_bad_counts(**options: object) -> None:
     """Refuse options of a pool that are to be counts and are none.
 
     Raises:
-        ConfigError: Every fault.
+        ConfigError: Every error.
     """
-    if faults := count_faults(**options):
-        raise ConfigError(faults)
+    if problems := count_problems(**options):
+        raise ConfigError(problems)
 
 
-def address_faults(address: object, where: str = ADDRESS) -> list[str]:
-    """The fault of what is neither ``auto``, ``local`` nor ``host:port``.
+def address_problems(address: object, where: str = ADDRESS) -> list[str]:
+    """The error of what is neither ``auto``, ``local`` nor ``host:port``.
 
     Args:
         address: What should be one.
         where: The key or variable that says it.
 
     Example:
-        >>> address_faults("head:6379"), address_faults("[::1]:6379"), address_faults("local")
+        >>> address_problems("head:6379"), address_problems("[::1]:6379"), address_problems("local")
         ([], [], [])
     """
     if isinstance(address, str) and _is_address(address):
@@ -79,7 +85,7 @@ def _is_address(text: str) -> bool:
     return port.isdecimal() and 0 < int(port) < 2**16
 
 
-def _share_faults(value: object) -> list[str]:
+def _share_problems(value: object) -> list[str]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and (value == 0 or FINEST_SHARE <= value <= 1):  # type: ignore[operator]  # a number here
         return []

@@ -75,9 +75,9 @@ class ProcessCrew:
             ours, theirs = Pipe()
             with theirs:
                 process = _started(theirs.fileno(), place)
-        except OSError as fault:
+        except OSError as error:
             raise RecordError(
-                f"a worker process can't be started: {fault.strerror}; ask for fewer workers or "
+                f"a worker process can't be started: {error.strerror}; ask for fewer workers or "
                 "end other programs, and run the same command again: what was scored is recorded"
             ) from None
         self._children[worker] = _Child(process, ours)

@@ -20,15 +20,15 @@ _OF_DEVICES = ("CUDA error", "HIP error", "cuDNN error", "NCCL error", "MPS back
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The input is at fault: every worker would say the same.
+    """The input is invalid: every worker would say the same.
 
     Args:
         kind: Of the error.
-        faults: Its sentences.
+        problems: Its sentences.
     """
 
     kind: type[UserError]
-    faults: Sequence[str]
+    problems: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """A fault of ours. As text, for not every exception can be sent.
+    """A error of ours. As text, for not every exception can be sent.
 
     Args:
         traceback: Where.
@@ -57,34 +57,34 @@ def guarded(action: Callable[[], T]) -> T | Refused | Broken | Crashed:
     """Do something in a worker; what goes wrong comes back as a message."""
     try:
         return action()
-    except UserError as fault:
-        return Refused(type(fault), fault.faults)
-    except Exception as fault:  # noqa: BLE001  # raised again where somebody hears it
-        reason = _of_the_machine(fault)
+    except UserError as error:
+        return Refused(type(error), error.problems)
+    except Exception as error:  # noqa: BLE001  # raised again where somebody hears it
+        reason = _of_the_machine(error)
         return Crashed(traceback.format_exc()) if reason is None else Broken(reason)
 
 
 def heard(told: T | Refused | Broken | Crashed) -> T | Broken:
-    """Take what a worker said; a fault that no other worker would be spared is raised.
+    """Take what a worker said; a error that no other worker would be spared is raised.
 
     Raises:
-        UserError: The input is at fault.
+        UserError: The input is invalid.
         RuntimeError: We are.
     """
     if isinstance(told, Refused):
-        raise told.kind(told.faults)
+        raise told.kind(told.problems)
     if isinstance(told, Crashed):
         raise RuntimeError(f"a worker failed:\n{told.traceback}")
     return told
 
 
-def _of_the_machine(fault: Exception) -> str | None:
+def _of_the_machine(error: Exception) -> str | None:
     """How a machine failed, if it is that; told by its words, for torch may not be there."""
-    told = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-    if not isinstance(fault, RuntimeError | MemoryError):
+    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not isinstance(error, RuntimeError | MemoryError):
         return None
-    if is_out_of_memory(fault):
+    if is_out_of_memory(error):
         return f"stopped by lack of memory: {told}"
-    if type(fault).__name__ == "AcceleratorError" or told.startswith(_OF_DEVICES):
+    if type(error).__name__ == "AcceleratorError" or told.startswith(_OF_DEVICES):
         return f"stopped by its device: {told}"
     return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gptailor.engine import attention
+from gptailor.engine.cpu import attention
 from gptailor.engine.cpu.attention import speed_up_attention
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gptailor.engine import linear
+from gptailor.engine.cpu import onednn_linear
 from gptailor.engine.cpu.onednn_linear import speed_up_linear
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True, params=[True, False], ids=["Intel", "another"])
 def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways are taken on any machine: neither needs the processor that it is faster on."""
-    monkeypatch.setattr(linear, "is_intel", lambda: request.param)
+    monkeypatch.setattr(onednn_linear, "is_intel", lambda: request.param)
 
 
 def both(layer: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptailor.engine import processor
+from gptailor.engine.cpu import processor
 
 CPUINFO = Path("/proc/cpuinfo")
 

@@ -58,9 +58,9 @@ def split(pattern: str, **fields: Any) -> dict[str, Any]:
 def test_rules_without_a_name_are_refused(
     change: Change, told: str, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    with pytest.raises(ExportError, match=told) as fault:
+    with pytest.raises(ExportError, match=told) as error:
         vocabulary_of(changed(tiny_tokenizer, change), 320)
-    assert fault.value.faults[0].endswith("which llama.cpp can't follow; use --format hf")
+    assert error.value.problems[0].endswith("which llama.cpp can't follow; use --format hf")
 
 
 def test_other_kinds_of_tokenizer_are_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

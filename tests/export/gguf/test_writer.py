@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import ExportError, TailoringError
 from gptailor.export import export_checkpoint, export_gguf
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 MERGED = LayerSpec.of("math:2", "code:2", merge="task_arithmetic", scale=0.6)
 
@@ -74,7 +74,7 @@ def test_matrices_are_stored_in_the_type_asked_for(
 ) -> None:
     export_gguf(family, cut(1, 4), tmp_path / "m.gguf", dtype=dtype)
     tensors = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "m.gguf").tensors}
-    wanted = family.part("embedding", "base")["model.embed_tokens.weight"].numpy()
+    wanted = family.outer_part("embedding", "base")["model.embed_tokens.weight"].numpy()
     found = tensors["token_embd.weight"]
     assert found.tensor_type == kind
     from gguf.quants import dequantize
@@ -187,9 +187,9 @@ def test_what_llama_cpp_can_not_run_is_refused(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "new folder" / "m.gguf"
-    with pytest.raises(ExportError) as fault:
+    with pytest.raises(ExportError) as error:
         export_gguf(runnable(model_type, **fields), cut(*kept), out)
-    (sentence,) = fault.value.faults
+    (sentence,) = error.value.problems
     assert sentence.startswith("--format gguf: ")
     assert told in sentence
     assert "\n" not in sentence
@@ -204,7 +204,7 @@ def test_values_that_float16_can_not_hold_are_refused(
         model.model.layers[1].mlp.up_proj.weight[3, 4] = 70_000.0
     model.save_pretrained(tmp_path / "base")
     tiny_tokenizer.save_pretrained(tmp_path / "base")
-    family = load_family(MemberSource(str(tmp_path / "base")), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(str(tmp_path / "base")), {}, dtype=torch.float32)
     tailoring = Tailoring((LayerSpec.of("base:0"), LayerSpec.of("base:1")))
     with pytest.raises(ExportError, match=r"blk.1.ffn_up.weight holds .* not finite in f16; use b"):
         export_gguf(family, tailoring, tmp_path / "m.gguf")
@@ -243,7 +243,7 @@ def test_a_member_and_a_file_of_the_run_are_never_replaced(family: Family, tmp_p
     for kept in (file, file.parent):
         with pytest.raises(ExportError, match="a file that this export is made from"):
             export_gguf(family, cut(0, 3), file, overwrite=True, keep=[kept])
-    member = load_family(MemberSource(str(file)), {}, dtype=torch.float32)
+    member = load_family(MemberSpec(str(file)), {}, dtype=torch.float32)
     with pytest.raises(ExportError, match="a file that this export is made from"):
         export_gguf(member, Tailoring((LayerSpec.of("base:0"),)), file, overwrite=True)
     assert file.read_bytes() == before

@@ -21,7 +21,7 @@ from gptailor.export import export_checkpoint
 from gptailor.export.mergekit.known_architectures import KNOWN
 from gptailor.export.mergekit.recipe import export_recipe, mergekit_recipe
 from gptailor.export.tailored_weights import tailored_weights
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 of = LayerSpec.of
 TAKEN = [of("base:0"), of("base:1"), of("math:1"), of("code:5"), of("code:5"), of("code:2")]
@@ -162,7 +162,7 @@ def test_files_of_half_precision_are_rebuilt(
         half = AutoModelForCausalLM.from_config(model.config, dtype=getattr(torch, stored))
         half.load_state_dict(model.state_dict())
         half.save_pretrained(tmp_path / member, max_shard_size="30KB")
-        sources[member] = MemberSource(str(tmp_path / member))
+        sources[member] = MemberSpec(str(tmp_path / member))
     family = load_family(sources.pop("base"), sources, dtype=getattr(torch, held))
     recipe = mergekit_recipe(family, Tailoring(tuple(SUMS)))
     assert (tmp_path / "math" / "model.safetensors.index.json").is_file()
@@ -226,7 +226,7 @@ def test_the_head_of_a_recipe_says_how_to_run_it(llama: Family, tmp_path: Path) 
     assert "#   embedding: linear(code, math, weights=[0.75, 0.25])" in head
     documents = list(yaml.safe_load_all(text))
     assert "name" not in documents[-1]
-    assert documents[-1]["base_model"] == llama.sources["base"]
+    assert documents[-1]["base_model"] == llama.paths["base"]
     assert all("name" in document for document in documents[:-1])
 
 
@@ -253,10 +253,10 @@ def test_two_recipes_never_share_an_intermediate_model(llama: Family) -> None:
 
 
 def refused(family: Family, tailoring: Tailoring) -> str:
-    with pytest.raises(ExportError) as fault:
+    with pytest.raises(ExportError) as error:
         mergekit_recipe(family, tailoring)
-    told = "\n".join(fault.value.faults)
-    assert told.count("use --format hf instead") == len(fault.value.faults)
+    told = "\n".join(error.value.problems)
+    assert told.count("use --format hf instead") == len(error.value.problems)
     return told
 
 
@@ -342,23 +342,23 @@ def test_architectures_that_mergekit_breaks_are_refused(
 def test_members_that_mergekit_cannot_read_are_refused(
     origin: str, told: str, llama: Family, whole: Tailoring
 ) -> None:
-    place = Path(origin.format(**llama.sources).partition(" (")[0])
+    place = Path(origin.format(**llama.paths).partition(" (")[0])
     if place.suffix == ".gguf":
         place.touch()
     elif not place.exists():
-        place.symlink_to(llama.sources["math"])
-    sources = {**llama.sources, "math": origin.format(**llama.sources)}
-    family = dataclasses.replace(llama, sources=sources)
+        place.symlink_to(llama.paths["math"])
+    sources = {**llama.paths, "math": origin.format(**llama.paths)}
+    family = dataclasses.replace(llama, paths=sources)
     mergekit_recipe(family, whole)  # a member that gives nothing is not asked for
     layers = (of("base:0"), of("math:1"))
     assert told in refused(family, Tailoring(layers))
 
 
 def test_a_link_leads_to_a_member(llama: Family, tmp_path: Path) -> None:
-    (tmp_path / "away").symlink_to(Path(llama.sources["math"]).parent)
-    sources = {**llama.sources, "math": str(tmp_path / "away" / "math")}
+    (tmp_path / "away").symlink_to(Path(llama.paths["math"]).parent)
+    sources = {**llama.paths, "math": str(tmp_path / "away" / "math")}
     tailoring = Tailoring((of("base:0"), of("math:1")))
-    family = dataclasses.replace(llama, sources=sources)
+    family = dataclasses.replace(llama, paths=sources)
     recipe = mergekit_recipe(family, tailoring)
     assert f"model: {tmp_path}/away/math\n" in recipe
     assert_same(rebuilt(recipe, tmp_path)[1], family, tailoring)
@@ -369,7 +369,7 @@ def test_files_that_are_not_what_was_read_are_refused(
     damage: str, llama: Family, tmp_path: Path
 ) -> None:
     folder = tmp_path / "math"
-    shutil.copytree(llama.sources["math"], folder)
+    shutil.copytree(llama.paths["math"], folder)
     weights = load_file(folder / "model.safetensors")
     if damage == "changed":  # as where rows were put in another order to fit the base
         weights["lm_head.weight"] = weights["lm_head.weight"].flip(0)
@@ -380,7 +380,7 @@ def test_files_that_are_not_what_was_read_are_refused(
         config["architectures"] = ["LlamaModel"]
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    family = dataclasses.replace(llama, sources={**llama.sources, "math": str(folder)})
+    family = dataclasses.replace(llama, paths={**llama.paths, "math": str(folder)})
     told = refused(family, Tailoring((of("math:0"),)))
     expected = "architectures is ['LlamaModel']" if damage == "class" else "lm_head.weight in its"
     assert f"member 'math': {expected}" in told
@@ -396,8 +396,8 @@ def test_a_member_with_more_rows_than_the_base_is_refused(
     padded = tiny_model("llama", seed=5, vocab_size=llama.config.vocab_size + 8)
     padded.save_pretrained(tmp_path / "padded")
     tiny_tokenizer.save_pretrained(tmp_path / "padded")
-    variants = {"math": MemberSource(str(tmp_path / "padded"))}
-    family = load_family(MemberSource(llama.sources["base"]), variants, dtype=torch.float32)
+    variants = {"math": MemberSpec(str(tmp_path / "padded"))}
+    family = load_family(MemberSpec(llama.paths["base"]), variants, dtype=torch.float32)
     told = refused(family, Tailoring((of("math:0"),)))
     assert "vocabulary was fitted to the base's" in told
 
@@ -406,12 +406,12 @@ def test_a_member_with_more_rows_than_the_base_is_refused(
 def test_a_tied_member_with_a_head_in_its_files(opened: Callable[..., Any], tmp_path: Path) -> None:
     tied = opened("llama", tie_word_embeddings=True).family
     sources = {}
-    for member, origin in tied.sources.items():
+    for member, origin in tied.paths.items():
         shutil.copytree(origin, tmp_path / member)
         weights = load_file(tmp_path / member / "model.safetensors")
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
         save_file(weights, tmp_path / member / "model.safetensors", {"format": "pt"})
-        sources[member] = MemberSource(str(tmp_path / member))
+        sources[member] = MemberSpec(str(tmp_path / member))
     family = load_family(sources.pop("base"), sources, dtype=torch.float32)
     assert family.tied
     for part in (of("math"), SLERP):
@@ -424,7 +424,7 @@ def test_a_tied_member_with_a_head_in_its_files(opened: Callable[..., Any], tmp_
     told = refused(family, dataclasses.replace(tailoring, norm=of("code")))
     assert "ties head and embedding and has a head in its files" in told
     (tmp_path / "code" / "model.safetensors").unlink()
-    shutil.copy(Path(tied.sources["code"]) / "model.safetensors", tmp_path / "code")
+    shutil.copy(Path(tied.paths["code"]) / "model.safetensors", tmp_path / "code")
     assert "ties head and embedding" in refused(family, tailoring)
 
 
@@ -455,7 +455,7 @@ def test_the_file_is_replaced_only_where_it_is_ours(
 
 
 def test_a_members_file_is_never_replaced(llama: Family, whole: Tailoring) -> None:
-    config = Path(llama.sources["math"]) / "config.json"
+    config = Path(llama.paths["math"]) / "config.json"
     before = config.read_bytes()
     with pytest.raises(ExportError, match="made from"):
         export_recipe(llama, whole, config, overwrite=True)

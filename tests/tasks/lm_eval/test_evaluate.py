@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval.harness import TaskRequest, TaskSplits, evaluate_model, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, evaluate_model, load_tasks
 
 SHARES = (0.5, 0.2, 0.3)
 
@@ -27,7 +27,7 @@ def tasks(
         "wiki", {"test": texts(12)}, output_type="loglikelihood_rolling", doc_to_text="",
         doc_to_target="{{text}}", doc_to_choice=None, metric_list=[{"metric": "bits_per_byte"}],
     )  # fmt: skip
-    asked = [TaskRequest(str(both), "acc"), TaskRequest(str(wiki), "bits_per_byte")]
+    asked = [TaskSpec(str(both), "acc"), TaskSpec(str(wiki), "bits_per_byte")]
     return load_tasks(asked, tiny_tokenizer, max_length=64, seed=5, shares=SHARES)
 
 
@@ -75,13 +75,13 @@ def test_few_shot_and_a_report_of_another_file_are_evaluated_too(
         training_split="train", num_fewshot=1,
     )  # fmt: skip
     dev = write_task("dev", {"test": short[18:40]})
-    request = TaskRequest(str(calib), "acc", num_fewshot=0, test_task=str(dev))
+    request = TaskSpec(str(calib), "acc", num_fewshot=0, test_task=str(dev))
     loaded = load_tasks([request], tiny_tokenizer, max_length=64, seed=5, shares=SHARES)
     assert loaded["calib"].test_docs == {"dev": tuple(range(2, 22))}
-    assert "2 of 22 report examples also stand" in loaded["calib"].notes[0]
+    assert "2 of 22 test examples also stand" in loaded["calib"].notes[0]
     model = tiny_model("llama")
     scores = evaluate_model(model, loaded, tokenizer=tiny_tokenizer, max_length=64)
-    report = loaded["calib"].report
+    report = loaded["calib"].test
     ours = [slow_measure(model, report, example)["acc"] for example in range(report.n_examples)]
     assert list(scores.tasks["calib"]["acc"].values) == ours
 
@@ -103,7 +103,7 @@ def test_nothing_is_printed_and_the_global_random_states_are_left_alone(
 
     def work() -> None:
         path = write_task("quiz", {"test": questions(12)})
-        asked = [TaskRequest(str(path), "acc")]
+        asked = [TaskSpec(str(path), "acc")]
         loaded = load_tasks(asked, tiny_tokenizer, max_length=64, seed=5, shares=SHARES)
         evaluate_model(tiny_model("llama"), loaded, tokenizer=tiny_tokenizer, max_length=64)
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from gptailor.core.metrics import aggregate
-from gptailor.tasks.lm_eval.harness import TaskRequest, TaskSplits, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
 
 SHARES = (0.5, 0.2, 0.3)
 ALL = ("search", "selection", "test")
 
 
 def load(path: Path, metric: str, tokenizer: Any, **keys: Any) -> TaskSplits:
-    request = TaskRequest(str(path), metric, **keys)
+    request = TaskSpec(str(path), metric, **keys)
     (parts,) = load_tasks([request], tokenizer, max_length=64, seed=3, shares=SHARES).values()
     return parts
 

@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval.harness import TaskRequest, TaskSplits, load_tasks
+from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
 from gptailor.tasks.lm_eval.local_files import is_path, read_task_file
 
 
 @pytest.fixture
 def load(tiny_tokenizer: Any) -> Callable[..., TaskSplits]:
     def run(path: Path | str, metric: str = "acc", **keys: Any) -> TaskSplits:
-        request = TaskRequest(str(path), metric, **keys)
+        request = TaskSpec(str(path), metric, **keys)
         shares = (0.5, 0.2, 0.3)
         (parts,) = load_tasks(
             [request], tiny_tokenizer, max_length=64, seed=0, shares=shares
@@ -77,7 +77,7 @@ def test_groups_may_nest_and_hold_tasks_of_their_own(
     outer = load(write_group("outer", ["inner", inside]))
     leaves = {leaf for leaf, _ in outer.search.origins}
     assert leaves == {"one", "two", "outer::inside"}
-    assert outer.search.n_examples + outer.choose.n_examples + outer.report.n_examples == 30
+    assert outer.search.n_examples + outer.selection.n_examples + outer.test.n_examples == 30
     assert any("does not say how its 3 tasks add up" in note for note in outer.notes)
 
 
@@ -240,11 +240,11 @@ def test_all_faults_of_all_tasks_are_told_at_once(
     write_task: Any, questions: Any, tiny_tokenizer: Any
 ) -> None:
     one = write_task("one", {"test": questions(10, 1)}, doc_to_txt="", test_split="dev")
-    asked = [TaskRequest(str(one), "acc"), TaskRequest("./none.yaml", "acc")]
+    asked = [TaskSpec(str(one), "acc"), TaskSpec("./none.yaml", "acc")]
     with pytest.raises(TaskError) as caught:
         load_tasks(asked, tiny_tokenizer, max_length=64, seed=0, shares=(0.5, 0.2, 0.3))
-    told = "\n".join(caught.value.faults)
-    assert len(caught.value.faults) == 3
+    told = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 3
     assert "doc_to_txt" in told
     assert "unknown split 'dev'" in told
     assert "none.yaml: no such file" in told

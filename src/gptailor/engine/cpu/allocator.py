@@ -1,7 +1,7 @@
 """Let the C library keep the pages that tensors give back.
 
 By default glibc returns every large block to the system, and the next tensor of the same size is
-handed zeroed pages one fault at a time. Knows nothing of tensors; does nothing where there is no
+handed zeroed pages one error at a time. Knows nothing of tensors; does nothing where there is no
 glibc.
 """
 

@@ -46,7 +46,7 @@ from gptailor.export.gguf.tokenizer import vocabulary_of
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.gguf.gguf_header import read_gguf_header
-from gptailor.family.layer_weights import layer_weights, part_weights
+from gptailor.family.layer_weights import layer_weights, outer_weights
 
 __all__ = ["GGUF_DTYPES", "export_gguf"]
 
@@ -131,7 +131,7 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
     plan = _Plan(family, tailoring, config, architecture_of(config), dtype)
     _tell_of_context(config, plan.known)
     writer = plan.header(name or file.stem)
-    needed = [*keep, *places_of(family.sources)]
+    needed = [*keep, *places_of(family.paths)]
     with file_beside(
         file,
         is_ours=_is_ours,
@@ -227,11 +227,11 @@ class _Plan:
     def _members(self, *, shapes_only: bool) -> Iterator[tuple[str, Tensor]]:
         """The tailored model's tensors in float32 under transformers' names."""
         family = self.family
-        for part, spec in self.tailoring.parts.items():
+        for part, spec in self.tailoring.outer_parts.items():
             if shapes_only:
-                found = family.part(part, spec.sources[0].member)
+                found = family.outer_part(part, spec.sources[0].member)
             else:
-                found = part_weights(family, part, spec, torch.float32)
+                found = outer_weights(family, part, spec, torch.float32)
             yield from ((name, _plain(tensor, shapes_only)) for name, tensor in found.items())
         for index, spec in enumerate(self.tailoring.layers):
             if shapes_only:
@@ -287,8 +287,8 @@ def _check(file: Path, plan: _Plan) -> None:
     """
     try:
         read_gguf_header(file)
-    except FamilyError as fault:
-        raise ExportError(f"the file that was written can't be read back: {fault}") from fault
+    except FamilyError as error:
+        raise ExportError(f"the file that was written can't be read back: {error}") from error
     found = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
     for made in plan.tensors():
         theirs = found.pop(made.name, None)

@@ -18,7 +18,7 @@ from gptailor.core.tailoring import BASE
 from gptailor.errors import ExportError
 from gptailor.export.card import place_of
 from gptailor.export.mergekit.known_architectures import KNOWN
-from gptailor.family import Family, MemberSource
+from gptailor.family import Family, MemberSpec
 from gptailor.family.locate import find
 from gptailor.family.weight_files import read_json
 
@@ -88,7 +88,7 @@ def files_of(family: Family, member: str) -> MemberFiles:
     Raises:
         ExportError: It is an adapter or a GGUF file, or its files are not what the family holds.
     """
-    origin = family.sources[member]
+    origin = family.paths[member]
     if place_of(origin) != origin:
         raise ExportError(
             f"member {member!r} is an adapter ({origin}), which mergekit merges in another "
@@ -128,13 +128,13 @@ def files_of(family: Family, member: str) -> MemberFiles:
     return MemberFiles(reference, frozenset(stored), rounded)
 
 
-def _source_of(origin: str) -> tuple[MemberSource, bool]:
+def _source_of(origin: str) -> tuple[MemberSpec, bool]:
     """The member as the config named it, and whether it lies on this machine."""
     path = Path(origin).expanduser()
     if path.exists() or origin.startswith("package://"):
-        return MemberSource(origin), True
+        return MemberSpec(origin), True
     name, at, revision = origin.partition("@")
-    return MemberSource(name, revision=revision if at else None), False
+    return MemberSpec(name, revision=revision if at else None), False
 
 
 def _refuse_fitted(member: str, name: str, place: _Place | None, held: Tensor) -> None:

@@ -21,7 +21,7 @@ from gptailor.export.mergekit.documents import Documents, Slice
 from gptailor.export.mergekit.forms import form_of
 from gptailor.export.mergekit.member_files import MERGEKIT, MemberFiles, files_of, refuse_family
 from gptailor.family import Family
-from gptailor.family.layout import PARTS
+from gptailor.family.layout import OUTER_PARTS
 from gptailor.files.yaml import dump_yaml
 
 __all__ = ["export_recipe", "mergekit_recipe"]
@@ -51,7 +51,7 @@ def export_recipe(
         ExportError: The file can't be written, or mergekit can't rebuild the tailoring.
     """
     text = mergekit_recipe(family, tailoring, file_name=file.name)
-    needed = [*keep, *places_of(family.sources)]
+    needed = [*keep, *places_of(family.paths)]
     with file_beside(file, is_ours=_is_ours, overwrite=overwrite, keep=needed) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -79,19 +79,21 @@ def mergekit_recipe(family: Family, tailoring: Tailoring, *, file_name: str = "r
         str(family.dtype).removeprefix("torch."),
         family.layout.head,
     )
-    norm_is_head = tailoring.parts["norm"] == tailoring.head
-    places = tailoring.parts | {f"layers[{i}]": spec for i, spec in enumerate(tailoring.layers)}
+    norm_is_head = tailoring.outer_parts["norm"] == tailoring.head
+    places = tailoring.outer_parts | {
+        f"layers[{i}]": spec for i, spec in enumerate(tailoring.layers)
+    }
     if norm_is_head or family.tied:  # a tied head is the embedding
         del places["head"]
     slices: dict[str, Slice] = {}
-    faults: list[str] = []
+    problems: list[str] = []
     for place, spec in places.items():
         try:
             slices[place] = _slice(documents, family, place, spec, norm_is_head=norm_is_head)
-        except ExportError as fault:
-            faults += [f"{place}: {sentence}" for sentence in fault.faults]
-    if faults:
-        raise ExportError(faults)
+        except ExportError as error:
+            problems += [f"{place}: {sentence}" for sentence in error.problems]
+    if problems:
+        raise ExportError(problems)
     embedding, norm = slices.pop("embedding"), slices.pop("norm")
     head = slices.pop("head", None)
     last = norm if head is None else documents.joined(norm, head)
@@ -106,40 +108,40 @@ def _slice(
         return documents.taken(spec.sources[0])
 
     def tensors(source: Source) -> Mapping[str, Tensor]:
-        if place not in PARTS:
+        if place not in OUTER_PARTS:
             return family.layer(source)
-        part = family.part(place, source.member)
+        part = family.outer_part(place, source.member)
         if place == "norm" and norm_is_head:  # one slice makes both
-            own = family.part("head", source.member)
-            embedding = family.part("embedding", source.member)[family.layout.embedding]
+            own = family.outer_part("head", source.member)
+            embedding = family.outer_part("embedding", source.member)[family.layout.embedding]
             part = {**part, **(own or {family.layout.head: embedding})}
         return part
 
     base = None if spec.base is None else tensors(spec.base)
     form = form_of(spec, [tensors(source) for source in spec.sources], base)
-    return documents.merged_part(place, form) if place in PARTS else documents.merged(form)
+    return documents.merged_part(place, form) if place in OUTER_PARTS else documents.merged(form)
 
 
 def _files(family: Family, tailoring: Tailoring) -> dict[str, MemberFiles]:
-    specs = [*tailoring.layers, *tailoring.parts.values()]
+    specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     used = dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)])
-    faults: list[str] = []
+    problems: list[str] = []
     files: dict[str, MemberFiles] = {}
     for member in used:
         try:
             files[member] = files_of(family, member)
-        except ExportError as fault:
-            faults += fault.faults
+        except ExportError as error:
+            problems += error.problems
     spare = [name for name in files if family.tied and family.layout.head in files[name].names]
-    if spare and (len(spare) < len(files) or tailoring.parts["norm"] != tailoring.embedding):
-        faults.append(
+    if spare and (len(spare) < len(files) or tailoring.outer_parts["norm"] != tailoring.embedding):
+        problems.append(
             f"member {spare[0]!r} ties head and embedding and has a head in its files all the "
             "same, which mergekit can't leave out; write the member out with --format hf and a "
             "tailoring of all its layers, and name that folder in the family; or use --format hf "
             "instead"
         )
-    if faults:
-        raise ExportError(faults)
+    if problems:
+        raise ExportError(problems)
     return files
 
 
@@ -155,7 +157,7 @@ def _head(tailoring: Tailoring, file_name: str) -> str:
         for index, spec in enumerate(tailoring.layers)
         if spec.method is not None
     ]
-    merged += [f"#   {part}: {spec}" for part, spec in tailoring.parts.items() if spec.method]
+    merged += [f"#   {part}: {spec}" for part, spec in tailoring.outer_parts.items() if spec.method]
     told = ["#", "# What is merged, as gptailor says it:", *merged] if merged else []
     lines = [
         f"{_FIRST_LINE} {version('gptailor')}.",

@@ -125,12 +125,12 @@ def read_gguf_header(path: Path) -> GgufHeader:
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
                 return _walk(_Walk(blob))
-    except OSError as fault:
-        raise FamilyError(f"{path} can't be read: {fault.strerror}") from fault
-    except _Unusable as fault:
-        raise FamilyError(f"{path}: {fault}") from None
-    except _Broken as fault:
-        raise FamilyError(f"{path}: the GGUF file is broken: {fault}; copy it again") from None
+    except OSError as error:
+        raise FamilyError(f"{path} can't be read: {error.strerror}") from error
+    except _Unusable as error:
+        raise FamilyError(f"{path}: {error}") from None
+    except _Broken as error:
+        raise FamilyError(f"{path}: the GGUF file is broken: {error}; copy it again") from None
 
 
 def _walk(walk: _Walk) -> GgufHeader:

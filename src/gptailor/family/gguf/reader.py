@@ -33,7 +33,7 @@ from gptailor.family.layout import Layout
 from gptailor.family.licence import licence_of
 from gptailor.family.members import OpenedMember
 from gptailor.family.quiet import quiet
-from gptailor.family.weight_files import LIBRARY_FAULTS, one_line, told
+from gptailor.family.weight_files import LIBRARY_ERRORS, one_line, told
 
 __all__ = ["open_gguf"]
 
@@ -193,8 +193,8 @@ def _model_of(path: Path) -> tuple[Any, Any]:  # transformers is untyped here
                 attn_implementation="eager",  # weights are wanted, not speed
             )
         return model, info
-    except LIBRARY_FAULTS as fault:
-        raise FamilyError(f"{path}: the GGUF file can't be read: {one_line(fault)}") from fault
+    except LIBRARY_ERRORS as error:
+        raise FamilyError(f"{path}: the GGUF file can't be read: {one_line(error)}") from error
 
 
 def _tokenizer_of(path: Path) -> Any:  # transformers is untyped here
@@ -202,5 +202,5 @@ def _tokenizer_of(path: Path) -> Any:  # transformers is untyped here
         with quiet():
             # what AutoTokenizer finds too, in a twentieth of the time
             return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as fault:  # the tokenizers library raises bare Exception
-        raise FamilyError(f"{path}: its tokenizer can't be read: {one_line(fault)}") from fault
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise FamilyError(f"{path}: its tokenizer can't be read: {one_line(error)}") from error

@@ -1,6 +1,6 @@
 """From lm-eval's task objects to examples: splits, few-shot, requests, right answers.
 
-Speaks to objects that lm-eval made, and never imports it: `harness` does. Every fault of a user's
+Speaks to objects that lm-eval made, and never imports it: `harness` does. Every error of a user's
 data becomes a sentence that names the task and the example.
 """
 
@@ -36,7 +36,7 @@ _MAX_CHOICES = 1000  # the most in use are some hundred classes of an intent
 _MAX_SHOWN = 100  # characters of a value in a message
 
 # what a task file can raise through lm-eval: templates, literals, missing keys, wrong types
-FAULTS = (
+BUILD_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -111,17 +111,17 @@ def set_fewshot(name: str, task: Any, wanted: int | None) -> tuple[str | None, l
     return str(source), notes
 
 
-def why_not_made(label: str, fault: BaseException) -> str:
+def why_not_made(label: str, error: BaseException) -> str:
     """Why lm-eval could not make a task: a sentence with the key and the example, where known.
 
     Args:
         label: What to call the task.
-        fault: What lm-eval raised.
+        error: What lm-eval raised.
     """
-    tried = tried_first(fault)
+    tried = tried_first(error)
     if tried is None:
-        advice = "" if is_out_of_memory(fault) else "; check its keys"
-        return f"{label}: lm-eval can't build it ({describe_error(fault)}){advice}"
+        advice = "" if is_out_of_memory(error) else "; check its keys"
+        return f"{label}: lm-eval can't build it ({describe_error(error)}){advice}"
     task, known = tried
     place = _place(label, task, 0)
     if "target" in known and isinstance(known.get("choices"), list):
@@ -129,7 +129,7 @@ def why_not_made(label: str, fault: BaseException) -> str:
             _refuse_unanswerable(known["choices"], known["target"])
         except TaskError as better:
             return f"{place}: {better}"
-    return f"{place}: {describe_error(fault)}"
+    return f"{place}: {describe_error(error)}"
 
 
 def list_documents(name: str, task: Any, label: str) -> list[Document]:
@@ -144,10 +144,10 @@ def list_documents(name: str, task: Any, label: str) -> list[Document]:
     for index, doc in enumerate(task.eval_docs):
         try:
             found.append(_document(name, task, index, doc))
-        except TaskError as fault:
-            raise TaskError(f"{_place(label, task, index)}: {fault}") from None
-        except FAULTS as fault:
-            raise TaskError(f"{_place(label, task, index)}: {describe_error(fault)}") from None
+        except TaskError as error:
+            raise TaskError(f"{_place(label, task, index)}: {error}") from None
+        except BUILD_ERRORS as error:
+            raise TaskError(f"{_place(label, task, index)}: {describe_error(error)}") from None
     if not found:
         raise TaskError(f"{label}: its split {task.config.test_split!r} has no examples")
     return found
@@ -175,10 +175,10 @@ def build_examples(
     task.set_fewshot_seed(FEWSHOT_SEED)
     try:
         task.build_all_requests(samples=ordered, rank=0, world_size=1)
-    except FAULTS as fault:
-        last = asked_last(fault)
+    except BUILD_ERRORS as error:
+        last = asked_last(error)
         place = label if last is None else _place(label, task, ordered[last])
-        raise TaskError(f"{place}: {describe_error(fault)}") from None
+        raise TaskError(f"{place}: {describe_error(error)}") from None
     grouped: dict[int, list[Any]] = {}
     for instance in task.instances:
         grouped.setdefault(ordered[instance.doc_id], []).append(instance)
@@ -188,10 +188,10 @@ def build_examples(
         instances.sort(key=lambda instance: instance.idx)
         try:
             made[index] = make(task, by_index[index], instances, encoder)
-        except TaskError as fault:
-            raise TaskError(f"{_place(label, task, index)}: {fault}") from None
-        except FAULTS as fault:
-            raise TaskError(f"{_place(label, task, index)}: {describe_error(fault)}") from None
+        except TaskError as error:
+            raise TaskError(f"{_place(label, task, index)}: {error}") from None
+        except BUILD_ERRORS as error:
+            raise TaskError(f"{_place(label, task, index)}: {describe_error(error)}") from None
     return made
 
 

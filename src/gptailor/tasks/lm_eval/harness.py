@@ -20,7 +20,7 @@ from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval import local_files
 from gptailor.tasks.lm_eval.building import (
-    FAULTS,
+    BUILD_ERRORS,
     FEWSHOT_SEED,
     OUTPUT_TYPES,
     choose_split,
@@ -38,15 +38,15 @@ from gptailor.tasks.lm_eval.loaded_task import (
 from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
 from gptailor.tasks.lm_eval.sandbox import in_sandbox, sandbox_like
 from gptailor.tasks.lm_eval.task_file import Known
-from gptailor.tasks.request import TaskRequest, TaskSplits, check_request
+from gptailor.tasks.request import TaskSpec, TaskSplits, check_request
 from gptailor.tasks.splits import divide, limited
 from gptailor.tasks.task import Response, plain_numbers
 
-__all__ = ["TaskRequest", "TaskSplits", "evaluate_model", "load_tasks"]
+__all__ = ["TaskSpec", "TaskSplits", "evaluate_model", "load_tasks"]
 
 
 def load_tasks(
-    requests: Sequence[TaskRequest],
+    requests: Sequence[TaskSpec],
     tokenizer: Any,
     *,
     max_length: int,
@@ -70,23 +70,25 @@ def load_tasks(
         One entry a request, in order, by the task's own name.
 
     Raises:
-        TaskError: With the faults of all requests, a sentence each.
+        TaskError: With the problems of all requests, a sentence each.
     """
     encoder = Encoder.of(tokenizer, max_length, n_tokens)
     loaded: dict[str, TaskSplits] = {}
-    faults: list[str] = []
+    problems: list[str] = []
     for request in requests:
         try:
             with as_lm_eval_runs(), in_sandbox():
                 parts = _load(request, encoder, seed, shares)
-        except TaskError as fault:
-            faults += [local_files.with_file(request.name, sentence) for sentence in fault.faults]
+        except TaskError as error:
+            problems += [
+                local_files.with_file(request.name, sentence) for sentence in error.problems
+            ]
             continue
         if parts.search.name in loaded:
-            faults.append(f"task {parts.search.name!r} is asked for twice; name it once")
+            problems.append(f"task {parts.search.name!r} is asked for twice; name it once")
         loaded[parts.search.name] = parts
-    if faults:
-        raise TaskError(faults)
+    if problems:
+        raise TaskError(problems)
     return loaded
 
 
@@ -144,8 +146,8 @@ def _backend(
         return HFLM(pretrained=model, **options)
     try:
         return HFLM(pretrained=str(model), dtype=dtype, **options)
-    except (OSError, ValueError) as fault:
-        raise TaskError(f"{model}: lm-eval can't load it: {str(fault).splitlines()[0]}") from None
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{model}: lm-eval can't load it: {str(error).splitlines()[0]}") from None
 
 
 def _evaluate(backend: Any, parts: TaskSplits) -> dict[str, Measurement]:
@@ -189,7 +191,7 @@ def _responses(sample: Mapping[str, Any]) -> list[Response]:
 
 
 def _load(
-    request: TaskRequest, encoder: Encoder, seed: int, shares: tuple[float, float, float]
+    request: TaskSpec, encoder: Encoder, seed: int, shares: tuple[float, float, float]
 ) -> TaskSplits:
     check_request(request)
     opened = _open(request.name, request.split, request.num_fewshot)
@@ -234,7 +236,7 @@ def _load(
     )
 
 
-def _open_test(request: TaskRequest) -> LoadedTask | None:
+def _open_test(request: TaskSpec) -> LoadedTask | None:
     """The task that is reported on, where it is another one or another split."""
     if request.test_task is None and request.test_split is None:
         return None
@@ -258,9 +260,9 @@ def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
         try:
             shots[leaf], told = set_fewshot(leaf, task, num_fewshot)
             splits[leaf] = choose_split(labels[leaf], task, split)
-        except FAULTS as fault:
+        except BUILD_ERRORS as error:
             raise TaskError(
-                f"{labels[leaf]}: lm-eval can't build it: {describe_error(fault)}"
+                f"{labels[leaf]}: lm-eval can't build it: {describe_error(error)}"
             ) from None
         notes += told
     group = loaded["groups"].get(own_name)
@@ -294,16 +296,16 @@ def _make(name: str, manager: Any, files: local_files.TaskFiles | None) -> Any:
 
     try:
         return manager.load([name])
-    except (*FAULTS, DatasetsError) as fault:
-        tried = tried_first(fault)
+    except (*BUILD_ERRORS, DatasetsError) as error:
+        tried = tried_first(error)
         leaf = name if tried is None else str(tried[0].config.task)
-        if tried is None and isinstance(fault, OSError):
+        if tried is None and isinstance(error, OSError):
             raise TaskError(
                 f"{_label(leaf, files)}: its data are not on this machine and can't be fetched "
-                f"({one_line(fault)}); load the task once where there is a network, so that the "
+                f"({one_line(error)}); load the task once where there is a network, so that the "
                 "datasets cache has it, or write a YAML file of your own over a JSONL file"
             ) from None
-        raise TaskError(why_not_made(_label(leaf, files), fault)) from None
+        raise TaskError(why_not_made(_label(leaf, files), error)) from None
 
 
 @functools.cache
@@ -342,19 +344,19 @@ def _local(files: local_files.TaskFiles) -> Any:
             _shipped(other)
         manager.task_index.update(_manager().task_index)
     known = _known()
-    faults: list[str] = []
+    problems: list[str] = []
     for name in used:
         path = files.places[name]
         try:
             config = local_files.prepared(files.configs[name], path, known=known)
-        except TaskError as fault:
-            faults += fault.faults
+        except TaskError as error:
+            problems += error.problems
             continue
         TaskIndex.process_cfg(config, path, manager.task_index)
         manager.task_index[name].cfg = config
         manager.task_index[name].yaml_path = None  # lm-eval takes our config, not the file
-    if faults:
-        raise TaskError(faults)
+    if problems:
+        raise TaskError(problems)
     return manager
 
 

@@ -30,7 +30,7 @@ def json_dataset(task: str, /, data_files: Any = None, **_: Any) -> dict[str, An
         Split -> `datasets.Dataset`, in memory only.
 
     Raises:
-        TaskError: A file is at fault, or a column holds values that one type can't.
+        TaskError: A file is invalid, or a column holds values that one type can't.
     """
     from datasets import Dataset
 
@@ -39,8 +39,8 @@ def json_dataset(task: str, /, data_files: Any = None, **_: Any) -> dict[str, An
     for split, paths in (json_files(config) or {}).items():
         columns = read_json_split(paths, task)
         for column, values in columns.items():
-            fault = _misfit(column, values)
-            if fault is not None:
+            error = _misfit(column, values)
+            if error is not None:
                 n_sound = bisect.bisect_left(
                     range(1, len(values) + 1),
                     True,
@@ -48,7 +48,7 @@ def json_dataset(task: str, /, data_files: Any = None, **_: Any) -> dict[str, An
                 )
                 raise TaskError(
                     f"{place_of_row(config, split, n_sound)}: the values of {column!r} don't all "
-                    f"fit one type: {str(fault).splitlines()[0]}"
+                    f"fit one type: {str(error).splitlines()[0]}"
                 )
         made[split] = Dataset.from_dict(columns)
     return made
@@ -60,8 +60,8 @@ def _misfit(column: str, values: list[Any]) -> Exception | None:
 
     try:
         Dataset.from_dict({column: values})
-    except (TypeError, ValueError, OverflowError) as fault:
-        return fault
+    except (TypeError, ValueError, OverflowError) as error:
+        return error
     return None
 
 
@@ -124,7 +124,7 @@ def _is_plain_file(path: str) -> bool:
 def _rows(path: Path, task: str) -> list[tuple[str, dict[str, Any]]]:
     if not path.exists():
         raise TaskError(f"task {task!r}: its data file {path} does not exist")
-    text = read_text(path, most=_MAX_BYTES, noun="JSONL file", error=TaskError)
+    text = read_text(path, most=_MAX_BYTES, noun="JSONL file", error_type=TaskError)
     if text.lstrip().startswith("["):
         rows: list[Any] = _parse(text, f"{path}")
         where = [f"{path}, item {number}" for number in range(1, len(rows) + 1)]
@@ -141,12 +141,12 @@ def _rows(path: Path, task: str) -> list[tuple[str, dict[str, Any]]]:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once)
-    except json.JSONDecodeError as fault:
+    except json.JSONDecodeError as error:
         raise TaskError(
-            f"{where}: not usable as JSON: {fault.msg} (column {fault.colno})"
+            f"{where}: not usable as JSON: {error.msg} (column {error.colno})"
         ) from None
-    except (RecursionError, ValueError) as fault:
-        raise TaskError(f"{where}: not usable as JSON: {fault}") from None
+    except (RecursionError, ValueError) as error:
+        raise TaskError(f"{where}: not usable as JSON: {error}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from gptailor.errors import TaskError
 from gptailor.files.yaml import read_yaml
 from gptailor.tasks.lm_eval.json_data import json_dataset, json_files
-from gptailor.tasks.lm_eval.task_file import Known, group_faults, task_faults
+from gptailor.tasks.lm_eval.task_file import Known, group_problems, task_problems
 
 __all__ = [
     "TaskFiles",
@@ -42,7 +42,7 @@ class TaskFiles:
     Args:
         name: The task's or group's own.
         configs: By name: its own, and those of the other files of its folder and of the folders in
-            it. A config with the one key `fault` could not be read.
+            it. A config with the one key `error` could not be read.
         places: The file of each.
     """
 
@@ -52,7 +52,7 @@ class TaskFiles:
 
 
 def with_file(name: str, sentence: str) -> str:
-    """Let a fault of a local task name its file."""
+    """Let a error of a local task name its file."""
     named = is_path(name) and sentence.startswith(("task ", "group "))
     return f"{name}: {sentence}" if named else sentence
 
@@ -77,11 +77,11 @@ def read_task_files(path: Path) -> TaskFiles:
         try:
             config = read_task_file(other)
             named = str(config.get("group") or config.get("task"))
-        except TaskError as fault:
+        except TaskError as error:
             # told only if the group asks for it, by the name that such files usually bear
-            config, named = {"fault": str(fault)}, other.stem
-        if named in found and named != name and "fault" not in config:
-            config = {"fault": f"{named!r} stands in both {places[named]} and {other}"}
+            config, named = {"error": str(error)}, other.stem
+        if named in found and named != name and "error" not in config:
+            config = {"error": f"{named!r} stands in both {places[named]} and {other}"}
             found[named] = config
         found.setdefault(named, config)
         places.setdefault(named, other)
@@ -127,9 +127,9 @@ def references(files: TaskFiles) -> tuple[list[str], list[str]]:
         if one not in configs:
             foreign += [one] if one not in foreign else []
             continue
-        if "fault" in configs[one]:
+        if "error" in configs[one]:
             raise TaskError(
-                f"group {name!r} needs a file that can't be used: {configs[one]['fault']}"
+                f"group {name!r} needs a file that can't be used: {configs[one]['error']}"
             )
         if one in used:
             continue
@@ -164,16 +164,16 @@ def prepared(config: Mapping[str, Any], path: Path, *, known: Known) -> dict[str
         known: What lm-eval knows.
 
     Raises:
-        TaskError: With every fault found before lm-eval sees the config.
+        TaskError: With every error found before lm-eval sees the config.
     """
     ready = dict(config)
     name = ready.get("task")
     if isinstance(name, list):
         label = f"group {ready.get('group')!r}"
-        _refuse(path, label, group_faults(ready, known))
+        _refuse(path, label, group_problems(ready, known))
         ready["task"] = [_prepared_member(one, path, known) for one in name]
         return ready
-    _refuse(path, f"task {name!r}", task_faults(ready, known))
+    _refuse(path, f"task {name!r}", task_problems(ready, known))
     for key in ("should_decontaminate", "doc_to_decontamination_query"):
         ready.pop(key, None)  # nobody asks for it here, and it would be rendered
     if json_files(ready) is not None:
@@ -190,13 +190,13 @@ def _prepared_member(member: Any, path: Path, known: Known) -> Any:
     if "dataset_path" in member or isinstance(member.get("task"), list):
         return prepared(member, path, known=known)
     named = member.get("group") or member.get("task")
-    _refuse(path, f"task {named!r}", group_faults(member, known))
+    _refuse(path, f"task {named!r}", group_problems(member, known))
     return member
 
 
-def _refuse(path: Path, label: str, faults: list[str]) -> None:
-    if faults:
-        raise TaskError([f"{path}: {label}: {fault}" for fault in faults])
+def _refuse(path: Path, label: str, problems: list[str]) -> None:
+    if problems:
+        raise TaskError([f"{path}: {label}: {error}" for error in problems])
 
 
 def _read(path: Path, above: list[Path]) -> dict[str, Any]:
@@ -204,9 +204,9 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
     if real in above or len(above) > _MAX_INCLUDES:
         raise TaskError(f"{path}: includes itself, by way of {above[-1]}")
     try:
-        config = read_yaml(path, error=TaskError)
-    except TaskError as fault:
-        if "!function" in str(fault):
+        config = read_yaml(path, error_type=TaskError)
+    except TaskError as error:
+        if "!function" in str(error):
             raise TaskError(
                 f"{path}: calls Python code with !function; a task file of your own must be plain "
                 "data: write it with templates, or use a task that lm-eval ships"

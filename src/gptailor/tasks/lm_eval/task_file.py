@@ -1,7 +1,7 @@
 """What a local task file may say: plain data and templates, and nothing that names code.
 
 lm-eval would call functions, load metrics and prompts by their paths, and let `datasets` pick any
-reader; a file of the user's own may ask for none of that. Every fault of a file is found before
+reader; a file of the user's own may ask for none of that. Every error of a file is found before
 lm-eval sees it. Knows the layout of lm-eval's YAML, but not lm-eval.
 """
 
@@ -16,7 +16,7 @@ from jinja2 import Environment, TemplateError
 from gptailor.errors import unknown
 from gptailor.tasks.lm_eval.json_data import json_files
 
-__all__ = ["TEMPLATES", "Known", "group_faults", "task_faults"]
+__all__ = ["TEMPLATES", "Known", "group_problems", "task_problems"]
 
 # keys that lm-eval renders; their values may be what stands beside them, too
 TEMPLATES: Mapping[str, tuple[type, ...]] = {
@@ -67,36 +67,36 @@ class Known:
     sandbox: Environment
 
 
-def task_faults(config: Mapping[str, Any], known: Known) -> list[str]:
-    """Every fault of a task, each beginning with its key or what is wrong."""
-    return [*_said_faults(config, known), *_data_faults(config)]
+def task_problems(config: Mapping[str, Any], known: Known) -> list[str]:
+    """Every error of a task, each beginning with its key or what is wrong."""
+    return [*_said_problems(config, known), *_data_problems(config)]
 
 
-def group_faults(config: Mapping[str, Any], known: Known) -> list[str]:
-    """Every fault of a group, or of a task named in one, and of what it says for its tasks."""
+def group_problems(config: Mapping[str, Any], known: Known) -> list[str]:
+    """Every error of a group, or of a task named in one, and of what it says for its tasks."""
     said = {key: value for key, value in config.items() if key not in known.group_keys}
     listed = config.get("aggregate_metric_list") or []
     listed = [listed] if isinstance(listed, Mapping) else listed
-    faults = []
+    problems = []
     if not isinstance(listed, list) or not all(
         isinstance(one, Mapping) and one.get("metric") in known.metrics for one in listed
     ):
-        faults = [f"aggregate_metric_list is {listed!r}; write it as [{{metric: acc}}]"]
-    return [*faults, *_said_faults(said, known), *_source_faults(said)]
+        problems = [f"aggregate_metric_list is {listed!r}; write it as [{{metric: acc}}]"]
+    return [*problems, *_said_problems(said, known), *_source_problems(said)]
 
 
-def _said_faults(config: Mapping[str, Any], known: Known) -> list[str]:
+def _said_problems(config: Mapping[str, Any], known: Known) -> list[str]:
     return [
-        *_key_faults(config, known.keys),
-        *_metric_faults(config.get("metric_list"), known),
-        *_filter_faults(config.get("filter_list")),
-        *_template_faults(config, known.sandbox),
-        *_fewshot_faults(config, known),
-        *_text_faults(config),
+        *_key_problems(config, known.keys),
+        *_metric_problems(config.get("metric_list"), known),
+        *_filter_problems(config.get("filter_list")),
+        *_template_problems(config, known.sandbox),
+        *_fewshot_problems(config, known),
+        *_text_problems(config),
     ]
 
 
-def _key_faults(config: Mapping[str, Any], keys: Collection[str]) -> Iterator[str]:
+def _key_problems(config: Mapping[str, Any], keys: Collection[str]) -> Iterator[str]:
     for key, value in config.items():
         if key in _CODE:
             if value not in (None, False):
@@ -111,7 +111,7 @@ def _key_faults(config: Mapping[str, Any], keys: Collection[str]) -> Iterator[st
             yield unknown("key", str(key), sorted(keys))
 
 
-def _metric_faults(listed: Any, known: Known) -> Iterator[str]:
+def _metric_problems(listed: Any, known: Known) -> Iterator[str]:
     if listed is None:
         return
     if not isinstance(listed, list) or not all(
@@ -133,7 +133,7 @@ def _metric_faults(listed: Any, known: Known) -> Iterator[str]:
             yield f"metric_list[{number}].aggregation: {told}"
 
 
-def _filter_faults(listed: Any) -> Iterator[str]:
+def _filter_problems(listed: Any) -> Iterator[str]:
     """Filters act on generated text, and none is asked for; the one that does nothing may stay."""
     if listed is None:
         return
@@ -146,7 +146,7 @@ def _filter_faults(listed: Any) -> Iterator[str]:
         yield "filter_list acts on text that a model writes, and none is asked for; leave it out"
 
 
-def _template_faults(config: Mapping[str, Any], sandbox: Environment) -> Iterator[str]:
+def _template_problems(config: Mapping[str, Any], sandbox: Environment) -> Iterator[str]:
     for key, kinds in TEMPLATES.items():
         value = config.get(key)
         if value is None:
@@ -158,12 +158,12 @@ def _template_faults(config: Mapping[str, Any], sandbox: Environment) -> Iterato
         elif isinstance(value, str):
             try:
                 sandbox.from_string(value)
-            except (TemplateError, SyntaxError, RecursionError, OverflowError) as fault:
-                told = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+            except (TemplateError, SyntaxError, RecursionError, OverflowError) as error:
+                told = str(error).splitlines()[0] if str(error) else type(error).__name__
                 yield f"{key} is not a usable template: {told}"
 
 
-def _fewshot_faults(config: Mapping[str, Any], known: Known) -> Iterator[str]:
+def _fewshot_problems(config: Mapping[str, Any], known: Known) -> Iterator[str]:
     number = config.get("num_fewshot")
     if number is not None and (
         not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 64
@@ -186,15 +186,15 @@ def _fewshot_faults(config: Mapping[str, Any], known: Known) -> Iterator[str]:
         isinstance(samples, list) and samples and all(isinstance(one, Mapping) for one in samples)
     ):
         yield "fewshot_config.samples must list examples, a mapping each"
-    for fault in (
-        *_key_faults(said, known.fewshot_keys),
-        *_template_faults(said, known.sandbox),
-        *_text_faults(said),
+    for error in (
+        *_key_problems(said, known.fewshot_keys),
+        *_template_problems(said, known.sandbox),
+        *_text_problems(said),
     ):
-        yield f"fewshot_config: {fault}"
+        yield f"fewshot_config: {error}"
 
 
-def _text_faults(config: Mapping[str, Any]) -> Iterator[str]:
+def _text_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for key in (*_TEXTS, "dataset_name", *_SPLITS):
         value = config.get(key)
         needed = key in _TEXTS and key in config
@@ -205,37 +205,37 @@ def _text_faults(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"tag is {tags!r}; it must be text, or list some"
 
 
-def _source_faults(config: Mapping[str, Any]) -> list[str]:
-    """Faults of where the data come from, as far as it is said."""
+def _source_problems(config: Mapping[str, Any]) -> list[str]:
+    """Problems of where the data come from, as far as it is said."""
     source, options = config.get("dataset_path"), config.get("dataset_kwargs")
-    faults = []
+    problems = []
     if isinstance(source, str) and _is_other_reader(source):
-        faults.append(
+        problems.append(
             f"dataset_path is {source!r}; data are read as {', '.join(sorted(_READERS))}, or from "
             "a folder or a data set of the hub"
         )
     if not isinstance(options, Mapping):
         if options is not None:
-            faults.append(f"dataset_kwargs is {options!r}; write {{data_files: {{test: FILE}}}}")
-        return faults
-    faults += [
+            problems.append(f"dataset_kwargs is {options!r}; write {{data_files: {{test: FILE}}}}")
+        return problems
+    problems += [
         f"dataset_kwargs: {unknown('option', str(key), sorted(_OPTIONS))}"
         for key in options
         if key not in _OPTIONS
     ]
     if options.get("trust_remote_code"):
-        faults.append(
+        problems.append(
             "dataset_kwargs.trust_remote_code would run code that comes with data; leave it out"
         )
     named = [*_flat(options.get("data_files")), options.get("data_dir")]
-    faults += [
+    problems += [
         f"dataset_kwargs: {one!r} is no address of data; name a file, or one of "
         + " or ".join(f"{address}..." for address in _ADDRESSES)
         for one in named
         if isinstance(one, str)
         and ("::" in one or ("://" in one and not one.startswith(_ADDRESSES)))
     ]
-    return faults
+    return problems
 
 
 def _is_other_reader(source: str) -> bool:
@@ -247,13 +247,13 @@ def _is_other_reader(source: str) -> bool:
     return importlib.util.find_spec(f"datasets.packaged_modules.{source}") is not None
 
 
-def _data_faults(config: Mapping[str, Any]) -> list[str]:
+def _data_problems(config: Mapping[str, Any]) -> list[str]:
     source, options = config.get("dataset_path"), config.get("dataset_kwargs")
     if not isinstance(source, str):
         return [f"dataset_path is {source!r}; give 'json' for a JSONL file of your own"]
-    faults = _source_faults(config)
-    if faults:
-        return faults
+    problems = _source_problems(config)
+    if problems:
+        return problems
     named = {role: config.get(role) for role in _SPLITS if config.get(role) is not None}
     if source in _NEED_FILES:
         found = (options or {}).get("data_files")

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from gptailor.errors import ConfigError
-from gptailor.workers.option_checks import ADDRESS, FINEST_SHARE, address_faults
+from gptailor.workers.option_checks import ADDRESS, FINEST_SHARE, address_problems
 
 __all__ = ["Needs", "in_short", "join", "needs_of"]
 
@@ -111,19 +111,19 @@ def join(address: str) -> bool:
     return True
 
 
-def in_short(fault: BaseException) -> str:
+def in_short(error: BaseException) -> str:
     """The line of what Ray says that tells why."""
-    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Version mismatch"):
         return " ".join(lines)
     causes = [line for line in lines if line.startswith("The actor ") and " because " in line]
-    told = next(iter(causes or lines), type(fault).__name__)
+    told = next(iter(causes or lines), type(error).__name__)
     return told[:_LONGEST].rstrip(".: ")
 
 
 def _refuse_no_address(address: str, where: str) -> None:
-    if faults := address_faults(address, where):
-        raise ConfigError(faults)
+    if problems := address_problems(address, where):
+        raise ConfigError(problems)
 
 
 def _joined(address: str, where: str) -> None:
@@ -132,8 +132,8 @@ def _joined(address: str, where: str) -> None:
         quiet["include_dashboard"] = False
     try:
         ray.init(address=address, **quiet)
-    except Exception as fault:  # noqa: BLE001  # Ray has no kind of its own for all of these
-        reason = in_short(fault)
+    except Exception as error:  # noqa: BLE001  # Ray has no kind of its own for all of these
+        reason = in_short(error)
         advice = "start one with 'ray start --head', or say address: local"
         if reason.startswith("Version mismatch"):
             advice = "give every machine the same versions"
@@ -167,9 +167,9 @@ def _tried_out(address: str, where: str, limit: str) -> None:
         host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-        except OSError as fault:
+        except OSError as error:
             raise ConfigError(
-                f"{where}: {address} can't be reached ({fault}); give the host:port of the head "
+                f"{where}: {address} can't be reached ({error}); give the host:port of the head "
                 "of a running Ray cluster, 6379 unless it was started with another"
             ) from None
     _joined(address, where)

@@ -15,7 +15,7 @@ from typing import Any
 
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError, RecordError
-from gptailor.workers.option_checks import ray_faults
+from gptailor.workers.option_checks import ray_problems
 from gptailor.workers.pool import Recipe, Scorer, WorkerSetup
 from gptailor.workers.protocol import Broken, Crashed, Refused, guarded, heard
 from gptailor.workers.supervisor import Answer, CrewPool, Lost, Ready
@@ -142,10 +142,10 @@ class RayCrew:
         try:
             told = heard(ray.get(answer))
         except ray.exceptions.RayTaskError:
-            raise  # what was made can't be sent: a fault of ours, with the worker's traceback
-        except ray.exceptions.RayError as fault:
+            raise  # what was made can't be sent: a error of ours, with the worker's traceback
+        except ray.exceptions.RayError as error:
             self.stop(worker)
-            return worker, Lost(in_short(fault))
+            return worker, Lost(in_short(error))
         if isinstance(told, Broken):
             self.stop(worker)
             return worker, Lost(told.reason)
@@ -177,7 +177,7 @@ class RayPool:
         group_size: Most candidates run together.
 
     Raises:
-        ConfigError: An option is at fault, or there is no such cluster.
+        ConfigError: An option is invalid, or there is no such cluster.
     """
 
     def __init__(
@@ -192,8 +192,8 @@ class RayPool:
     ) -> None:
         told: dict[str, object] = {"address": address, "n_workers": n_workers}
         told |= {"devices_per_worker": devices_per_worker, "group_size": group_size}
-        if faults := ray_faults(told):
-            raise ConfigError(faults)
+        if problems := ray_problems(told):
+            raise ConfigError(problems)
         self._ours = join(address)
         try:
             made = recipe()
