@@ -82,7 +82,7 @@ def test_a_report_limit_keeps_the_beginning_of_the_report_part() -> None:
     short = limited("t", parts, None, 3)
     assert short.search == parts.search
     assert short.test == parts.test[:3]
-    assert short.notes == (f"task 't': the report uses 3 of {len(parts.test)} examples (limit)",)
+    assert short.notes == (f"task 't': the test uses 3 of {len(parts.test)} examples (limit)",)
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_a_report_limit_keeps_the_beginning_of_the_report_part() -> None:
 def test_a_part_without_examples_is_refused(
     texts: list[int], report: list[int] | None, empty: str
 ) -> None:
-    with pytest.raises(TaskError, match=f"the {empty} part would be empty: {len(texts)} examples"):
+    with pytest.raises(TaskError, match=f"the {empty} split would be empty: {len(texts)} examples"):
         split(documents(texts), None if report is None else documents(report))
