@@ -36,7 +36,7 @@ from gptailor.record.entries import (
 )
 from gptailor.record.journal import RECORD, read_record
 
-__all__ = ["Run", "read_run"]
+__all__ = ["RunRecord", "read_run"]
 
 EVALUATION = "evaluation.json"
 _MOST = 2**30  # bytes of an evaluation: a hundred tasks with all their examples
@@ -48,7 +48,7 @@ LineT = TypeVar("LineT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunRecord:
     """What the record of one study says.
 
     Args:
@@ -133,7 +133,7 @@ class Run:
         return next(trial for trial in self.trials if trial.number == self.chosen.number)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """Read ``record.jsonl`` and, where there is one, ``evaluation.json``.
 
     Args:
@@ -239,12 +239,12 @@ class _Reader:
         if taker is not None:
             taker(where, plain)
 
-    def run(self, folder: Path, evaluation: Evaluation | None) -> Run:
+    def run(self, folder: Path, evaluation: Evaluation | None) -> RunRecord:
         """Everything taken so far."""
         if evaluation is not None and self._outdated(evaluation):
             evaluation = None
             self._notes.append(_OUTDATED)
-        return Run(
+        return RunRecord(
             folder=folder,
             header=self._header,
             references=self._references,

@@ -9,7 +9,7 @@ from gptailor.core.objective import Objective
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import BASE
 from gptailor.core.trial import Scores, Trial
-from gptailor.record.run import Run
+from gptailor.record.run import RunRecord
 
 __all__ = ["Choice", "FinalistRow", "choice"]
 
@@ -45,7 +45,7 @@ class Choice:
     base: tuple[float, ...] | None
 
 
-def choice(run: Run) -> Choice | None:
+def choice(run: RunRecord) -> Choice | None:
     """Tell how the pick was made; None before any finalist was compared."""
     if not run.finalists:
         return None
@@ -58,7 +58,7 @@ def choice(run: Run) -> Choice | None:
     return Choice(tuple(rows), None if base is None else _values(run, base))
 
 
-def _row(run: Run, trial: Trial, objective: Objective | None) -> FinalistRow:
+def _row(run: RunRecord, trial: Trial, objective: Objective | None) -> FinalistRow:
     scores = run.finalists[trial.number]
     behind = None
     picked = None if run.chosen is None else run.finalists.get(run.chosen.number)
@@ -78,5 +78,5 @@ def _row(run: Run, trial: Trial, objective: Objective | None) -> FinalistRow:
     )
 
 
-def _values(run: Run, scores: Scores) -> tuple[float, ...]:
+def _values(run: RunRecord, scores: Scores) -> tuple[float, ...]:
     return tuple(scores.value(goal.task, goal.metric) for goal in run.goals)

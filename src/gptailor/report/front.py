@@ -15,7 +15,7 @@ from gptailor.core.metrics import METRICS
 from gptailor.core.objective import Goal
 from gptailor.core.trial import Scores
 from gptailor.record.ranking import front_of
-from gptailor.record.run import Run
+from gptailor.record.run import RunRecord
 from gptailor.report.scores import like
 from gptailor.report.svg import Scale, dots, path, picture, tag, text
 from gptailor.report.words import count, decimal
@@ -77,7 +77,7 @@ class Front:
     panels: tuple[PairPanel, ...]
 
 
-def front(run: Run) -> Front | None:
+def front(run: RunRecord) -> Front | None:
     """Find and draw the front; None with one task, or before anything was scored in full."""
     objective = run.objective
     if objective is None or len(run.goals) < 2 or not run.able:
@@ -109,7 +109,7 @@ def _values(goals: Sequence[Goal], scores: Scores) -> tuple[float, ...]:
     return tuple(scores.value(goal.task, goal.metric) for goal in goals)
 
 
-def _pairs(run: Run) -> list[tuple[int, int]]:
+def _pairs(run: RunRecord) -> list[tuple[int, int]]:
     """Pairs of goals, those at odds first: by the rank correlation of their losses."""
     objective = run.objective
     assert objective is not None, "checked by the caller"
@@ -130,7 +130,7 @@ class _Mark:
     kind: str
 
 
-def _panel(run: Run, rows: Sequence[FrontRow], pair: tuple[int, int]) -> PairPanel:
+def _panel(run: RunRecord, rows: Sequence[FrontRow], pair: tuple[int, int]) -> PairPanel:
     goals = [run.goals[index] for index in pair]
     label = f"{goals[0].task} against {goals[1].task}"
     others = [_values(run.goals, trial.scores) for trial in run.able if trial.scores is not None]

@@ -19,7 +19,7 @@ from gptailor.core.metrics import METRICS
 from gptailor.core.statistics import Estimate
 from gptailor.errors import RecordError
 from gptailor.files.yaml import dump_yaml, write_atomically
-from gptailor.record.run import Run, read_run
+from gptailor.record.run import RunRecord, read_run
 from gptailor.report import words
 from gptailor.report.choice import choice
 from gptailor.report.cost_table import cost_rows
@@ -62,7 +62,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     return path
 
 
-def render(run: Run) -> str:
+def render(run: RunRecord) -> str:
     """Make the page's text.
 
     Raises:
@@ -118,7 +118,7 @@ class Headline:
     seconds: float
 
 
-def _headline(run: Run, table: ScoreTable | None) -> Headline:
+def _headline(run: RunRecord, table: ScoreTable | None) -> Headline:
     best = best_trial(run)
     result = None if table is None else table.result
     return Headline(
@@ -133,7 +133,7 @@ def _headline(run: Run, table: ScoreTable | None) -> Headline:
     )
 
 
-def _state(run: Run) -> str:
+def _state(run: RunRecord) -> str:
     if run.chosen is not None:
         return "done"
     if not run.trials:
@@ -141,7 +141,7 @@ def _state(run: Run) -> str:
     return "open" if run.complete else "failed"
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: RunRecord) -> dict[str, Any]:
     """Everything the template shows."""
     header, best, table = run.header, best_trial(run), score_table(run)
     members = header.family.members
@@ -171,7 +171,7 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: RunRecord) -> list[str]:
     """What was noticed in reading the record, the family and the tasks."""
     tasks = [f"{task}: {note}" for task, facts in run.header.tasks.items() for note in facts.notes]
     return [*run.notes, *run.header.family.notes, *tasks]

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from markupsafe import Markup
 
-from gptailor.record.run import Run
+from gptailor.record.run import RunRecord
 from gptailor.report.svg import Scale, path, picture, tag, text, ticks
 from gptailor.report.words import amount, count, decimal, duration
 
@@ -71,7 +71,7 @@ class Progress:
     n_beyond: int
 
 
-def progress(run: Run) -> Progress | None:
+def progress(run: RunRecord) -> Progress | None:
     """Draw the search; None where there is nothing to draw."""
     points = _points(run)
     losses = [point.loss for point in points if point.loss is not None]
@@ -93,7 +93,7 @@ def progress(run: Run) -> Progress | None:
     return Progress(points, rungs, panels, sum(loss > high for loss in losses))
 
 
-def _points(run: Run) -> tuple[Point, ...]:
+def _points(run: RunRecord) -> tuple[Point, ...]:
     objective = run.objective
     if objective is None:
         return ()

@@ -20,7 +20,7 @@ from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Measurement, Scores, Trial
 from gptailor.errors import RecordError
 from gptailor.record.entries import Header, to_scores
-from gptailor.record.run import Run
+from gptailor.record.run import RunRecord
 
 __all__ = [
     "RESULT",
@@ -112,7 +112,7 @@ class ScoreTable:
         return any(cell and cell.interval.is_point for row in self.rows for cell in row.cells)
 
 
-def best_trial(run: Run) -> Trial | None:
+def best_trial(run: RunRecord) -> Trial | None:
     """The chosen trial, else the best so far on the most examples."""
     if run.result is not None:
         return run.result
@@ -131,7 +131,7 @@ def parameters_of(header: Header, tailoring: Tailoring) -> int | None:
     return outside + sum(per_layer[spec.sources[0].layer or 0] for spec in tailoring.layers)
 
 
-def evidence(run: Run) -> Evidence | None:
+def evidence(run: RunRecord) -> Evidence | None:
     """The best scores that a run has; None where no candidate was scored at all."""
     if run.evaluation is not None and run.evaluation.models:
         models = {model.name: to_scores(model.scores) for model in run.evaluation.models}
@@ -151,7 +151,7 @@ def evidence(run: Run) -> Evidence | None:
     return Evidence("search", "engine", {**models, RESULT: scores}, {})
 
 
-def score_table(run: Run) -> ScoreTable | None:
+def score_table(run: RunRecord) -> ScoreTable | None:
     """Base, variants and result by task, with intervals; None where nothing was scored.
 
     Raises:
@@ -168,7 +168,7 @@ def score_table(run: Run) -> ScoreTable | None:
     return ScoreTable(found, columns, rows)
 
 
-def _columns(run: Run, found: Evidence) -> tuple[Column, ...]:
+def _columns(run: RunRecord, found: Evidence) -> tuple[Column, ...]:
     """The goals first, then what else was evaluated, each by its first metric."""
     wanted = {goal.task: goal.metric for goal in run.goals}
     first: dict[str, str] = {}
@@ -189,7 +189,7 @@ def _columns(run: Run, found: Evidence) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _row(run: Run, found: Evidence, columns: Sequence[Column], name: str) -> Row:
+def _row(run: RunRecord, found: Evidence, columns: Sequence[Column], name: str) -> Row:
     base = None if name == BASE else found.models.get(BASE)
     cells: list[Cell | None] = []
     pairs = []
@@ -218,7 +218,7 @@ def _kept(
         raise RecordError(f"task {column.task!r}, {name!r} and 'base': {error}") from None
 
 
-def _parameters(run: Run, found: Evidence, name: str) -> int | None:
+def _parameters(run: RunRecord, found: Evidence, name: str) -> int | None:
     if name in found.parameters:
         return found.parameters[name]
     if name != RESULT:
