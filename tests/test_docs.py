@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gptailor import config as config_module
-from gptailor.config import Config, load_config
-from gptailor.config.schema import Frozen
+from gptailor.config import Config, load_config, schema
+from gptailor.core.frozen import Frozen
 from gptailor.core.merge_spec import MERGE_METHODS
 from gptailor.core.metrics import METRICS
 from gptailor.core.objective import Goal, Objective
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 SECTIONS = [
     item
-    for item in vars(config_module).values()
+    for item in vars(schema).values()
     if isinstance(item, type) and issubclass(item, Frozen) and item is not Frozen
 ]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gptailor.config.messages import usable_path
+from gptailor.core.frozen import usable_path
 from gptailor.errors import ConfigError
 
 __all__ = ["errors", "named", "run_folder", "screen"]

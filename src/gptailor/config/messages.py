@@ -6,20 +6,17 @@ what a config holds.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from gptailor.errors import unknown
 
-__all__ = ["not_empty", "not_many", "sentences", "usable_name", "usable_path"]
+__all__ = ["not_empty", "not_many", "sentences"]
 
 _MAX_TOLD = 100  # problems
 _MAX_ITEMS = 1000  # members or tasks of one config
 _MAX_SHOWN = 60  # characters of a value in a message
-_MAX_NAME = 255  # bytes of a file's name, on every common file system
-_MAX_MEMBER = 100  # characters of a member's name, which stands in every tailoring and table
 _MAPPING = "must be a mapping, written as 'key: value' lines or {key: value}"
 _LIST = "must be a list, written as [a, b] or '- a' lines"
 _TOLD = {
@@ -54,37 +51,6 @@ def sentences(where: str, model: type[BaseModel], error: ValidationError) -> lis
     if len(problems) > _MAX_TOLD:
         told.append(f"and {len(problems) - _MAX_TOLD:,} more problems")
     return [f"{where}: {sentence}" for sentence in told]
-
-
-def usable_path(text: str | None) -> str | None:
-    """Refuse what no file system takes; whether something is there is seen when it is read.
-
-    Raises:
-        ValueError: A sentence; pydantic adds the key.
-    """
-    if text is None:
-        return None
-    if not text.isprintable():
-        raise ValueError(f"{text[:60]!r} has characters that no path has")
-    if max(len(name.encode()) for name in text.split("/")) > _MAX_NAME:
-        raise ValueError(f"{text[:60]!r}... is too long; a name has {_MAX_NAME} bytes at most")
-    try:
-        Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{text!r}: there is no such user") from None
-    return text
-
-
-def usable_name(name: object) -> None:
-    """Refuse what YAML took for something else than text, and a name that fills a table.
-
-    Raises:
-        ValueError: A sentence; pydantic adds the key.
-    """
-    if not isinstance(name, str):
-        raise ValueError(f"the name {name!r} is not text; put it in quotes")
-    if len(name) > _MAX_MEMBER:
-        raise ValueError(f"the name {name[:30]!r}... is longer than {_MAX_MEMBER} characters")
 
 
 def not_empty(value: object) -> object:

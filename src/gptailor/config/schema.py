@@ -10,16 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from gptailor.config.messages import not_empty, not_many, sentences, usable_name, usable_path
+from gptailor.config.messages import not_empty, not_many, sentences
+from gptailor.core.frozen import Frozen, usable_name, usable_path
 from gptailor.core.merge_spec import MERGE_METHODS
 from gptailor.core.metrics import METRICS
 from gptailor.core.plugins import SEARCHERS, WORKERS, Registry
@@ -33,7 +27,6 @@ __all__ = [
     "EngineConfig",
     "ExamplesConfig",
     "FamilyConfig",
-    "Frozen",
     "MemberConfig",
     "PluginConfig",
     "TaskConfig",
@@ -41,12 +34,6 @@ __all__ = [
 ]
 
 _TAKEN = {BASE: "the base's name", "result": "what the finished model is called"}
-
-
-class Frozen(BaseModel):
-    """Base of every section: immutable, no unknown keys, numbers never read from strings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class MemberConfig(Frozen):
@@ -86,9 +73,9 @@ class FamilyConfig(Frozen):
     """A base and its variants: one architecture, one vocabulary."""
 
     base: Annotated[MemberConfig, Field(description="The model that the variants were made from.")]
-    variants: Annotated[
-        dict[str, MemberConfig], Field(description="Name to fine-tuned variant; may be empty.")
-    ] = {}
+    variants: dict[str, MemberConfig] = Field(
+        default_factory=dict, description="Name to fine-tuned variant; may be empty."
+    )
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         Field(description="Of the weights in memory; auto takes the faster one here."),
@@ -158,7 +145,7 @@ class PluginConfig(Frozen):
     """A plug-in by name, with its own options."""
 
     name: Annotated[str, Field(description="The plug-in's name.")]
-    options: Annotated[dict[str, Any], Field(description="Its keyword options.")] = {}
+    options: dict[str, Any] = Field(default_factory=dict, description="Its keyword options.")
 
 
 class ExamplesConfig(Frozen):
