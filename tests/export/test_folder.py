@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError
 from gptailor.export import export_checkpoint
-from gptailor.export.folder import MANIFEST, written_beside
+from gptailor.export.folder import MANIFEST, replacing_folder
 
 
 def reload(folder: Path) -> PreTrainedModel:
@@ -164,7 +164,7 @@ def test_everybody_may_read_what_the_umask_allows(llama: Any, tmp_path: Path) ->
 
 
 def test_what_a_killed_export_left_is_swept_away(llama: Any, tmp_path: Path) -> None:
-    left = tmp_path / ".gptailor-export.killed"
+    left = tmp_path / ".gptailor-tmp.killed"
     (left / "deep").mkdir(parents=True)
     (left / "model.safetensors").write_text("half")
     export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "out")
@@ -173,7 +173,7 @@ def test_what_a_killed_export_left_is_swept_away(llama: Any, tmp_path: Path) -> 
 
 def test_an_export_that_is_under_way_is_left_alone(llama: Any, tmp_path: Path) -> None:
     export_checkpoint(llama.family, Tailoring.whole("code", 3), tmp_path / "out")
-    with written_beside(tmp_path / "out", overwrite=False) as under_way:
+    with replacing_folder(tmp_path / "out", overwrite=False) as under_way:
         (under_way / "file").write_text("x")
         export_checkpoint(llama.family, Tailoring.whole("math", 3), tmp_path / "other")
         assert (under_way / "file").is_file()

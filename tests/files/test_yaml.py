@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptailor.errors import ConfigError, TailoringError
-from gptailor.files.yaml import dump_yaml, parse_yaml, read_yaml, write_atomically
+from gptailor.files.atomic import write_atomically
+from gptailor.files.yaml import dump_yaml, parse_yaml, read_yaml
 
 TRICKY = (
     """no on y true ~ null 1:30 010 1e5 .5 0x1f 2024-01-01 << = - # ' { 1_000 .inf .nan +1 1. !x"""

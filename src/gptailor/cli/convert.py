@@ -9,7 +9,7 @@ from gptailor.cli.console import errors, named, screen
 from gptailor.convert.published import convert_published
 from gptailor.convert.published_file import read_published
 from gptailor.errors import ConfigError
-from gptailor.files.yaml import write_atomically
+from gptailor.files.atomic import write_atomically
 
 __all__ = ["command"]
 

@@ -8,7 +8,7 @@ import typer
 
 from gptailor.cli.console import named
 from gptailor.errors import ConfigError
-from gptailor.files.yaml import write_atomically
+from gptailor.files.atomic import write_atomically
 
 __all__ = ["command"]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from gptailor.core.layer_spec import BASE, LayerSpec, Source, Value
 from gptailor.errors import TailoringError, UserError, unknown
-from gptailor.files.yaml import Column, dump_yaml, parse_yaml, read_yaml, write_atomically
+from gptailor.files.atomic import write_atomically
+from gptailor.files.yaml import Column, dump_yaml, parse_yaml, read_yaml
 
 __all__ = ["BASE", "FORMAT", "LayerSpec", "Source", "Tailoring", "Value"]
 

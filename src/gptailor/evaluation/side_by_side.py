@@ -24,7 +24,7 @@ from gptailor.family import Family
 from gptailor.family.empty_model import auto_class, model_around
 from gptailor.family.multimodal import language_model
 from gptailor.family.quiet import quiet
-from gptailor.files.yaml import write_atomically
+from gptailor.files.atomic import write_atomically
 from gptailor.tasks.lm_eval.harness import TaskSplits, evaluate_model
 
 __all__ = [

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError
 from gptailor.export.card import CardFacts, model_card, places_of
-from gptailor.export.folder import MANIFEST, written_beside
+from gptailor.export.folder import MANIFEST, replacing_folder
 from gptailor.export.read_back import check_checkpoint
 from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, layers_path, tailored_config
@@ -75,7 +75,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     needed = [*keep, *places_of(family.paths)]
     with (
         quiet(),
-        written_beside(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
+        replacing_folder(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
     ):
         model, weights = _assembled(family, tailoring, dtype)
         around = family.multimodal_wrapper

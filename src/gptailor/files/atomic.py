@@ -1,85 +1,138 @@
-"""Files and folders that are written beside their place: who is at work there, and what was left.
+"""Write a file or a folder so that it appears whole or not at all.
 
-Whoever writes one holds the system's lock on it, which goes with the process, however that dies. So
-what nobody holds was left by a process that was killed, and the next one sweeps it away. Knows
-nothing of what is written.
+It is written inside a temporary folder next to its final path, then renamed. The writer holds the
+system's lock on the temporary folder, and a lock ends with its process: a temporary folder without
+a lock was left by a killed process, and the next writer there deletes it.
 """
 
+import ctypes
 import fcntl
+import logging
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["hold_new", "sweep"]
+from gptailor.errors import UserError
 
-_NO_LOCK = -1
+__all__ = ["move_over", "temporary_folder", "write_atomically"]
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = ".gptailor-tmp."
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-def hold_new(make: Callable[[], str]) -> tuple[Path, int]:
-    """Make a file or a folder under a new name and lock it.
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file by renaming a temporary one: readers see the old text or the new one.
 
-    Args:
-        make: Makes it; called again where a sweep came between making and locking.
+    Raises:
+        UserError: The file can't be written; the old one is untouched and nothing else is left.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path.parent) as folder:
+            with (folder / "new").open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(folder / "new", path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be written: {error.strerror}; make room there and let it be written, "
+            "then run the same command again"
+        ) from None
 
-    Returns:
-        Its path and the lock's file descriptor; -1 on a file system without locks, where nothing
-        is ever swept.
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Make a new hidden folder in `parent` and lock it; it is deleted at the end.
+
+    Unlocked temporary folders in `parent` are deleted first.
+
+    Raises:
+        OSError: No folder can be made there.
+    """
+    for left in parent.glob(f"{_PREFIX}*"):
+        try:
+            lock = _locked(left)
+        except OSError:
+            continue  # in use, a link, a file, or not ours to delete
+        shutil.rmtree(left, ignore_errors=True)
+        os.close(lock)
+    folder, held = _new_locked(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            logger.warning("%s could not be deleted", folder)
+        if held is not None:
+            os.close(held)
+
+
+def move_over(new: Path, target: Path) -> None:
+    """Rename a folder to `target`; a folder that is there is moved to `new`, for deletion.
+
+    In one step where the system can exchange two folders (Linux). Elsewhere `target` is missing for
+    a moment, and a process killed then leaves the old folder as ``.gptailor-replaced.*``.
+
+    Raises:
+        OSError: It can't be renamed; `target` is as it was.
+    """
+    if not target.exists():
+        new.rename(target)
+    elif not _exchanged(new, target):
+        old = Path(tempfile.mkdtemp(prefix=".gptailor-replaced.", dir=target.parent))
+        target.rename(old)  # an empty folder may be renamed onto
+        try:
+            new.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        old.rename(new)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step; False where the system can't."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+def _new_locked(parent: Path) -> tuple[Path, int | None]:
+    """Make a folder and lock it: its path, and the lock's file descriptor.
+
+    None in place of a lock where the file system has none; nothing is deleted there either.
     """
     while True:
-        path = Path(make())
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
-            lock = _locked(path)
+            return folder, _locked(folder)
         except (BlockingIOError, FileNotFoundError):
-            continue
+            continue  # another process took it for one that was left, before it was locked
         except OSError:
-            return path, _NO_LOCK
-        if _still_there(path, lock):
-            return path, lock
-        os.close(lock)
+            return folder, None
 
 
-def sweep(parent: Path, prefix: str) -> None:
-    """Remove what killed processes left in a folder.
+def _locked(folder: Path) -> int:
+    """Lock a folder until the returned file descriptor is closed, or the process ends.
 
-    Args:
-        parent: The folder; what can't be removed in it stays.
-        prefix: How the names of what may be removed begin.
+    Raises:
+        BlockingIOError: Another process holds the lock.
+        FileNotFoundError: The folder is gone.
+        OSError: It is no folder, or the file system has no locks.
     """
-    for path in parent.glob(f"{prefix}*"):
-        if path.is_symlink():
-            continue
-        try:
-            lock = _locked(path)
-        except OSError:
-            continue  # somebody is at work there, or it is not ours to touch
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            _remove(path)
-        os.close(lock)
-
-
-def _locked(path: Path) -> int:
-    """Lock a file or a folder until the file descriptor is closed, or its process is gone."""
-    lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(folder)  # it may have been deleted before it was locked
     except OSError:
         os.close(lock)
         raise
     return lock
-
-
-def _still_there(path: Path, lock: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(lock))
-    except FileNotFoundError:
-        return False
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # a folder that may not be written

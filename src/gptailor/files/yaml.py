@@ -6,25 +6,21 @@ file and the line. Knows nothing of what the data means.
 """
 
 import math
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gptailor.errors import ConfigError, UserError
-from gptailor.files.atomic import hold_new, sweep
 from gptailor.files.safe_read import read_text
 
-__all__ = ["Column", "dump_yaml", "parse_yaml", "read_yaml", "write_atomically"]
+__all__ = ["Column", "dump_yaml", "parse_yaml", "read_yaml"]
 
 _MAX_BYTES = 4 * 2**20  # a tailoring of 1,000 merged layers is 100 kB
 _MAX_DEPTH = 40
 _MAX_NODES = 50_000  # twice a tailoring of 1,000 merged layers; reading takes 40 us each
 _TOO_LARGE = 2**63
-_BESIDE = ".gptailor-half."
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -146,50 +142,6 @@ def read_yaml(path: Path, *, error_type: type[UserError] = ConfigError) -> Any:
 def dump_yaml(data: Any) -> str:
     """Write plain data as YAML: block style, keys in the order given, short lists inline."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place, then rename: the old or the new, never half.
-
-    What killed writers left in that folder is swept away.
-
-    Raises:
-        UserError: The file can't be written; nothing of it is left.
-    """
-    try:
-        _write_beside(path, text)
-    except OSError as error:
-        raise UserError(
-            f"{path}: can't be written: {error.strerror}; make room there and let it be written, "
-            "then run the same command again"
-        ) from None
-
-
-def _write_beside(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, _BESIDE)
-
-    def made() -> str:
-        handle, name = tempfile.mkstemp(prefix=_BESIDE, dir=path.parent)
-        os.close(handle)
-        return name
-
-    beside, lock = hold_new(made)
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    finally:
-        if lock >= 0:
-            os.close(lock)
 
 
 def _refuse_unusable_numbers(data: Any, where: str, error_type: type[UserError]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from gptailor.core.objective import Objective
 from gptailor.core.pareto import pareto_front
 from gptailor.core.trial import Trial
-from gptailor.files.yaml import dump_yaml, write_atomically
+from gptailor.files.atomic import write_atomically
+from gptailor.files.yaml import dump_yaml
 
 __all__ = ["BEST", "FRONT", "front_of", "ranked", "write_results"]
 

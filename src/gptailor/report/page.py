@@ -18,7 +18,8 @@ from markupsafe import Markup
 from gptailor.core.metrics import METRICS
 from gptailor.core.statistics import Estimate
 from gptailor.errors import RecordError
-from gptailor.files.yaml import dump_yaml, write_atomically
+from gptailor.files.atomic import write_atomically
+from gptailor.files.yaml import dump_yaml
 from gptailor.record.run import RunRecord, read_run
 from gptailor.report import words
 from gptailor.report.choice import choice

@@ -33,7 +33,7 @@ from transformers import PreTrainedConfig
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError, FamilyError
 from gptailor.export.card import places_of
-from gptailor.export.folder import file_beside
+from gptailor.export.folder import replacing_file
 from gptailor.export.gguf.metadata import add_numbers, context_of, whole_context_of
 from gptailor.export.gguf.tensor_layout import (
     Architecture,
@@ -132,7 +132,7 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
     _tell_of_context(config, plan.known)
     writer = plan.header(name or file.stem)
     needed = [*keep, *places_of(family.paths)]
-    with file_beside(
+    with replacing_file(
         file,
         is_ours=_is_ours,
         overwrite=overwrite,

@@ -16,7 +16,7 @@ from torch import Tensor
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.errors import ExportError
 from gptailor.export.card import places_of
-from gptailor.export.folder import file_beside
+from gptailor.export.folder import replacing_file
 from gptailor.export.mergekit.documents import Documents, Slice
 from gptailor.export.mergekit.forms import form_of
 from gptailor.export.mergekit.member_files import MERGEKIT, MemberFiles, files_of, refuse_family
@@ -52,7 +52,7 @@ def export_recipe(
     """
     text = mergekit_recipe(family, tailoring, file_name=file.name)
     needed = [*keep, *places_of(family.paths)]
-    with file_beside(file, is_ours=_is_ours, overwrite=overwrite, keep=needed) as beside:
+    with replacing_file(file, is_ours=_is_ours, overwrite=overwrite, keep=needed) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
