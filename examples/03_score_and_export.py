@@ -62,8 +62,8 @@ def write_and_load(family: Family, tailoring: Tailoring) -> None:
 
 def main() -> None:
     """Cut two layers of the demo's base, merge two variants in a third, and look at the result."""
-    variants = {name: MemberSpec(str(DEMO / "variants" / name)) for name in ("math", "code")}
-    family = load_family(MemberSpec(BASE), variants, dtype=torch.float32)
+    variants = {name: MemberSpec(path=str(DEMO / "variants" / name)) for name in ("math", "code")}
+    family = load_family(MemberSpec(path=BASE), variants, dtype=torch.float32)
     layers = [LayerSpec.of(f"base:{layer}") for layer in range(family.n_layers)]
     whole = Tailoring(tuple(layers))
     layers[10] = LayerSpec.of("math:10", "code:10", merge="task_arithmetic", scale=0.5)

@@ -228,8 +228,8 @@ def pico(pico_family: PicoFamily) -> Family:
 
     from gptailor.family import MemberSpec, load_family
 
-    variants = {name: MemberSpec(str(path)) for name, path in pico_family.variants.items()}
-    return load_family(MemberSpec(str(pico_family.base)), variants, dtype=torch.float32)
+    variants = {name: MemberSpec(path=str(path)) for name, path in pico_family.variants.items()}
+    return load_family(MemberSpec(path=str(pico_family.base)), variants, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -189,7 +189,7 @@ def run(options: argparse.Namespace) -> None:
             f"{options.output} exists and is not an empty folder; give another --output"
         )
     torch.manual_seed(options.seed)
-    base = MemberSpec(options.base)
+    base = MemberSpec(path=options.base)
     family = load_family(base, {}, dtype=torch.float32)
     texts = read_texts(options.texts)
     rows = pack_rows(texts, family.tokenizer, n_tokens=options.tokens, length=options.length)

@@ -69,7 +69,7 @@ def saved_family(made: Mapping[str, PreTrainedModel], root: Path) -> Family:
     for member, model in made.items():
         model.save_pretrained(root / member)
     tiny_tokenizer().save_pretrained(root / "base")
-    sources = {member: MemberSpec(str(root / member)) for member in made}
+    sources = {member: MemberSpec(path=str(root / member)) for member in made}
     return load_family(sources.pop("base"), sources, dtype=torch.float32)
 
 

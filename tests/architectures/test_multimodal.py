@@ -223,7 +223,7 @@ def test_a_language_model_that_reads_text_otherwise_when_alone_is_refused(
 ) -> None:
     make_whole("llava", 0, text="granite").save_pretrained(tmp_path / "base")
     with pytest.raises(FamilyError, match=r"llava model differs .* granite language model by"):
-        load_family(MemberSpec(str(tmp_path / "base")), {}, dtype=torch.float32)
+        load_family(MemberSpec(path=str(tmp_path / "base")), {}, dtype=torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
@@ -241,8 +241,8 @@ def test_an_adapter_trained_on_the_whole_model_is_a_variant(
     targets = r".*language_model.*\.(q_proj|up_proj)"
     initial = "pissa" if apart else True  # peft then writes into the model that it is given
     adapter = adapter_on(whole, tmp_path / "math", targets, init_lora_weights=initial)
-    sources = {"math": MemberSpec(str(tmp_path / "math"))}
-    base = MemberSpec(str(tmp_path / "base"))
+    sources = {"math": MemberSpec(path=str(tmp_path / "math"))}
+    base = MemberSpec(path=str(tmp_path / "base"))
     family = load_family(base, sources, dtype=torch.float32)
     assert family.multimodal_wrapper is not None
     model = family.skeleton()
@@ -262,6 +262,6 @@ def test_an_adapter_that_changes_the_vision_tower_is_refused(
     whole = make_whole("gemma3", 0)
     family_around({"base": whole}, tmp_path)
     adapter_on(whole, tmp_path / "math", ["q_proj"])
-    sources = {"math": MemberSpec(str(tmp_path / "math"))}
+    sources = {"math": MemberSpec(path=str(tmp_path / "math"))}
     with pytest.raises(FamilyError, match=r"changes 2 tensors outside .*vision.*q_proj.weight"):
-        load_family(MemberSpec(str(tmp_path / "base")), sources, dtype=torch.float32)
+        load_family(MemberSpec(path=str(tmp_path / "base")), sources, dtype=torch.float32)

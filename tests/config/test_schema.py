@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from gptailor import config as config_module
 from gptailor.config import Config, load_config
-from gptailor.config.schema import BudgetConfig, MemberConfig
+from gptailor.config.schema import BudgetConfig
+from gptailor.core.member_spec import MemberSpec
 from gptailor.errors import ConfigError
 
 SOUND = """
@@ -217,4 +218,4 @@ def test_what_can_not_be_cut_is_told(load: Load, remove: str, keep: str, told: s
 
 
 def test_a_member_made_in_python_may_be_in_short_too() -> None:
-    assert MemberConfig.model_validate("org/base") == MemberConfig(path="org/base")
+    assert MemberSpec.model_validate("org/base") == MemberSpec(path="org/base")

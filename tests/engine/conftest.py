@@ -93,8 +93,10 @@ def family_of(
             for seed, name in enumerate(("base", "math", "code")):
                 tiny_model(model_type, seed=seed, **overrides).save_pretrained(root / name)
                 tiny_tokenizer.save_pretrained(root / name)
-            variants = {name: MemberSpec(str(root / name)) for name in ("math", "code")}
-            known[key] = load_family(MemberSpec(str(root / "base")), variants, dtype=torch.float32)
+            variants = {name: MemberSpec(path=str(root / name)) for name in ("math", "code")}
+            known[key] = load_family(
+                MemberSpec(path=str(root / "base")), variants, dtype=torch.float32
+            )
         return known[key]
 
     return make

@@ -48,8 +48,8 @@ def test_a_trained_variant_is_one_of_the_family(
     assert told[0] == told[1]  # the same seed trains the same adapter
     assert str(tmp_path) not in (tmp_path / "one" / "adapter_config.json").read_text()
 
-    base = MemberSpec(str(pico_family.base))
-    family = load_family(base, {"new": MemberSpec(str(tmp_path / "one"))}, dtype=torch.float32)
+    base = MemberSpec(path=str(pico_family.base))
+    family = load_family(base, {"new": MemberSpec(path=str(tmp_path / "one"))}, dtype=torch.float32)
     changed = family.states["new"]["model.layers.3.mlp.up_proj.weight"]
     assert not torch.equal(changed, family.states["base"]["model.layers.3.mlp.up_proj.weight"])
 

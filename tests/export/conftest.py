@@ -43,7 +43,7 @@ def opened(
             for member, model in models.items():
                 model.save_pretrained(root / member)
                 tiny_tokenizer.save_pretrained(root / member)
-            sources = {member: MemberSpec(str(root / member)) for member in MEMBERS}
+            sources = {member: MemberSpec(path=str(root / member)) for member in MEMBERS}
             family = load_family(sources.pop("base"), sources, dtype=dtype)
             known[key] = LoadedTask(family, models)
         return known[key]

@@ -249,7 +249,7 @@ def test_a_generation_config_is_carried_over_even_if_it_contradicts_itself(
     # as the published Llama 2 chat checkpoints have it: a temperature, and no sampling
     told = {"temperature": 0.6, "do_sample": False, "eos_token_id": [1, 2], "max_length": 77}
     (source / "generation_config.json").write_text(json.dumps(told))
-    family = load_family(MemberSpec(str(source)), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(source)), {}, dtype=torch.float32)
     export_checkpoint(family, Tailoring.whole("base", 5), tmp_path / "out")
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert told.items() <= (written | {"do_sample": written.get("do_sample", False)}).items()
@@ -344,7 +344,7 @@ def test_values_that_a_dtype_can_not_hold_are_noticed(
         model.lm_head.weight[3] = 1e30
     model.save_pretrained(tmp_path / "base")
     tiny_tokenizer.save_pretrained(tmp_path / "base")
-    family = load_family(MemberSpec(str(tmp_path / "base")), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(tmp_path / "base")), {}, dtype=torch.float32)
     with pytest.raises(ExportError, match="not finite"):
         export_checkpoint(family, Tailoring.whole("base", 5), tmp_path / "out", dtype=torch.float16)
     assert beside(tmp_path / "out") == ["base"]
@@ -381,7 +381,7 @@ def test_a_base_without_a_tokenizer_is_told(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "base")
-    family = load_family(MemberSpec(str(tmp_path / "base")), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(tmp_path / "base")), {}, dtype=torch.float32)
     with pytest.raises(FamilyError, match="tokenizer"):
         export_checkpoint(family, Tailoring.whole("base", 3), tmp_path / "out")
     assert beside(tmp_path / "out") == ["base"]

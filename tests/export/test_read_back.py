@@ -45,7 +45,7 @@ def exported(
             root = tmp_path_factory.mktemp(model_type)
             tiny_model(model_type, **OPTIONS.get(model_type, {})).save_pretrained(root / "base")
             tiny_tokenizer.save_pretrained(root / "base")
-            family = load_family(MemberSpec(str(root / "base")), {}, dtype=torch.float32)
+            family = load_family(MemberSpec(path=str(root / "base")), {}, dtype=torch.float32)
             export_checkpoint(family, TAILORING, root / "out")
             known[model_type] = family, root / "out"
         return known[model_type]

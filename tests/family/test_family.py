@@ -53,7 +53,7 @@ def test_a_member_rebuilt_from_its_parts_is_the_model_itself(
 ) -> None:
     model = tiny_model(model_type, tie_word_embeddings=tied)
     model.save_pretrained(tmp_path)
-    family = load_family(MemberSpec(str(tmp_path)), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(tmp_path)), {}, dtype=torch.float32)
     assert family.tied == tied
     assert family.members == ("base",)
     assert torch.equal(_logits(_rebuilt(family, "base")), _logits(model))
@@ -62,7 +62,9 @@ def test_a_member_rebuilt_from_its_parts_is_the_model_itself(
 def test_a_variant_is_loaded_in_the_dtype_asked_for(pico_family) -> None:
     folder = pico_family.variants["math"]
     family = load_family(
-        MemberSpec(str(pico_family.base)), {"m": MemberSpec(str(folder))}, dtype=torch.bfloat16
+        MemberSpec(path=str(pico_family.base)),
+        {"m": MemberSpec(path=str(folder))},
+        dtype=torch.bfloat16,
     )
     truth = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert {t.dtype for t in family.layer(Source("m", 0)).values()} == {torch.bfloat16}
@@ -84,7 +86,7 @@ def test_loading_leaves_the_global_seed_and_the_screen_alone(
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    load_family(MemberSpec(str(pico_family.base)), {}, dtype=torch.float32)
+    load_family(MemberSpec(path=str(pico_family.base)), {}, dtype=torch.float32)
     assert torch.equal(torch.rand(3), expected)
     assert capfd.readouterr() == ("", "")
 
@@ -100,7 +102,7 @@ def test_a_folder_without_a_tokenizer_is_told_when_one_is_needed(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
-    family = load_family(MemberSpec(str(tmp_path)), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(tmp_path)), {}, dtype=torch.float32)
     with pytest.raises(FamilyError, match="has no tokenizer"):
         _ = family.tokenizer
 
@@ -110,7 +112,7 @@ def test_the_licence_is_read_from_the_model_card(
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Model\n")
-    family = load_family(MemberSpec(str(tmp_path)), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(tmp_path)), {}, dtype=torch.float32)
     assert family.licence == "apache-2.0"
 
 
@@ -119,7 +121,9 @@ def test_layers_of_unlike_kind_do_not_merge(
 ) -> None:
     tiny_model("smollm3").save_pretrained(tmp_path)
     path = str(tmp_path)
-    family = load_family(MemberSpec(path), {"twin": MemberSpec(path)}, dtype=torch.float32)
+    family = load_family(
+        MemberSpec(path=path), {"twin": MemberSpec(path=path)}, dtype=torch.float32
+    )
     family.check(Tailoring((LayerSpec.of("base:0", "twin:1", merge="linear"),)))
     with pytest.raises(TailoringError, match="no_rope_layers: 1 and 0"):
         family.check(Tailoring((LayerSpec.of("base:0", "twin:2", merge="linear"),)))

@@ -126,12 +126,12 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _load(base: str, **variants: MemberSpec) -> Any:
-    return load_family(MemberSpec(base), variants, dtype=torch.float32)
+    return load_family(MemberSpec(path=base), variants, dtype=torch.float32)
 
 
 def _problem(base: str, revision: str | None = None) -> str:
     with pytest.raises(FamilyError) as caught:
-        load_family(MemberSpec(base, revision=revision), {}, dtype=torch.float32)
+        load_family(MemberSpec(path=base, revision=revision), {}, dtype=torch.float32)
     (told,) = caught.value.problems
     assert "\n" not in told
     return told
@@ -179,12 +179,12 @@ def test_a_revision_is_what_is_fetched(hub: Hub, pico_family: Any, how: str) -> 
     older = _files(pico_family.variants["math"])
     hub.repositories["maker/pico"] = {COMMIT: _files(pico_family.base), OLDER: older}
     source = (
-        MemberSpec("maker/pico", revision="v1")
+        MemberSpec(path="maker/pico", revision="v1")
         if how == "key"
-        else MemberSpec("maker/pico@v1", revision=None)
+        else MemberSpec(path="maker/pico@v1", revision=None)
     )
     family = _load("maker/pico", it=source)
-    direct = _load(str(pico_family.base), it=MemberSpec(str(pico_family.variants["math"])))
+    direct = _load(str(pico_family.base), it=MemberSpec(path=str(pico_family.variants["math"])))
     assert family.digests == direct.digests
     assert family.paths["it"] == "maker/pico@v1"
     assert f"maker/pico@v1 was read from the model hub at commit {OLDER}" in family.notes
@@ -238,8 +238,8 @@ def _cached(cache: Path, name: str, folder: Path, *, commit: str = COMMIT) -> No
 def test_a_cache_of_the_hub_is_enough(cache: Path, pico_family: Any) -> None:
     _cached(cache, "maker/pico", pico_family.base)
     _cached(cache, "maker/math", pico_family.variants["math"], commit=OLDER)
-    family = _load("maker/pico", math=MemberSpec("maker/math", revision=OLDER))
-    direct = _load(str(pico_family.base), math=MemberSpec(str(pico_family.variants["math"])))
+    family = _load("maker/pico", math=MemberSpec(path="maker/math", revision=OLDER))
+    direct = _load(str(pico_family.base), math=MemberSpec(path=str(pico_family.variants["math"])))
     assert family.digests == direct.digests
 
 
@@ -300,8 +300,8 @@ def test_an_adapter_of_the_hub(
     peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
     files = _files(tmp_path / "adapter")
     hub.repositories["maker/lora"] = {COMMIT: files}
-    family = _load(str(pico_family.base), it=MemberSpec("maker/lora", strength=0.5))
-    local = MemberSpec(str(tmp_path / "adapter"), strength=0.5)
+    family = _load(str(pico_family.base), it=MemberSpec(path="maker/lora", strength=0.5))
+    local = MemberSpec(path=str(tmp_path / "adapter"), strength=0.5)
     assert family.digests == _load(str(pico_family.base), it=local).digests
     assert f"maker/lora was read from the model hub at commit {COMMIT}" in family.notes
 
@@ -315,7 +315,7 @@ def test_an_adapter_of_the_hub(
     assert "only as pickles (adapter_model.bin)" in told
     monkeypatch.chdir(tmp_path)
     exec(compile(_line(told), "the line", "exec"), {})
-    made = MemberSpec("old-safetensors", strength=0.5)
+    made = MemberSpec(path="old-safetensors", strength=0.5)
     assert _load(str(pico_family.base), it=made).digests == family.digests
 
 

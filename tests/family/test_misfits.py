@@ -33,8 +33,8 @@ def folder(
 
 
 def _load(base: str, **variants: str) -> Family:
-    sources = {name: MemberSpec(path) for name, path in variants.items()}
-    return load_family(MemberSpec(base), sources, dtype=torch.float32)
+    sources = {name: MemberSpec(path=path) for name, path in variants.items()}
+    return load_family(MemberSpec(path=base), sources, dtype=torch.float32)
 
 
 def _faults(base: str, **variants: str) -> list[str]:
@@ -89,7 +89,7 @@ def test_several_missing_members_are_told_at_once(tmp_path: Path) -> None:
 def test_a_variant_needs_a_name_of_its_own(folder: Make, name: str) -> None:
     path = folder("base")
     with pytest.raises(FamilyError):
-        load_family(MemberSpec(path), {name: MemberSpec(path)}, dtype=torch.float32)
+        load_family(MemberSpec(path=path), {name: MemberSpec(path=path)}, dtype=torch.float32)
 
 
 @pytest.mark.sampled(2)

@@ -37,8 +37,8 @@ def save(
 
 
 def _load(base: str, **variants: str) -> Family:
-    sources = {name: MemberSpec(path) for name, path in variants.items()}
-    return load_family(MemberSpec(base), sources, dtype=torch.float32)
+    sources = {name: MemberSpec(path=path) for name, path in variants.items()}
+    return load_family(MemberSpec(path=base), sources, dtype=torch.float32)
 
 
 def _rows(family: Family, member: str, own: Family, tensor: str) -> tuple[torch.Tensor, ...]:

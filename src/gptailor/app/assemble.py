@@ -16,7 +16,7 @@ import torch
 
 from gptailor.app.header import header_of, task_digest
 from gptailor.config import Config
-from gptailor.config.schema import MemberConfig, PluginConfig
+from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import SEARCHERS, WORKERS
 from gptailor.core.tailoring import Tailoring
@@ -26,7 +26,7 @@ from gptailor.engine.cpu.allocator import keep_freed_pages
 from gptailor.engine.device import device_of, dtype_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
-from gptailor.family import Family, MemberSpec, load_family, tailored_config
+from gptailor.family import Family, load_family, tailored_config
 from gptailor.record.compatibility import check_header, refuse_unusable
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.searchers.searcher import Searcher
@@ -160,8 +160,8 @@ def load_members(config: Config, *, home: str | None = None) -> Family:
     device = device_of(config.engine.device)
     mapped = config.engine.member_bytes is not None
     return load_family(
-        _source(config.family.base),
-        {name: _source(member) for name, member in config.family.variants.items()},
+        config.family.base,
+        config.family.variants,
         dtype=dtype_of(config.family.dtype, device),
         device="cpu" if mapped else home or device,
         mapped=mapped,
@@ -315,12 +315,6 @@ def open_study(
     else:
         journal.append("header", created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **header)
     return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
-
-
-def _source(member: MemberConfig) -> MemberSpec:
-    return MemberSpec(
-        path=member.path, strength=member.strength, base=member.base, revision=member.revision
-    )
 
 
 def with_recorded_settings(config: Config, folder: Path) -> Config:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gptailor.config.messages import not_empty, not_many, sentences
 from gptailor.core.frozen import Frozen, usable_name, usable_path
+from gptailor.core.member_spec import MemberSpec
 from gptailor.core.merge_spec import MERGE_METHODS
 from gptailor.core.metrics import METRICS
 from gptailor.core.plugins import SEARCHERS, WORKERS, Registry
@@ -27,7 +28,6 @@ __all__ = [
     "EngineConfig",
     "ExamplesConfig",
     "FamilyConfig",
-    "MemberConfig",
     "PluginConfig",
     "TaskConfig",
     "load_config",
@@ -36,44 +36,11 @@ __all__ = [
 _TAKEN = {BASE: "the base's name", "result": "what the finished model is called"}
 
 
-class MemberConfig(Frozen):
-    """Where one member's weights come from."""
-
-    path: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="Hub id, folder, LoRA adapter, GGUF file, or package://package/file.gguf.",
-        ),
-    ]
-    strength: Annotated[
-        float, Field(ge=-10, le=10, description="Factor on an adapter's weight change.")
-    ] = 1.0
-    base: Annotated[
-        str | None, Field(description="The adapter's own base, if it is not the family's.")
-    ] = None
-    revision: Annotated[str | None, Field(description="A hub revision.")] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _in_short(cls, value: object) -> object:
-        if isinstance(value, Mapping) and "adapter" in value:  # {adapter: path, strength: 0.5}
-            if "path" in value:
-                raise ValueError("has both 'adapter' and 'path'; one is another word for the other")
-            return {"path" if key == "adapter" else key: item for key, item in value.items()}
-        return {"path": value} if isinstance(value, str) else value
-
-    @field_validator("path", "base")
-    @classmethod
-    def _usable(cls, value: str | None) -> str | None:
-        return usable_path(value)
-
-
 class FamilyConfig(Frozen):
     """A base and its variants: one architecture, one vocabulary."""
 
-    base: Annotated[MemberConfig, Field(description="The model that the variants were made from.")]
-    variants: dict[str, MemberConfig] = Field(
+    base: Annotated[MemberSpec, Field(description="The model that the variants were made from.")]
+    variants: dict[str, MemberSpec] = Field(
         default_factory=dict, description="Name to fine-tuned variant; may be empty."
     )
     dtype: Annotated[
@@ -373,7 +340,7 @@ def _anchored(config: Config, folder: Path) -> Config:
         target = folder / Path(text).expanduser()
         return str(target.resolve()) if local or target.exists() else text
 
-    def member(item: MemberConfig) -> MemberConfig:
+    def member(item: MemberSpec) -> MemberSpec:
         return item.model_copy(update={"path": place(item.path), "base": place(item.base)})
 
     variants = {name: member(item) for name, item in config.family.variants.items()}

@@ -3,6 +3,7 @@
 Knows nothing of tailorings' scores, of tasks and of how layers are merged.
 """
 
+from gptailor.core.member_spec import MemberSpec
 from gptailor.family.architecture import (
     layer_kinds,
     layers_path,
@@ -11,7 +12,6 @@ from gptailor.family.architecture import (
 )
 from gptailor.family.family import Family
 from gptailor.family.loading import load_family
-from gptailor.family.members import MemberSpec
 
 __all__ = [
     "Family",

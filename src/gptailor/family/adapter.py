@@ -4,7 +4,6 @@ Knows nothing of families: it is given the weights that the adapter stands on.
 """
 
 import copy
-import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -80,8 +79,6 @@ def apply_adapter(
     Raises:
         FamilyError: The adapter is broken, or does not fit the base.
     """
-    if not math.isfinite(strength):
-        raise FamilyError(f"{folder}: strength is {strength}; it must be a finite number")
     fields = _fields_of(folder)
     weights = _weights_of(folder)
     base = _with_room(base, folder, weights)

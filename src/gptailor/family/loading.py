@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptailor.core.member_spec import MemberSpec
 from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.adapter import CONFIG, apply_adapter
@@ -24,7 +25,7 @@ from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
 from gptailor.family.licence import package_licence
 from gptailor.family.locate import find, package_of
-from gptailor.family.members import MemberSpec, OpenedMember
+from gptailor.family.members import OpenedMember
 from gptailor.family.memory_map import let_go, map_tensors
 
 __all__ = ["load_family", "open_member"]
@@ -120,7 +121,7 @@ def open_member(
     if not _is_adapter(place):
         return _open_whole(source, place, dtype)
     if source.base is not None:
-        under = MemberSpec(source.base)
+        under = MemberSpec(path=source.base)
         family_base = open_member(under, find(under), dtype=torch.float32)
     if family_base is None:
         raise FamilyError(f"{place} is an adapter; say which model it stands on with 'base'")
@@ -215,7 +216,7 @@ def _places_of(
         try:
             places[name] = find(source)
             if source.base is not None:
-                find(MemberSpec(source.base))
+                find(MemberSpec(path=source.base))
         except FamilyError as error:
             problems += [_naming(name, sentence) for sentence in error.problems]
     if problems:

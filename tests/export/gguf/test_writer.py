@@ -204,7 +204,7 @@ def test_values_that_float16_can_not_hold_are_refused(
         model.model.layers[1].mlp.up_proj.weight[3, 4] = 70_000.0
     model.save_pretrained(tmp_path / "base")
     tiny_tokenizer.save_pretrained(tmp_path / "base")
-    family = load_family(MemberSpec(str(tmp_path / "base")), {}, dtype=torch.float32)
+    family = load_family(MemberSpec(path=str(tmp_path / "base")), {}, dtype=torch.float32)
     tailoring = Tailoring((LayerSpec.of("base:0"), LayerSpec.of("base:1")))
     with pytest.raises(ExportError, match=r"blk.1.ffn_up.weight holds .* not finite in f16; use b"):
         export_gguf(family, tailoring, tmp_path / "m.gguf")
@@ -243,7 +243,7 @@ def test_a_member_and_a_file_of_the_run_are_never_replaced(family: Family, tmp_p
     for kept in (file, file.parent):
         with pytest.raises(ExportError, match="a file that this export is made from"):
             export_gguf(family, cut(0, 3), file, overwrite=True, keep=[kept])
-    member = load_family(MemberSpec(str(file)), {}, dtype=torch.float32)
+    member = load_family(MemberSpec(path=str(file)), {}, dtype=torch.float32)
     with pytest.raises(ExportError, match="a file that this export is made from"):
         export_gguf(member, Tailoring((LayerSpec.of("base:0"),)), file, overwrite=True)
     assert file.read_bytes() == before

@@ -162,7 +162,7 @@ def test_files_of_half_precision_are_rebuilt(
         half = AutoModelForCausalLM.from_config(model.config, dtype=getattr(torch, stored))
         half.load_state_dict(model.state_dict())
         half.save_pretrained(tmp_path / member, max_shard_size="30KB")
-        sources[member] = MemberSpec(str(tmp_path / member))
+        sources[member] = MemberSpec(path=str(tmp_path / member))
     family = load_family(sources.pop("base"), sources, dtype=getattr(torch, held))
     recipe = mergekit_recipe(family, Tailoring(tuple(SUMS)))
     assert (tmp_path / "math" / "model.safetensors.index.json").is_file()
@@ -396,8 +396,8 @@ def test_a_member_with_more_rows_than_the_base_is_refused(
     padded = tiny_model("llama", seed=5, vocab_size=llama.config.vocab_size + 8)
     padded.save_pretrained(tmp_path / "padded")
     tiny_tokenizer.save_pretrained(tmp_path / "padded")
-    variants = {"math": MemberSpec(str(tmp_path / "padded"))}
-    family = load_family(MemberSpec(llama.paths["base"]), variants, dtype=torch.float32)
+    variants = {"math": MemberSpec(path=str(tmp_path / "padded"))}
+    family = load_family(MemberSpec(path=llama.paths["base"]), variants, dtype=torch.float32)
     told = refused(family, Tailoring((of("math:0"),)))
     assert "vocabulary was fitted to the base's" in told
 
@@ -411,7 +411,7 @@ def test_a_tied_member_with_a_head_in_its_files(opened: Callable[..., Any], tmp_
         weights = load_file(tmp_path / member / "model.safetensors")
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
         save_file(weights, tmp_path / member / "model.safetensors", {"format": "pt"})
-        sources[member] = MemberSpec(str(tmp_path / member))
+        sources[member] = MemberSpec(path=str(tmp_path / member))
     family = load_family(sources.pop("base"), sources, dtype=torch.float32)
     assert family.tied
     for part in (of("math"), SLERP):

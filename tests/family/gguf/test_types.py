@@ -53,8 +53,8 @@ def make(
 
 
 def _load(base: Path, *, dtype: torch.dtype = torch.float32, **variants: Path) -> Family:
-    sources = {name: MemberSpec(str(path)) for name, path in variants.items()}
-    return load_family(MemberSpec(str(base)), sources, dtype=dtype)
+    sources = {name: MemberSpec(path=str(path)) for name, path in variants.items()}
+    return load_family(MemberSpec(path=str(base)), sources, dtype=dtype)
 
 
 @pytest.mark.slow
@@ -343,9 +343,9 @@ def test_an_adapter_on_a_file_of_its_own_tells_of_both(
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(
         tmp_path / "adapter"
     )
-    source = MemberSpec(str(tmp_path / "adapter"), base=str(path))
+    source = MemberSpec(path=str(tmp_path / "adapter"), base=str(path))
     family = load_family(
-        MemberSpec(str(tmp_path / "base")), {"a": source, "b": source}, dtype=torch.float32
+        MemberSpec(path=str(tmp_path / "base")), {"a": source, "b": source}, dtype=torch.float32
     )
     told = [note for note in family.notes if "is a GGUF file" in note]
     assert len(told) == 1

@@ -132,9 +132,9 @@ def _source_of(origin: str) -> tuple[MemberSpec, bool]:
     """The member as the config named it, and whether it lies on this machine."""
     path = Path(origin).expanduser()
     if path.exists() or origin.startswith("package://"):
-        return MemberSpec(origin), True
+        return MemberSpec(path=origin), True
     name, at, revision = origin.partition("@")
-    return MemberSpec(name, revision=revision if at else None), False
+    return MemberSpec(path=name, revision=revision if at else None), False
 
 
 def _refuse_fitted(member: str, name: str, place: _Place | None, held: Tensor) -> None:
