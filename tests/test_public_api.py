@@ -14,8 +14,9 @@ PACKAGE = Path(gptailor.__file__).parent
 HEAVY = ("torch", "transformers", "lm_eval", "peft", "smac", "optuna", "rich", "typer")
 
 
-def test_there_are_at_most_25_public_names_each_once() -> None:
-    assert len(gptailor.__all__) <= 25
+def test_there_are_at_most_30_public_names_each_once() -> None:
+    """Seven are for a search from Python; the other 23 are its parts, one by one."""
+    assert len(gptailor.__all__) <= 30
     assert len(set(gptailor.__all__)) == len(gptailor.__all__)
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptailor import merge
+    from gptailor.api.run import Run, open_run
+    from gptailor.api.scores import evaluate, load_tasks
+    from gptailor.api.search import search
     from gptailor.config import Config, load_config
     from gptailor.core.objective import Goal, Objective
     from gptailor.core.tailoring import LayerSpec, Source, Tailoring
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from gptailor.errors import GPTailorError, UserError
     from gptailor.export import export_checkpoint
     from gptailor.family import Family, MemberSpec, load_family
+    from gptailor.family.in_memory import family_of
     from gptailor.report import write_report
     from gptailor.study import Study
 
@@ -36,6 +40,7 @@ __all__ = [
     "MemberSpec",
     "Objective",
     "Proposal",
+    "Run",
     "Scores",
     "Source",
     "Study",
@@ -43,24 +48,33 @@ __all__ = [
     "Trial",
     "UserError",
     "__version__",
+    "evaluate",
     "export_checkpoint",
+    "family_of",
     "load_config",
     "load_family",
+    "load_tasks",
     "merge",
+    "open_run",
+    "search",
     "write_report",
 ]
 
 _HOMES = {
+    "api.run": ("Run", "open_run"),
+    "api.scores": ("evaluate", "load_tasks"),
+    "api.search": ("search",),
     "config": ("Config", "load_config"),
+    "core.objective": ("Goal", "Objective"),
+    "core.tailoring": ("LayerSpec", "Source", "Tailoring"),
+    "core.trial": ("Job", "Proposal", "Scores", "Trial"),
     "engine": ("Engine", "Evaluator"),
     "errors": ("GPTailorError", "UserError"),
     "export": ("export_checkpoint",),
     "family": ("Family", "MemberSpec", "load_family"),
-    "core.objective": ("Goal", "Objective"),
+    "family.in_memory": ("family_of",),
     "report": ("write_report",),
     "study": ("Study",),
-    "core.tailoring": ("LayerSpec", "Source", "Tailoring"),
-    "core.trial": ("Job", "Proposal", "Scores", "Trial"),
 }
 _HOME = {name: f"gptailor.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -27,6 +27,7 @@ from gptailor.engine.device import device_of, dtype_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, load_family, tailored_config
+from gptailor.family.in_memory import MEMORY
 from gptailor.record.compatibility import check_header, refuse_unusable
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.searchers.searcher import Searcher
@@ -154,7 +155,15 @@ def load_members(config: Config, *, home: str | None = None) -> Family:
     Args:
         config: What to load.
         home: Where to hold the members, if not where the config says.
+
+    Raises:
+        UserError: A member can't be read or does not fit, or is in no file.
     """
+    if config.family.base.path.startswith(MEMORY):
+        raise ConfigError(
+            "the members of this run were in memory and are in no files: make them again, and give "
+            "them with family=..."
+        )
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     device = device_of(config.engine.device)
@@ -201,16 +210,31 @@ def max_length_of(config: Config, family: Family) -> int:
     return config.engine.max_length or min(known or _MAX_LENGTH, _MAX_LENGTH)
 
 
-def assemble(config: Config) -> Assembly:
+def assemble(
+    config: Config,
+    *,
+    family: Family | None = None,
+    tasks: Mapping[str, TaskSplits] | None = None,
+) -> Assembly:
     """Put everything together: the members loaded, the tasks tokenised, the engine checked.
+
+    Args:
+        config: The whole config.
+        family: The members, if they are in memory.
+        tasks: The tasks, if they are loaded.
 
     Raises:
         UserError: Something in the config, a member or a task is invalid.
     """
     keep_freed_pages()
+    if family is not None and evaluates_apart(config):
+        raise ConfigError(
+            "workers: other processes read the members from files, and these are in memory; leave "
+            "'workers' out, or save the models and name their folders"
+        )
     home = _home(config)
-    family = load_members(config, home=home)
-    n_removed, tasks = _fitted(config, family)
+    family = family or load_members(config, home=home)
+    n_removed, tasks = _fitted(config, family, tasks)
     engine = Engine(
         family,
         device=home,
@@ -275,19 +299,21 @@ def _home(config: Config) -> str:
     return "cpu" if evaluates_apart(config) and device.startswith("cuda") else device
 
 
-def _fitted(config: Config, family: Family) -> tuple[int, dict[str, TaskSplits]]:
+def _fitted(
+    config: Config, family: Family, tasks: Mapping[str, TaskSplits] | None
+) -> tuple[int, Mapping[str, TaskSplits]]:
     """Layers to cut, and the tasks; the problems of both are told at once."""
     problems: list[str] = []
-    n_removed, tasks = 0, {}
+    n_removed = 0
     try:
         n_removed = config.n_removed(family.n_layers)
     except UserError as error:
         problems += error.problems
     try:
-        tasks = open_tasks(config, family)
+        tasks = open_tasks(config, family) if tasks is None else tasks
     except UserError as error:
         problems += error.problems
-    if problems:
+    if problems or tasks is None:
         raise ConfigError(problems)
     return n_removed, tasks
 

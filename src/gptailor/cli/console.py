@@ -7,7 +7,7 @@ from rich.console import Console
 from gptailor.core.frozen import usable_path
 from gptailor.errors import ConfigError
 
-__all__ = ["errors", "named", "run_folder", "screen"]
+__all__ = ["errors", "named", "screen"]
 
 screen = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -41,8 +41,3 @@ def _refuse_nowhere(path: Path) -> None:
         raise ConfigError(
             f"{path}: the current folder is gone; go to one that is there, or give the whole path"
         ) from None
-
-
-def run_folder(config: Path) -> Path:
-    """Where a config's study is recorded when nobody says: ``runs/NAME`` beside the config."""
-    return config.resolve().parent / "runs" / config.stem

@@ -20,6 +20,6 @@ def command(
     ] = None,
 ) -> None:
     """Write one HTML file about a run; it opens offline."""
-    from gptailor.report import write_report
+    from gptailor.api.run import open_run
 
-    typer.echo(write_report(run, out))
+    typer.echo(open_run(run).report(out))

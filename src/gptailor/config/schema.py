@@ -30,6 +30,7 @@ __all__ = [
     "FamilyConfig",
     "PluginConfig",
     "TaskConfig",
+    "config_of",
     "load_config",
 ]
 
@@ -297,20 +298,33 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: Every error of the file, a sentence each with the file and the key.
     """
-    plain = read_yaml(path)
+    return config_of(read_yaml(path), path)
+
+
+def config_of(plain: object, path: Path | None = None) -> Config:
+    """Check what a ``tailor.yaml`` says.
+
+    Args:
+        plain: The file's content.
+        path: The file; None for a mapping in memory, whose paths count from the current folder.
+
+    Raises:
+        ConfigError: Every problem, a sentence each.
+    """
+    where = "config" if path is None else str(path)
     if not isinstance(plain, dict):
-        raise ConfigError(f"{path}: a config is a mapping with 'family', 'remove' and 'tasks'")
+        raise ConfigError(f"{where}: a config is a mapping with 'family', 'remove' and 'tasks'")
     try:
         config = Config.model_validate(plain)
     except ValidationError as error:
-        raise ConfigError(sentences(str(path), Config, error)) from None
+        raise ConfigError(sentences(where, Config, error)) from None
     try:
-        anchored = _anchored(config, path.resolve().parent)
+        anchored = _anchored(config, Path.cwd() if path is None else path.resolve().parent)
     except (OSError, RuntimeError) as error:  # may not be looked into, or leads round in a circle
-        raise ConfigError(f"{path}: has a path that can't be followed: {error}") from None
+        raise ConfigError(f"{where}: has a path that can't be followed: {error}") from None
     problems = _repeated(anchored.tasks)
     if problems:
-        raise ConfigError([f"{path}: {sentence}" for sentence in problems])
+        raise ConfigError([f"{where}: {sentence}" for sentence in problems])
     return anchored
 
 
