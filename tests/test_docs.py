@@ -10,10 +10,9 @@ import yaml
 
 from gptailor.config import Config, load_config, schema
 from gptailor.core.frozen import Frozen
-from gptailor.core.merge_spec import MERGE_METHODS
 from gptailor.core.metrics import METRICS
 from gptailor.core.objective import Goal, Objective
-from gptailor.core.plugins import SEARCHERS, WORKERS
+from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Measurement, Scores
 from gptailor.searchers.space import Space
@@ -82,7 +81,7 @@ def test_the_config_page_has_every_key_with_its_meaning(section: type[Frozen]) -
 
 def test_the_pages_have_every_method_metric_searcher_and_pool() -> None:
     shown = {
-        "merge-methods": MERGE_METHODS,
+        "merge-methods": MERGE_METHODS.builtin,
         "task": METRICS,
         "searcher": SEARCHERS.names,
         "workers": WORKERS.names,

@@ -1,4 +1,4 @@
-"""What every merge method must do, whichever it is."""
+"""What every merge method must do; those of installed packages are tested too."""
 
 import inspect
 import itertools
@@ -7,13 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import find_method, merge_spec
+from gptailor.core.plugins import MERGE_METHODS
 from gptailor.merge import merge
-from gptailor.merge.method import FUNCTIONS
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-SCALED = [name for name, facts in MERGE_METHODS.items() if "scale" in facts.params]
+METHODS = MERGE_METHODS.names  # ours, and those of installed packages
+SCALED = [name for name in METHODS if merge_spec(name).scale is not None]
 DENSE = {"density": 1.0, "gamma": 0.0}  # what makes random and trimming methods keep everything
+
+
+def scale_of(name: str) -> str:
+    key = merge_spec(name).scale
+    assert key is not None
+    return key
 
 
 def tensors(n: int, *shape: int, seed: int = 0) -> list[Tensor]:
@@ -21,30 +28,41 @@ def tensors(n: int, *shape: int, seed: int = 0) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for _ in range(n)]
 
 
-def test_every_fact_has_a_function_and_every_function_a_fact() -> None:
-    assert FUNCTIONS.keys() == MERGE_METHODS.keys()
-
-
-@pytest.mark.parametrize("name", MERGE_METHODS)
-def test_a_function_takes_the_parameters_of_its_facts_and_a_base_where_they_say_so(
-    name: str,
-) -> None:
-    facts = MERGE_METHODS[name]
+@pytest.mark.parametrize("name", METHODS)
+def test_a_function_takes_the_parameters_declared_and_a_base_where_one_is_needed(name: str) -> None:
+    spec, function = merge_spec(name), find_method(name).function
     by_kind: dict[object, list[str]] = {}
-    for parameter in inspect.signature(FUNCTIONS[name]).parameters.values():
+    for parameter in inspect.signature(function).parameters.values():
         by_kind.setdefault(parameter.kind, []).append(parameter.name)
-    weights = ["weights"] if facts.weighted else []
-    assert by_kind.get(inspect.Parameter.KEYWORD_ONLY, []) == [*facts.params, *weights]
-    assert len(by_kind[inspect.Parameter.POSITIONAL_OR_KEYWORD]) == 1 + facts.needs_base
+    assert by_kind.get(inspect.Parameter.KEYWORD_ONLY, []) == list(spec.keywords)
+    assert len(by_kind[inspect.Parameter.POSITIONAL_OR_KEYWORD]) == 1 + spec.needs_base
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_docstring_names_its_source(name: str) -> None:
-    assert "https://" in (FUNCTIONS[name].__doc__ or "")
+    assert "https://" in (find_method(name).function.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scale_and_identity_are_values_of_parameters(name: str) -> None:
+    spec = merge_spec(name)
+    if spec.scale is not None:
+        assert spec.needs_base
+        assert spec.params[spec.scale].problem(0.0) is None
+    for key, ends in spec.identity.items():
+        assert all(spec.params[key].problem(value) is None for value in ends)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if merge_spec(name).identity])
+def test_at_an_identity_value_the_merge_is_one_source(name: str) -> None:
+    *sources, base = tensors(3, 6, 5)
+    for key, ends in merge_spec(name).identity.items():
+        for value, index in ends.items():
+            assert torch.equal(merge(name, sources, base=base, **{key: value}), sources[index])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (4, 3), (2, 3, 5)])
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_merging_equal_tensors_gives_them_back_to_the_bit(
     name: str, shape: tuple[int, ...]
 ) -> None:
@@ -52,21 +70,21 @@ def test_merging_equal_tensors_gives_them_back_to_the_bit(
     assert torch.equal(merge(name, [weight, weight.clone()], base=weight.clone()), weight)
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_merging_tensors_of_zeros_gives_zeros(name: str) -> None:
     zeros = torch.zeros(3, 2)
     assert torch.equal(merge(name, [zeros, zeros.clone()], base=zeros.clone()), zeros)
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0)])
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_empty_tensors_stay_empty(name: str, shape: tuple[int, ...]) -> None:
     empty = torch.empty(shape)
     assert merge(name, [empty, empty.clone()], base=empty.clone()).shape == shape
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_any_float_dtype_is_merged_in_float32(name: str, dtype: torch.dtype) -> None:
     given = [tensor.to(dtype) for tensor in tensors(3, 5, 4)]
     as_float32 = [tensor.float() for tensor in given]
@@ -75,7 +93,7 @@ def test_any_float_dtype_is_merged_in_float32(name: str, dtype: torch.dtype) -> 
     assert torch.equal(merged, merge(name, as_float32[:2], base=as_float32[2]))
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_inputs_are_untouched_and_share_no_memory_with_the_result(name: str) -> None:
     given = tensors(3, 5, 4)
     before = [tensor.clone() for tensor in given]
@@ -83,14 +101,14 @@ def test_inputs_are_untouched_and_share_no_memory_with_the_result(name: str) -> 
     assert all(torch.equal(*pair) for pair in zip(given, before, strict=True))
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_parameters_that_want_a_gradient_give_a_result_that_wants_none(name: str) -> None:
     given = [torch.nn.Parameter(tensor) for tensor in tensors(3, 5, 4)]
     assert not merge(name, given[:2], base=given[2]).requires_grad
     assert not merge(name, given[:1]).requires_grad
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_merging_twice_gives_the_same_bits_whatever_the_global_seed(name: str) -> None:
     given = tensors(3, 40, 30)
     torch.manual_seed(1)
@@ -101,7 +119,7 @@ def test_merging_twice_gives_the_same_bits_whatever_the_global_seed(name: str) -
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_the_layout_in_memory_is_without_meaning(name: str) -> None:
     given = tensors(3, 6, 5)
     turned = [tensor.t().contiguous().t() for tensor in given]
@@ -110,35 +128,33 @@ def test_the_layout_in_memory_is_without_meaning(name: str) -> None:
     assert torch.equal(merge(name, turned[:2], base=given[2]), expected)
 
 
-@pytest.mark.parametrize("name", [name for name, facts in MERGE_METHODS.items() if facts.symmetric])
+@pytest.mark.parametrize("name", [name for name in METHODS if merge_spec(name).symmetric])
 def test_the_order_of_sources_is_without_meaning_where_the_facts_say_so(name: str) -> None:
-    *sources, base = tensors(4, 6, 5)
+    *sources, base = tensors(1 + (merge_spec(name).max_sources or 3), 6, 5)
     # DARE draws a mask for each source in turn: only its distribution is symmetric
-    params = {"density": 1.0} if "seed" in MERGE_METHODS[name].params else {}
+    params = {"density": 1.0} if "seed" in merge_spec(name).params else {}
     expected = merge(name, sources, base=base, **params)
     for order in itertools.permutations(sources):
         torch.testing.assert_close(merge(name, order, base=base, **params), expected)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, facts in MERGE_METHODS.items() if not facts.symmetric]
-)
+@pytest.mark.parametrize("name", [name for name in METHODS if not merge_spec(name).symmetric])
 def test_the_order_of_sources_matters_where_the_facts_say_so(name: str) -> None:
-    first, second = tensors(2, 6, 5)
+    first, second, base = tensors(3, 6, 5)
+    spans = {key: limits.span for key, limits in merge_spec(name).params.items() if limits.tunable}
+    params = {key: low + 0.2 * (high - low) for key, (low, high) in spans.items()}
     assert not torch.allclose(
-        merge(name, [first, second], t=0.2), merge(name, [second, first], t=0.2)
+        merge(name, [first, second], base, **params), merge(name, [second, first], base, **params)
     )
 
 
 @pytest.mark.parametrize("name", SCALED)
 def test_a_scale_of_zero_gives_the_base_back(name: str) -> None:
     *sources, base = tensors(3, 6, 5)
-    assert torch.equal(merge(name, sources, base=base, scale=0.0), base)
+    assert torch.equal(merge(name, sources, base=base, **{scale_of(name): 0.0}), base)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SCALED if "density" in MERGE_METHODS[name].params]
-)
+@pytest.mark.parametrize("name", [name for name in SCALED if "density" in merge_spec(name).params])
 def test_a_density_of_zero_gives_the_base_back(name: str) -> None:
     *sources, base = tensors(3, 6, 5)
     assert torch.equal(merge(name, sources, base=base, density=0.0), base)
@@ -147,7 +163,7 @@ def test_a_density_of_zero_gives_the_base_back(name: str) -> None:
 @pytest.mark.parametrize("name", ["dare_linear", "breadcrumbs"])
 def test_keeping_every_entry_is_task_arithmetic(name: str) -> None:
     *sources, base = tensors(4, 6, 5)
-    params = {key: value for key, value in DENSE.items() if key in MERGE_METHODS[name].params}
+    params = {key: value for key, value in DENSE.items() if key in merge_spec(name).params}
     torch.testing.assert_close(
         merge(name, sources, base=base, scale=0.7, **params),
         merge("task_arithmetic", sources, base=base, scale=0.7),
@@ -156,25 +172,26 @@ def test_keeping_every_entry_is_task_arithmetic(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCALED)
 def test_the_distance_from_the_base_grows_with_the_scale(name: str) -> None:
-    *sources, base = tensors(4, 6, 5)
-    half = merge(name, sources, base=base, scale=0.5) - base
-    whole = merge(name, sources, base=base, scale=1.0) - base
+    *sources, base = tensors(3, 6, 5)
+    most = merge_spec(name).params[scale_of(name)].high
+    half = merge(name, sources, base=base, **{scale_of(name): most / 2}) - base
+    whole = merge(name, sources, base=base, **{scale_of(name): most}) - base
     torch.testing.assert_close(2 * half, whole)
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_defaults_are_those_of_the_facts(name: str) -> None:
     given = tensors(3, 6, 5)
-    defaults = {key: limits.default for key, limits in MERGE_METHODS[name].params.items()}
+    defaults = {key: limits.default for key, limits in merge_spec(name).params.items()}
     assert torch.equal(
         merge(name, given[:2], base=given[2], **defaults), merge(name, given[:2], base=given[2])
     )
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_every_limit_of_every_parameter_gives_finite_weights(name: str, end: str) -> None:
-    facts = MERGE_METHODS[name]
+    facts = merge_spec(name)
     for shape in [(), (1,), (6, 5)]:
         given = tensors(3, *shape)
         for key, limits in facts.params.items():
@@ -185,7 +202,7 @@ def test_every_limit_of_every_parameter_gives_finite_weights(name: str, end: str
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_one_source_is_taken_not_merged(name: str, dtype: torch.dtype) -> None:
     weight, base = tensors(2, 4, 3)
     given = weight.to(dtype)
@@ -195,7 +212,7 @@ def test_one_source_is_taken_not_merged(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_gpu_gives_the_weights_that_the_cpu_gives(name: str) -> None:
     *sources, base = tensors(3, 60, 50)
     merged = merge(name, [source.cuda() for source in sources], base=base.cuda())

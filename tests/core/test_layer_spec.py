@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gptailor.core.layer_spec import LayerSpec, Source
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import merge_spec
+from gptailor.core.plugins import MERGE_METHODS
 from gptailor.errors import TailoringError
 
 members = st.sampled_from(["base", "math", "code", "chat.v2", "7b", "no"])
@@ -18,7 +19,7 @@ sources = st.builds(Source, members, st.integers(0, 99))
 @st.composite
 def merges(draw: st.DrawFn) -> tuple[str, list[Source], dict[str, Any]]:
     """A method, sources and parameters that are sound together."""
-    facts = MERGE_METHODS[draw(st.sampled_from(sorted(MERGE_METHODS)))]
+    facts = merge_spec(draw(st.sampled_from(sorted(MERGE_METHODS.builtin))))
     most = facts.max_sources or 4
     chosen = draw(st.lists(sources, min_size=2, max_size=most, unique=True))
     params: dict[str, Any] = {
@@ -59,7 +60,7 @@ def test_a_layer_reads_back_equal_from_its_plain_form(merge: Any) -> None:
 @given(merges(), st.randoms(use_true_random=False))
 def test_the_order_of_sources_counts_only_where_the_method_says_so(merge: Any, rng: Any) -> None:
     name, chosen, params = merge
-    assume(MERGE_METHODS[name].symmetric and "weights" not in params)
+    assume(merge_spec(name).symmetric and "weights" not in params)
     rng.shuffle(chosen)
     assert make((name, chosen, params)) == make(merge)
 
@@ -204,5 +205,5 @@ def test_a_layer_is_a_whole_number_from_zero(layer: Any) -> None:
 
 
 def test_every_pair_of_methods_gives_different_layers() -> None:
-    specs = [LayerSpec.of("code:1", "math:1", merge=name) for name in MERGE_METHODS]
+    specs = [LayerSpec.of("code:1", "math:1", merge=name) for name in MERGE_METHODS.builtin]
     assert all(one != other for one, other in itertools.combinations(specs, 2))

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import merge_spec
+from gptailor.core.plugins import MERGE_METHODS
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.errors import TailoringError
 
@@ -29,7 +30,7 @@ def specs(draw: st.DrawFn, with_layer: bool = True) -> LayerSpec:
     layers = st.integers(0, N_LAYERS - 1) if with_layer else st.none()
     if draw(st.booleans()):
         return LayerSpec((Source(draw(members), draw(layers)),))
-    facts = MERGE_METHODS[draw(st.sampled_from(sorted(MERGE_METHODS)))]
+    facts = merge_spec(draw(st.sampled_from(sorted(MERGE_METHODS.builtin))))
     sources = st.builds(Source, members, layers)
     most = facts.max_sources or 3
     chosen = draw(st.lists(sources, min_size=2, max_size=most, unique=True))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import merge_spec
+from gptailor.core.plugins import MERGE_METHODS
 from gptailor.core.tailoring import LayerSpec
 from gptailor.errors import MergeError
 from gptailor.merge import merge, merge_layer
@@ -30,7 +31,7 @@ def assert_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in MERGE_METHODS if "seed" not in MERGE_METHODS[name].params]
+    "name", [name for name in MERGE_METHODS.builtin if "seed" not in merge_spec(name).params]
 )
 def test_every_tensor_is_merged_by_its_name(name: str) -> None:
     code, math, base = layer(1), layer(2), layer(0)
@@ -40,7 +41,7 @@ def test_every_tensor_is_merged_by_its_name(name: str) -> None:
     assert_equal(merged, expected)
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", MERGE_METHODS.builtin)
 def test_half_precision_is_merged_in_float32_and_rounded_once(name: str) -> None:
     code, math, base = (layer(seed, torch.bfloat16) for seed in (1, 2, 0))
     exact = merge_layer(two(name), [code, math], base, torch.float32)
@@ -68,7 +69,7 @@ def test_a_single_source_gives_its_own_tensors() -> None:
     assert taken is not code
 
 
-@pytest.mark.parametrize("name", MERGE_METHODS)
+@pytest.mark.parametrize("name", MERGE_METHODS.builtin)
 def test_what_all_inputs_share_in_memory_is_handed_on(name: str) -> None:
     base = layer(0)
     code, math = layer(1), layer(2)

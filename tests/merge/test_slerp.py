@@ -47,7 +47,7 @@ def test_the_angle_is_right_where_half_precision_would_lose_it() -> None:
 
 @pytest.mark.parametrize("n", [3, 4])
 def test_more_than_two_sources_are_refused(n: int) -> None:
-    with pytest.raises(MergeError, match=f"slerp merges 2 tensors, not {n}"):
+    with pytest.raises(MergeError, match=f"slerp merges 2 sources, not {n}"):
         merge("slerp", [torch.ones(2)] * n)
 
 

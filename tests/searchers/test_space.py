@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.plugins import MERGE_METHODS
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.errors import ConfigError
 from gptailor.searchers.mutation import CHANGES, Where, crossover, mutate
@@ -23,7 +23,7 @@ def spaces(draw: st.DrawFn) -> Space:
     n_layers = draw(st.integers(2, 9))
     keep = draw(st.frozensets(st.integers(0, n_layers - 1), max_size=n_layers - 1))
     n_removed = draw(st.integers(0, min(n_layers - 1, n_layers - len(keep))))
-    methods = draw(st.lists(st.sampled_from(sorted(MERGE_METHODS)), unique=True))
+    methods = draw(st.lists(st.sampled_from(sorted(MERGE_METHODS.builtin)), unique=True))
     variants = VARIANTS[: draw(st.integers(0, 3))]
     tied = draw(st.booleans())
     return Space(n_layers, n_removed, variants, tuple(methods), keep=keep, tied=tied)

@@ -18,7 +18,7 @@ from gptailor.app.header import header_of, task_digest
 from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
-from gptailor.core.plugins import SEARCHERS, WORKERS
+from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Scores
 from gptailor.engine import Engine, Evaluator
@@ -122,6 +122,8 @@ class EvaluatorRecipe:
         Raises:
             UserError: Something is invalid here, or differs from where the study runs.
         """
+        for method in self.config.merge:
+            MERGE_METHODS.load(method)  # unpickling a config does not
         engine = self.config.engine.model_copy(update={"device": device, "threads": threads})
         here = {"engine": engine, "workers": PluginConfig(name="local")}
         assembly = assemble(self.config.model_copy(update=here))

@@ -15,9 +15,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from gptailor.config.messages import not_empty, not_many, sentences
 from gptailor.core.frozen import Frozen, usable_name, usable_path
 from gptailor.core.member_spec import MemberSpec
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import MergeMethod, merge_spec, method_name
 from gptailor.core.metrics import METRICS
-from gptailor.core.plugins import SEARCHERS, WORKERS, Registry
+from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS, Registry
 from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import ConfigError, TailoringError, unknown
 from gptailor.files.yaml import read_yaml
@@ -190,7 +190,10 @@ class Config(Frozen):
     family: FamilyConfig
     remove: Annotated[int | float, Field(description="Layers to cut, or a share of them below 1.")]
     merge: Annotated[
-        tuple[str, ...], Field(description="Merge methods the search may use; may be empty.")
+        tuple[str, ...],
+        Field(
+            description="Merge methods the search may use: names, or module:attribute; may be empty."
+        ),
     ] = ("task_arithmetic",)
     keep: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")
@@ -228,12 +231,22 @@ class Config(Frozen):
     def _some_task(cls, value: object) -> object:
         return not_many(not_empty(value))
 
+    @field_validator("merge", mode="before")
+    @classmethod
+    def _methods_to_names(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(method_name(each) if isinstance(each, MergeMethod) else each for each in value)
+
     @field_validator("merge")
     @classmethod
     def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in MERGE_METHODS:
-                raise ValueError(unknown("merge method", name, MERGE_METHODS))
+            try:
+                MERGE_METHODS.load(name)
+                merge_spec(name)
+            except ConfigError as error:
+                raise ValueError(*error.problems) from None
         return tuple(dict.fromkeys(value))
 
     @field_validator("search", "workers", mode="before")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.errors import TailoringError, unknown
 
@@ -191,7 +191,7 @@ class _Read:
         if self.config.get(key) is None:
             self._problem(f"{key} is missing; its layer merges several candidates and needs one")
         elif scale is not None:
-            error = MERGE_METHODS[_METHOD].params["scale"].problem(scale)
+            error = merge_spec(_METHOD).params["scale"].problem(scale)
             if error is not None:
                 self._problem(f"{key} {error}")
         return scale

@@ -1,28 +1,53 @@
-"""What is true of each merge method, without the tensors.
+"""Merge methods as data: names, parameters and symmetry, without tensors.
 
-A method's name, parameters and symmetry are words that tailorings, configs and searchers need
-long before any weight is read; the formulas live in `gptailor.merge` and are bound to these names.
+Tailorings, configs and searchers need these before any weight is read, so torch is not imported
+here. `gptailor.core.plugins.MERGE_METHODS` lists the built-in methods, one file each in
+`gptailor.merge`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from gptailor.core.params import Range
+from gptailor.core.plugins import MERGE_METHODS
+from gptailor.core.source import BASE, Source
+from gptailor.errors import ConfigError, MergeError, TailoringError, unknown
 
-__all__ = ["MERGE_METHODS", "MergeSpec"]
+__all__ = [
+    "MergeMethod",
+    "MergeSpec",
+    "Value",
+    "default_base",
+    "find_method",
+    "merge_method",
+    "merge_spec",
+    "method_name",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Value = float | int | tuple[float, ...]
+
+_MAX_WEIGHT = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class MergeSpec:
-    """The facts of one merge method.
+    """The declaration of one merge method.
 
     Args:
         name: The name in configs, tailorings and `gptailor.merge.merge`.
-        params: Its parameters and their limits.
+        params: Its parameters and their limits. A ``seed`` is made anew for each tensor.
         needs_base: Whether it works on differences from the base's layer.
-        symmetric: Whether the order of the sources is without meaning.
-        max_sources: The most sources it takes; None for any number (two are always needed).
-        weighted: Whether it takes ``weights``, one number a source.
+        symmetric: Whether the order of the sources has no effect.
+        max_sources: The most sources it merges; None for any number.
+        weighted: Whether it has ``weights``, one number per source.
+        scale: The parameter that multiplies the differences; at 0 the merge is the base's layer.
+        identity: Parameter to value to the index of the source that the merge then equals.
     """
 
     name: str
@@ -31,34 +56,227 @@ class MergeSpec:
     symmetric: bool = True
     max_sources: int | None = None
     weighted: bool = False
+    scale: str | None = None
+    identity: Mapping[str, Mapping[float, int]] = field(default_factory=dict)
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The names of all parameters, ``weights`` included."""
+        return (*self.params, *(["weights"] if self.weighted else []))
+
+    def scaled(self, value: float) -> dict[str, Value]:
+        """The parameters that set the scale to `value`; none where it can't have this value."""
+        if self.scale is None or self.params[self.scale].problem(value) is not None:
+            return {}
+        return {self.scale: value}
+
+    def resolve(self, params: Mapping[str, object], n_sources: int) -> dict[str, Value]:
+        """Check the parameters of a merge and fill in the defaults.
+
+        Args:
+            params: Values by name; ``weights`` is a sequence.
+            n_sources: How many sources are merged.
+
+        Returns:
+            Every parameter: int or float as its `Range` says, ``weights`` a tuple of floats.
+
+        Raises:
+            MergeError: A parameter is unknown, a value is outside its limits, or there are too
+                many sources.
+        """
+        if self.max_sources is not None and n_sources > self.max_sources:
+            raise MergeError(f"{self.name} merges {self.max_sources} sources, not {n_sources}")
+        for key in params:
+            if key not in self.keywords:
+                hint = "" if self.keywords else "none; remove it"
+                raise MergeError(unknown(f"parameter of {self.name}", key, self.keywords) + hint)
+        values: dict[str, Value] = {}
+        for key, limits in self.params.items():
+            value = params.get(key, limits.default)
+            problem = limits.problem(value)
+            if problem is not None or not isinstance(value, int | float):
+                raise MergeError(f"{self.name}: {key} {problem}")
+            values[key] = int(value) if limits.integer else float(value) + 0.0  # -0.0 is 0.0
+        if self.weighted:
+            values["weights"] = self._weights(params.get("weights", (1.0,) * n_sources), n_sources)
+        return values
+
+    def _weights(self, weights: object, n_sources: int) -> tuple[float, ...]:
+        if not isinstance(weights, list | tuple) or len(weights) != n_sources:
+            raise MergeError(
+                f"{self.name}: weights must be a list of {n_sources} numbers, one per source, "
+                f"not {weights!r}"
+            )
+        for weight in weights:
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not number or not 0 <= weight <= _MAX_WEIGHT:  # also refuses NaN
+                raise MergeError(
+                    f"{self.name}: weights must be numbers from 0 to {_MAX_WEIGHT:g}, "
+                    f"not {weight!r}"
+                )
+        if math.fsum(weights) <= 0:
+            raise MergeError(
+                f"{self.name}: weights must not sum to 0; give at least one source a weight"
+            )
+        return tuple(map(float, weights))
+
+    def canonical(
+        self, sources: Sequence[Source], params: Mapping[str, object], base: Source | None
+    ) -> tuple[tuple[Source, ...], dict[str, Value], Source | None]:
+        """Write a merge so that equal merges are equal.
+
+        Sources of a symmetric method are sorted by layer, then member. Weights become shares of 1,
+        and sources of weight 0 are dropped. A merge that equals one source is that source.
+
+        Args:
+            sources: What is merged.
+            params: As for `resolve`.
+            base: The layer that differences are taken from; None for the base member's.
+
+        Returns:
+            Sources, parameters and base. A single source has no parameters and no base.
+
+        Raises:
+            MergeError: As `resolve`.
+            TailoringError: A base is given that the method or the sources do not allow.
+        """
+        values = self.resolve(params, len(sources))
+        order = list(range(len(sources)))
+        if self.symmetric:
+            order.sort(key=lambda index: _sort_key(sources[index]))
+        weights = values.get("weights")
+        if isinstance(weights, tuple):
+            shares = _shares(weights)
+            order = [index for index in order if shares[index] != 0]
+            values["weights"] = tuple(shares[index] for index in order)
+        merged = tuple(sources[index] for index in order)
+        if len(merged) > 1:
+            merged = self._unmerged(merged, values, base)
+        if len(merged) == 1:
+            return merged, {}, None
+        return merged, values, self._base(merged, base)
+
+    def _unmerged(
+        self, sources: tuple[Source, ...], values: Mapping[str, Value], base: Source | None
+    ) -> tuple[Source, ...]:
+        """The one source that a merge equals at these values, or all of them."""
+        if self.scale is not None and values[self.scale] == 0:
+            return (base or default_base(sources),)
+        for key, ends in self.identity.items():
+            value = values[key]
+            if not isinstance(value, tuple) and value in ends:
+                return (sources[ends[value]],)
+        return sources
+
+    def _base(self, sources: Sequence[Source], base: Source | None) -> Source | None:
+        if not self.needs_base:
+            if base is not None:
+                raise TailoringError(f"{self.name} takes no base; remove 'base: {base}'")
+            return None
+        if base is not None and (base.layer is None) != (sources[0].layer is None):
+            raise TailoringError(f"base: {base} does not go with {', '.join(map(str, sources))}")
+        return base or default_base(sources)
 
 
-_SCALE = Range(0.0, 2.0, default=0.5, search_high=1.0)
-_DENSITY = Range(0.0, 1.0, default=0.5, search_low=0.1)
-_SEED = Range(0, 2**31 - 1, default=0, integer=True, tunable=False)
+def default_base(sources: Sequence[Source]) -> Source:
+    """The base member's layer at the first source's index."""
+    return Source(BASE, sources[0].layer)
 
-MERGE_METHODS: dict[str, MergeSpec] = {
-    facts.name: facts
-    for facts in (
-        MergeSpec("task_arithmetic", {"scale": _SCALE}, needs_base=True),
-        MergeSpec("linear", weighted=True),
-        MergeSpec("slerp", {"t": Range(0.0, 1.0, default=0.5)}, symmetric=False, max_sources=2),
-        MergeSpec("ties", {"density": _DENSITY, "scale": _SCALE}, needs_base=True),
-        MergeSpec(
-            "dare_ties", {"density": _DENSITY, "scale": _SCALE, "seed": _SEED}, needs_base=True
-        ),
-        MergeSpec(
-            "dare_linear", {"density": _DENSITY, "scale": _SCALE, "seed": _SEED}, needs_base=True
-        ),
-        MergeSpec(
-            "breadcrumbs",
-            {
-                "density": Range(0.0, 1.0, default=0.9, search_low=0.5),
-                "gamma": Range(0.0, 1.0, default=0.01, search_high=0.1),
-                "scale": _SCALE,
-            },
-            needs_base=True,
-        ),
-        MergeSpec("model_stock", needs_base=True),
+
+def _sort_key(source: Source) -> tuple[int, str]:
+    return (-1 if source.layer is None else source.layer, source.member)
+
+
+def _shares(weights: Sequence[float]) -> tuple[float, ...]:
+    total = math.fsum(weights)
+    if abs(total - 1) <= 1e-9:  # shares already: dividing again would change the last bit
+        return tuple(weights)
+    return tuple(weight / total for weight in weights)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MergeMethod(Generic[P, R]):
+    """A merge method: its declaration and its formula.
+
+    Calling it computes the formula without any check; `gptailor.merge.merge` checks first.
+
+    Args:
+        spec: The declaration.
+        function: ``(tensors, base, **params)``, without ``base`` where none is needed.
+    """
+
+    spec: MergeSpec
+    function: Callable[P, R]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute the formula."""
+        return self.function(*args, **kwargs)
+
+
+def merge_method(  # noqa: PLR0913  # the fields of MergeSpec, each a fact of its own
+    name: str,
+    *,
+    params: Mapping[str, Range] | None = None,
+    needs_base: bool = False,
+    symmetric: bool = True,
+    max_sources: int | None = None,
+    weighted: bool = False,
+    scale: str | None = None,
+    identity: Mapping[str, Mapping[float, int]] | None = None,
+) -> Callable[[Callable[P, R]], MergeMethod[P, R]]:
+    """Declare a function on tensors as a merge method; the arguments are `MergeSpec`'s.
+
+    The function gets at least two finite float32 tensors of one shape, in the order of the sources;
+    then the base's where the method needs it; and every parameter by keyword. It returns a new
+    float32 tensor of that shape and leaves its inputs unchanged.
+
+    Raises:
+        MergeError: The function's keyword-only arguments are not the parameters declared.
+    """
+    spec = MergeSpec(
+        name, params or {}, needs_base, symmetric, max_sources, weighted, scale, identity or {}
     )
-}
+
+    def declare(function: Callable[P, R]) -> MergeMethod[P, R]:
+        parameters = inspect.signature(function).parameters.values()
+        found = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+        if found != set(spec.keywords):
+            raise MergeError(
+                f"merge method {name!r} declares the parameters {sorted(spec.keywords)}, but its "
+                f"function has the keyword-only arguments {sorted(found)}; make them the same"
+            )
+        return MergeMethod(spec, function)
+
+    return declare
+
+
+def find_method(name: str) -> MergeMethod[..., Any]:
+    """Look up a merge method; its spec has the name asked for.
+
+    Raises:
+        ConfigError: There is no such method, or it was not loaded.
+    """
+    return _named(name, MERGE_METHODS.get(name))
+
+
+def merge_spec(name: str) -> MergeSpec:
+    """Look up the declaration of a merge method, as `find_method` does."""
+    return find_method(name).spec
+
+
+def method_name(method: str | MergeMethod[..., Any]) -> str:
+    """The name of a method in configs and tailorings: of an object, its ``module:attribute``."""
+    if isinstance(method, str):
+        return method
+    function = method.function
+    return MERGE_METHODS.add(f"{function.__module__}:{function.__qualname__}", method)
+
+
+@cache
+def _named(name: str, found: object) -> MergeMethod[..., Any]:
+    if not isinstance(found, MergeMethod):
+        raise ConfigError(
+            f"merge method {name!r} is a {type(found).__name__}; write @merge_method(...) above "
+            "its function"
+        )
+    return replace(found, spec=replace(found.spec, name=name))

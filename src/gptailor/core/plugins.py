@@ -13,7 +13,7 @@ from typing import Any
 
 from gptailor.errors import ConfigError, unknown
 
-__all__ = ["SEARCHERS", "WORKERS", "Registry"]
+__all__ = ["MERGE_METHODS", "SEARCHERS", "WORKERS", "Registry"]
 
 
 class Registry:
@@ -84,9 +84,30 @@ class Registry:
         if name not in self._loaded:
             place = self.builtin.get(name) or self._entry_points.get(name)
             if place is None:
-                raise ConfigError(unknown(self.noun, name, self.names))
+                raise ConfigError(self._not_found(name))
             self._loaded[name] = self._imported(name, place)
         return self._loaded[name]
+
+    def add(self, place: str, plugin: Any) -> str:
+        """Make an object of the running program a plug-in, and return its name.
+
+        Args:
+            place: ``module:attribute``, which is its name unless it has another one already.
+            plugin: The object.
+        """
+        for name, known in {**self._entry_points, **self.builtin}.items():
+            if known == place:
+                return name
+        self._loaded[place] = plugin
+        return place
+
+    def _not_found(self, name: str) -> str:
+        if ":" not in name:
+            return unknown(self.noun, name, self.names)
+        return (
+            f"unknown {self.noun} {name!r}; a module:attribute is imported only where tailor.yaml "
+            f"names it: name it there, or install it with an entry point in group {self._group}"
+        )
 
     @cached_property
     def _entry_points(self) -> Mapping[str, str]:
@@ -154,6 +175,21 @@ def _imported(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
+
+MERGE_METHODS = Registry(
+    "merge method",
+    {
+        "task_arithmetic": "gptailor.merge.task_arithmetic:task_arithmetic",
+        "linear": "gptailor.merge.linear:linear",
+        "slerp": "gptailor.merge.slerp:slerp",
+        "ties": "gptailor.merge.ties:ties",
+        "dare_ties": "gptailor.merge.dare:dare_ties",
+        "dare_linear": "gptailor.merge.dare:dare_linear",
+        "breadcrumbs": "gptailor.merge.breadcrumbs:breadcrumbs",
+        "model_stock": "gptailor.merge.model_stock:model_stock",
+    },
+    group="gptailor.merge_methods",
+)
 
 SEARCHERS = Registry(
     "searcher",

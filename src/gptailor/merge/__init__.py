@@ -1,11 +1,29 @@
-"""How layers are merged: one method, one small pure function on tensors.
+"""How layers are merged: one file per method, with its declaration and its formula.
 
-`merge` calls a method by its name on tensors that stand for one weight; `merge_layer` does so for
-every tensor of a layer. What is true of a method without tensors (parameters, limits, symmetry) is
-in `gptailor.core.merge_spec`. Knows nothing of models, files or architectures.
+`merge` calls a method by its name on tensors of one weight; `merge_layer` merges every tensor of a
+layer. Importing this package does not import torch.
 """
 
-from gptailor.merge.apply import merge
-from gptailor.merge.layer import merge_layer
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["merge", "merge_layer"]
+from gptailor.core.merge_spec import MergeMethod, merge_method
+from gptailor.core.params import Range
+
+if TYPE_CHECKING:
+    from gptailor.merge.apply import merge
+    from gptailor.merge.layer import merge_layer
+
+__all__ = ["MergeMethod", "Range", "merge", "merge_layer", "merge_method"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used (PEP 562)."""
+    if name == "merge":
+        from gptailor.merge.apply import merge
+
+        return merge
+    if name == "merge_layer":
+        from gptailor.merge.layer import merge_layer
+
+        return merge_layer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,49 +1,35 @@
-"""Calling a merge method by its name: checks in, float32 inside, float32 out.
-
-Knows the methods by their facts and functions alone, and nothing of layers or models. Importing it
-imports the file of every method.
-"""
+"""Apply a merge method to tensors: checks first, float32 arithmetic, float32 result."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import MergeSpec
-from gptailor.errors import MergeError
-from gptailor.merge import (  # noqa: F401  # each binds its functions to their names
-    breadcrumbs,
-    dare,
-    linear,
-    model_stock,
-    slerp,
-    task_arithmetic,
-    ties,
-)
-from gptailor.merge.method import FUNCTIONS
-from gptailor.merge.parameters import facts_of, filled
+from gptailor.core.merge_spec import MergeMethod, find_method, method_name
+from gptailor.errors import ConfigError, MergeError
 
 __all__ = ["merge", "merge_named"]
 
 
 def merge(
-    name: str,
+    method: str | MergeMethod[..., Any],
     tensors: Sequence[Tensor],
     base: Tensor | None = None,
     **params: float | Sequence[float],
 ) -> Tensor:
-    """Merge tensors that stand for one weight, by the method called `name`.
+    """Merge tensors of one weight.
 
     Args:
-        name: A method of `gptailor.core.merge_spec.MERGE_METHODS`.
+        method: A merge method or its name.
         tensors: One per source, of one shape, on one device, of any float dtype. A single one is
-            taken, not merged.
-        base: The same weight in the base; methods that take no differences ignore it.
+            returned, not merged.
+        base: The same weight in the base; methods that need no base ignore it.
         **params: The method's parameters; those not given take their defaults.
 
     Returns:
-        A float32 tensor of that shape, computed in float32; the inputs are untouched. It shares
+        A float32 tensor of that shape, computed in float32; the inputs are unchanged. It shares
         memory with an input only where a single float32 tensor was given.
 
     Raises:
@@ -53,80 +39,88 @@ def merge(
         >>> merge("linear", [torch.tensor([0.0]), torch.tensor([4.0])], weights=[3, 1])
         tensor([1.])
     """
-    facts = facts_of(name)
+    try:
+        found = find_method(method_name(method))
+    except ConfigError as error:
+        raise MergeError(error.problems) from None
     if isinstance(tensors, Tensor):
-        raise MergeError(f"{name}: tensors must be a list of tensors, one a source, not one tensor")
+        raise MergeError(
+            f"{found.spec.name}: tensors must be a list of tensors, one per source, not one tensor"
+        )
     named = {f"tensors[{index}]": tensor for index, tensor in enumerate(tensors)}
-    return merge_named(facts, named, base, params)
+    return merge_named(found, named, base, params)
 
 
 @torch.no_grad()
 def merge_named(
-    facts: MergeSpec,
+    method: MergeMethod[..., Any],
     tensors: Mapping[str, Tensor],
     base: Tensor | None,
     params: Mapping[str, object],
 ) -> Tensor:
-    """Merge as `merge` does, with a name for each tensor that messages can use.
+    """Merge as `merge` does, with a name for each tensor that messages use.
 
     Raises:
-        MergeError: A parameter or a tensor is invalid.
+        MergeError: A parameter or a tensor is invalid, or the method's function returns no float32
+            tensor of the inputs' shape.
     """
+    spec = method.spec
     if not tensors:
-        raise MergeError(f"{facts.name}: there is nothing to merge; give at least one tensor")
-    complete = filled(facts, params, len(tensors))
-    if facts.max_sources is not None and len(tensors) > facts.max_sources:
-        raise MergeError(f"{facts.name} merges {facts.max_sources} tensors, not {len(tensors)}")
-    merged = len(tensors) > 1
-    if merged and facts.needs_base and base is None:
-        raise MergeError(f"{facts.name} merges differences from a base; give the base's tensor")
-    inputs = dict(tensors)
-    if merged and facts.needs_base and base is not None:
+        raise MergeError(f"{spec.name}: there is nothing to merge; give at least one tensor")
+    values = spec.resolve(params, len(tensors))
+    inputs, merged = dict(tensors), len(tensors) > 1
+    if merged and spec.needs_base:
+        if base is None:
+            raise MergeError(f"{spec.name} merges differences from a base; give the base's tensor")
         inputs["the base"] = base
-    floats = _as_float32(facts, inputs)
+    floats = _as_float32(spec.name, inputs)
     if not merged:
         return floats[0]
-    if facts.needs_base:
-        return FUNCTIONS[facts.name](floats[:-1], floats[-1], **complete)
-    return FUNCTIONS[facts.name](floats, **complete)
+    result: object = (
+        method(floats[:-1], floats[-1], **values) if spec.needs_base else method(floats, **values)
+    )
+    shape = floats[0].shape
+    if isinstance(result, Tensor) and (result.shape, result.dtype) == (shape, torch.float32):
+        return result
+    raise MergeError(f"{spec.name}: its function must return a float32 tensor of {tuple(shape)}")
 
 
-def _as_float32(facts: MergeSpec, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+def _as_float32(method: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     first = next(iter(tensors))
     floats = []
     for name, tensor in tensors.items():
-        _refuse_misfit(facts, name, tensor)
+        _refuse_misfit(method, name, tensor)
         if tensor.shape != tensors[first].shape:
             raise MergeError(
-                f"{facts.name}: {name} has shape {tuple(tensor.shape)} but {first} has "
+                f"{method}: {name} has shape {tuple(tensor.shape)} but {first} has "
                 f"{tuple(tensors[first].shape)}; tensors to be merged must share one shape"
             )
         if tensor.device != tensors[first].device:
             raise MergeError(
-                f"{facts.name}: {name} is on {tensor.device} but {first} is on "
+                f"{method}: {name} is on {tensor.device} but {first} is on "
                 f"{tensors[first].device}; move them to one device"
             )
         floats.append(tensor.detach().to(torch.float32))
         if not _finite(floats[-1]):
             raise MergeError(
-                f"{facts.name}: {name} has NaN or infinite values; its checkpoint may be damaged"
+                f"{method}: {name} has NaN or infinite values; its checkpoint may be damaged"
             )
     return floats
 
 
-def _refuse_misfit(facts: MergeSpec, name: str, tensor: object) -> None:
+def _refuse_misfit(method: str, name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
-        raise MergeError(f"{facts.name}: {name} is a {type(tensor).__name__}, not a tensor")
+        raise MergeError(f"{method}: {name} is a {type(tensor).__name__}, not a tensor")
     if not tensor.is_floating_point():
         raise MergeError(
-            f"{facts.name}: {name} is of {tensor.dtype}; only floating point tensors can be merged"
+            f"{method}: {name} is of {tensor.dtype}; only floating point tensors can be merged"
         )
     if tensor.layout is not torch.strided or tensor.is_meta:
-        raise MergeError(f"{facts.name}: {name} is sparse or has no data; give a plain tensor")
+        raise MergeError(f"{method}: {name} is sparse or has no data; give a plain tensor")
 
 
 def _finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0:
         return True
-    low, high = torch.aminmax(tensor)  # NaN comes through; no copy, unlike isfinite
+    low, high = torch.aminmax(tensor)  # NaN is kept; makes no copy, unlike isfinite
     return math.isfinite(low) and math.isfinite(high)

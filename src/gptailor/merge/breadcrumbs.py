@@ -1,16 +1,29 @@
-"""Breadcrumbs: differences without their smallest and largest entries. Knows one formula."""
+"""Breadcrumbs: differences without their smallest and largest entries."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from gptailor.merge import Range, merge_method
 from gptailor.merge.differences import add_scaled_, differences, keep_only_, largest
-from gptailor.merge.method import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["breadcrumbs"]
 
 
-@merge_method("breadcrumbs")
+@merge_method(
+    "breadcrumbs",
+    params={
+        "density": Range(0.0, 1.0, default=0.9, search_low=0.5),
+        "gamma": Range(0.0, 1.0, default=0.01, search_high=0.1),
+        "scale": Range(0.0, 2.0, default=0.5, search_high=1.0),
+    },
+    needs_base=True,
+    scale="scale",
+)
 def breadcrumbs(
     tensors: Sequence[Tensor], base: Tensor, *, density: float, gamma: float, scale: float
 ) -> Tensor:
@@ -29,7 +42,7 @@ def breadcrumbs(
         scale: Dimensionless; 0 gives the base back.
 
     Returns:
-        A new float32 tensor of ``base.shape``; the inputs are untouched.
+        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     n_entries = base.numel()
     n_kept = int(density * n_entries)

@@ -1,17 +1,26 @@
-"""DARE: drop entries of the differences at random and rescale the rest. Knows two formulas."""
+"""DARE: drop entries of the differences at random and rescale the rest."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from gptailor.merge import Range, merge_method
 from gptailor.merge.differences import add_scaled_, keep_agreeing_, keep_only_
-from gptailor.merge.method import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["dare_linear", "dare_ties"]
 
+_PARAMS = {
+    "density": Range(0.0, 1.0, default=0.5, search_low=0.1),
+    "scale": Range(0.0, 2.0, default=0.5, search_high=1.0),
+    "seed": Range(0, 2**31 - 1, default=0, integer=True, tunable=False),
+}
 
-@merge_method("dare_linear")
+
+@merge_method("dare_linear", params=_PARAMS, needs_base=True, scale="scale")
 def dare_linear(
     tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: float, seed: int
 ) -> Tensor:
@@ -32,12 +41,12 @@ def dare_linear(
         seed: Of the generator that the masks are drawn from.
 
     Returns:
-        A new float32 tensor of ``base.shape``; the inputs are untouched.
+        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     return add_scaled_(_sampled(tensors, base, density=density, seed=seed), base, scale)
 
 
-@merge_method("dare_ties")
+@merge_method("dare_ties", params=_PARAMS, needs_base=True, scale="scale")
 def dare_ties(
     tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: float, seed: int
 ) -> Tensor:
@@ -45,17 +54,8 @@ def dare_ties(
 
     As `dare_linear`, but of the kept entries only those with the sign of their sum (plus where they
     cancel) are added; the sum is not averaged. Yu et al. 2024, https://arxiv.org/abs/2311.03099,
-    with the sign election of https://arxiv.org/abs/2306.01708. *Differs from mergekit:* as there.
-
-    Args:
-        tensors: One per source, each of ``base.shape``, float32; masks are drawn in their order.
-        base: The same weight in the base, float32.
-        density: Probability that an entry is kept; 0 gives the base back.
-        scale: Dimensionless; 0 gives the base back.
-        seed: Of the generator that the masks are drawn from.
-
-    Returns:
-        A new float32 tensor of ``base.shape``; the inputs are untouched.
+    with the sign election of https://arxiv.org/abs/2306.01708. *Differs from mergekit:* as
+    `dare_linear` does. Arguments and result are those of `dare_linear`.
     """
     sampled = _sampled(tensors, base, density=density, seed=seed)
     keep_agreeing_(sampled)
@@ -63,10 +63,12 @@ def dare_ties(
 
 
 def _sampled(tensors: Sequence[Tensor], base: Tensor, *, density: float, seed: int) -> list[Tensor]:
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     sampled = []
     for tensor in tensors:
         kept = torch.rand(base.shape, generator=generator) < density
-        # density 0: the division gives inf or NaN, and nothing of it is kept
+        # density 0: the division gives inf or NaN, and none of it is kept
         sampled.append(keep_only_((tensor - base).div_(density), kept.to(base.device)))
     return sampled

@@ -1,20 +1,21 @@
-"""Differences from the base: taking them, summing them, choosing among their entries.
+"""Differences from the base (task vectors): take, sum, and select entries of them.
 
-What the methods that work on task vectors share. A difference belongs to whoever took it, so the
-functions with a trailing underscore change it in place. Knows nothing of single methods.
+A function with a trailing underscore changes the differences in place.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["add_scaled_", "differences", "keep_agreeing_", "keep_only_", "largest", "total"]
 
 
 def differences(tensors: Sequence[Tensor], base: Tensor) -> list[Tensor]:
-    """Take ``t - base`` for each tensor, as new tensors."""
+    """Compute ``t - base`` for each tensor, as new tensors."""
     return [tensor - base for tensor in tensors]
 
 
@@ -27,7 +28,7 @@ def total(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def add_scaled_(differences: Sequence[Tensor], base: Tensor, scale: float) -> Tensor:
-    """``base + scale * total(differences)``, in the first one's place: merging waits for memory."""
+    """Compute ``base + scale * total(differences)`` in the memory of the first difference."""
     result = differences[0]
     for difference in differences[1:]:
         result += difference
@@ -35,14 +36,14 @@ def add_scaled_(differences: Sequence[Tensor], base: Tensor, scale: float) -> Te
 
 
 def keep_only_(difference: Tensor, kept: Tensor) -> Tensor:
-    """Set to zero, in place, every entry that `kept` (bool, same shape) does not name."""
+    """Set to zero, in place, every entry where `kept` (bool, same shape) is False."""
     return difference.masked_fill_(~kept, 0.0)
 
 
 def keep_agreeing_(differences: Sequence[Tensor]) -> None:
     """Set to zero, in place, the entries whose sign is not that of the sum; 0 counts as plus.
 
-    TIES' election of signs; Yadav et al. 2023, https://arxiv.org/abs/2306.01708, section 3.
+    The sign election of TIES; Yadav et al. 2023, https://arxiv.org/abs/2306.01708, section 3.
     """
     plus = total(differences) >= 0
     for difference in differences:
@@ -50,33 +51,35 @@ def keep_agreeing_(differences: Sequence[Tensor]) -> None:
 
 
 def largest(difference: Tensor, count: int) -> Tensor:
-    """Name the `count` entries of largest magnitude; among equals, the first in memory order.
+    """Select the `count` entries of largest magnitude; among equals, the first in memory order.
 
-    Entries that are zero are never named: to keep or to drop them is the same.
+    Entries that are zero are never selected: keeping or dropping them is the same.
 
     Args:
-        difference: Of any shape.
-        count: How many entries; anything from 0 to all of them.
+        difference: Of any shape; finite.
+        count: From 0 to the number of entries.
 
     Returns:
         A bool tensor of the same shape.
     """
     if count <= 0:
-        return torch.zeros_like(difference, dtype=torch.bool)
+        return difference.isnan()  # none
     if count >= difference.numel():
         return difference != 0
-    magnitude = difference.abs().flatten()
+    magnitude = difference.abs().flatten()  # (n,)
     threshold = _largest_value(magnitude, count)
     kept = magnitude > threshold
-    if threshold > 0:  # equals at the threshold: only as many as there is room for
-        room = count - int(kept.count_nonzero())
-        kept[(magnitude == threshold).nonzero().flatten()[:room]] = True
+    if threshold > 0:  # of the entries equal to the threshold, only the first few
+        n_left = count - int(kept.count_nonzero())
+        kept[(magnitude == threshold).nonzero().flatten()[:n_left]] = True
     return kept.view_as(difference)
 
 
 def _largest_value(magnitude: Tensor, count: int) -> float:
-    """The `count`-th largest value, by selection: no sort, no indices as large as the tensor."""
+    """The `count`-th largest value, by selection instead of a sort."""
+    import numpy as np
+
     rank = magnitude.numel() - count
-    if magnitude.device.type == "cpu":  # numpy's selection takes a quarter of torch's time here
+    if magnitude.device.type == "cpu":  # numpy needs a quarter of torch's time here
         return float(np.partition(magnitude.numpy(), rank)[rank])
     return float(magnitude.kthvalue(rank + 1).values)

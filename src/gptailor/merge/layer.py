@@ -1,15 +1,13 @@
-"""Merging a whole layer: every tensor by its name, as a LayerSpec says.
-
-Knows nothing of what a tensor's name means, nor of where the tensors come from.
-"""
+"""Merge all tensors of one layer, as a LayerSpec says."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import MergeMethod, Value, find_method
 from gptailor.core.tailoring import LayerSpec
 from gptailor.errors import MergeError
 from gptailor.merge.apply import merge_named
@@ -25,22 +23,22 @@ def merge_layer(
     base: Mapping[str, Tensor] | None,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Make the tensors of one layer, or of one part outside the layers.
+    """Make the tensors of one layer or outer part.
 
-    Computed in float32 and cast once. A tensor that all inputs share in memory is handed on as it
-    is: equal inputs give themselves back. Methods with a seed use one of their own for each tensor,
-    told by the spec's seed, its position and the tensor's name, so that layers and weights are
-    masked independently and the order of the names is without meaning.
+    Computed in float32 and cast once. A tensor that all inputs share in memory is returned as it
+    is. A method's ``seed`` is made anew for each tensor, from the spec's seed, its position and the
+    tensor's name, so that layers and weights are masked independently and the order of the names
+    has no effect.
 
     Args:
         spec: The sources, the method and its parameters.
-        sources: The tensors of ``spec.sources``, in that order, by their name in the layer.
+        sources: The tensors of ``spec.sources``, in that order, each by its name in the layer.
         base: The tensors of ``spec.base``; None where the method needs none.
         dtype: Of the merged tensors.
 
     Returns:
-        The layer's tensors; with a single source, that source's own, not copied. Tensors that are
-        not floating point are the first source's.
+        The layer's tensors by name; with a single source, that source's own, not copied. Tensors
+        that are not floating point are the first source's.
 
     Raises:
         MergeError: Names, shapes or values do not fit; names the tensor and the source.
@@ -49,21 +47,25 @@ def merge_layer(
         raise MergeError(f"{spec} needs {len(spec.sources)} sources, but got {len(sources)}")
     if spec.method is None:
         return dict(sources[0])
-    used_base = base if MERGE_METHODS[spec.method].needs_base else None
-    if MERGE_METHODS[spec.method].needs_base and base is None:
+    method = find_method(spec.method)
+    used_base = base if method.spec.needs_base else None
+    if method.spec.needs_base and base is None:
         raise MergeError(f"{spec} merges differences from {spec.base}, but got no base")
     named = dict(zip(map(str, spec.sources), sources, strict=True))
     _refuse_other_names(named if used_base is None else named | {_BASE: used_base})
-    return {
-        name: _merged(
-            spec,
-            name,
-            {source: tensors[name] for source, tensors in named.items()},
-            None if used_base is None else used_base[name],
-            dtype,
-        )
-        for name in sources[0]
-    }
+    merged = {}
+    for name in sources[0]:
+        params = dict(spec.params)
+        if "seed" in params:
+            params["seed"] = _seed(params["seed"], spec.position, name)
+        tensors = {source: theirs[name] for source, theirs in named.items()}
+        try:
+            merged[name] = _merged(
+                method, tensors, None if used_base is None else used_base[name], params, dtype
+            )
+        except MergeError as error:
+            raise MergeError(f"{name}: {error}") from None
+    return merged
 
 
 def _refuse_other_names(named: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -77,41 +79,36 @@ def _refuse_other_names(named: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _merged(
-    spec: LayerSpec,
-    name: str,
+    method: MergeMethod[..., Any],
     tensors: Mapping[str, Tensor],
     base: Tensor | None,
+    params: Mapping[str, Value],
     dtype: torch.dtype,
 ) -> Tensor:
     first, *others = [*tensors.values(), *([] if base is None else [base])]
     if not first.is_floating_point():
-        return _only(name, tensors)
+        return _common(tensors)
     if all(_is_same(first, other) for other in others):
         return first.to(dtype)
-    facts, params = MERGE_METHODS[str(spec.method)], dict(spec.params)
-    if "seed" in params:
-        params["seed"] = _seed(params["seed"], spec.position, name)
-    try:
-        return merge_named(facts, tensors, base, params).to(dtype)
-    except MergeError as error:
-        raise MergeError(f"{name}: {error}") from None
+    return merge_named(method, tensors, base, params).to(dtype)
 
 
-def _only(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+def _common(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The tensor that all sources share; one that is not floating point can't be merged."""
     first, *others = tensors
     for other in others:
         if tensors[other].dtype != tensors[first].dtype or not torch.equal(
             tensors[other], tensors[first]
         ):
             raise MergeError(
-                f"{name}: {first} and {other} differ, and {tensors[first].dtype} can't be merged; "
+                f"{first} and {other} differ, and {tensors[first].dtype} can't be merged; "
                 "take this layer from one source"
             )
     return tensors[first]
 
 
 def _is_same(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors are one in memory."""
+    """Whether two tensors are the same memory."""
     return left is right or (
         left.numel() > 0
         and left.data_ptr() == right.data_ptr()
@@ -121,6 +118,6 @@ def _is_same(left: Tensor, right: Tensor) -> bool:
 
 
 def _seed(seed: object, position: int, name: str) -> int:
-    """A seed for one tensor, the same on every machine, within the limits of the parameter."""
+    """A seed for one tensor, from 0 to 2**31 - 1, the same on every machine."""
     digest = hashlib.sha256(f"{seed}/{position}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

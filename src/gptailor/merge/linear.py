@@ -1,30 +1,34 @@
-"""A weighted mean of the sources ("model soup"). Knows one formula."""
+"""Linear: a weighted mean of the sources ("model soup")."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from gptailor.merge import merge_method
 from gptailor.merge.differences import total
-from gptailor.merge.method import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["linear"]
 
 
-@merge_method("linear")
+@merge_method("linear", weighted=True)
 def linear(tensors: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
     """Average the sources, each by its share of the weights.
 
     ``sum(w * t) / sum(w)``; Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. Computed as the
-    first source plus the sum of the others' shares of their differences from it: equal sources come
-    back to the bit, and it is task arithmetic on the first source.
+    first source plus the sum of the others' shares of their differences from it, so that equal
+    sources are returned to the bit; it is task arithmetic on the first source.
 
     Args:
         tensors: One per source, of one shape, float32.
         weights: One per source, each 0 or more, with a positive sum.
 
     Returns:
-        A new float32 tensor of that shape; the inputs are untouched.
+        A new float32 tensor of that shape; the inputs are unchanged.
     """
     first, sum_of_weights = tensors[0], math.fsum(weights)
     return first + total(

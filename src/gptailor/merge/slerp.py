@@ -1,34 +1,43 @@
-"""Spherical interpolation between two sources. Knows one formula."""
+"""Slerp: spherical interpolation between two sources."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from gptailor.merge import Range, merge_method
 from gptailor.merge.angle import cosine
-from gptailor.merge.method import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["slerp", "slerp_shares"]
 
 _COLINEAR = 0.9995  # beyond this cosine the arc is a line, and 1 / sin(angle) amplifies rounding
 
 
-@merge_method("slerp")
+@merge_method(
+    "slerp",
+    params={"t": Range(0.0, 1.0, default=0.5)},
+    symmetric=False,
+    max_sources=2,
+    identity={"t": {0.0: 0, 1.0: 1}},
+)
 def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
     """Go the fraction `t` of the arc from the first source to the second.
 
-    ``(sin((1 - t) a) t0 + sin(t a) t1) / sin(a)`` with a the angle between the two as long vectors;
+    ``(sin((1 - t) a) t0 + sin(t a) t1) / sin(a)`` with a the angle between the two as flat vectors;
     Shoemake 1985, https://doi.org/10.1145/325334.325242. Where they are nearly colinear, or
     opposite, a straight line: ``(1 - t) t0 + t t1``. A tensor of zeros has no direction and counts
-    as orthogonal; equal tensors come back to the bit.
+    as orthogonal; equal tensors are returned to the bit.
 
     Args:
         tensors: Two, of one shape, float32.
         t: From 0, the first source, to 1, the second.
 
     Returns:
-        A new float32 tensor of that shape; the inputs are untouched.
+        A new float32 tensor of that shape; the inputs are unchanged.
     """
     start, end = tensors
     of_start, of_end = slerp_shares(start, end, t)
@@ -36,8 +45,8 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
 
 
 def slerp_shares(start: Tensor, end: Tensor, t: float) -> tuple[float, float]:
-    """What each source is multiplied by; the sum of the products is the result."""
-    if torch.equal(start, end):
+    """Factors of the two sources; the sum of the products is the result."""
+    if start.equal(end):
         return 1.0, 0.0
     cos = cosine(start, end)
     if abs(cos) > _COLINEAR:

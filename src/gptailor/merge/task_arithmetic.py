@@ -1,16 +1,25 @@
-"""Task arithmetic: add what each variant learned. Knows one formula."""
+"""Task arithmetic: add what each variant learned."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from gptailor.merge import Range, merge_method
 from gptailor.merge.differences import add_scaled_, differences
-from gptailor.merge.method import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["task_arithmetic"]
 
 
-@merge_method("task_arithmetic")
+@merge_method(
+    "task_arithmetic",
+    params={"scale": Range(0.0, 2.0, default=0.5, search_high=1.0)},
+    needs_base=True,
+    scale="scale",
+)
 def task_arithmetic(tensors: Sequence[Tensor], base: Tensor, *, scale: float) -> Tensor:
     """Add the scaled sum of task vectors to the base.
 
@@ -22,6 +31,6 @@ def task_arithmetic(tensors: Sequence[Tensor], base: Tensor, *, scale: float) ->
         scale: Dimensionless; 0 gives the base back.
 
     Returns:
-        A new float32 tensor of ``base.shape``; the inputs are untouched.
+        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     return add_scaled_(differences(tensors, base), base, scale)

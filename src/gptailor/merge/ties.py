@@ -1,16 +1,28 @@
-"""TIES: trim, elect a sign, average what agrees. Knows one formula."""
+"""TIES: trim, elect a sign, average what agrees."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from gptailor.merge import Range, merge_method
 from gptailor.merge.differences import differences, keep_agreeing_, keep_only_, largest, total
-from gptailor.merge.method import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ties"]
 
 
-@merge_method("ties")
+@merge_method(
+    "ties",
+    params={
+        "density": Range(0.0, 1.0, default=0.5, search_low=0.1),
+        "scale": Range(0.0, 2.0, default=0.5, search_high=1.0),
+    },
+    needs_base=True,
+    scale="scale",
+)
 def ties(tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: float) -> Tensor:
     """Add the mean of those large differences that agree in sign.
 
@@ -25,7 +37,7 @@ def ties(tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: floa
         scale: Dimensionless; 0 gives the base back.
 
     Returns:
-        A new float32 tensor of ``base.shape``; the inputs are untouched.
+        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     count = max(1, int(density * base.numel())) if density > 0 else 0
     trimmed = [keep_only_(each, largest(each, count)) for each in differences(tensors, base)]

@@ -266,8 +266,8 @@ class _Plan:
         n_result = len(self.tailoring.layers)
         drawn = []
         for column, spec in enumerate(self.tailoring.layers):
-            params = dict(spec.params)
-            strength = params.get("scale", params.get("t"))
+            values = [value for _, value in spec.params]
+            strength = spec.scale if spec.scale is not None or len(values) != 1 else values[0]
             if isinstance(strength, float):
                 middle = self.x(column, n_result) + self.cell / 2
                 told = f"{strength:.2f}".removeprefix("0")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gptailor.core.merge_spec import MERGE_METHODS
-from gptailor.core.tailoring import Tailoring, Value
+from gptailor.core.merge_spec import merge_spec
+from gptailor.core.tailoring import Tailoring
 from gptailor.searchers.space import Space
 
 __all__ = [
@@ -78,9 +78,9 @@ def paper_designs(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]
 def mean_merges(space: Space, cuts: Cuts) -> Iterator[Tailoring]:
     """All variants merged in equal parts, once a merge method."""
     for method in space.methods if space.merges else ():
-        facts = MERGE_METHODS[method]
-        members = space.variants[: facts.max_sources]
-        params = {"scale": 1.0 / len(members)} if "scale" in facts.params else {}
+        declared = merge_spec(method)
+        members = space.variants[: declared.max_sources]
+        params = declared.scaled(1.0 / len(members))
         yield space.uniform(cuts, members, method, **params)
 
 
@@ -125,12 +125,11 @@ def _treated(space: Space, cuts: Cuts, members: tuple[str, ...]) -> Iterator[Tai
         yield space.uniform(cuts, members)
         return
     for method in space.methods:
-        facts = MERGE_METHODS[method]
-        if facts.max_sources is not None and len(members) > facts.max_sources:
+        declared = merge_spec(method)
+        if declared.max_sources is not None and len(members) > declared.max_sources:
             continue
-        scaled: list[dict[str, Value]] = [{"scale": scale} for scale in _SCALES]
-        for params in scaled if "scale" in facts.params else [{}]:
-            yield space.uniform(cuts, members, method, **params)
+        for scale in _SCALES if declared.scale else (1.0,):
+            yield space.uniform(cuts, members, method, **declared.scaled(scale))
 
 
 def _first_free(space: Space, order: Iterable[int]) -> Cuts:

@@ -7,7 +7,7 @@ method's tunable parameters. ``linear`` merges in equal parts here. Knows nothin
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import merge_spec
 from gptailor.core.params import Range
 from gptailor.core.tailoring import BASE, LayerSpec
 from gptailor.searchers.initial_designs import patterns
@@ -39,7 +39,7 @@ class Sources:
             f"{method}.{name}": limits
             for method in self.space.methods
             if self.space.merges
-            for name, limits in MERGE_METHODS[method].params.items()
+            for name, limits in merge_spec(method).params.items()
             if limits.tunable
         }
 
@@ -60,10 +60,10 @@ class Sources:
         if method is None:
             return self.space.spec(layer, members)
         values = {}
-        for param in MERGE_METHODS[method].params:
+        for param in merge_spec(method).params:
             value = numbers.get(f"{method}.{param}")
             if value is not None:
-                limits = MERGE_METHODS[method].params[param]
+                limits = merge_spec(method).params[param]
                 low, high = limits.span
                 values[param] = on_step(limits, (value - low) / (high - low))
         return self.space.spec(layer, members, method, **values)
@@ -93,7 +93,7 @@ class Sources:
                 keys[members[0] if members else BASE] = (members, None)
                 continue
             for method in self.space.methods:
-                most = MERGE_METHODS[method].max_sources
+                most = merge_spec(method).max_sources
                 if most is None or len(members) <= most:
                     keys[f"{method}({','.join(members)})"] = (members, method)
         return keys

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptailor.core.merge_spec import MERGE_METHODS
+from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring, Value
 from gptailor.searchers.space import Space, kept_positions, on_step, shares
 
@@ -255,7 +255,7 @@ def _moved(spec: LayerSpec, layer: int) -> LayerSpec:
 def _nudged(spec: LayerSpec, rng: np.random.Generator) -> LayerSpec:
     """Move a merge's parameters a little, within the spans that a search may propose."""
     assert spec.method is not None, "only merges have parameters"
-    facts = MERGE_METHODS[spec.method]
+    facts = merge_spec(spec.method)
     params: dict[str, Value] = dict(spec.params)
     for name, limits in facts.params.items():
         value = params[name]
@@ -275,7 +275,7 @@ def _other_members(
 ) -> LayerSpec:
     """Put one variant in or out of a merge, or draw the merge anew where that can't be."""
     assert spec.method is not None, "only merges have members"
-    facts = MERGE_METHODS[spec.method]
+    facts = merge_spec(spec.method)
     ours = [source.member for source in spec.sources]
     changed = str(space.variants[rng.integers(len(space.variants))])
     members = [member for member in ours if member != changed]

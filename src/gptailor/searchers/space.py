@@ -11,10 +11,10 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from gptailor.core.merge_spec import MERGE_METHODS, MergeSpec
+from gptailor.core.merge_spec import MergeSpec, merge_spec
 from gptailor.core.params import Range
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring, Value
-from gptailor.errors import ConfigError, unknown
+from gptailor.errors import ConfigError
 
 __all__ = [
     "Counts",
@@ -65,8 +65,7 @@ class Space:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in MERGE_METHODS:
-                raise ConfigError(unknown("merge method", method, MERGE_METHODS))
+            merge_spec(method)  # refuses an unknown one
         if not 0 <= self.n_removed < self.n_layers:
             raise ConfigError(
                 f"{self.n_removed} layers are to be cut from {self.n_layers}; "
@@ -204,7 +203,7 @@ class Space:
 
     def random_merge(self, layer: int, rng: np.random.Generator) -> LayerSpec:
         """Draw a merge: method, two or more variants, and parameters within their spans."""
-        facts = MERGE_METHODS[self.methods[rng.integers(len(self.methods))]]
+        facts = merge_spec(self.methods[rng.integers(len(self.methods))])
         most = min(len(self.variants), facts.max_sources or len(self.variants))
         size = int(rng.integers(2, most + 1))
         chosen = rng.choice(len(self.variants), size=size, replace=False)

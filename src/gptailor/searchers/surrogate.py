@@ -113,11 +113,11 @@ def _tamed(losses: Floats) -> Floats:
 
 def _shares(spec: LayerSpec) -> list[tuple[str, float]]:
     """How much of each variant is in a layer."""
-    params = dict(spec.params)
-    weights, scale = params.get("weights"), params.get("scale", 1.0 / len(spec.sources))
-    shares = weights if isinstance(weights, tuple) else (scale,) * len(spec.sources)
+    n_sources, weights = len(spec.sources), dict(spec.params).get("weights")
+    scale = 1.0 / n_sources if spec.scale is None else spec.scale
+    shares = weights if isinstance(weights, tuple) else (scale,) * n_sources
     return [
         (source.member, float(share))
         for source, share in zip(spec.sources, shares, strict=True)
-        if source.member != BASE and not isinstance(share, tuple)
+        if source.member != BASE
     ]
