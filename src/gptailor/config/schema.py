@@ -191,9 +191,7 @@ class Config(Frozen):
     remove: Annotated[int | float, Field(description="Layers to cut, or a share of them below 1.")]
     merge: Annotated[
         tuple[str, ...],
-        Field(
-            description="Merge methods the search may use: names, or module:attribute; may be empty."
-        ),
+        Field(description="Merge methods that the search uses: names or module:attribute."),
     ] = ("task_arithmetic",)
     keep: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")

@@ -65,16 +65,6 @@ class Registry:
             self._loaded[name] = self._imported(name, name)
         return self.get(name)
 
-    def add(self, place: str, plugin: Any) -> str:
-        """Make an object of the running program a plug-in, and return its name.
-
-        Args:
-            place: ``module:attribute``, which becomes its name.
-            plugin: The object.
-        """
-        self._loaded[place] = plugin
-        return place
-
     def get(self, name: str) -> Any:  # a plug-in's type is its protocol's
         """Return the plug-in called `name`.
 
