@@ -129,7 +129,7 @@ def _hang() -> None:
 
 
 @dataclass(frozen=True)
-class WaywardRecipe:
+class WaywardFactory:
     """Makes a `Wayward`, or does not."""
 
     folder: Path

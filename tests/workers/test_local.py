@@ -7,7 +7,7 @@ import pytest
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError
-from gptailor.workers.local import LocalPool, local_pool, places
+from gptailor.workers.local import LocalPool, local_pool, local_slots
 
 JOBS = [Job(Tailoring.whole("base", n), n) for n in range(1, 6)]
 
@@ -60,7 +60,7 @@ def test_a_group_size_that_is_no_count_is_refused(size: object) -> None:
 def test_each_worker_has_a_gpu_of_its_own_or_a_share_of_the_processor(
     device: str, n_workers: int, n_gpus: int, visible: str | None, told: list[str]
 ) -> None:
-    made = places(device, n_workers, threads=3, n_gpus=n_gpus, visible=visible)
+    made = local_slots(device, n_workers, threads=3, n_gpus=n_gpus, visible=visible)
     assert [one.environment.get("CUDA_VISIBLE_DEVICES", one.device) for one in made] == told
     assert {one.device for one in made} == {"cuda" if one.environment else told[0] for one in made}
     assert all(one.threads == 3 for one in made)
@@ -79,7 +79,7 @@ def test_more_workers_than_devices_are_refused(
     device: str, n_workers: int, n_gpus: int, told: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"workers.options.n_workers: .*{told}"):
-        places(device, n_workers, threads=1, n_gpus=n_gpus, visible=None)
+        local_slots(device, n_workers, threads=1, n_gpus=n_gpus, visible=None)
 
 
 def test_all_options_at_fault_are_told_at_once() -> None:

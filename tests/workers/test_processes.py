@@ -24,7 +24,7 @@ from scorers import (
     SEGFAULT,
     UNSENDABLE,
     Note,
-    WaywardRecipe,
+    WaywardFactory,
     answer,
     eleven_jobs,
     failures_of,
@@ -34,10 +34,10 @@ from scorers import (
 from gptailor.errors import FamilyError, RecordError
 from gptailor.workers import processes
 from gptailor.workers.pool import WorkerSetup
-from gptailor.workers.processes import Place, ProcessCrew, ending
-from gptailor.workers.supervisor import CrewPool
+from gptailor.workers.processes import ProcessBackend, Slot, format_exit
+from gptailor.workers.supervisor import SupervisedPool
 
-Make = Callable[..., CrewPool]
+Make = Callable[..., SupervisedPool]
 
 
 @pytest.fixture
@@ -47,10 +47,12 @@ def pool(tmp_path: Path, scorers_path: None) -> Iterator[Make]:
 
     def make(
         n_workers: int = 2, group_size: int = 16, *, first: str = "cpu", **recipe: str
-    ) -> CrewPool:
-        places = [Place(first, 1), *[Place("cpu", 1)] * (n_workers - 1)]
-        crew = ProcessCrew(WaywardRecipe(tmp_path, **recipe), places)
-        made.append(CrewPool(crew, spread=WorkerSetup(n_workers, "cpu", 1), group_size=group_size))
+    ) -> SupervisedPool:
+        places = [Slot(first, 1), *[Slot("cpu", 1)] * (n_workers - 1)]
+        backend = ProcessBackend(WaywardFactory(tmp_path, **recipe), places)
+        made.append(
+            SupervisedPool(backend, setup=WorkerSetup(n_workers, "cpu", 1), group_size=group_size)
+        )
         return made[-1]
 
     yield make
@@ -135,7 +137,7 @@ def test_a_worker_that_hangs_up_and_stays_is_lost(
     monkeypatch.setattr(processes, "_GRACE_S", 0.05)
     jobs = eleven_jobs(HANG_UP)
     assert list(pool(n_workers=1).evaluate(jobs)) == [answer(one) for one in jobs]
-    assert "worker 0 was lost (hung up) with 11 candidates" in caplog.messages
+    assert "worker 0 was lost (closed its pipe) with 11 candidates" in caplog.messages
     (pid,) = Note(tmp_path, "death").pids()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
@@ -241,15 +243,15 @@ def test_busy_and_idle_workers_end_with_the_process_that_started_them(
 import sys
 from contextlib import closing
 from pathlib import Path
-from scorers import MEET, WaywardRecipe, job
-from gptailor.workers.supervisor import CrewPool
+from scorers import MEET, WaywardFactory, job
+from gptailor.workers.supervisor import SupervisedPool
 from gptailor.workers.pool import WorkerSetup
-from gptailor.workers.processes import Place, ProcessCrew
-crew = ProcessCrew(WaywardRecipe(Path({str(tmp_path)!r})), [Place("cpu", 1)] * 3)
+from gptailor.workers.processes import Slot, ProcessBackend
+backend = ProcessBackend(WaywardFactory(Path({str(tmp_path)!r})), [Slot("cpu", 1)] * 3)
 try:
-    with closing(CrewPool(crew, spread=WorkerSetup(3, "cpu", 1), group_size=1)) as pool:
+    with closing(SupervisedPool(backend, setup=WorkerSetup(3, "cpu", 1), group_size=1)) as pool:
         list(pool.evaluate([job(1, MEET), job(2, MEET)]))
-        crew.start(2)
+        backend.start(2)
         list(pool.evaluate([job(1, {how})]))
 except KeyboardInterrupt:
     sys.stderr.write("stopped")
@@ -263,5 +265,5 @@ except KeyboardInterrupt:
 
 
 def test_an_exit_status_is_told_in_words() -> None:
-    assert ending(-signal.SIGSEGV) == "killed by SIGSEGV"
-    assert ending(-200) == "killed by signal 200"
+    assert format_exit(-signal.SIGSEGV) == "killed by SIGSEGV"
+    assert format_exit(-200) == "killed by signal 200"

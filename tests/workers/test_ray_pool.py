@@ -21,7 +21,7 @@ from scorers import (
     UNSENDABLE,
     Note,
     Wayward,
-    WaywardRecipe,
+    WaywardFactory,
     answer,
     eleven_jobs,
     failures_of,
@@ -72,7 +72,7 @@ def pool(cluster: Any, tmp_path: Path) -> Iterator[Make]:
     made = []
 
     def make(failure: str = "", device: str = "auto", **options: Any) -> Any:
-        recipe = WaywardRecipe(tmp_path, failure=failure, device=device)
+        recipe = WaywardFactory(tmp_path, failure=failure, device=device)
         options = {"address": cluster.address} | options
         made.append(RayPool(Wayward(tmp_path), recipe=lambda: recipe, **options))
         return made[-1]
@@ -123,11 +123,11 @@ def test_workers_end_when_the_process_that_searches_is_killed(
 ) -> None:
     script = f"""
 from pathlib import Path
-from scorers import DRIVER, Note, Wayward, WaywardRecipe, job
+from scorers import DRIVER, Note, Wayward, WaywardFactory, job
 from gptailor.workers.ray.ray_pool import RayPool
 folder = Path({str(tmp_path)!r})
 Note(folder, "driver").add()
-recipe = WaywardRecipe(folder)
+recipe = WaywardFactory(folder)
 pool = RayPool(Wayward(folder), recipe=lambda: recipe, address={cluster.address!r}, n_workers=1)
 list(pool.evaluate([job(1, DRIVER)]))
 """
@@ -177,7 +177,7 @@ def test_an_option_at_fault_is_told_before_anything_is_joined(
 ) -> None:
     from gptailor.workers.ray.ray_pool import RayPool
 
-    recipe = WaywardRecipe(tmp_path)
+    recipe = WaywardFactory(tmp_path)
     with pytest.raises(ConfigError, match=told):
         RayPool(Wayward(tmp_path), recipe=lambda: recipe, **options)
     assert not ray.is_initialized()
@@ -189,7 +189,7 @@ def test_all_options_at_fault_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         RayPool(
             Wayward(tmp_path),
-            recipe=lambda: WaywardRecipe(tmp_path),
+            recipe=lambda: WaywardFactory(tmp_path),
             n_workers=0,
             group_size=True,
             devices_per_worker=0.00001,
@@ -212,7 +212,7 @@ def test_a_port_that_is_not_a_clusters_is_told_in_time(
         address = f"127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()
         with pytest.raises(ConfigError, match=f"{address} did not answer as a Ray cluster within"):
-            RayPool(Wayward(tmp_path), recipe=lambda: WaywardRecipe(tmp_path), address=address)
+            RayPool(Wayward(tmp_path), recipe=lambda: WaywardFactory(tmp_path), address=address)
         assert time.monotonic() - started < 20
 
 
@@ -242,7 +242,7 @@ def test_gpus_are_shared_out_whole_and_in_parts(cluster: Any, pool: Make, tmp_pa
     node = cluster.add_node(**{**NODE, "num_cpus": 0, "num_gpus": 2})
     try:
         four, jobs = pool(devices_per_worker=0.5), [job(1, MEET), job(2, MEET)]
-        assert four.spread == WorkerSetup(4, "cuda", 1)
+        assert four.setup == WorkerSetup(4, "cuda", 1)
         asked = {share: needs_of("auto", None, share) for share in (1, 0.4, 0.3, 0)}
         assert {share: (needs.device, needs.room()) for share, needs in asked.items()} == {
             1: ("cuda", 2),
@@ -264,11 +264,11 @@ def test_a_cluster_that_never_has_room_is_not_waited_for_for_ever(
 
     monkeypatch.setattr(ray_pool, "_PATIENCE_S", 0.2)
     pool(n_workers=1)  # joins
-    crew = ray_pool.RayCrew(WaywardRecipe(tmp_path), Needs("cpu", 64, 0.0), 1)
-    crew.start(0)
+    backend = ray_pool.RayBackend(WaywardFactory(tmp_path), Needs("cpu", 64, 0.0), 1)
+    backend.start(0)
     with pytest.raises(RecordError, match="no node of the Ray cluster has had room for a worker"):
-        crew.wait()
-    crew.stop(0)
+        backend.wait()
+    backend.stop(0)
 
 
 def test_the_environments_address_is_held_to_the_same(
@@ -277,7 +277,7 @@ def test_the_environments_address_is_held_to_the_same(
     from gptailor.workers.ray.ray_pool import RayPool
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    recipe = WaywardRecipe(tmp_path)
+    recipe = WaywardFactory(tmp_path)
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1 can't be reached"):
         RayPool(Wayward(tmp_path), recipe=lambda: recipe)
 
@@ -295,7 +295,7 @@ def test_a_device_that_the_cluster_lacks_is_told(pool: Make, device: str, told: 
 def test_a_worker_that_no_node_holds_is_told(cluster: Any, tmp_path: Path) -> None:
     from gptailor.workers.ray.ray_pool import RayPool
 
-    recipe = WaywardRecipe(tmp_path, threads=64)
+    recipe = WaywardFactory(tmp_path, threads=64)
     with pytest.raises(ConfigError, match="no node of the Ray cluster has 64 CPU"):
         RayPool(Wayward(tmp_path), recipe=lambda: recipe, address=cluster.address, n_workers=1)
 

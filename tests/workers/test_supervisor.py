@@ -1,4 +1,4 @@
-"""A pool over a crew that is played by chance: who has room, who answers next, who dies when."""
+"""A pool over a backend played by chance: which worker has room, answers next or dies."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from scorers import answer, job
 from gptailor.core.trial import Job
 from gptailor.errors import RecordError
 from gptailor.workers.pool import WorkerSetup
-from gptailor.workers.supervisor import Answer, CrewPool, Lost, Ready
+from gptailor.workers.supervisor import Answer, Lost, Ready, SupervisedPool
 
 KILLER = 99  # examples of a job on which every worker dies
 
@@ -40,7 +40,7 @@ class Chance:
         self._waiting: list[int] = []
         self._placed: dict[int, Sequence[Job] | None] = {}  # None: it is starting
         self._dead_idle: set[int] = set()
-        self.describe_error: dict[Job, int] = {}
+        self.n_deaths: dict[Job, int] = {}
 
     def start(self, worker: int) -> None:
         assert worker not in self._waiting
@@ -52,7 +52,7 @@ class Chance:
         assert worker in self._placed
         assert jobs
         if worker in self._dead_idle:
-            self._bury(worker)
+            self._lose(worker)
             return Lost("it was dead")
         self._placed[worker] = list(jobs)
         return None
@@ -64,8 +64,8 @@ class Chance:
         jobs = self._placed[worker]
         if self._dies() or any(one.n_examples == KILLER for one in jobs or ()):
             for one in jobs or ():
-                self.describe_error[one] = self.describe_error.get(one, 0) + 1
-            self._bury(worker)
+                self.n_deaths[one] = self.n_deaths.get(one, 0) + 1
+            self._lose(worker)
             return worker, Lost("it died")
         self._placed[worker] = []
         if self._dies():
@@ -75,14 +75,14 @@ class Chance:
     def stop(self, worker: int) -> None:
         self._waiting = [one for one in self._waiting if one != worker]
         if worker in self._placed:
-            self._bury(worker)
+            self._lose(worker)
 
     def _dies(self) -> bool:
         dies = self._deaths > 0 and self._rng.random() < self._odds
         self._deaths -= dies
         return dies
 
-    def _bury(self, worker: int) -> None:
+    def _lose(self, worker: int) -> None:
         del self._placed[worker]
         self._dead_idle.discard(worker)
         self._make_room()
@@ -92,8 +92,10 @@ class Chance:
             self._placed[self._waiting.pop(0)] = None
 
 
-def pool_of(crew: Chance, group_size: int = 3) -> CrewPool:
-    return CrewPool(crew, spread=WorkerSetup(crew.n_workers, "cpu", 1), group_size=group_size)
+def pool_of(backend: Chance, group_size: int = 3) -> SupervisedPool:
+    return SupervisedPool(
+        backend, setup=WorkerSetup(backend.n_workers, "cpu", 1), group_size=group_size
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2))
@@ -102,10 +104,10 @@ def test_every_job_is_answered_and_only_what_kills_has_failed(
     seed: int, n_workers: int, room: int, deaths: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    crew = Chance(n_workers, room, rng, deaths)  # two deaths are less than any third attempt
-    pool = pool_of(crew)
+    backend = Chance(n_workers, room, rng, deaths)  # two deaths are less than any third attempt
+    pool = pool_of(backend)
     for _ in range(3):
-        crew.describe_error.clear()
+        backend.n_deaths.clear()
         killers = set(rng.choice(11, size=rng.integers(3), replace=False).tolist())
         jobs = [job(n + 1, KILLER if n in killers else 4) for n in range(rng.integers(12))]
         done = list(pool.evaluate(jobs))
@@ -114,22 +116,22 @@ def test_every_job_is_answered_and_only_what_kills_has_failed(
                 assert evaluation.failure == "3 workers were lost while they ran it; the last: " + (
                     "it died"
                 )
-                assert crew.describe_error[one] == 3
+                assert backend.n_deaths[one] == 3
             elif evaluation != answer(one):
                 assert evaluation.failure is not None
-                assert crew.describe_error[one] == 3  # its group's killer, and two deaths by chance
+                assert backend.n_deaths[one] == 3  # its group's killer, and two deaths by chance
     pool.close()
 
 
 def test_a_worker_that_never_finds_room_does_not_keep_back_what_killed_the_other() -> None:
     for seed in range(100):
-        crew = Chance(2, 1, np.random.default_rng(seed), 0)
+        backend = Chance(2, 1, np.random.default_rng(seed), 0)
         jobs = [job(number, KILLER if number == seed % 4 else 4) for number in range(1, 5)]
-        done = list(pool_of(crew, group_size=1 + seed % 3).evaluate(jobs))
+        done = list(pool_of(backend, group_size=1 + seed % 3).evaluate(jobs))
         assert [one.failure is None for one in done] == [one.n_examples == 4 for one in jobs]
 
 
 def test_a_crew_that_only_dies_is_given_up() -> None:
-    crew = Chance(2, 2, np.random.default_rng(0), 10**6, odds=1.0)
+    backend = Chance(2, 2, np.random.default_rng(0), 10**6, odds=1.0)
     with pytest.raises(RecordError, match="no worker is left: each was lost 3 times"):
-        list(pool_of(crew).evaluate([job(1), job(2)]))
+        list(pool_of(backend).evaluate([job(1), job(2)]))

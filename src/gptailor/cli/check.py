@@ -37,7 +37,7 @@ def command(
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
     here = PluginConfig(name="local", options=options)
     with closing(probe_workers(loaded)) as pool:
-        spread = pool.spread  # what is wrong with workers is told now
+        spread = pool.setup  # what is wrong with workers is told now
     assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
     plan, family = assembly.plan, assembly.family
     expected = forecast(assembly, spread)

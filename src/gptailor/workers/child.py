@@ -1,7 +1,7 @@
-"""A worker process: makes a scorer of a recipe, then scores groups of jobs until it is let go.
+"""The main module of a worker process: make an evaluator, then run groups of jobs.
 
-Started as ``python -m gptailor.workers.child FD`` by `gptailor.workers.processes`, with one end of
-a pipe as FD and a standard input that ends when the one who started it does.
+Started as ``python -m gptailor.workers.child FD`` by `gptailor.workers.processes`. FD is one end of
+a pipe; standard input ends when the parent process does.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 from multiprocessing.connection import Connection
 
-from gptailor.workers.protocol import Broken, Crashed, Refused, guarded
+from gptailor.workers.protocol import Broken, Crashed, Refused, catching
 from gptailor.workers.supervisor import Ready
 
 __all__: list[str] = []
@@ -26,37 +26,37 @@ def main(descriptor: int) -> None:
     """Serve one pipe until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _be_killed_with_parent()
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     connection = Connection(descriptor)
     try:
         _serve(connection)
     except (EOFError, ConnectionError):
         return  # the other end is closed
-    except Exception:  # what was sent can't be read here, or what was made can't be sent
+    except Exception:  # a message can't be unpickled here, or an answer can't be pickled
         connection.send(Crashed(traceback.format_exc()))
         raise
 
 
 def _serve(connection: Connection) -> None:
-    recipe, device, threads = connection.recv()
-    scorer = guarded(partial(recipe, device=device, threads=threads))
-    if isinstance(scorer, Refused | Broken | Crashed):
-        connection.send(scorer)
+    make_evaluator, device, threads = connection.recv()
+    evaluator = catching(partial(make_evaluator, device=device, threads=threads))
+    if isinstance(evaluator, Refused | Broken | Crashed):
+        connection.send(evaluator)
         return
     connection.send(Ready())
     while True:
         jobs = connection.recv()
-        connection.send(guarded(partial(scorer.evaluate, jobs)))
+        connection.send(catching(partial(evaluator.evaluate, jobs)))
 
 
 def _be_killed_with_parent() -> None:
-    """Have the system do it, where it can: it does not mind what holds the interpreter."""
+    """Ask the system for it, where it can: that works even while the interpreter is blocked."""
     with contextlib.suppress(AttributeError, OSError):  # Linux has it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _leave_with_parent() -> None:
-    """End this process as soon as the one who started it is gone, whatever it is doing."""
+def _exit_with_parent() -> None:
+    """End this process as soon as the parent process has ended, whatever it is doing."""
     os.read(0, 1)
     os._exit(0)
 

@@ -1,7 +1,4 @@
-"""Divide jobs among workers: what starts alike goes to one, and all have as much to do.
-
-Knows nothing of workers; counts layers times examples.
-"""
+"""Divide jobs among workers, so that shared prefixes stay together and work is even."""
 
 import itertools
 from collections.abc import Sequence
@@ -21,16 +18,16 @@ def divided(jobs: Sequence[Job], n_workers: int, *, group_size: int = 16) -> lis
         group_size: Jobs in a group at most.
 
     Returns:
-        As `grouped` does.
+        See `grouped`.
     """
     rounds = max(1, -(-len(jobs) // (n_workers * group_size)))
     return grouped(jobs, n_groups=n_workers * rounds, most=group_size)
 
 
 def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int, ...]]:
-    """Divide jobs into groups that are runs of their prefix trie, the costliest as cheap as can be.
+    """Cut the jobs, in the order of their prefix trie, so that the costliest group is cheapest.
 
-    What a group costs is what an engine runs for it: the examples that are not known yet, times
+    A group's cost is what an engine runs for it: the examples whose scores are not known yet, times
     the layers of its trie.
 
     Args:
@@ -39,7 +36,7 @@ def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int,
         most: Jobs in a group at most.
 
     Returns:
-        Indices of the jobs; every group rising, the groups by their first.
+        Indices of the jobs; sorted in each group, and the groups by their first.
 
     Example:
         >>> from gptailor.core.tailoring import Tailoring
@@ -49,52 +46,50 @@ def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int,
     """
     if not jobs:
         return []
-    order, behind = _row(jobs)
+    order, added = _in_order(jobs)
     alone = [_cost(jobs[index], 0) for index in order]
     allowed = max(n_groups, -(-len(jobs) // most))
     low, high = max(alone), sum(alone)
     while low < high:
         limit = (low + high) // 2
-        if len(_filled(alone, behind, limit, most)) <= allowed:
+        if len(_filled(alone, added, limit, most)) <= allowed:
             high = limit
         else:
             low = limit + 1
-    groups = [
-        tuple(sorted(order[start:stop])) for start, stop in _filled(alone, behind, high, most)
-    ]
+    groups = [tuple(sorted(order[start:stop])) for start, stop in _filled(alone, added, high, most)]
     return sorted(groups)
 
 
-def _row(jobs: Sequence[Job]) -> tuple[list[int], list[int]]:
-    """All jobs in the order in which engines run them, and what each adds behind the last.
+def _in_order(jobs: Sequence[Job]) -> tuple[list[int], list[int]]:
+    """The jobs' indices in the order of the engine, and each job's cost after the one before it.
 
-    Those that run the same examples stand side by side, and among them those that start alike.
+    Jobs on the same examples are neighbours, and among them those with a shared prefix.
     """
-    works: dict[tuple[str, int, int], list[int]] = {}
+    alike: dict[tuple[str, int, int], list[int]] = {}
     for index, job in enumerate(jobs):
-        works.setdefault((job.split, job.n_known, job.n_examples), []).append(index)
-    order, behind = [], []
-    for indices in works.values():
-        for place, shared in in_order([jobs[index].tailoring for index in indices]):
-            order.append(indices[place])
-            behind.append(_cost(jobs[indices[place]], shared))
-    return order, behind
+        alike.setdefault((job.split, job.n_known, job.n_examples), []).append(index)
+    order, added = [], []
+    for indices in alike.values():
+        for position, n_shared in in_order([jobs[index].tailoring for index in indices]):
+            order.append(indices[position])
+            added.append(_cost(jobs[indices[position]], n_shared))
+    return order, added
 
 
-def _cost(job: Job, shared: int) -> int:
-    """Examples to run times layers that are not shared; no job is free."""
+def _cost(job: Job, n_shared: int) -> int:
+    """Examples to run (at least 1) times layers that are not shared."""
     n_examples = max(1, job.n_examples - job.n_known)
-    return n_examples * (len(job.tailoring.layers) - shared)
+    return n_examples * (len(job.tailoring.layers) - n_shared)
 
 
 def _filled(
-    alone: Sequence[int], behind: Sequence[int], limit: int, most: int
+    alone: Sequence[int], added: Sequence[int], limit: int, most: int
 ) -> list[tuple[int, int]]:
-    """Cut a row of jobs wherever the next one would cost more than the limit; starts and stops."""
+    """Cut the jobs wherever the next one would exceed the limit; returns starts and stops."""
     cuts, cost = [0], 0
-    for place in range(len(alone)):
-        full = place - cuts[-1] == most
-        if place > cuts[-1] and (full or cost + behind[place] > limit):
-            cuts.append(place)
-        cost = alone[place] if place == cuts[-1] else cost + behind[place]
+    for index in range(len(alone)):
+        full = index - cuts[-1] == most
+        if index > cuts[-1] and (full or cost + added[index] > limit):
+            cuts.append(index)
+        cost = alone[index] if index == cuts[-1] else cost + added[index]
     return list(itertools.pairwise([*cuts, len(alone)]))

@@ -1,7 +1,7 @@
 """Evaluations on this machine: in this process, or in several.
 
-In this process is the common case. Several processes serve several GPUs, or share the processor's
-cores, and outlive what kills one of them. Knows nothing of models or tasks.
+This process is the common case. Several processes serve several GPUs or share the machine's cores,
+and survive what kills one of them.
 """
 
 import os
@@ -10,33 +10,33 @@ from collections.abc import Callable, Iterator, Sequence
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError
 from gptailor.workers.option_checks import refuse_bad_counts
-from gptailor.workers.pool import Recipe, Scorer, WorkerPool, WorkerSetup
-from gptailor.workers.processes import Place, ProcessCrew
-from gptailor.workers.supervisor import CrewPool
+from gptailor.workers.pool import Evaluator, EvaluatorFactory, WorkerPool, WorkerSetup
+from gptailor.workers.processes import ProcessBackend, Slot
+from gptailor.workers.supervisor import SupervisedPool
 
-__all__ = ["LocalPool", "local_pool", "places"]
+__all__ = ["LocalPool", "local_pool", "local_slots"]
 
-_MOST = 256  # processes
+_MAX_PROCESSES = 256
 
 
 class LocalPool:
-    """Run every group of jobs at once, in this process.
+    """Run groups of jobs in this process, one after another.
 
     Args:
-        evaluator: What scores jobs.
+        evaluator: Scores the candidates.
         group_size: Most candidates run together; fewer share less and lose less at a kill.
 
     Raises:
         ConfigError: The group size is not a whole number of 1 or more.
     """
 
-    def __init__(self, evaluator: Scorer, *, group_size: int = 16) -> None:
+    def __init__(self, evaluator: Evaluator, *, group_size: int = 16) -> None:
         refuse_bad_counts(group_size=group_size)
         self._evaluator, self._group_size = evaluator, group_size
 
     @property
-    def spread(self) -> None:
-        """Nothing is spread."""
+    def setup(self) -> None:
+        """No other process evaluates."""
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterator[Evaluation]:
         """Run the jobs, `group_size` at a time, in order."""
@@ -44,24 +44,24 @@ class LocalPool:
             yield from self._evaluator.evaluate(jobs[start : start + self._group_size])
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to close."""
 
 
 def local_pool(
-    evaluator: Scorer,
+    evaluator: Evaluator,
     *,
-    recipe: Callable[[], Recipe],
+    recipe: Callable[[], EvaluatorFactory],
     group_size: int = 16,
     n_workers: int | None = None,
 ) -> WorkerPool:
     """Make the pool of this machine.
 
     Args:
-        evaluator: What scores jobs in this process.
-        recipe: Tells how another process makes one like it; not asked if there is none.
+        evaluator: Scores candidates in this process.
+        recipe: Returns how another process makes one like it; not called if there is none.
         group_size: Most candidates run together.
         n_workers: How many processes: on a machine with GPUs one for each GPU, else they share the
-            processor's cores. None runs everything in this process.
+            machine's cores. None runs everything in this process.
 
     Raises:
         ConfigError: An option is invalid, or there are fewer devices than workers.
@@ -71,27 +71,27 @@ def local_pool(
     refuse_bad_counts(group_size=group_size, n_workers=n_workers)
     import torch  # slow to import, and not needed by a pool in this process
 
-    told = recipe()
-    made = places(
-        told.device,
+    factory = recipe()
+    slots = local_slots(
+        factory.device,
         n_workers,
-        threads=told.threads or max(1, torch.get_num_threads() // n_workers),
+        threads=factory.threads or max(1, torch.get_num_threads() // n_workers),
         n_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
-    device, threads = made[0].device, made[0].threads
+    device, threads = slots[0].device, slots[0].threads
     crowding = n_workers * threads / (os.cpu_count() or 1) if device == "cpu" else 1.0
-    spread = WorkerSetup(n_workers, device, threads, max(1.0, crowding))
-    return CrewPool(ProcessCrew(told, made), spread=spread, group_size=group_size)
+    setup = WorkerSetup(n_workers, device, threads, max(1.0, crowding))
+    return SupervisedPool(ProcessBackend(factory, slots), setup=setup, group_size=group_size)
 
 
-def places(
+def local_slots(
     device: str, n_workers: int, *, threads: int, n_gpus: int, visible: str | None
-) -> list[Place]:
-    """Give each worker a device of this machine: a GPU of its own, or a share of the processor.
+) -> list[Slot]:
+    """Give each worker a device of this machine: its own GPU, or a share of the cores.
 
     Args:
-        device: What the config asks for: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: From the config: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         n_workers: How many there are.
         threads: CPU threads of each.
         n_gpus: How many GPUs PyTorch sees here.
@@ -101,8 +101,8 @@ def places(
         ConfigError: There are fewer devices than workers.
 
     Example:
-        >>> made = places("auto", 2, threads=4, n_gpus=3, visible="5,6,7")
-        >>> [(place.device, dict(place.environment)) for place in made]
+        >>> slots = local_slots("auto", 2, threads=4, n_gpus=3, visible="5,6,7")
+        >>> [(slot.device, dict(slot.environment)) for slot in slots]
         [('cuda', {'CUDA_VISIBLE_DEVICES': '5'}), ('cuda', {'CUDA_VISIBLE_DEVICES': '6'})]
     """
     kind, _, chosen = device.partition(":")
@@ -112,16 +112,16 @@ def places(
             names = [name.strip() for name in visible.split(",")][:n_gpus]
         usable = names[int(chosen) : int(chosen) + 1] if chosen else names
         _refuse_too_many(n_workers, len(usable), device)
-        # each sees one GPU only: a process leaves some memory on every GPU that it touches
-        return [Place("cuda", threads, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in usable[:n_workers]]
+        # each sees one GPU only: a process uses some memory on every GPU that it touches
+        return [Slot("cuda", threads, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in usable[:n_workers]]
     if kind == "mps" and n_workers > 1:
         raise ConfigError("workers.options.n_workers: there is one mps device; say 1, or none")
-    if n_workers > _MOST:
+    if n_workers > _MAX_PROCESSES:
         raise ConfigError(
             f"workers.options.n_workers: {n_workers} processes are more than one machine runs; "
-            f"say {_MOST} or fewer"
+            f"say {_MAX_PROCESSES} or fewer"
         )
-    return [Place("cpu" if kind == "auto" else kind, threads)] * n_workers
+    return [Slot("cpu" if kind == "auto" else kind, threads)] * n_workers
 
 
 def _refuse_too_many(n_workers: int, n_usable: int, device: str) -> None:

@@ -1,4 +1,4 @@
-"""The protocols of whoever runs evaluations. Knows nothing of models or tasks."""
+"""The protocols of worker pools and of the evaluators that run in them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Protocol
 
 from gptailor.core.trial import Evaluation, Job
 
-__all__ = ["Recipe", "Scorer", "WorkerPool", "WorkerSetup"]
+__all__ = ["Evaluator", "EvaluatorFactory", "WorkerPool", "WorkerSetup"]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What other processes evaluate at one time.
+    """How many other processes evaluate at one time, and where.
 
     Args:
         n_workers: How many.
@@ -27,55 +27,54 @@ class WorkerSetup:
 
 
 class WorkerPool(Protocol):
-    """Runs jobs somewhere: in this process, one process a device, or a cluster."""
+    """Runs jobs: in this process, one process a device, or on a cluster."""
 
     @property
-    def spread(self) -> WorkerSetup | None:
-        """Who evaluates; None if it is this process alone."""
+    def setup(self) -> WorkerSetup | None:
+        """The workers; None if this process alone evaluates."""
         ...
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterable[Evaluation]:
-        """Run every job and give one evaluation each, in order, as soon as it is there.
+        """Run every job; yield one evaluation each, in order, as soon as it is known.
 
-        Jobs that stand side by side share prefixes, and are best run together. A candidate that
-        can't be scored comes back as a failure with its reason; anything else that goes wrong is
-        raised.
+        Neighbouring jobs share prefixes, and are best run together. A candidate that can't be
+        scored comes back as a failure with its reason; any other error is raised.
         """
         ...
 
     def close(self) -> None:
-        """Let go of processes and memory; no job is accepted afterwards."""
+        """End processes and free memory; no job is accepted afterwards."""
         ...
 
 
-class Scorer(Protocol):
-    """Whatever turns jobs into evaluations."""
+class Evaluator(Protocol):
+    """Scores candidates."""
 
     def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
-        """Give one evaluation a job, in order."""
+        """Run every job; one evaluation each, in order."""
         ...
 
 
-class Recipe(Protocol):
-    """How another process makes the scorer that this one has; it can be pickled.
+class EvaluatorFactory(Protocol):
+    """Makes, in another process, an evaluator that scores as this process's does.
 
-    What it carries is small: names and paths, never weights.
+    It can be pickled and is small: it holds names, paths and digests, never weights.
     """
 
     @property
     def device(self) -> str:
-        """Where scorers are to run: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+        """Where evaluators are to run: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
         ...
 
     @property
     def threads(self) -> int | None:
-        """CPU threads of each scorer; None leaves it to the pool."""
+        """CPU threads of each evaluator; None leaves it to the pool."""
         ...
 
-    def __call__(self, *, device: str, threads: int) -> Scorer:
-        """Make a scorer.
+    def __call__(self, *, device: str, threads: int) -> Evaluator:
+        """Make an evaluator.
 
         Raises:
-            UserError: It can't be made here, or would not score what the first one scores.
+            UserError: It can't be made here, or its files or libraries differ from this process's.
         """
         ...

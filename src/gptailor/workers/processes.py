@@ -1,8 +1,7 @@
-"""Workers that are processes of this machine: one a device, or a few that share the processor.
+"""Workers that are processes of this machine: one a device, or several that share its cores.
 
-Each process is told a recipe, makes its own scorer of it, and takes groups of jobs through a pipe.
-Whatever kills it (a signal, a driver, the system's lack of memory) is told as a loss. Knows nothing
-of models or tasks.
+Each process makes its own evaluator and receives groups of jobs through a pipe. A process that is
+killed (by a signal, a driver, the system's lack of memory) is reported as `Lost`.
 """
 
 import contextlib
@@ -17,23 +16,23 @@ from multiprocessing.connection import Connection, wait
 
 from gptailor.core.trial import Job
 from gptailor.errors import RecordError
-from gptailor.workers.pool import Recipe
-from gptailor.workers.protocol import Broken, heard
+from gptailor.workers.pool import EvaluatorFactory
+from gptailor.workers.protocol import Broken, unwrapped
 from gptailor.workers.supervisor import Answer, Lost
 
-__all__ = ["Place", "ProcessCrew", "ending"]
+__all__ = ["ProcessBackend", "Slot", "format_exit"]
 
 _GRACE_S = 10.0  # for a process that closed its pipe to end by itself
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What one process is given.
+class Slot:
+    """The device and cores of one process.
 
     Args:
         device: Where it runs layers.
         threads: CPU threads.
-        environment: Variables of its own.
+        environment: Environment variables of its own.
     """
 
     device: str
@@ -47,100 +46,100 @@ class _Child:
     connection: Connection
 
 
-class ProcessCrew:
-    """Start, feed and hear processes.
+class ProcessBackend:
+    """Start processes, send jobs to them and receive their answers.
 
     Args:
-        recipe: How each of them makes its scorer.
-        places: One for each process.
+        factory: How each of them makes its evaluator.
+        slots: One for each process.
     """
 
-    def __init__(self, recipe: Recipe, places: Sequence[Place]) -> None:
-        self._recipe, self._places = recipe, tuple(places)
+    def __init__(self, factory: EvaluatorFactory, slots: Sequence[Slot]) -> None:
+        self._factory, self._slots = factory, tuple(slots)
         self._children: dict[int, _Child] = {}
 
     @property
     def n_workers(self) -> int:
-        """One for each place."""
-        return len(self._places)
+        """One for each slot."""
+        return len(self._slots)
 
     def start(self, worker: int) -> None:
-        """Start a process; it makes its scorer at once.
+        """Start a process; it makes its evaluator at once.
 
         Raises:
             RecordError: The system starts no more processes.
         """
-        place = self._places[worker]
+        slot = self._slots[worker]
         try:
             ours, theirs = Pipe()
             with theirs:
-                process = _started(theirs.fileno(), place)
+                process = _started(theirs.fileno(), slot)
         except OSError as error:
             raise RecordError(
                 f"a worker process can't be started: {error.strerror}; ask for fewer workers or "
                 "end other programs, and run the same command again: what was scored is recorded"
             ) from None
         self._children[worker] = _Child(process, ours)
-        self._send(worker, (self._recipe, place.device, place.threads))  # `wait` tells its death
+        self._send(worker, (self._factory, slot.device, slot.threads))  # else `wait` reports a loss
 
     def submit(self, worker: int, jobs: Sequence[Job]) -> Lost | None:
-        """Send jobs to a process; one that died before it had them all took none of them."""
-        return None if self._send(worker, list(jobs)) else Lost(self._ended(worker))
+        """Send jobs to a process; one that ended before it had them all took none of them."""
+        return None if self._send(worker, list(jobs)) else Lost(self._exit_of(worker))
 
     def wait(self) -> tuple[int, Answer]:
-        """Wait for the next process that answers or dies."""
+        """Wait for the next process that answers or ends."""
         workers = {child.connection: worker for worker, child in self._children.items()}
-        assert workers, "nobody to wait for"
+        assert workers, "no process to wait for"
         connection = next(one for one in wait(list(workers)) if isinstance(one, Connection))
         worker = workers[connection]
         try:
-            answer = heard(connection.recv())
-        except (EOFError, OSError):  # its end is closed, in the middle of an answer perhaps
-            return worker, Lost(self._ended(worker))
+            answer = unwrapped(connection.recv())
+        except (EOFError, OSError):  # its end is closed, perhaps in the middle of an answer
+            return worker, Lost(self._exit_of(worker))
         if isinstance(answer, Broken):
             self.stop(worker)
             return worker, Lost(answer.reason)
-        told: Answer = answer  # what our own child sends
-        return worker, told
+        sent: Answer = answer  # what `child` sends
+        return worker, sent
 
     def stop(self, worker: int) -> None:
-        """Kill a process, if it is there: it holds nothing that could be left half done."""
+        """Kill a process, if it is there: it writes nothing that could be left half done."""
         child = self._children.pop(worker, None)
         if child is not None:
             child.connection.close()
             child.process.kill()
-            _let_go(child.process)
+            _reap(child.process)
 
     def _send(self, worker: int, message: object) -> bool:
-        """Whether it was taken; the other end reads while this one writes, however much it is."""
+        """Whether it was received; the other end reads while this one writes, whatever its size."""
         try:
             self._children[worker].connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
 
-    def _ended(self, worker: int) -> str:
+    def _exit_of(self, worker: int) -> str:
         """How a process ended that closed its pipe."""
         child = self._children.pop(worker)
         child.connection.close()
-        code = _let_go(child.process)
-        return ending(code) if code else "hung up"  # nobody asked it to end well
+        code = _reap(child.process)
+        return format_exit(code) if code else "closed its pipe"  # nobody asked it to end
 
 
-def _started(descriptor: int, place: Place) -> subprocess.Popen[bytes]:
-    """A new process; its stdin tells it that we are gone, its stdout must not mix with ours."""
+def _started(descriptor: int, slot: Slot) -> subprocess.Popen[bytes]:
+    """A new process; its stdin ends with this process, its stdout must not mix with ours."""
     return subprocess.Popen(
-        # -P: nothing of the folder that we happen to be in is imported
+        # -P: nothing of the current folder is imported
         [sys.executable, "-P", "-m", "gptailor.workers.child", str(descriptor)],
         stdin=subprocess.PIPE,
         stdout=2,
         pass_fds=[descriptor],
-        env={**os.environ, "OMP_NUM_THREADS": str(place.threads), **place.environment},
+        env={**os.environ, "OMP_NUM_THREADS": str(slot.threads), **slot.environment},
         process_group=0,  # Ctrl-C is ours to handle
     )
 
 
-def _let_go(process: subprocess.Popen[bytes]) -> int | None:
+def _reap(process: subprocess.Popen[bytes]) -> int | None:
     """Wait for a process that is ending, and free what this one holds of it.
 
     Returns:
@@ -151,16 +150,16 @@ def _let_go(process: subprocess.Popen[bytes]) -> int | None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(_GRACE_S)
     process.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):  # else its driver holds it: leave it
+    with contextlib.suppress(subprocess.TimeoutExpired):  # else a driver blocks it: leave it
         process.wait(_GRACE_S)
     return None
 
 
-def ending(code: int) -> str:
+def format_exit(code: int) -> str:
     """An exit status in words.
 
     Example:
-        >>> ending(-9), ending(3)
+        >>> format_exit(-9), format_exit(3)
         ('killed by SIGKILL', 'ended with exit code 3')
     """
     if code >= 0:

@@ -1,7 +1,4 @@
-"""What a worker says when something went wrong in it, and what that means to who hears it.
-
-Knows nothing of how it is sent.
-"""
+"""Errors in a worker, as messages that can be sent, and what they become where they arrive."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,20 +7,20 @@ from typing import TypeVar
 
 from gptailor.errors import UserError, is_out_of_memory
 
-__all__ = ["Broken", "Crashed", "Refused", "guarded", "heard"]
+__all__ = ["Broken", "Crashed", "Refused", "catching", "unwrapped"]
 
 T = TypeVar("T")
 
-# how the libraries that a device is driven with begin what they say of it
-_OF_DEVICES = ("CUDA error", "HIP error", "cuDNN error", "NCCL error", "MPS backend")
+# how the libraries that drive a device begin their messages
+_DEVICE_ERRORS = ("CUDA error", "HIP error", "cuDNN error", "NCCL error", "MPS backend")
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The input is invalid: every worker would say the same.
+    """The user's input is invalid: every worker would refuse it.
 
     Args:
-        kind: Of the error.
+        kind: The class of the error.
         problems: Its sentences.
     """
 
@@ -33,10 +30,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A device failed, or memory; the worker is of no more use.
+    """A device or memory failed; the worker can't go on.
 
     Args:
-        reason: What the driver says.
+        reason: The driver's message.
     """
 
     reason: str
@@ -44,47 +41,47 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """A error of ours. As text, for not every exception can be sent.
+    """An error in our code, as text: not every exception can be sent.
 
     Args:
-        traceback: Where.
+        traceback: The traceback.
     """
 
     traceback: str
 
 
-def guarded(action: Callable[[], T]) -> T | Refused | Broken | Crashed:
-    """Do something in a worker; what goes wrong comes back as a message."""
+def catching(action: Callable[[], T]) -> T | Refused | Broken | Crashed:
+    """Run something in a worker; an exception is returned as a message."""
     try:
         return action()
     except UserError as error:
         return Refused(type(error), error.problems)
-    except Exception as error:  # noqa: BLE001  # raised again where somebody hears it
-        reason = _of_the_machine(error)
+    except Exception as error:  # noqa: BLE001  # raised again by `unwrapped`
+        reason = _machine_failure(error)
         return Crashed(traceback.format_exc()) if reason is None else Broken(reason)
 
 
-def heard(told: T | Refused | Broken | Crashed) -> T | Broken:
-    """Take what a worker said; a error that no other worker would be spared is raised.
+def unwrapped(answer: T | Refused | Broken | Crashed) -> T | Broken:
+    """Return a worker's answer; raise an error that every other worker would have, too.
 
     Raises:
         UserError: The input is invalid.
-        RuntimeError: We are.
+        RuntimeError: Our code is wrong.
     """
-    if isinstance(told, Refused):
-        raise told.kind(told.problems)
-    if isinstance(told, Crashed):
-        raise RuntimeError(f"a worker failed:\n{told.traceback}")
-    return told
+    if isinstance(answer, Refused):
+        raise answer.kind(answer.problems)
+    if isinstance(answer, Crashed):
+        raise RuntimeError(f"a worker failed:\n{answer.traceback}")
+    return answer
 
 
-def _of_the_machine(error: Exception) -> str | None:
-    """How a machine failed, if it is that; told by its words, for torch may not be there."""
-    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+def _machine_failure(error: Exception) -> str | None:
+    """How a device or memory failed, or None; known by the message, for torch may be missing."""
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
     if not isinstance(error, RuntimeError | MemoryError):
         return None
     if is_out_of_memory(error):
-        return f"stopped by lack of memory: {told}"
-    if type(error).__name__ == "AcceleratorError" or told.startswith(_OF_DEVICES):
-        return f"stopped by its device: {told}"
+        return f"stopped by lack of memory: {message}"
+    if type(error).__name__ == "AcceleratorError" or message.startswith(_DEVICE_ERRORS):
+        return f"stopped by its device: {message}"
     return None

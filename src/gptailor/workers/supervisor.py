@@ -1,8 +1,8 @@
-"""WorkerSetup jobs over workers that may die, and lose none of them.
+"""Run jobs on workers that may be lost, and lose no job.
 
-Groups of jobs are fixed before anything is handed out. A worker that dies takes one group with it:
-its jobs are tried again one by one, by others where there are others, twice at most. Knows nothing
-of how workers run: a `Crew` starts them, hands jobs to them and hears from them.
+Jobs are divided into groups before any is handed out. When a worker is lost, the jobs of its group
+are tried again one by one, by other workers where there are others, and fail after `_ATTEMPTS`. A
+`WorkerBackend` starts workers, hands jobs to them and waits for their answers.
 """
 
 import logging
@@ -17,12 +17,12 @@ from gptailor.workers.grouping import divided
 from gptailor.workers.option_checks import refuse_bad_counts
 from gptailor.workers.pool import WorkerSetup
 
-__all__ = ["Answer", "Crew", "CrewPool", "Lost", "Ready"]
+__all__ = ["Answer", "Lost", "Ready", "SupervisedPool", "WorkerBackend"]
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 3  # at a job: the first, and two more
-_BARREN = 3  # deaths of a worker, one after the other, with nothing done and nothing to do
+MAX_IDLE_DEATHS = 3  # losses of a worker in succession without a job done or running
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker is no more.
+    """A worker has ended.
 
     Args:
         reason: How it ended.
@@ -44,7 +44,7 @@ class Lost:
 Answer = Ready | Lost | list[Evaluation]
 
 
-class Crew(Protocol):
+class WorkerBackend(Protocol):
     """Workers by number, each doing one thing at a time."""
 
     @property
@@ -53,19 +53,19 @@ class Crew(Protocol):
         ...
 
     def start(self, worker: int) -> None:
-        """Begin to make a worker; `wait` tells when it is ready."""
+        """Begin to start a worker; `wait` returns `Ready` for it later."""
         ...
 
     def submit(self, worker: int, jobs: Sequence[Job]) -> Lost | None:
-        """Hand jobs to a worker that is ready; `wait` tells what came of them.
+        """Hand jobs to a worker that is ready; `wait` returns their evaluations later.
 
         Returns:
-            How it ended, if it is known to have died before it took them.
+            How it ended, if it is known to have ended before it received them.
         """
         ...
 
     def wait(self) -> tuple[int, Answer]:
-        """Wait for the next worker that has something to tell.
+        """Wait for the next answer of any worker.
 
         Raises:
             UserError: A worker can't be made, and why.
@@ -77,163 +77,184 @@ class Crew(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Jobs that are run together, and the workers that died on them."""
+class SupervisedPool:
+    """A worker pool over any backend.
 
-    indices: tuple[int, ...]
-    shunned: frozenset[int] = frozenset()
-
-
-@dataclass(slots=True)
-class _Round:
-    """One call of `evaluate`: what is to be done, is being done, and is done."""
-
-    jobs: Sequence[Job]
-    pending: deque[_Group]
-    running: dict[int, _Group] = field(default_factory=dict)
-    done: dict[int, Evaluation] = field(default_factory=dict)
-    attempts: dict[int, int] = field(default_factory=dict)
-
-
-class CrewPool:
-    """A worker pool over any crew.
-
-    Workers are started when there is something to do, and no more of them than there are groups.
+    Workers are started when there are jobs, and no more of them than there are groups.
 
     Args:
-        crew: The workers.
-        spread: What they are, for whoever asks.
+        backend: The workers.
+        setup: How many they are and where they run, for reports and forecasts.
         group_size: Most candidates run together.
 
     Raises:
         ConfigError: The group size is not a whole number of 1 or more.
     """
 
-    def __init__(self, crew: Crew, *, spread: WorkerSetup, group_size: int = 16) -> None:
+    def __init__(self, backend: WorkerBackend, *, setup: WorkerSetup, group_size: int = 16) -> None:
         refuse_bad_counts(group_size=group_size)
-        self._crew, self._spread, self._group_size = crew, spread, group_size
-        self._starting: set[int] = set()
-        self._idle: set[int] = set()
-        self._barren = dict.fromkeys(range(crew.n_workers), 0)
+        self._workers, self._setup, self._group_size = _Workers(backend), setup, group_size
 
     @property
-    def spread(self) -> WorkerSetup:
-        """Who evaluates."""
-        return self._spread
+    def setup(self) -> WorkerSetup:
+        """How many workers evaluate, and where."""
+        return self._setup
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterator[Evaluation]:
-        """Run the jobs, spread over all workers; give the evaluations in the jobs' order.
+        """Run the jobs on all workers; yield the evaluations in the jobs' order.
 
         Raises:
             RecordError: No worker is left.
         """
-        this = _Round(jobs, deque(self._groups(jobs)))
-        try:
-            for index in range(len(jobs)):
-                while index not in this.done:
-                    self._hand_out(this)
-                    self._hear(this)
-                self._hand_out(this)  # nobody waits for whoever writes this down
-                yield this.done.pop(index)
-        finally:
-            for worker in this.running:  # nobody will hear them
-                self._crew.stop(worker)
+        groups = divided(jobs, self._workers.backend.n_workers, group_size=self._group_size)
+        return _Round(self._workers, jobs, deque(map(_Group, groups))).evaluations()
 
     def close(self) -> None:
         """End every worker."""
-        for worker in range(self._crew.n_workers):
-            self._crew.stop(worker)
-        self._starting.clear()
-        self._idle.clear()
+        for worker in range(self._workers.backend.n_workers):
+            self._workers.backend.stop(worker)
+        self._workers.starting.clear()
+        self._workers.idle.clear()
 
-    def _groups(self, jobs: Sequence[Job]) -> list[_Group]:
-        told = divided(jobs, self._crew.n_workers, group_size=self._group_size)
-        return [_Group(indices) for indices in told]
 
-    def _usable(self) -> list[int]:
-        """Workers that did not die again and again with nothing to do."""
-        return [worker for worker, deaths in self._barren.items() if deaths < _BARREN]
+@dataclass(slots=True)
+class _Workers:
+    """The state of the workers between rounds of jobs.
 
-    def _may_take(self, this: _Round, worker: int, group: _Group) -> bool:
-        """Whether a worker is none of those that died on a group, if another one lives.
+    Args:
+        backend: The workers.
+        starting: Those that were started and are not ready.
+        idle: Those that are ready and run nothing.
+        idle_deaths: Worker to losses in succession without a job done or running.
+    """
+
+    backend: WorkerBackend
+    starting: set[int] = field(default_factory=set)
+    idle: set[int] = field(default_factory=set)
+    idle_deaths: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> set[int]:
+        """Workers that were not lost again and again with nothing to do."""
+        numbers = range(self.backend.n_workers)
+        return {one for one in numbers if self.idle_deaths.get(one, 0) < MAX_IDLE_DEATHS}
+
+    def on_idle_death(self, worker: int, reason: str) -> None:
+        """Count a loss with nothing to do.
+
+        Raises:
+            RecordError: No worker is left that was not lost again and again.
+        """
+        self.idle_deaths[worker] = self.idle_deaths.get(worker, 0) + 1
+        logger.warning("worker %d was lost (%s) with nothing to do", worker, reason)
+        if not self.usable:
+            raise RecordError(
+                f"no worker is left: each was lost {MAX_IDLE_DEATHS} times before it had scored "
+                f"anything, the last time: {reason}; ask for fewer workers or free memory, and run "
+                "the same command again: what was scored is recorded"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Indices of jobs that are run together, and workers that were lost while they ran them."""
+
+    indices: tuple[int, ...]
+    excluded: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class _Round:
+    """The jobs of one call of `evaluate`: pending, running, done, and attempts at each."""
+
+    workers: _Workers
+    jobs: Sequence[Job]
+    pending: deque[_Group]
+    running: dict[int, _Group] = field(default_factory=dict)
+    done: dict[int, Evaluation] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+
+    def evaluations(self) -> Iterator[Evaluation]:
+        """Run everything; yield the evaluations in the jobs' order."""
+        try:
+            for index in range(len(self.jobs)):
+                while index not in self.done:
+                    self._hand_out()
+                    self._wait_one()
+                self._hand_out()  # so that workers run while the caller writes this one down
+                yield self.done.pop(index)
+        finally:
+            for worker in self.running:  # nobody would wait for their answers
+                self.workers.backend.stop(worker)
+
+    def _may_take(self, worker: int, group: _Group) -> bool:
+        """Whether a worker was not lost on a group, or no other worker lives.
 
         One that is still to start does not count: a cluster may never have room for it.
         """
-        living = self._idle | this.running.keys()
-        return worker not in group.shunned or group.shunned >= living
+        living = self.workers.idle | self.running.keys()
+        return worker not in group.excluded or group.excluded >= living
 
-    def _hand_out(self, this: _Round) -> None:
-        """Give what is pending to idle workers, and start workers for what is left."""
-        for group in list(this.pending):
-            if self._handed_over(this, group):
-                this.pending.remove(group)
-        absent = set(self._usable()) - self._idle - self._starting - this.running.keys()
-        for worker in sorted(absent, key=lambda one: (_all_shun(this.pending, one), one)):
-            if len(self._starting) >= len(this.pending):
+    def _hand_out(self) -> None:
+        """Submit pending groups to idle workers, and start workers for the rest."""
+        for group in list(self.pending):
+            if self._submitted(group):
+                self.pending.remove(group)
+        starting = self.workers.starting
+        absent = self.workers.usable - self.workers.idle - starting - self.running.keys()
+        for worker in sorted(absent, key=lambda one: (_all_exclude(self.pending, one), one)):
+            if len(starting) >= len(self.pending):
                 return
-            if any(self._may_take(this, worker, group) for group in this.pending):
-                self._starting.add(worker)
-                self._crew.start(worker)
+            if any(self._may_take(worker, group) for group in self.pending):
+                starting.add(worker)
+                self.workers.backend.start(worker)
 
-    def _handed_over(self, this: _Round, group: _Group) -> bool:
+    def _submitted(self, group: _Group) -> bool:
         """Whether an idle worker took a group."""
-        for worker in sorted(self._idle):
-            if not self._may_take(this, worker, group):
+        for worker in sorted(self.workers.idle):
+            if not self._may_take(worker, group):
                 continue
-            self._idle.remove(worker)
-            lost = self._crew.submit(worker, [this.jobs[index] for index in group.indices])
+            self.workers.idle.remove(worker)
+            jobs = [self.jobs[index] for index in group.indices]
+            lost = self.workers.backend.submit(worker, jobs)
             if lost is None:
-                this.running[worker] = group
+                self.running[worker] = group
                 return True
-            self._bury(this, worker, lost.reason)
+            self._on_worker_lost(worker, lost.reason)
         return False
 
-    def _hear(self, this: _Round) -> None:
-        """Wait for one worker and take note of what it tells."""
-        worker, answer = self._crew.wait()
-        if isinstance(answer, Ready):
-            self._starting.remove(worker)
-            self._idle.add(worker)
-        elif isinstance(answer, Lost):
-            self._bury(this, worker, answer.reason)
-        else:
-            group = this.running.pop(worker)
-            self._idle.add(worker)
-            self._barren[worker] = 0
-            this.done |= dict(zip(group.indices, answer, strict=True))
+    def _wait_one(self) -> None:
+        """Wait for one worker's answer."""
+        worker, answer = self.workers.backend.wait()
+        if isinstance(answer, Lost):
+            self._on_worker_lost(worker, answer.reason)
+            return
+        self.workers.starting.discard(worker)
+        self.workers.idle.add(worker)
+        if not isinstance(answer, Ready):
+            self.workers.idle_deaths[worker] = 0
+            self.done |= dict(zip(self.running.pop(worker).indices, answer, strict=True))
 
-    def _bury(self, this: _Round, worker: int, reason: str) -> None:
-        """Take note of a death; what the worker had to do is tried again, or has failed."""
-        self._starting.discard(worker)
-        self._idle.discard(worker)
-        group = this.running.pop(worker, None)
+    def _on_worker_lost(self, worker: int, reason: str) -> None:
+        """Retry a lost worker's jobs singly; fail them after `_ATTEMPTS`."""
+        self.workers.starting.discard(worker)
+        self.workers.idle.discard(worker)
+        group = self.running.pop(worker, None)
         if group is None:
-            self._count_barren(worker, reason)
+            self.workers.on_idle_death(worker, reason)
             return
         n_jobs = len(group.indices)
         logger.warning("worker %d was lost (%s) with %d candidates", worker, reason, n_jobs)
         again = []
         for index in group.indices:
-            this.attempts[index] = this.attempts.get(index, 0) + 1
-            if this.attempts[index] < _ATTEMPTS:
-                again.append(_Group((index,), group.shunned | {worker}))
+            self.attempts[index] = self.attempts.get(index, 0) + 1
+            if self.attempts[index] < _ATTEMPTS:
+                again.append(_Group((index,), group.excluded | {worker}))
             else:
                 failure = f"{_ATTEMPTS} workers were lost while they ran it; the last: {reason}"
-                this.done[index] = Evaluation(None, failure, 0.0, 0)
-        this.pending.extendleft(reversed(again))
-
-    def _count_barren(self, worker: int, reason: str) -> None:
-        """Give up on a worker that dies again and again while nothing is asked of it."""
-        self._barren[worker] += 1
-        logger.warning("worker %d was lost (%s) with nothing to do", worker, reason)
-        if not self._usable():
-            raise RecordError(
-                f"no worker is left: each was lost {_BARREN} times before it had scored anything, "
-                f"the last one thus: {reason}; ask for fewer workers or free memory, and run the "
-                "same command again: what was scored is recorded"
-            )
+                self.done[index] = Evaluation(None, failure, 0.0, 0)
+        self.pending.extendleft(reversed(again))
 
 
-def _all_shun(groups: Iterable[_Group], worker: int) -> bool:
-    return all(worker in group.shunned for group in groups)
+def _all_exclude(groups: Iterable[_Group], worker: int) -> bool:
+    return all(worker in group.excluded for group in groups)

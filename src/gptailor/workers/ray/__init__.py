@@ -1,1 +1,1 @@
-"""Evaluations on a Ray cluster."""
+"""Workers on a Ray cluster."""

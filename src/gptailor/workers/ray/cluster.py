@@ -1,7 +1,7 @@
-"""Joining a Ray cluster, and what there is room for in it.
+"""Join a Ray cluster, and count the workers that it has room for.
 
-Ray itself tries for minutes to join what does not answer, or is no cluster; so a process of its own
-tries it out first, and has a time limit. Knows nothing of what workers do.
+Ray tries for minutes to join an address that does not answer, or is no cluster. So another process
+tries to join first, with a time limit.
 """
 
 import functools
@@ -20,14 +20,14 @@ from gptailor.workers.option_checks import ADDRESS, FINEST_SHARE, address_proble
 
 __all__ = ["Needs", "in_short", "join", "needs_of"]
 
-_JOIN_S = 15.0  # for a cluster to answer; one that is there takes a second or two
+_JOIN_S = 15.0  # for a cluster to answer; a running one takes a second or two
 _CONNECT_S = 5.0  # for a machine to answer
-_LONGEST = 240  # characters of Ray's own words
+_MAX_REASON = 240  # characters of Ray's own messages
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one worker asks of a node.
+    """The device and cores that one worker needs on a node.
 
     Args:
         device: Where it runs layers: ``cuda`` or ``cpu``.
@@ -40,17 +40,17 @@ class Needs:
     gpus: float
 
     def room(self) -> int:
-        """How many such workers the cluster's nodes hold.
+        """How many such workers the cluster's nodes have room for.
 
         Raises:
             ConfigError: None.
         """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.gpus:  # one that shares a GPU has its share of a single one
-            room = sum(int(there.get("GPU", 0)) * int(1 / self.gpus + 1e-9) for there in nodes)
+            room = sum(int(node.get("GPU", 0)) * int(1 / self.gpus + 1e-9) for node in nodes)
             wanted = f"{self.gpus:g} GPU"
         else:
-            room = sum(int(there.get("CPU", 0)) // self.threads for there in nodes)
+            room = sum(int(node.get("CPU", 0)) // self.threads for node in nodes)
             wanted = f"{self.threads} CPU"
         if room == 0:
             raise ConfigError(
@@ -61,15 +61,15 @@ class Needs:
 
 
 def needs_of(device: str, threads: int | None, share: float) -> Needs:
-    """What each worker asks for, on the cluster that was joined.
+    """The device and cores that each worker needs, on the cluster that was joined.
 
     Args:
-        device: What the config asks for.
+        device: From the config.
         threads: CPU threads of each worker; one if the config does not say.
         share: Of a GPU for each, where there are any.
 
     Raises:
-        ConfigError: The cluster has no such device, or it is one of a single machine.
+        ConfigError: The cluster has no such device, or it names one of a single machine.
     """
     kind, _, number = device.partition(":")
     if number or kind == "mps":
@@ -85,43 +85,43 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
             + "; say auto or cpu"
         )
     if kind != "cpu" and has_gpus and share:
-        # rounded down, so that as many share a GPU as its owner meant
+        # rounded down, so that as many share a GPU as was meant
         return Needs("cuda", threads or 1, int(share / FINEST_SHARE + 1e-6) * FINEST_SHARE)
     return Needs("cpu", threads or 1, 0.0)
 
 
 def join(address: str) -> bool:
-    """Join a cluster, unless this process has joined one already; whether it was done here.
+    """Join a cluster, unless this process has joined one already; return whether it did so here.
 
     Raises:
-        ConfigError: The address is none, or there is no cluster of our version.
+        ConfigError: The address is invalid, or there is no cluster of our version.
     """
     where = ADDRESS
-    _refuse_no_address(address, where)
+    _refuse_address(address, where)
     if ray.is_initialized():
         return False
     named = os.environ.get("RAY_ADDRESS")
     if address == "auto" and named:  # as Ray reads it
         where, address = f"RAY_ADDRESS (read for {ADDRESS}: auto)", named
-        _refuse_no_address(address, where)
+        _refuse_address(address, where)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports nothing
     if address != "local":
-        _try_out(address, where)
+        _try(address, where)
     _joined(address, where)
     return True
 
 
 def in_short(error: BaseException) -> str:
-    """The line of what Ray says that tells why."""
+    """The line of one of Ray's errors that says the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Version mismatch"):
         return " ".join(lines)
     causes = [line for line in lines if line.startswith("The actor ") and " because " in line]
-    told = next(iter(causes or lines), type(error).__name__)
-    return told[:_LONGEST].rstrip(".: ")
+    reason = next(iter(causes or lines), type(error).__name__)
+    return reason[:_MAX_REASON].rstrip(".: ")
 
 
-def _refuse_no_address(address: str, where: str) -> None:
+def _refuse_address(address: str, where: str) -> None:
     if problems := address_problems(address, where):
         raise ConfigError(problems)
 
@@ -142,9 +142,9 @@ def _joined(address: str, where: str) -> None:
         ) from None
 
 
-@functools.cache  # what is joined again and again was there a moment ago
-def _try_out(address: str, where: str) -> None:
-    """Join a cluster in another process, which may be ended when it takes too long."""
+@functools.cache  # a cluster that answered a moment ago need not be tried again
+def _try(address: str, where: str) -> None:
+    """Join a cluster in another process, which is ended when it takes too long."""
     limit = str(_JOIN_S)
     command = [sys.executable, "-P", "-m", "gptailor.workers.ray.cluster", address, where, limit]
     done = subprocess.run(
@@ -160,8 +160,8 @@ def _try_out(address: str, where: str) -> None:
         )
 
 
-def _tried_out(address: str, where: str, limit: str) -> None:
-    """Join and leave, or tell why not."""
+def _join_and_leave(address: str, where: str, limit: str) -> None:
+    """Join and leave; what `_try` runs in another process."""
     signal.setitimer(signal.ITIMER_REAL, float(limit))  # ends this process, even where Ray waits
     if address != "auto":
         host, _, port = address.rpartition(":")
@@ -178,7 +178,7 @@ def _tried_out(address: str, where: str, limit: str) -> None:
 
 if __name__ == "__main__":
     try:
-        _tried_out(*sys.argv[1:])
-    except ConfigError as told:
-        sys.stdout.write(str(told))
+        _join_and_leave(*sys.argv[1:])
+    except ConfigError as error:
+        sys.stdout.write(str(error))
         raise SystemExit(2) from None

@@ -1,10 +1,9 @@
-"""Workers on the nodes of a Ray cluster: the door to Ray.
+"""Workers on the nodes of a Ray cluster.
 
-Each worker is an actor with a device of its own. It reads the members from the paths of the config,
-as they are on its node, and holds their digests against those of the machine that searches: weights
-never go through the object store, and what is sent for a trial is its tailoring and its scores.
-Actors are not restarted by Ray but by us, so that a job that kills its worker is counted. Knows
-nothing of models or tasks.
+Each worker is an actor with a device of its own. It reads the members from the paths of the config
+on its own node, and compares their digests with those of the machine that searches: weights never
+go through the object store; only tailorings and scores are sent. Lost actors are restarted by
+`SupervisedPool`, not by Ray, so that the jobs that killed them are counted.
 """
 
 import contextlib
@@ -16,9 +15,9 @@ from typing import Any
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError, RecordError
 from gptailor.workers.option_checks import ray_problems
-from gptailor.workers.pool import Recipe, Scorer, WorkerSetup
-from gptailor.workers.protocol import Broken, Crashed, Refused, guarded, heard
-from gptailor.workers.supervisor import Answer, CrewPool, Lost, Ready
+from gptailor.workers.pool import Evaluator, EvaluatorFactory, WorkerSetup
+from gptailor.workers.protocol import Broken, Crashed, Refused, catching, unwrapped
+from gptailor.workers.supervisor import Answer, Lost, Ready, SupervisedPool
 
 try:
     import ray
@@ -31,54 +30,53 @@ except ImportError as missing:
 
 from gptailor.workers.ray.cluster import Needs, in_short, join, needs_of
 
-__all__ = ["RayCrew", "RayPool", "RayWorker"]
+__all__ = ["RayBackend", "RayPool", "RayWorker"]
 
-_PATIENCE_S = 600.0  # with no worker placed anywhere
-_POLL_S = 5.0  # between looks at who is placed
+_PATIENCE_S = 600.0  # while no node has room for any worker
+_POLL_S = 5.0
 
 
 class RayWorker:
-    """One actor: what a worker process is on one machine.
+    """One actor: an evaluator in a process of a node.
 
     Args:
-        recipe: How it makes its scorer.
+        factory: How it makes its evaluator.
         device: Where it runs layers.
         threads: CPU threads.
     """
 
-    def __init__(self, recipe: Recipe, device: str, threads: int) -> None:
-        self._recipe, self._device, self._threads = recipe, device, threads
-        self._scorer: Scorer | None = None
+    def __init__(self, factory: EvaluatorFactory, device: str, threads: int) -> None:
+        self._make = partial(factory, device=device, threads=threads)
+        self._evaluator: Evaluator | None = None
 
-    def place(self) -> None:
-        """Answer once the cluster has made room."""
+    def ping(self) -> None:
+        """Return as soon as the cluster has started the actor."""
 
     def begin(self) -> Ready | Refused | Broken | Crashed:
-        """Make the scorer."""
-        made = guarded(partial(self._recipe, device=self._device, threads=self._threads))
+        """Make the evaluator."""
+        made = catching(self._make)
         if isinstance(made, Refused | Broken | Crashed):
             return made
-        self._scorer = made
+        self._evaluator = made
         return Ready()
 
     def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation] | Refused | Broken | Crashed:
-        """Score jobs."""
-        scorer = self._scorer
-        assert scorer is not None, "asked before it was ready"
-        return guarded(partial(scorer.evaluate, jobs))
+        """Run jobs."""
+        assert self._evaluator is not None, "asked before it was ready"
+        return catching(partial(self._evaluator.evaluate, jobs))
 
 
-class RayCrew:
-    """Start, feed and hear actors.
+class RayBackend:
+    """Start actors, send jobs to them and receive their answers.
 
     Args:
-        recipe: How each of them makes its scorer.
-        needs: What each of them is given.
+        factory: How each of them makes its evaluator.
+        needs: The device and cores of each.
         n_workers: How many there may be.
     """
 
-    def __init__(self, recipe: Recipe, needs: Needs, n_workers: int) -> None:
-        self._recipe, self._needs, self._n_workers = recipe, needs, n_workers
+    def __init__(self, factory: EvaluatorFactory, needs: Needs, n_workers: int) -> None:
+        self._factory, self._needs, self._n_workers = factory, needs, n_workers
         self._make = ray.remote(
             num_cpus=0 if needs.gpus else needs.threads,
             num_gpus=needs.gpus,
@@ -87,8 +85,8 @@ class RayCrew:
             scheduling_strategy="SPREAD",
         )(RayWorker)
         self._actors: dict[int, Any] = {}
-        self._unplaced: dict[Any, int] = {}
-        self._asked: dict[Any, int] = {}
+        self._pings: dict[Any, int] = {}  # of actors that the cluster has not started yet
+        self._asked: dict[Any, int] = {}  # answers that are awaited
 
     @property
     def n_workers(self) -> int:
@@ -96,14 +94,14 @@ class RayCrew:
         return self._n_workers
 
     def start(self, worker: int) -> None:
-        """Ask for an actor anywhere in the cluster; it makes its scorer once it has a place."""
-        actor = self._make.remote(self._recipe, self._needs.device, self._needs.threads)
+        """Ask for an actor anywhere in the cluster; it makes its evaluator once it runs."""
+        actor = self._make.remote(self._factory, self._needs.device, self._needs.threads)
         self._actors[worker] = actor
-        self._unplaced[actor.place.remote()] = worker
+        self._pings[actor.ping.remote()] = worker
         self._asked[actor.begin.remote()] = worker
 
     def submit(self, worker: int, jobs: Sequence[Job]) -> None:
-        """Send jobs to an actor; whether it lives is told by `wait`."""
+        """Send jobs to an actor; `wait` reports it if it was lost."""
         self._asked[self._actors[worker].evaluate.remote(list(jobs))] = worker
 
     def wait(self) -> tuple[int, Answer]:
@@ -112,12 +110,12 @@ class RayCrew:
         Raises:
             RecordError: For ten minutes no node had room for any worker.
         """
-        assert self._asked, "nobody to wait for"
+        assert self._asked, "no actor to wait for"
         had_room = time.monotonic()
         while True:
             ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=min(_POLL_S, _PATIENCE_S))
             if ready:
-                return self._heard(ready[0])
+                return self._answer(ready[0])
             if self._some_have_room():
                 had_room = time.monotonic()
             elif time.monotonic() - had_room > _PATIENCE_S:
@@ -130,45 +128,45 @@ class RayCrew:
     def stop(self, worker: int) -> None:
         """Kill an actor, if it is there, and forget what it was asked."""
         actor = self._actors.pop(worker, None)
-        for asked in (self._asked, self._unplaced):
+        for asked in (self._asked, self._pings):
             for answer in [one for one, whose in asked.items() if whose == worker]:
                 del asked[answer]
         if actor is not None and ray.is_initialized():
             with contextlib.suppress(ray.exceptions.RayError):  # it may be gone already
                 ray.kill(actor)
 
-    def _heard(self, answer: Any) -> tuple[int, Answer]:
-        worker = self._asked.pop(answer)
+    def _answer(self, reference: Any) -> tuple[int, Answer]:
+        worker = self._asked.pop(reference)
         try:
-            told = heard(ray.get(answer))
+            answer = unwrapped(ray.get(reference))
         except ray.exceptions.RayTaskError:
-            raise  # what was made can't be sent: a error of ours, with the worker's traceback
+            raise  # the answer can't be pickled: our error, with the worker's traceback
         except ray.exceptions.RayError as error:
             self.stop(worker)
             return worker, Lost(in_short(error))
-        if isinstance(told, Broken):
+        if isinstance(answer, Broken):
             self.stop(worker)
-            return worker, Lost(told.reason)
-        result: Answer = told
-        return worker, result
+            return worker, Lost(answer.reason)
+        sent: Answer = answer
+        return worker, sent
 
     def _some_have_room(self) -> bool:
-        """Whether any of those that were asked something have a place."""
-        if self._unplaced:
-            placed, _ = ray.wait(
-                list(self._unplaced), num_returns=len(self._unplaced), timeout=0, fetch_local=False
+        """Whether the cluster has started any of those whose answers are awaited."""
+        if self._pings:
+            started, _ = ray.wait(
+                list(self._pings), num_returns=len(self._pings), timeout=0, fetch_local=False
             )
-            for one in placed:
-                del self._unplaced[one]
-        return not set(self._asked.values()) <= set(self._unplaced.values())
+            for one in started:
+                del self._pings[one]
+        return not set(self._asked.values()) <= set(self._pings.values())
 
 
 class RayPool:
     """Run jobs on a Ray cluster.
 
     Args:
-        evaluator: What scores jobs in this process; not used.
-        recipe: Tells how each worker makes one like it.
+        evaluator: Scores candidates in this process; not used.
+        recipe: Returns how each worker makes one like it.
         address: ``auto`` for the cluster that this machine belongs to, ``host:port`` for one by its
             head, ``local`` to start one on this machine and end it afterwards.
         n_workers: How many workers; None for as many as the cluster holds now.
@@ -182,37 +180,37 @@ class RayPool:
 
     def __init__(
         self,
-        evaluator: Scorer,
+        evaluator: Evaluator,
         *,
-        recipe: Callable[[], Recipe],
+        recipe: Callable[[], EvaluatorFactory],
         address: str = "auto",
         n_workers: int | None = None,
         devices_per_worker: float = 1,
         group_size: int = 16,
     ) -> None:
-        told: dict[str, object] = {"address": address, "n_workers": n_workers}
-        told |= {"devices_per_worker": devices_per_worker, "group_size": group_size}
-        if problems := ray_problems(told):
+        options: dict[str, object] = {"address": address, "n_workers": n_workers}
+        options |= {"devices_per_worker": devices_per_worker, "group_size": group_size}
+        if problems := ray_problems(options):
             raise ConfigError(problems)
-        self._ours = join(address)
+        self._joined = join(address)
         try:
-            made = recipe()
-            needs = needs_of(made.device, made.threads, devices_per_worker)
+            factory = recipe()
+            needs = needs_of(factory.device, factory.threads, devices_per_worker)
             room = needs.room()
-            crew = RayCrew(made, needs, n_workers or room)
-            spread = WorkerSetup(min(crew.n_workers, room), needs.device, needs.threads)
-            self._pool = CrewPool(crew, spread=spread, group_size=group_size)
+            backend = RayBackend(factory, needs, n_workers or room)
+            setup = WorkerSetup(min(backend.n_workers, room), needs.device, needs.threads)
+            self._pool = SupervisedPool(backend, setup=setup, group_size=group_size)
         except BaseException:
             self._disconnect()
             raise
 
     @property
-    def spread(self) -> WorkerSetup:
-        """Who evaluates, as far as there is room now."""
-        return self._pool.spread
+    def setup(self) -> WorkerSetup:
+        """The workers, as many as there is room for now."""
+        return self._pool.setup
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterable[Evaluation]:
-        """Run the jobs, spread over the cluster; give the evaluations in the jobs' order."""
+        """Run the jobs on the cluster; yield the evaluations in the jobs' order."""
         return self._pool.evaluate(jobs)
 
     def close(self) -> None:
@@ -221,6 +219,6 @@ class RayPool:
         self._disconnect()
 
     def _disconnect(self) -> None:
-        if self._ours:
-            self._ours = False
+        if self._joined:
+            self._joined = False
             ray.shutdown()
