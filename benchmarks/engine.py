@@ -46,7 +46,7 @@ from gptailor.family.family import Family
 from gptailor.forecast.dry_run import work_of
 from gptailor.record.journal import Journal
 from gptailor.searchers.mutation import CHANGES, mutate
-from gptailor.tasks.lm_eval.harness import evaluate_model
+from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 
 HERE = Path(__file__).resolve().parent
 N_BARE = 2048  # tokens of a full batch

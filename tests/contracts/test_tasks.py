@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from gptailor.core.metrics import METRICS, aggregate
-from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
+from gptailor.core.task_spec import TaskSpec
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
+from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Outcome
 
 pytestmark = pytest.mark.sampled(3)
@@ -65,7 +67,7 @@ def load(request: Any, tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Tas
         path.write_text(yaml.safe_dump(both))
 
     def run(seed: int = 0, limit: int | None = None) -> TaskSplits:
-        asked = [TaskSpec(str(path), metric, limit=limit, member="base")]
+        asked = [TaskSpec(name=str(path), metric=metric, limit=limit, member="base")]
         shares = (0.5, 0.25, 0.25)
         loaded = load_tasks(asked, tiny_tokenizer, max_length=MAX_LENGTH, seed=seed, shares=shares)
         return loaded[path.stem]

@@ -168,10 +168,16 @@ def test_no_fact_stands_twice(demo: Path, table: str, n_columns: int, column: in
 
 @pytest.mark.slow
 def test_lm_eval_reads_every_task(demo: Path, tiny_tokenizer: Any) -> None:
-    from gptailor.tasks.lm_eval.harness import TaskSpec, load_tasks
+    from gptailor.core.task_spec import TaskSpec
+    from gptailor.tasks.lm_eval.load_tasks import load_tasks
 
     requests = [
-        TaskSpec(str(demo / "tasks" / f"{task}.yaml"), metric, "search", "report")
+        TaskSpec(
+            name=str(demo / "tasks" / f"{task}.yaml"),
+            metric=metric,
+            split="search",
+            test_split="report",
+        )
         for names, metric in ((CHOICES, "acc"), (TEXTS, "bits_per_byte"))
         for task in names
     ]

@@ -1,4 +1,4 @@
-"""Right answers and the numbers they come to; lm-eval's own `process_results` is the oracle."""
+"""Gold answers and the numbers they come to; lm-eval's own `process_results` is the oracle."""
 
 import math
 import timeit
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
-from gptailor.tasks.task import Outcome
+from gptailor.tasks.task import Outcome, TextSize
 
 LOGS = st.one_of(st.floats(-60, 0), st.sampled_from([-1.0, -2.0, -4.0]))  # ties on purpose
 
@@ -53,19 +53,24 @@ def test_accuracies_are_what_lm_eval_makes_of_the_same_log_likelihoods(
     responses = [(data.draw(LOGS), False) for _ in choices]
     example = ChoiceExample(
         passages=(),
-        places=(),
+        positions=(),
         gold=(gold,),
-        lengths=tuple(float(len(one)) for one in choices),
-        answer_bytes=len(choices[gold].encode()),
+        choices=tuple(map(TextSize.of, choices)),
+        answer=TextSize.of(choices[gold]),
     )
-    ours = example.score(responses)
+    ours = example.score(outcomes_of(*(logprob for logprob, _ in responses)))
     theirs = lm_eval_numbers(choices, gold, responses)
     assert {metric: ours[metric] for metric in theirs} == theirs
 
 
+def outcomes_of(*logprobs: float) -> list[Outcome]:
+    return [Outcome(logprob, greedy=False) for logprob in logprobs]
+
+
 def example(gold: tuple[int, ...] = (1,)) -> ChoiceExample:
-    passages, places = share_contexts([((1,), (2, 3)), ((9,), (4,)), ((1,), (5,))])
-    return ChoiceExample(passages, places, gold, (3.0, 4.0, 5.0), 4)
+    passages, positions = share_contexts([((1,), (2, 3)), ((9,), (4,)), ((1,), (5,))])
+    sizes = tuple(TextSize(n, 1, n) for n in (3, 4, 5))
+    return ChoiceExample(passages, positions, gold, sizes, TextSize(4, 1, 4))
 
 
 def test_outcomes_go_back_to_the_choices_they_belong_to() -> None:
@@ -75,28 +80,29 @@ def test_outcomes_go_back_to_the_choices_they_belong_to() -> None:
         [Outcome(-1.0, True, 2), Outcome(-3.0, False, 1)],
         [Outcome(-2.0, False, 1)],
     ]
-    assert one.responses(outcomes) == [(-1.0, True), (-2.0, False), (-3.0, False)]
+    assert [answer.logprob for answer in one.in_order(outcomes)] == [-1.0, -2.0, -3.0]
+    assert [answer.greedy for answer in one.in_order(outcomes)] == [True, False, False]
 
 
-def test_bits_and_log_probability_of_the_right_answer_by_hand() -> None:
-    numbers = example().score([(math.log(0.5), False), (math.log(0.25), False), (-50.0, False)])
+def test_bits_and_log_probability_of_the_gold_answer_by_hand() -> None:
+    numbers = example().score(outcomes_of(math.log(0.5), math.log(0.25), -50.0))
     assert numbers["gold_bits_per_byte"] == pytest.approx(2 / 4)  # 2 bits, 4 bytes
     assert numbers["choice_logprob"] == pytest.approx(math.log(1 / 3))
 
 
-def test_any_of_several_right_choices_is_right() -> None:
-    numbers = example((0, 2)).score([(-5.0, False), (-9.0, False), (-1.0, False)])
+def test_any_of_several_gold_choices_is_right() -> None:
+    numbers = example((0, 2)).score(outcomes_of(-5.0, -9.0, -1.0))
     assert numbers["acc"] == 1.0
     likely = math.exp(-5) + math.exp(-1)
     assert numbers["choice_logprob"] == pytest.approx(math.log(likely / (likely + math.exp(-9))))
 
 
 def test_hopeless_choices_do_not_underflow() -> None:
-    numbers = example().score([(-1.0, False), (-5000.0, False), (-2.0, False)])
+    numbers = example().score(outcomes_of(-1.0, -5000.0, -2.0))
     assert numbers["choice_logprob"] == pytest.approx(-5000.0, abs=2)
 
 
 def test_measuring_an_example_costs_microseconds() -> None:
     one = example()
-    responses = [(-1.0, False), (-2.0, False), (-3.0, False)]
-    assert min(timeit.repeat(lambda: one.score(responses), number=100, repeat=5)) / 100 < 50e-6
+    outcomes = outcomes_of(-1.0, -2.0, -3.0)
+    assert min(timeit.repeat(lambda: one.score(outcomes), number=100, repeat=5)) / 100 < 50e-6

@@ -1,4 +1,4 @@
-"""The three parts never share an example, and each leaf stands in each."""
+"""The three parts never share an example, and each subtask is in each."""
 
 from collections import Counter
 
@@ -12,8 +12,8 @@ from gptailor.tasks.splits import Document, DocumentSplits, divide, limited
 SHARES = (0.5, 0.2, 0.3)
 
 
-def documents(texts: list[int], leaf: str = "leaf") -> list[Document]:
-    return [Document(leaf, index, (f"text {text}",)) for index, text in enumerate(texts)]
+def documents(texts: list[int], subtask: str = "subtask") -> list[Document]:
+    return [Document(subtask, index, (f"text {text}",)) for index, text in enumerate(texts)]
 
 
 def split(
@@ -35,13 +35,13 @@ def test_every_example_stands_in_one_part_and_its_duplicates_with_it(
     assert sum(map(len, texts_of)) == len(set.union(*texts_of))
 
 
-def test_parts_have_their_shares_of_every_leaf() -> None:
+def test_parts_have_their_shares_of_every_subtask() -> None:
     found = documents(list(range(100)), "big") + [
         Document("small", index, (f"small {index}",)) for index in range(20)
     ]
     parts = split(found)
     for part, share in ((parts.search, 0.5), (parts.selection, 0.2), (parts.test, 0.3)):
-        leaves = Counter(one.leaf for one in part)
+        leaves = Counter(one.subtask for one in part)
         assert leaves["big"] == pytest.approx(100 * share, abs=2)
         assert leaves["small"] == pytest.approx(20 * share, abs=2)
 
@@ -60,7 +60,7 @@ def test_a_report_of_its_own_loses_what_was_searched_and_says_so() -> None:
         ("text 51",),
     ]
     assert parts.notes == (
-        "task 't': 3 of 5 test examples also stand among the search or selection examples and were "
+        "task 't': 3 of 5 test examples are also among the search or selection examples and were "
         "dropped",
     )
     assert len(parts.search) + len(parts.selection) == 20
@@ -72,7 +72,7 @@ def test_a_limit_keeps_the_beginning_of_the_search_part() -> None:
     short = limited("t", parts, 7)
     assert short.search == parts.search[:7]
     assert short.test == parts.test
-    assert short.notes == ("task 't': the search uses 7 of 25 examples (limit)",)
+    assert short.notes == ("task 't': the search split uses 7 of 25 examples (limit)",)
     assert limited("t", parts, 25) == parts
     assert limited("t", parts, None) == parts
 
@@ -82,7 +82,9 @@ def test_a_report_limit_keeps_the_beginning_of_the_report_part() -> None:
     short = limited("t", parts, None, 3)
     assert short.search == parts.search
     assert short.test == parts.test[:3]
-    assert short.notes == (f"task 't': the test uses 3 of {len(parts.test)} examples (limit)",)
+    assert short.notes == (
+        f"task 't': the test split uses 3 of {len(parts.test)} examples (limit)",
+    )
 
 
 @pytest.mark.parametrize(

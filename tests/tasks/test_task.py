@@ -8,27 +8,28 @@ from hypothesis import strategies as st
 
 from gptailor.core.metrics import aggregate
 from gptailor.tasks.multiple_choice import ChoiceExample
-from gptailor.tasks.task import ExampleTask, Outcome, Passage, nested_order
+from gptailor.tasks.task import ExampleTask, Outcome, Passage, TextSize, nested_order
 from gptailor.tasks.text import RollingExample
 
-OUTER_PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
+LETTER = TextSize(1, 1, 1)
+STRATA = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
 
 
 @settings(deadline=None)
-@given(parts=OUTER_PARTS, seed=st.integers(0, 2**32))
-def test_the_order_is_a_permutation(parts: list[str], seed: int) -> None:
-    assert sorted(nested_order(parts, seed)) == list(range(len(parts)))
+@given(strata=STRATA, seed=st.integers(0, 2**32))
+def test_the_order_is_a_permutation(strata: list[str], seed: int) -> None:
+    assert sorted(nested_order(strata, seed)) == list(range(len(strata)))
 
 
 @settings(deadline=None)
-@given(parts=OUTER_PARTS, seed=st.integers(0, 2**32))
-def test_every_beginning_of_the_order_stands_for_the_whole(parts: list[str], seed: int) -> None:
-    sizes = Counter(parts)
-    order = nested_order(parts, seed)
-    for n in range(1, len(parts) + 1):
-        found = Counter(parts[index] for index in order[:n])
-        for part, size in sizes.items():
-            assert abs(found[part] - n * size / len(parts)) < len(sizes)
+@given(strata=STRATA, seed=st.integers(0, 2**32))
+def test_every_beginning_of_the_order_stands_for_the_whole(strata: list[str], seed: int) -> None:
+    sizes = Counter(strata)
+    order = nested_order(strata, seed)
+    for n in range(1, len(strata) + 1):
+        found = Counter(strata[index] for index in order[:n])
+        for stratum, size in sizes.items():
+            assert abs(found[stratum] - n * size / len(strata)) < len(sizes)
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
@@ -39,7 +40,8 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 
 def choice(tokens: int, answer_bytes: int = 4) -> ChoiceExample:
     passage = Passage((0,), tuple((tokens, n) for n in range(2)))
-    return ChoiceExample((passage,), ((0, 0), (0, 1)), (1,), (3.0, 4.0), answer_bytes)
+    choices = (TextSize(3, 1, 3), TextSize(4, 1, 4))
+    return ChoiceExample((passage,), ((0, 0), (0, 1)), (1,), choices, TextSize(4, 1, answer_bytes))
 
 
 def group(equal: bool) -> ExampleTask:
@@ -49,7 +51,7 @@ def group(equal: bool) -> ExampleTask:
         metrics=metrics,
         examples=tuple(choice(n, answer_bytes=2 + n) for n in range(5)),
         origins=(("big", 0), ("small", 0), ("big", 1), ("big", 2), ("small", 1)),
-        equal_parts=frozenset(metrics) if equal else frozenset(),
+        equal_subtasks=frozenset(metrics) if equal else frozenset(),
     )
 
 
@@ -79,14 +81,15 @@ def test_divergence_is_per_token_and_only_told_where_it_was_measured() -> None:
 
 
 def test_a_text_counts_by_its_own_unit() -> None:
-    example = RollingExample((Passage((0,), ((1,),)),), {"word_perplexity": 3, "bits_per_byte": 17})
+    units = {"word_perplexity": 3, "bits_per_byte": 17}
+    example = RollingExample((Passage((0,), ((1,),)),), units, TextSize(17, 4, 18))
     assert example.weight("word_perplexity") == 3.0
     assert example.weight("bits_per_byte") == 17.0
 
 
 def test_the_digest_sees_every_token_and_where_it_stands() -> None:
     def digest(*passages: Passage) -> str:
-        example = ChoiceExample(passages, ((0, 0),), (0,), (1.0,), 1)
+        example = ChoiceExample(passages, ((0, 0),), (0,), (LETTER,), LETTER)
         return ExampleTask("t", ("acc",), (example,), (("t", 0),)).digest
 
     one = digest(Passage((1, 2), ((3,), (4,))))
@@ -100,8 +103,10 @@ def test_the_digest_sees_which_choice_is_right_and_what_it_is_divided_by() -> No
     passage = Passage((1, 2), ((3,), (4,), (5, 6)))
 
     def digest(right: int, answer_bytes: int = 1) -> str:
-        places = ((0, 0), (0, 1), (0, 2))
-        example = ChoiceExample((passage,), places, (right,), (1.0, 1.0, 2.0), answer_bytes)
+        positions = ((0, 0), (0, 1), (0, 2))
+        sizes = (LETTER, LETTER, TextSize(2, 1, 2))
+        answer = TextSize(1, 1, answer_bytes)
+        example = ChoiceExample((passage,), positions, (right,), sizes, answer)
         return ExampleTask("t", ("acc", "gold_bits_per_byte"), (example,), (("t", 0),)).digest
 
     assert len({digest(right) for right in range(3)}) == 3

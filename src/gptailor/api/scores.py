@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.task_spec import TaskSpec
 from gptailor.core.trial import Job, Scores
 from gptailor.engine import Engine, Evaluator
 from gptailor.errors import ConfigError, UserError, unknown
 from gptailor.family import Family
-from gptailor.tasks.lm_eval import harness
-from gptailor.tasks.request import TaskSpec, TaskSplits
+from gptailor.tasks.lm_eval.load_tasks import load_tasks as load
+from gptailor.tasks.splits import TaskSplits
 
 __all__ = ["evaluate", "load_tasks"]
 
@@ -41,7 +42,7 @@ def load_tasks(
         TaskError: Every problem of every task, a sentence each.
     """
     known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
-    return harness.load_tasks(
+    return load(
         [task if isinstance(task, TaskSpec) else TaskSpec(**task) for task in tasks],
         family.tokenizer,
         max_length=max_length or min(known or _MAX_LENGTH, _MAX_LENGTH),
@@ -87,9 +88,9 @@ def evaluate(
         Engine(family, device=family.states[BASE][family.layout.embedding].device),
         by_split,
         teachers={
-            name: splits.request.member
+            name: splits.spec.member
             for name, splits in tasks.items()
-            if splits.request.member is not None
+            if splits.spec.member is not None
         },
     )
     most = max(task.n_examples for task in by_split[split])

@@ -17,7 +17,7 @@ from gptailor.study import Progress
 if TYPE_CHECKING:
     from gptailor.app.assemble import Assembly
     from gptailor.family import Family
-    from gptailor.tasks.request import TaskSplits
+    from gptailor.tasks.splits import TaskSplits
     from gptailor.workers import WorkerPool
 
 __all__ = ["OpenSearch", "open_search", "search"]

@@ -1,6 +1,5 @@
 """Make a `Config` from a file, a mapping or a `Config`, and from what is already in memory."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from gptailor.files.yaml import read_yaml
 
 if TYPE_CHECKING:
     from gptailor.family import Family
-    from gptailor.tasks.request import TaskSplits
+    from gptailor.tasks.splits import TaskSplits
 
 __all__ = ["ConfigLike", "run_folder", "settings_of"]
 
@@ -92,7 +91,7 @@ def _in_memory(plain: Mapping[str, Any], family: "Family") -> dict[str, Any]:
 
 def _requests(tasks: "Mapping[str, TaskSplits]") -> list[dict[str, Any]]:
     """The section ``tasks`` that asks for tasks which are already loaded."""
-    requests = [dataclasses.asdict(splits.request) for splits in tasks.values()]
+    requests = [splits.spec.model_dump() for splits in tasks.values()]
     for request in requests:
         for key in ("name", "test_task"):
             if request[key] is not None and Path(request[key]).exists():

@@ -33,7 +33,8 @@ from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.searchers.searcher import Searcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
-from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
+from gptailor.tasks.splits import TaskSplits
 from gptailor.workers import WorkerPool
 
 __all__ = [
@@ -181,23 +182,9 @@ def load_members(config: Config, *, home: str | None = None) -> Family:
 
 def open_tasks(config: Config, family: Family) -> dict[str, TaskSplits]:
     """Load, divide and tokenise the tasks of a config; names to parts, in the config's order."""
-    requests = [
-        TaskSpec(
-            name=task.name,
-            metric=task.metric,
-            split=task.split,
-            test_split=task.test_split,
-            test_task=task.test_task,
-            num_fewshot=task.num_fewshot,
-            limit=task.limit,
-            test_limit=task.test_limit,
-            member=task.member,
-        )
-        for task in config.tasks
-    ]
     shares = config.examples
     return load_tasks(
-        requests,
+        config.tasks,
         family.tokenizer,
         max_length=max_length_of(config, family),
         seed=config.seed,

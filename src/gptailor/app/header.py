@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from gptailor.config import Config
+from gptailor.core.metrics import METRICS
 from gptailor.engine.device import cpu_name, device_of
 from gptailor.family import Family
 from gptailor.study import Plan
-from gptailor.tasks.lm_eval.harness import TaskSplits
+from gptailor.tasks.splits import TaskSplits
 
 __all__ = ["header_of", "model_facts", "task_digest"]
 
@@ -69,6 +70,9 @@ def header_of(
             }
             for goal in plan.goals
         ],
+        "metrics": METRICS.facts(
+            goal.measured(proxy=proxy) for goal in plan.goals for proxy in (False, True)
+        ),
         "rungs": list(plan.rungs),
         "tasks": {
             name: {

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gptailor.config import Config, load_config
+from gptailor.core.frozen import RECORDED
 from gptailor.core.score_table import ScoreRow
 from gptailor.core.statistics import bootstrap_interval, retention_interval
 from gptailor.core.tailoring import BASE, Tailoring
@@ -143,9 +144,11 @@ def recorded_header(run: Path) -> Mapping[str, Any]:
 
 
 def recorded_config(run: Path) -> Config:
-    """The config that a run was begun with, every default filled in."""
+    """The config that a run was begun with, every default filled in; imports no plug-in metric."""
     try:
-        return Config.model_validate_json(json.dumps(recorded_header(run)["config"]))
+        return Config.model_validate_json(
+            json.dumps(recorded_header(run)["config"]), context=RECORDED
+        )
     except (ValidationError, KeyError):
         raise RecordError(
             f"{run}: its config is not one of this version; use the version that searched"

@@ -21,7 +21,10 @@ def command(
         typer.Option(help="The run it came from; its report picks the scores up.", callback=named),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="The tailor.yaml, where there is no run.", callback=named)
+        Path | None,
+        typer.Option(
+            help="The tailor.yaml, if there is no run, or a metric of your own.", callback=named
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one forward.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
@@ -29,14 +32,21 @@ def command(
     """Score a finished model, its base and the variants on examples the search never saw."""
     from gptailor.app.selection import chosen_of, recorded_config, recorded_header
     from gptailor.config import load_config
+    from gptailor.core.metrics import METRICS
     from gptailor.core.objective import Goal
     from gptailor.core.tailoring import Tailoring
 
-    if (run is None) == (config is None):
+    if run is None and config is None:
         raise ConfigError("evaluate: name the run with --run, or the config with --config")
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: has no config.json; name a folder that `export` made")
-    loaded = recorded_config(run) if run is not None else load_config(config or Path())
+    loaded = load_config(config) if config is not None else recorded_config(run or Path())
+    unloaded = [task.metric for task in loaded.tasks if task.metric not in METRICS.names]
+    if unloaded:  # named by the record alone, which must not import anything
+        raise ConfigError(
+            f"evaluate: the metric {unloaded[0]!r} is imported only where tailor.yaml names it; "
+            "add --config tailor.yaml"
+        )
     if all(task.metric == "divergence" for task in loaded.tasks):
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if run is None else Tailoring.load(model / "tailoring.yaml")

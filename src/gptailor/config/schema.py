@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from gptailor.config.messages import not_empty, not_many, sentences
-from gptailor.core.frozen import Frozen, usable_name, usable_path
+from gptailor.core.frozen import Frozen, is_recorded, usable_name
 from gptailor.core.member_spec import MemberSpec
 from gptailor.core.merge_spec import MergeMethod, merge_spec, method_name
-from gptailor.core.metrics import METRICS
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS, Registry
 from gptailor.core.tailoring import BASE, Source
+from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import ConfigError, TailoringError, unknown
 from gptailor.files.yaml import read_yaml
 
@@ -29,7 +29,6 @@ __all__ = [
     "ExamplesConfig",
     "FamilyConfig",
     "PluginConfig",
-    "TaskConfig",
     "config_of",
     "load_config",
 ]
@@ -66,47 +65,6 @@ class FamilyConfig(Frozen):
             except TailoringError as error:
                 raise ValueError(str(error)) from None
         return dict(value)
-
-
-class TaskConfig(Frozen):
-    """What is measured, on which examples."""
-
-    name: Annotated[
-        str, Field(min_length=1, description="A task or group of lm-eval, or a YAML's path.")
-    ]
-    metric: Annotated[str, Field(description=f"One of {', '.join(METRICS)}.")]
-    weight: Annotated[float, Field(gt=0, le=1e6, description="Relative to the other tasks.")] = 1.0
-    split: Annotated[str | None, Field(description="Where search and choice take examples.")] = None
-    test_split: Annotated[
-        str | None, Field(description="Where the report takes its examples, if elsewhere.")
-    ] = None
-    test_task: Annotated[
-        str | None, Field(description="The task whose examples the report takes, if another.")
-    ] = None
-    num_fewshot: Annotated[int | None, Field(ge=0, le=64, description="Worked examples shown.")] = (
-        None
-    )
-    limit: Annotated[int | None, Field(gt=0, description="Most search examples that are used.")] = (
-        None
-    )
-    test_limit: Annotated[
-        int | None, Field(gt=0, description="Most report examples that are used.")
-    ] = None
-    member: Annotated[
-        str | None, Field(description="With metric divergence: from whose predictions.")
-    ] = None
-
-    @field_validator("name", "test_task")
-    @classmethod
-    def _usable(cls, value: str | None) -> str | None:
-        return usable_path(value)
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, value: str) -> str:
-        if value not in METRICS:
-            raise ValueError(unknown("metric", value, METRICS))
-        return value
 
 
 class PluginConfig(Frozen):
@@ -196,7 +154,7 @@ class Config(Frozen):
     keep: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")
     ] = ()
-    tasks: Annotated[tuple[TaskConfig, ...], Field(description="What is measured; at least one.")]
+    tasks: Annotated[tuple[TaskSpec, ...], Field(description="What is measured; at least one.")]
     examples: ExamplesConfig = ExamplesConfig()
     search: Annotated[PluginConfig, Field(description="How candidates are proposed.")] = (
         PluginConfig(name="evolution")
@@ -254,13 +212,13 @@ class Config(Frozen):
 
     @field_validator("search")
     @classmethod
-    def _known_searcher(cls, value: PluginConfig) -> PluginConfig:
-        return _checked_plugin(SEARCHERS, value)
+    def _known_searcher(cls, value: PluginConfig, info: ValidationInfo) -> PluginConfig:
+        return _checked_plugin(SEARCHERS, value, info)
 
     @field_validator("workers")
     @classmethod
-    def _known_workers(cls, value: PluginConfig) -> PluginConfig:
-        return _checked_plugin(WORKERS, value)
+    def _known_workers(cls, value: PluginConfig, info: ValidationInfo) -> PluginConfig:
+        return _checked_plugin(WORKERS, value, info)
 
     @model_validator(mode="after")
     def _members_named(self) -> "Config":
@@ -339,13 +297,15 @@ def config_of(plain: object, path: Path | None = None) -> Config:
     return anchored
 
 
-def _checked_plugin(registry: Registry, plugin: PluginConfig) -> PluginConfig:
+def _checked_plugin(registry: Registry, plugin: PluginConfig, info: ValidationInfo) -> PluginConfig:
+    if is_recorded(info):
+        return plugin
     if problems := registry.problems(plugin.name, plugin.options):
         raise ValueError("\n".join(problems))
     return plugin
 
 
-def _repeated(tasks: Sequence[TaskConfig]) -> list[str]:
+def _repeated(tasks: Sequence[TaskSpec]) -> list[str]:
     names = [task.name for task in tasks]
     return [
         f"tasks[{index}].name: {name!r} stands twice"

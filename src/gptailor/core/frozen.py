@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo
 
-__all__ = ["Frozen", "usable_name", "usable_path"]
+__all__ = ["RECORDED", "Frozen", "is_recorded", "usable_name", "usable_path"]
+
+RECORDED = {"recorded": True}  # the context for validating the config that a record holds
 
 _MAX_NAME = 255  # bytes of a file's name, on every common file system
 _MAX_MEMBER = 100  # characters of a member's name, which appears in every tailoring and table
@@ -14,6 +16,11 @@ class Frozen(BaseModel):
     """Immutable; unknown keys are refused, and numbers are never read from strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def is_recorded(info: ValidationInfo) -> bool:
+    """Whether a config comes from a record, whose plug-ins must not be imported."""
+    return info.context == RECORDED
 
 
 def usable_path(text: str | None) -> str | None:

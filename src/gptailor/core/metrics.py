@@ -1,56 +1,199 @@
-"""The metrics: which way is better, and how examples add up to one number.
+"""Metrics: which way is better, and how the examples' numbers add up to one.
 
 Every metric is a weighted mean over examples of one number each, put through `Metric.transform`;
-so a subset, a group and a bootstrap sample are all computed by `aggregate`. Knows nothing of
-models.
+so a subset, a group and a bootstrap sample are all computed by `aggregate`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["METRICS", "Metric", "aggregate"]
+from gptailor.core.plugins import Registry
+from gptailor.errors import ConfigError, unknown
+
+__all__ = ["METRICS", "Metric", "MetricRegistry", "ScoredExample", "ScoredText", "aggregate"]
+
+Unit = Literal["example", "token", "word", "byte"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """A choice, a continuation or a whole text, and what a model says of it.
+
+    Args:
+        logprob: Log-likelihood of the text after its context, nats, summed over its tokens.
+        greedy: Whether every token was the model's likeliest.
+        n_tokens: Tokens that were scored.
+        n_characters: Length of the text in characters.
+        n_words: Its words, separated by white space.
+        n_bytes: Its bytes in UTF-8.
+    """
+
+    logprob: float
+    greedy: bool
+    n_tokens: int
+    n_characters: int
+    n_words: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredExample:
+    """One example and a model's answer to it: the argument of `Metric.measure`.
+
+    Args:
+        output_type: ``multiple_choice``, ``loglikelihood`` or ``loglikelihood_rolling``.
+        texts: The choices in the task's order; else one text, the continuation or the whole text.
+        gold: Indices of the gold answers in `texts`; ``(0,)`` where there is one text.
+    """
+
+    output_type: str
+    texts: tuple[ScoredText, ...]
+    gold: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The facts of one metric.
+    """The facts of one metric, and for a plug-in the function that measures an example.
 
     Args:
-        name: The name in configs and records; lm-eval's own where lm-eval has it.
         higher_is_better: Which way is better.
         meaning: One line for people, with the unit.
-        transform: What is done to the weighted mean: nothing, or ``exp``.
+        transform: Applied to the weighted mean: nothing, or ``exp``.
         proxy: The continuous metric that ranks candidates on few examples; itself if None.
+        unit: What an example's number is a mean over. An example's weight is how many of them its
+            gold answer (or text) has; all examples weigh the same with ``example``.
+        measure: A model's answer to one example -> the example's number, finite. None for the
+            metrics built in.
     """
 
-    name: str
     higher_is_better: bool
     meaning: str
     transform: Literal["identity", "exp"] = "identity"
     proxy: str | None = None
+    unit: Unit = "example"
+    measure: Callable[[ScoredExample], float] | None = None
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("acc", True, "share of examples answered right", proxy="gold_bits_per_byte"),
-        Metric(
-            "acc_norm",
+class MetricRegistry:
+    """Metrics by name: built in, plug-ins, and those of a record that is being read.
+
+    A plug-in is an entry point of group ``gptailor.metrics``, or ``module:attribute``, which only
+    `load` imports. Reading a record imports nothing: the record has the facts that are needed.
+
+    Args:
+        builtin: Name -> metric.
+    """
+
+    def __init__(self, builtin: Mapping[str, Metric]) -> None:
+        self.builtin = dict(builtin)
+        self._plugins = Registry("metric", {}, group="gptailor.metrics")
+        self._loaded: dict[str, Metric] = {}
+        self._recorded: dict[str, Metric] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Metrics that can be measured here: built in, loaded, and entry points."""
+        return tuple(dict.fromkeys((*self.builtin, *self._loaded, *self._plugins.names)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names or name in self._recorded
+
+    def __getitem__(self, name: str) -> Metric:
+        for known in (self.builtin, self._loaded, self._recorded):
+            if name in known:
+                return known[name]
+        return self._plugin(name, self._plugins.get(name))
+
+    def load(self, name: str) -> Metric:
+        """Return a metric together with its `measure`, where it is a plug-in.
+
+        Raises:
+            ConfigError: There is no such metric, or it is no `Metric` that measures.
+        """
+        if name in self.builtin or name in self._loaded:
+            return self[name]
+        if ":" not in name and name not in self._plugins:
+            raise ConfigError(unknown("metric", name, self.names))
+        return self._plugin(name, self._plugins.load(name))
+
+    def add(self, name: str, metric: Metric) -> None:
+        """Make a metric known in this process, by a name of your own.
+
+        Raises:
+            ConfigError: The name is taken, or the metric has no `measure`.
+        """
+        if name in self.builtin:
+            raise ConfigError(f"metric {name!r} is built in; use another name")
+        self._plugin(name, metric)
+
+    def _plugin(self, name: str, metric: Any) -> Metric:
+        if not isinstance(metric, Metric) or metric.measure is None:
+            raise ConfigError(f"metric {name!r} must be a gptailor Metric with a measure function")
+        if metric.proxy is not None:
+            self.load(metric.proxy)
+        self._loaded[name] = metric
+        return metric
+
+    def facts(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Name -> what a record keeps of a plug-in, so that it can be read without the plug-in."""
+        plugins = {name: self[name] for name in names if name not in self.builtin}
+        return {
+            name: {
+                "higher_is_better": metric.higher_is_better,
+                "meaning": metric.meaning,
+                "transform": metric.transform,
+            }
+            for name, metric in plugins.items()
+        }
+
+    def remember(self, name: str, recorded: Metric) -> None:
+        """Know a metric of a record by its facts, without the code that measures it.
+
+        Raises:
+            ConfigError: A metric of this name is known here, and works another way.
+        """
+        known = self.builtin.get(name) or self._loaded.get(name)
+        known = known or self._recorded.setdefault(name, recorded)
+        if (known.higher_is_better, known.transform) != (
+            recorded.higher_is_better,
+            recorded.transform,
+        ):
+            raise ConfigError(
+                f"the metric {name!r} of the record is not the one known here: which way is better "
+                "or its transform differs; read the record where that metric is not loaded"
+            )
+
+
+METRICS = MetricRegistry(
+    {
+        "acc": Metric(True, "share of examples answered right", proxy="gold_bits_per_byte"),
+        "acc_norm": Metric(
             True,
             "share answered right, choices compared by log-likelihood per character",
             proxy="gold_bits_per_byte",
         ),
-        Metric("gold_bits_per_byte", False, "bits per byte of the right answer"),
-        Metric("choice_logprob", True, "nats: log-probability of the right among the choices"),
-        Metric("bits_per_byte", False, "bits per byte of the text"),
-        Metric("byte_perplexity", False, "perplexity per byte of the text", transform="exp"),
-        Metric("word_perplexity", False, "perplexity per word of the text", transform="exp"),
-        Metric("perplexity", False, "perplexity of the continuation", transform="exp"),
-        Metric("divergence", False, "nats per token: Kullback-Leibler divergence from a member"),
-    )
-}
+        "gold_bits_per_byte": Metric(False, "bits per byte of the gold answer", unit="byte"),
+        "choice_logprob": Metric(
+            True, "nats: log-probability of the gold answer among the choices"
+        ),
+        "bits_per_byte": Metric(False, "bits per byte of the text", unit="byte"),
+        "byte_perplexity": Metric(
+            False, "perplexity per byte of the text", transform="exp", unit="byte"
+        ),
+        "word_perplexity": Metric(
+            False, "perplexity per word of the text", transform="exp", unit="word"
+        ),
+        "perplexity": Metric(False, "perplexity of the continuation", transform="exp"),
+        "divergence": Metric(
+            False, "nats per token: Kullback-Leibler divergence from a member", unit="token"
+        ),
+    }
+)
 
 
 def aggregate(
@@ -61,7 +204,8 @@ def aggregate(
     Args:
         metric: A name in `METRICS`.
         values: One number an example; nats per unit where the metric is a perplexity.
-        weights: How much each example counts (bytes, words, 1 / size of its part); None: the same.
+        weights: How much each example counts (bytes, words, 1 / size of its subtask); None: the
+            same.
 
     Example:
         >>> aggregate("acc", [1.0, 0.0, 1.0, 1.0])

@@ -25,7 +25,8 @@ from gptailor.family.empty_model import auto_class, model_around
 from gptailor.family.multimodal import language_model
 from gptailor.family.quiet import quiet
 from gptailor.files.atomic import write_atomically
-from gptailor.tasks.lm_eval.harness import TaskSplits, evaluate_model
+from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
+from gptailor.tasks.splits import TaskSplits
 
 __all__ = [
     "EVALUATION",

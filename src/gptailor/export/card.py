@@ -185,14 +185,14 @@ def _scores(facts: CardFacts) -> str:
     ]
     head = ("task", "metric", "base", "result [95 % interval]", "retention", "examples")
     metrics = dict.fromkeys(row.metric for row in facts.scores if row.metric in METRICS)
-    legend = "".join(f"\n- {name}: {_meaning(name)}" for name in metrics)
+    legend = "".join(f"\n- {_text(name)}: {_meaning(name)}" for name in metrics)
     note = f"{_text(facts.scores_note)}\n\n" if facts.scores_note else ""
     return f"## Scores\n\n{note}{_table(head, rows)}" + (f"\n{legend}" if legend else "")
 
 
 def _meaning(metric: str) -> str:
     way = "higher" if METRICS[metric].higher_is_better else "lower"
-    return f"{METRICS[metric].meaning}; {way} is better"
+    return f"{_text(METRICS[metric].meaning)}; {way} is better"
 
 
 def _lineage(facts: CardFacts) -> str:

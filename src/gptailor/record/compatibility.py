@@ -21,6 +21,9 @@ _NEEDED: Mapping[str, type] = {
 }
 
 
+_METRIC_FACTS = ("higher_is_better", "transform")
+
+
 def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
     """Refuse to go on with a record that was begun with something else.
 
@@ -62,9 +65,23 @@ def check_header(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Pat
             f"began and is now {after['budget']['n_examples']}; put it back, or name a new folder "
             "with --out"
         )
+    problems += _changed_metrics(recorded, now, where)
     problems += _changed_libraries(recorded["versions"], now["versions"], where)
     if problems:
         raise ConfigError(problems)
+
+
+def _changed_metrics(
+    recorded: Mapping[str, Any], now: Mapping[str, Any], where: Path
+) -> Iterator[str]:
+    """Name the plug-in metrics whose facts are not what they were."""
+    before = recorded.get("metrics", {})
+    for name, facts in now.get("metrics", {}).items():
+        if any(before.get(name, facts)[key] != facts[key] for key in _METRIC_FACTS):
+            yield (
+                f"{where}: the metric {name!r} was another when this record began (which way is "
+                "better, or its transform); put it back, or name a new folder with --out"
+            )
 
 
 def refuse_unusable(recorded: Mapping[str, Any], where: Path) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "GoalFacts",
     "Header",
     "MeasurementLine",
+    "MetricFacts",
     "Reference",
     "Repaired",
     "Reported",
@@ -98,6 +99,14 @@ class GoalFacts(_Line):
     proxy: str | None = None
 
 
+class MetricFacts(_Line):
+    """What must be known of a plug-in metric to read its scores."""
+
+    higher_is_better: bool
+    meaning: Annotated[str, Field(max_length=1000)] = ""
+    transform: Literal["identity", "exp"] = "identity"
+
+
 class TaskFacts(_Line):
     """How many examples of one task stand in which part."""
 
@@ -120,6 +129,7 @@ class Header(_Line):
     family: FamilyFacts
     remove: NonNegativeInt = 0
     goals: Annotated[tuple[GoalFacts, ...], Field(min_length=1)]
+    metrics: dict[str, MetricFacts] = {}
     rungs: tuple[int, ...] = ()
     tasks: dict[str, TaskFacts] = {}
 

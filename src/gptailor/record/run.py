@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gptailor.core.metrics import METRICS
+from gptailor.core.metrics import METRICS, Metric
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Proposal, Scores, Trial
-from gptailor.errors import RecordError, UserError
+from gptailor.errors import ConfigError, RecordError, UserError
 from gptailor.files.safe_read import read_plain
 from gptailor.record.entries import (
     Asked,
@@ -178,13 +178,25 @@ def _header(path: Path, entries: Sequence[dict[str, Any]]) -> Header:
             "restore the file from a copy"
         )
     header = _parsed(Header, entries[0], f"{path}, line 1")
-    for goal in header.goals:
-        if goal.metric not in METRICS:
-            raise RecordError(
-                f"{path}, line 1: {goal.metric!r} of task {goal.task!r} is not a metric of this "
-                "version; report with the version that searched"
-            )
+    _know_metrics(header, f"{path}, line 1")
     return header
+
+
+def _know_metrics(header: Header, where: str) -> None:
+    """Know the plug-in metrics by what the header says of them; nothing is imported."""
+    try:
+        for name, facts in header.metrics.items():
+            recorded = Metric(facts.higher_is_better, facts.meaning, facts.transform)
+            METRICS.remember(name, recorded)
+    except ConfigError as error:
+        raise RecordError(f"{where}: {error}") from None
+    known = {*METRICS.builtin, *header.metrics}
+    for goal in header.goals:
+        if goal.metric not in known or (goal.proxy or goal.metric) not in known:
+            raise RecordError(
+                f"{where}: {goal.metric!r} of task {goal.task!r} is not a metric of this version, "
+                "and the record does not say which way is better; use the version that searched"
+            )
 
 
 def _read_evaluation(path: Path) -> Evaluation | None:

@@ -2,20 +2,21 @@
 
 The metrics are lm-eval's, to the bit: ties go to the first choice, and `acc_norm` divides a
 choice's log-likelihood by its length in characters. Two are ours: `gold_bits_per_byte` and
-`choice_logprob`, which move with every small change of a model where `acc` stands still. Knows
-nothing of lm-eval.
+`choice_logprob`, which are continuous in the model's log-likelihoods, unlike `acc`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gptailor.tasks.task import Outcome, Passage, Response, plain_numbers
+from gptailor.core.metrics import ScoredExample
+from gptailor.tasks.task import Outcome, Passage, TextSize, plain_numbers
 
-__all__ = ["ChoiceExample", "share_contexts"]
+__all__ = ["ChoiceExample", "ProcessResults", "share_contexts"]
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
-Own = Callable[[Sequence[Response]], Mapping[str, object]]
+# lm-eval's (log-likelihood, greedy) of each request -> metrics
+ProcessResults = Callable[[Sequence[tuple[float, bool]]], Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,48 +25,65 @@ class ChoiceExample:
 
     Args:
         passages: One where all choices follow the same context tokens, else several.
-        places: For each choice the passage and the continuation that stand for it.
-        gold: The indices of the right choices, one at least.
-        lengths: Characters of each choice, which `acc_norm` divides by.
-        answer_bytes: UTF-8 bytes of the first right choice.
-        own: The task's own way from responses to metrics, where it has one.
+        positions: For each request of lm-eval its passage and continuation; the choices come first.
+        gold: The indices of the gold choices, one at least.
+        choices: The size of each choice.
+        answer: The size of the text scored for the first gold choice.
+        own: The task's `process_results` override, if it has one.
     """
 
     passages: tuple[Passage, ...]
-    places: tuple[tuple[int, int], ...]
+    positions: tuple[tuple[int, int], ...]
     gold: tuple[int, ...]
-    lengths: tuple[float, ...]
-    answer_bytes: int
-    own: Own | None = field(default=None, repr=False, compare=False)
+    choices: tuple[TextSize, ...]
+    answer: TextSize
+    own: ProcessResults | None = field(default=None, repr=False, compare=False)
 
-    def responses(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Response]:
-        """One response a choice, in the order of the choices."""
-        found = [outcomes[passage][continuation] for passage, continuation in self.places]
-        return [(outcome.logprob, outcome.greedy) for outcome in found]
+    def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+        """One outcome a choice, in the order of the choices."""
+        return [outcomes[passage][continuation] for passage, continuation in self.positions]
 
-    def score(self, responses: Sequence[Response]) -> dict[str, float]:
-        """Metric -> number; of several right choices, any counts as right.
+    def score(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
+        """Metric -> number; of several gold choices, any counts as right.
 
-        `choice_logprob` is the log of the right choices' joint probability among the choices,
-        `gold_bits_per_byte` looks at the first right choice.
+        `choice_logprob` is the log of the gold choices' joint probability among the choices,
+        `gold_bits_per_byte` looks at the first gold choice.
         """
         # lm-eval asks for more than the choices where a task wants acc_mutual_info
-        choices = [loglikelihood for loglikelihood, _ in responses[: len(self.lengths)]]
-        right = [choices[index] for index in self.gold]
-        own = self._lm_eval(choices) if self.own is None else plain_numbers(self.own(responses))
-        return own | {
-            "choice_logprob": _log_sum(right) - _log_sum(choices),
-            "gold_bits_per_byte": -right[0] / (self.answer_bytes * math.log(2)),
+        logprobs = [outcome.logprob for outcome in outcomes[: len(self.choices)]]
+        gold = [logprobs[index] for index in self.gold]
+        if self.own is None:
+            numbers = self._lm_eval(logprobs)
+        else:
+            numbers = plain_numbers(self.own([(one.logprob, one.greedy) for one in outcomes]))
+        return numbers | {
+            "choice_logprob": _log_sum(gold) - _log_sum(logprobs),
+            "gold_bits_per_byte": -gold[0] / (self.answer.n_bytes * math.log(2)),
         }
 
-    def weight(self, metric: str) -> float:
-        """The answer's bytes for `gold_bits_per_byte`, else 1."""
-        return float(self.answer_bytes) if metric == "gold_bits_per_byte" else 1.0
+    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
+        """The choices with their log-likelihoods, for a plug-in metric."""
+        texts = tuple(
+            size.scored(outcome, self._n_tokens(index))
+            for index, (size, outcome) in enumerate(zip(self.choices, outcomes, strict=False))
+        )
+        return ScoredExample("multiple_choice", texts, self.gold)
 
-    def _lm_eval(self, loglikelihoods: Sequence[float]) -> dict[str, float]:
-        normed = [one / length for one, length in zip(loglikelihoods, self.lengths, strict=True)]
+    def weight(self, metric: str) -> float:
+        """The first gold answer's size in the metric's unit."""
+        return self.answer.count(metric, self._n_tokens(self.gold[0]))
+
+    def _n_tokens(self, choice: int) -> int:
+        passage, continuation = self.positions[choice]
+        return len(self.passages[passage].continuations[continuation])
+
+    def _lm_eval(self, logprobs: Sequence[float]) -> dict[str, float]:
+        normed = [
+            logprob / float(choice.n_characters)
+            for logprob, choice in zip(logprobs, self.choices, strict=True)
+        ]
         return {
-            "acc": 1.0 if loglikelihoods.index(max(loglikelihoods)) in self.gold else 0.0,
+            "acc": 1.0 if logprobs.index(max(logprobs)) in self.gold else 0.0,
             "acc_norm": 1.0 if normed.index(max(normed)) in self.gold else 0.0,
         }
 
@@ -79,25 +97,25 @@ def share_contexts(
         pairs: Context and continuation of each choice, in token ids.
 
     Returns:
-        The passages, and for each pair the passage and the continuation that stand for it.
+        The passages, and for each pair its passage and continuation.
 
     Example:
-        >>> passages, places = share_contexts([((1, 2), (3,)), ((1, 2), (4, 5))])
+        >>> passages, positions = share_contexts([((1, 2), (3,)), ((1, 2), (4, 5))])
         >>> passages
         (Passage(context=(1, 2), continuations=((3,), (4, 5))),)
-        >>> places
+        >>> positions
         ((0, 0), (0, 1))
     """
     gathered: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     order: dict[tuple[int, ...], int] = {}
-    places = []
+    positions = []
     for context, continuation in pairs:
         continuations = gathered.setdefault(context, [])
         passage = order.setdefault(context, len(order))
-        places.append((passage, len(continuations)))
+        positions.append((passage, len(continuations)))
         continuations.append(continuation)
     passages = tuple(Passage(context, tuple(found)) for context, found in gathered.items())
-    return passages, tuple(places)
+    return passages, tuple(positions)
 
 
 def _log_sum(logs: Sequence[float]) -> float:

@@ -1,17 +1,39 @@
-"""DocumentSplits: which documents a search sees, which it chooses by, and which it reports on.
+"""Splits: which examples the search sees, which select the result, and which test it.
 
-Documents that read the same are never in two splits. Knows documents only by their leaf task,
-index and text; so the splits depend on the seed and the data, never on a tokenizer or a model.
+Documents with equal text are never in two splits. A document is its subtask, index and text; so
+the splits depend on the seed and the data, never on a tokenizer or a model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
-from gptailor.tasks.task import nested_order
+from gptailor.tasks.task import ExampleTask, nested_order
 
-__all__ = ["Document", "DocumentSplits", "divide", "limited"]
+__all__ = ["Document", "DocumentSplits", "TaskSplits", "divide", "limited"]
+
+
+@dataclass(frozen=True)
+class TaskSplits:
+    """The three splits of a task; no two share an example.
+
+    Args:
+        search: Candidates are ranked on it.
+        selection: The winner is picked on it.
+        test: The result's scores are reported on it.
+        test_docs: Subtask -> indices of the test examples in its data split, rising.
+        spec: What the user asked for.
+        notes: Sentences for the user.
+    """
+
+    search: ExampleTask
+    selection: ExampleTask
+    test: ExampleTask
+    test_docs: Mapping[str, tuple[int, ...]]
+    spec: TaskSpec
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +41,14 @@ class Document:
     """One document of a task.
 
     Args:
-        leaf: The leaf task that it belongs to.
-        index: Its place in that task's split.
+        subtask: The task of lm-eval that it belongs to.
+        index: In that task's data split.
         text: All that a model could be shown of it; equal texts are duplicates.
-        raw: Context, choices (None where there are none) and target, as the task's templates
-            gave them; kept because rendering them is slow.
+        raw: Context, choices (None where there are none) and target, as rendered from the task's
+            templates; kept because rendering is slow.
     """
 
-    leaf: str
+    subtask: str
     index: int
     text: tuple[str, ...]
     raw: tuple[Any, Any, Any] = field(default=(None, None, None), compare=False, repr=False)
@@ -60,59 +82,59 @@ def divide(
         seed: Same seed, same splits.
 
     Returns:
-        Splits in nested order; each leaf has its share of each, within a document or two.
+        Splits in nested order; each subtask has its share of each, within a document or two.
 
     Raises:
         TaskError: A split would be empty.
     """
     units = _units(documents)
-    order = nested_order([unit[0].leaf for unit in units], seed)
+    order = nested_order([unit[0].subtask for unit in units], seed)
     wanted = shares if test is None else (shares[0], shares[1], 0.0)
     n_test, n_selection = _counts(len(units), wanted)
-    kept = [units[place] for place in order[:n_test]]
-    chosen = [units[place] for place in order[n_test : n_test + n_selection]]
-    searched = [units[place] for place in order[n_test + n_selection :]]
+    tested = [units[index] for index in order[:n_test]]
+    selected = [units[index] for index in order[n_test : n_test + n_selection]]
+    searched = [units[index] for index in order[n_test + n_selection :]]
     notes: list[str] = []
     if test is None:
-        reported = [document for unit in kept for document in unit]
+        reported = [document for unit in tested for document in unit]
     else:
-        seen = {unit[0].text for unit in (*chosen, *searched)}
+        seen = {unit[0].text for unit in (*selected, *searched)}
         reported = [document for document in test if document.text not in seen]
         if dropped := len(test) - len(reported):
             notes.append(
-                f"task {name!r}: {dropped} of {len(test)} test examples also stand among the "
+                f"task {name!r}: {dropped} of {len(test)} test examples are also among the "
                 "search or selection examples and were dropped"
             )
-    parts = DocumentSplits(
+    splits = DocumentSplits(
         search=_ordered([d for unit in searched for d in unit], seed),
-        selection=_ordered([d for unit in chosen for d in unit], seed),
+        selection=_ordered([d for unit in selected for d in unit], seed),
         test=_ordered(reported, seed),
         notes=tuple(notes),
     )
-    _refuse_empty(name, parts, (len(documents), len(units)), wanted)
-    return parts
+    _refuse_empty(name, splits, (len(documents), len(units)), wanted)
+    return splits
 
 
 def limited(
-    name: str, parts: DocumentSplits, limit: int | None, test_limit: int | None = None
+    name: str, splits: DocumentSplits, limit: int | None, test_limit: int | None = None
 ) -> DocumentSplits:
     """Keep the first documents of the search split and of the test split, and say so.
 
     Args:
         name: The task's, for the notes.
-        parts: In nested order, so that the first ones stand for all.
+        splits: In nested order, so that the first ones stand for all.
         limit: At most so many of the search split; None for all.
         test_limit: At most so many of the test split; None for all.
     """
-    notes = list(parts.notes)
-    counts = (("search", limit, len(parts.search)), ("test", test_limit, len(parts.test)))
-    for part, wanted, n in counts:
+    notes = list(splits.notes)
+    counts = (("search", limit, len(splits.search)), ("test", test_limit, len(splits.test)))
+    for split, wanted, n in counts:
         if wanted is not None and wanted < n:
-            notes.append(f"task {name!r}: the {part} uses {wanted} of {n} examples (limit)")
+            notes.append(f"task {name!r}: the {split} split uses {wanted} of {n} examples (limit)")
     return DocumentSplits(
-        search=parts.search[:limit],
-        selection=parts.selection,
-        test=parts.test[:test_limit],
+        search=splits.search[:limit],
+        selection=splits.selection,
+        test=splits.test[:test_limit],
         notes=tuple(notes),
     )
 
@@ -126,7 +148,7 @@ def _units(documents: Sequence[Document]) -> list[list[Document]]:
 
 
 def _counts(n: int, shares: tuple[float, float, float]) -> tuple[int, int]:
-    """How many units to report on and to choose by; at least one each where a share is asked."""
+    """How many units the test and selection splits get; at least one each if their share is > 0."""
     total = sum(shares)
     n_selection, n_test = (
         max(1, round(n * share / total)) if share > 0 else 0 for share in shares[1:]
@@ -135,17 +157,17 @@ def _counts(n: int, shares: tuple[float, float, float]) -> tuple[int, int]:
 
 
 def _ordered(documents: Sequence[Document], seed: int) -> tuple[Document, ...]:
-    by_place = sorted(documents, key=lambda document: (document.leaf, document.index))
-    order = nested_order([document.leaf for document in by_place], seed)
-    return tuple(by_place[place] for place in order)
+    by_index = sorted(documents, key=lambda document: (document.subtask, document.index))
+    order = nested_order([document.subtask for document in by_index], seed)
+    return tuple(by_index[index] for index in order)
 
 
 def _refuse_empty(
-    name: str, parts: DocumentSplits, counts: tuple[int, int], shares: tuple[float, float, float]
+    name: str, splits: DocumentSplits, counts: tuple[int, int], shares: tuple[float, float, float]
 ) -> None:
     """Refuse a split without examples; `counts` are all examples and those that differ."""
-    sizes = {"search": parts.search, "selection": parts.selection, "test": parts.test}
-    empty = [part for part, documents in sizes.items() if not documents]
+    sizes = {"search": splits.search, "selection": splits.selection, "test": splits.test}
+    empty = [split for split, documents in sizes.items() if not documents]
     if empty:
         n, n_unlike = counts
         alike = "" if n == n_unlike else f", {n_unlike} of them unlike the others,"

@@ -1,12 +1,12 @@
-"""Task: examples as token ids, and the numbers that a model's answers to them come to.
+"""Task: examples as token ids, and the numbers that a model's answers come to.
 
 A `Passage` is a context and the continuations whose log-probabilities are wanted; an `Outcome` is
-what a model said about one continuation; an `Example` turns outcomes into metrics. The order of a
-task's examples is nested: the first n are its subset of n examples. Knows nothing of models, of
-tokenizers, or of where the examples come from.
+what a model said of one continuation; an `Example` turns outcomes into metrics. The order of a
+task's examples is nested: the first n are its subset of n examples.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,20 +14,22 @@ from typing import Protocol
 
 import numpy as np
 
-from gptailor.core.metrics import METRICS
+from gptailor.core.metrics import METRICS, ScoredExample, ScoredText
+from gptailor.errors import TaskError
 
 __all__ = [
     "Example",
     "ExampleTask",
     "Outcome",
     "Passage",
-    "Response",
     "Task",
+    "TextSize",
+    "made_up_outcomes",
     "nested_order",
     "plain_numbers",
 ]
 
-Response = tuple[float, bool]  # log-likelihood in nats, whether every token was the likeliest
+_MOST = 1e15  # of a plug-in metric's number: a record takes no larger ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a model said about one continuation.
+    """What a model said of one continuation.
 
     Args:
         logprob: Nats, summed over the continuation's tokens.
@@ -57,12 +59,42 @@ class Outcome:
 
     logprob: float
     greedy: bool
-    n_tokens: int
+    n_tokens: int = 0
     divergence: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TextSize:
+    """Characters, words (as lm-eval counts them) and UTF-8 bytes of a text."""
+
+    n_characters: int
+    n_words: int
+    n_bytes: int
+
+    @classmethod
+    def of(cls, text: str) -> "TextSize":
+        """Measure a text."""
+        return cls(len(text), len(re.split(r"\s+", text)), len(text.encode()))
+
+    def scored(self, outcome: Outcome, n_tokens: int) -> ScoredText:
+        """The text with what a model said of it, as a plug-in metric sees it."""
+        return ScoredText(
+            outcome.logprob,
+            outcome.greedy,
+            n_tokens,
+            self.n_characters,
+            self.n_words,
+            self.n_bytes,
+        )
+
+    def count(self, metric: str, n_tokens: int) -> float:
+        """The length in the metric's unit."""
+        units = {"example": 1, "token": n_tokens, "word": self.n_words, "byte": self.n_bytes}
+        return float(units[METRICS[metric].unit])
+
+
 class Task(Protocol):
-    """What the engine and the evaluator know of a task."""
+    """What the engine and the evaluator use of a task."""
 
     @property
     def name(self) -> str:
@@ -71,7 +103,7 @@ class Task(Protocol):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric it can tell."""
+        """Every metric that it is measured by."""
         ...
 
     @property
@@ -81,7 +113,7 @@ class Task(Protocol):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its passages' token ids and of what answers to them count, in order."""
+        """SHA-256 of its passages' token ids and of its numbers for a made-up answer, in order."""
         ...
 
     def passages(self, example: int) -> tuple[Passage, ...]:
@@ -98,43 +130,47 @@ class Task(Protocol):
 
 
 class Example(Protocol):
-    """One question, text or continuation."""
+    """One question, continuation or text."""
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """What a model is to be asked."""
+        """What a model is asked."""
         ...
 
-    def responses(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Response]:
-        """Put the outcomes in the order of the harness's own requests."""
+    def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+        """``outcomes[passage][continuation]`` -> one outcome a request of lm-eval, in its order."""
         ...
 
-    def score(self, responses: Sequence[Response]) -> dict[str, float]:
-        """Metric -> number, of every metric but the divergence."""
+    def score(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
+        """Outcomes in lm-eval's order -> the built-in metrics, all but the divergence."""
+        ...
+
+    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
+        """Outcomes in lm-eval's order -> what a plug-in metric sees."""
         ...
 
     def weight(self, metric: str) -> float:
-        """Bytes, words, or 1: what the number was divided by."""
+        """How much the example counts: its size in the metric's unit."""
         ...
 
 
 @dataclass(frozen=True)
 class ExampleTask:
-    """A task made of examples of one or several parts.
+    """A task made of examples of one or several subtasks.
 
     Args:
         name: The name in records and messages.
-        metrics: Every metric it can tell.
+        metrics: Every metric that it is measured by.
         examples: In nested order.
-        origins: For each example its part (a leaf task) and the index of its document there.
-        equal_parts: Metrics for which every part counts the same, whatever its size.
+        origins: For each example its subtask, and the index of its document there.
+        equal_subtasks: Metrics for which every subtask counts the same, whatever its size.
     """
 
     name: str
     metrics: tuple[str, ...]
     examples: tuple[Example, ...] = field(repr=False)
     origins: tuple[tuple[str, int], ...] = field(repr=False)
-    equal_parts: frozenset[str] = frozenset()
+    equal_subtasks: frozenset[str] = frozenset()
 
     @property
     def n_examples(self) -> int:
@@ -143,16 +179,16 @@ class ExampleTask:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its passages' token ids and of what answers to them count, in order.
+        """SHA-256 of its passages' token ids and of its numbers for a made-up answer, in order.
 
-        The latter is what a made-up answer comes to: which choice is right stands in no passage.
+        The numbers tell gold answers apart, which are in no passage.
         """
         digest = hashlib.sha256()
         for index, example in enumerate(self.examples):
             for passage in example.passages:
                 for tokens in (passage.context, *passage.continuations):
                     digest.update(np.array([len(tokens), *tokens], dtype="<i8").tobytes())
-            numbers = self.measure(index, _made_up(example.passages))
+            numbers = self.measure(index, made_up_outcomes(example.passages))
             told = sorted((name, round(float(number), 6)) for name, number in numbers.items())
             digest.update(f"example {told}".encode())
         return digest.hexdigest()
@@ -165,20 +201,46 @@ class ExampleTask:
         """Turn the outcomes of one example into its numbers.
 
         Args:
-            example: Its place in the nested order.
+            example: Its index in the nested order.
             outcomes: ``outcomes[passage][continuation]``.
 
         Returns:
             Metric to number; `divergence` only where every outcome carries one.
+
+        Raises:
+            TaskError: A plug-in metric returns no finite number.
         """
-        one = self.examples[example]
-        numbers = one.score(one.responses(outcomes))
+        numbers = self.score(example, self.examples[example].in_order(outcomes))
         told = {metric: numbers[metric] for metric in self.metrics if metric in numbers}
         if "divergence" in self.metrics:
             divergence = _divergence([outcome for row in outcomes for outcome in row])
             if divergence is not None:
                 told["divergence"] = divergence
         return told
+
+    def score(self, example: int, outcomes: Sequence[Outcome]) -> dict[str, float]:
+        """Turn the outcomes of lm-eval's requests into numbers, of all metrics but the divergence.
+
+        Args:
+            example: Its index in the nested order.
+            outcomes: One a request, in lm-eval's order.
+
+        Raises:
+            TaskError: A plug-in metric returns no finite number.
+        """
+        one = self.examples[example]
+        numbers = one.score(outcomes)
+        for name in self.metrics:
+            measure = METRICS[name].measure
+            if measure is not None:
+                number = measure(one.scored(outcomes))
+                if not isinstance(number, int | float) or not abs(number) <= _MOST:
+                    raise TaskError(
+                        f"task {self.name!r}, example {example}: the metric {name!r} returned "
+                        f"{number!r}; it must return a finite number"
+                    )
+                numbers[name] = float(number)
+        return numbers
 
     def weights(self, metric: str, n: int) -> tuple[float, ...] | None:
         """How much each of the first n examples counts for a metric.
@@ -188,35 +250,34 @@ class ExampleTask:
             n: How many examples there are.
 
         Returns:
-            One positive number an example, or None when all count the same. Within a part an
-            example counts by its bytes, words or tokens; the parts of a group count by their
-            numbers of examples, or all the same (`equal_parts`), as lm-eval has it.
+            One positive number an example, or None when all count the same. Within a subtask an
+            example counts by its bytes, words or tokens; the subtasks of a group count by their
+            numbers of examples, or all the same (`equal_subtasks`), as in lm-eval.
         """
         units = [self._unit(example, metric) for example in self.examples[:n]]
-        parts = [part for part, _ in self.origins[:n]]
-        sizes = Counter(parts)
+        subtasks = [subtask for subtask, _ in self.origins[:n]]
+        sizes = Counter(subtasks)
         if len(sizes) > 1:
             totals: dict[str, float] = dict.fromkeys(sizes, 0.0)
-            for part, unit in zip(parts, units, strict=True):
-                totals[part] += unit
-            equal = metric in self.equal_parts
-            share = {part: (1 if equal else sizes[part]) / totals[part] for part in sizes}
-            units = [unit * share[part] for part, unit in zip(parts, units, strict=True)]
+            for subtask, unit in zip(subtasks, units, strict=True):
+                totals[subtask] += unit
+            equal = metric in self.equal_subtasks
+            share = {name: (1 if equal else sizes[name]) / totals[name] for name in sizes}
+            units = [unit * share[name] for name, unit in zip(subtasks, units, strict=True)]
         return None if len(set(units)) <= 1 else tuple(units)
 
     def _unit(self, example: Example, metric: str) -> float:
-        if metric == "divergence":
+        if metric == "divergence":  # of every continuation, not of the gold answer alone
             return float(sum(len(c) for p in example.passages for c in p.continuations))
-        assert metric in METRICS, metric
         return example.weight(metric)
 
 
-def _made_up(passages: Sequence[Passage]) -> list[list[Outcome]]:
-    """An answer in which no two continuations are equally likely."""
+def made_up_outcomes(passages: Sequence[Passage]) -> list[list[Outcome]]:
+    """An answer in which no two continuations are equally likely: ``[passage][continuation]``."""
     return [
         [
-            Outcome(-1.0 - place - 10.0 * row, place == 0, len(continuation))
-            for place, continuation in enumerate(passage.continuations)
+            Outcome(-1.0 - index - 10.0 * row, index == 0, len(continuation))
+            for index, continuation in enumerate(passage.continuations)
         ]
         for row, passage in enumerate(passages)
     ]
@@ -231,39 +292,39 @@ def _divergence(outcomes: Sequence[Outcome]) -> float | None:
     return total / sum(outcome.n_tokens for outcome in outcomes)
 
 
-def nested_order(parts: Sequence[Hashable], seed: int) -> tuple[int, ...]:
-    """Order examples so that the first n stand for all of them, whatever n is.
+def nested_order(strata: Sequence[Hashable], seed: int) -> tuple[int, ...]:
+    """Order examples so that the first n represent all of them, whatever n is.
 
-    Each part is shuffled and spread evenly over the whole, from a random start: among the first n
-    a part has ``n * size / total`` examples, give or take less than two.
+    Each stratum is shuffled and spread evenly over the whole, from a random start: among the first
+    n it has ``n * size / total`` examples, give or take less than two.
 
     Args:
-        parts: The part of each example, such as the leaf task of a group.
+        strata: The stratum of each example, such as the subtask of a group.
         seed: The same seed gives the same order on every machine.
 
     Returns:
-        A permutation of ``range(len(parts))``.
+        A permutation of ``range(len(strata))``.
 
     Example:
         >>> [("a" if i < 4 else "b") for i in nested_order(["a"] * 4 + ["b"] * 2, seed=0)]
         ['a', 'a', 'b', 'a', 'a', 'b']
     """
     members: dict[Hashable, list[int]] = {}
-    for index, part in enumerate(parts):
-        members.setdefault(part, []).append(index)
+    for index, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(index)
     rng = np.random.Generator(np.random.PCG64(seed))
     placed: list[tuple[float, int, int]] = []
     for rank, indices in enumerate(members.values()):
         shuffled = rng.permutation(len(indices))
         start = rng.random()
         placed += [
-            ((place + start) / len(indices), rank, indices[int(which)])
-            for place, which in enumerate(shuffled)
+            ((position + start) / len(indices), rank, indices[int(which)])
+            for position, which in enumerate(shuffled)
         ]
     return tuple(index for _, _, index in sorted(placed))
 
 
-def plain_numbers(told: Mapping[str, object]) -> dict[str, float]:
-    """Keep the numbers of what a harness task tells; pairs and lists are left out."""
+def plain_numbers(values: Mapping[str, object]) -> dict[str, float]:
+    """Keep the numbers of what a task of lm-eval returns; pairs and lists are left out."""
     kinds = (int, float, np.number, np.bool_)
-    return {name: float(value) for name, value in told.items() if isinstance(value, kinds)}
+    return {name: float(value) for name, value in values.items() if isinstance(value, kinds)}

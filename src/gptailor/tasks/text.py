@@ -1,18 +1,18 @@
 """Text: how likely the model finds one continuation, or a whole text window by window.
 
 Numbers are per unit (nats per word, bits per byte), and the units are the weights, so that the
-weighted mean over examples is lm-eval's own aggregate. Knows nothing of lm-eval.
+weighted mean over examples is lm-eval's own aggregate.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gptailor.tasks.task import Outcome, Passage, Response, plain_numbers
+from gptailor.core.metrics import ScoredExample
+from gptailor.tasks.multiple_choice import ProcessResults
+from gptailor.tasks.task import Outcome, Passage, TextSize, plain_numbers
 
 __all__ = ["ContinuationExample", "RollingExample"]
-
-Own = Callable[[Sequence[Response]], Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,31 +21,39 @@ class ContinuationExample:
 
     Args:
         passages: One passage with one continuation.
-        answer_bytes: UTF-8 bytes of the continuation's text.
-        own: The task's own way from responses to metrics, where it has one.
+        size: Of the continuation's text.
+        own: The task's `process_results` override, if it has one.
     """
 
     passages: tuple[Passage, ...]
-    answer_bytes: int
-    own: Own | None = field(default=None, repr=False, compare=False)
+    size: TextSize
+    own: ProcessResults | None = field(default=None, repr=False, compare=False)
 
-    def responses(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Response]:
-        """The one response."""
-        return [(outcomes[0][0].logprob, outcomes[0][0].greedy)]
+    def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+        """The one outcome."""
+        return [outcomes[0][0]]
 
-    def score(self, responses: Sequence[Response]) -> dict[str, float]:
+    def score(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """`perplexity` in nats, `acc` (all tokens the likeliest), and `gold_bits_per_byte`."""
-        loglikelihood, greedy = responses[0]
-        numbers = {"perplexity": -loglikelihood, "acc": float(greedy)}
+        logprob, greedy = outcomes[0].logprob, outcomes[0].greedy
+        numbers = {"perplexity": -logprob, "acc": float(greedy)}
         if self.own is not None:
-            numbers = plain_numbers(self.own(responses))
+            numbers = plain_numbers(self.own([(logprob, greedy)]))
             if "perplexity" in numbers:  # lm-eval's number is the log-likelihood
                 numbers["perplexity"] = -numbers["perplexity"]
-        return numbers | {"gold_bits_per_byte": -loglikelihood / (self.answer_bytes * math.log(2))}
+        return numbers | {"gold_bits_per_byte": -logprob / (self.size.n_bytes * math.log(2))}
+
+    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
+        """The continuation with its log-likelihood, for a plug-in metric."""
+        text = self.size.scored(outcomes[0], self._n_tokens())
+        return ScoredExample("loglikelihood", (text,), (0,))
 
     def weight(self, metric: str) -> float:
-        """The continuation's bytes for `gold_bits_per_byte`, else 1."""
-        return float(self.answer_bytes) if metric == "gold_bits_per_byte" else 1.0
+        """The continuation's size in the metric's unit."""
+        return self.size.count(metric, self._n_tokens())
+
+    def _n_tokens(self) -> int:
+        return len(self.passages[0].continuations[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +62,37 @@ class RollingExample:
 
     Args:
         passages: One a window, with one continuation.
-        units: Metric to what the text is divided into: words for `word_perplexity`, else bytes.
+        units: Built-in metric to what the text is divided into: words or bytes, as the task counts.
+        size: Of the text.
     """
 
     passages: tuple[Passage, ...]
     units: Mapping[str, int]
+    size: TextSize
 
-    def responses(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Response]:
-        """The text's log-likelihood: the sum over its windows."""
+    def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+        """The whole text: the sum over its windows."""
         total = sum(row[0].logprob for row in outcomes)
-        return [(total, all(row[0].greedy for row in outcomes))]
+        return [Outcome(total, all(row[0].greedy for row in outcomes), self._n_tokens())]
 
-    def score(self, responses: Sequence[Response]) -> dict[str, float]:
+    def score(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """Nats per word or byte; bits per byte."""
-        nats = -responses[0][0]
+        nats = -outcomes[0].logprob
         return {
             metric: nats / units / (math.log(2) if metric == "bits_per_byte" else 1.0)
             for metric, units in self.units.items()
         }
 
+    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
+        """The text with its log-likelihood, for a plug-in metric."""
+        text = self.size.scored(outcomes[0], self._n_tokens())
+        return ScoredExample("loglikelihood_rolling", (text,), (0,))
+
     def weight(self, metric: str) -> float:
-        """The text's words or bytes."""
-        return float(self.units[metric])
+        """The text's words or bytes, as the task counts; else its size in the metric's unit."""
+        if metric in self.units:
+            return float(self.units[metric])
+        return self.size.count(metric, self._n_tokens())
+
+    def _n_tokens(self) -> int:
+        return sum(len(passage.continuations[0]) for passage in self.passages)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import (
@@ -15,8 +16,9 @@ from gptailor.tasks.lm_eval.building import (
     set_fewshot,
     told_metrics,
 )
-from gptailor.tasks.lm_eval.harness import TaskSpec, load_tasks
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
+from gptailor.tasks.task import Outcome
 
 ROWS = {"q": [f"what is {n}?" for n in range(6)], "c": [["a", "bb"]] * 6, "g": [0, 1] * 3}
 
@@ -67,8 +69,8 @@ def test_a_tasks_own_metrics_are_asked_of_the_task(make: Any, build: Any) -> Non
         return {"acc": float(results[0][0] < -5), "other": 3.0}
 
     example = build(make(process_results=process, metric_list=[{"metric": "acc"}]))[0]
-    assert example.score([(-7.0, False), (-9.0, False)])["acc"] == 1.0
-    assert example.score([(-1.0, False), (-9.0, False)])["acc"] == 0.0
+    assert example.score([Outcome(-7.0, False), Outcome(-9.0, False)])["acc"] == 1.0
+    assert example.score([Outcome(-1.0, False), Outcome(-9.0, False)])["acc"] == 0.0
     assert told_metrics([example]) == ("acc", "gold_bits_per_byte", "choice_logprob")
 
 
@@ -87,7 +89,7 @@ def test_a_text_that_counts_its_own_words_keeps_its_count(make: Any, build: Any)
         )
     )[0]
     assert example.units == {"word_perplexity": 77, "bits_per_byte": 500}
-    numbers = example.score([(-154.0, False)])
+    numbers = example.score([Outcome(-154.0, False)])
     assert numbers["word_perplexity"] == pytest.approx(2.0)
     assert numbers["bits_per_byte"] == pytest.approx(154 / 500 / math.log(2))
 
@@ -97,8 +99,8 @@ def test_the_unconditional_requests_of_mutual_information_are_left_out(
 ) -> None:
     listed = [{"metric": "acc"}, {"metric": "acc_mutual_info"}]
     example = build(make(metric_list=listed))[0]
-    assert len(example.places) == 2
-    more = [(-2.0, False), (-1.0, False), (-9.0, False), (-9.0, False)]
+    assert len(example.positions) == 2
+    more = [Outcome(logprob, greedy=False) for logprob in (-2.0, -1.0, -9.0, -9.0)]
     assert example.score(more) == example.score(more[:2])
 
 
@@ -154,7 +156,7 @@ def test_worked_examples_from_the_reports_split_are_refused(
                       test_split="test", training_split="train")  # fmt: skip
 
     def load(**keys: Any) -> Any:
-        asked = [TaskSpec(str(path), "acc", num_fewshot=1, **keys)]
+        asked = [TaskSpec(name=str(path), metric="acc", num_fewshot=1, **keys)]
         shares = (0.5, 0.2, 0.3)
         return load_tasks(asked, tiny_tokenizer, max_length=64, seed=0, shares=shares)
 
@@ -168,7 +170,7 @@ def test_worked_examples_from_the_reports_split_are_refused(
 def test_lm_evals_own_tasks_are_known_by_name(tiny_tokenizer: Any, write_group: Any) -> None:
     def load(name: str) -> Any:
         shares = (0.5, 0.2, 0.3)
-        asked = [TaskSpec(name, "acc")]
+        asked = [TaskSpec(name=name, metric="acc")]
         return load_tasks(asked, tiny_tokenizer, max_length=64, seed=0, shares=shares)
 
     with pytest.raises(TaskError, match="unknown task 'arc_eazy'; did you mean 'arc_easy'"):

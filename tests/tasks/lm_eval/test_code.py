@@ -11,8 +11,10 @@ import pytest
 import yaml
 from jinja2.exceptions import SecurityError
 
+from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval.harness import TaskSpec, evaluate_model, load_tasks
+from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.lm_eval.sandbox import in_sandbox, sandbox_like
 
 
@@ -30,7 +32,7 @@ def refused(
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
     def run(path: Path | str, **keys: Any) -> str:
-        request = TaskSpec(str(path), "acc", **keys)
+        request = TaskSpec(name=str(path), metric="acc", **keys)
         with pytest.raises(TaskError) as caught:
             load_tasks([request], tiny_tokenizer, max_length=64, seed=0, shares=(0.5, 0.2, 0.3))
         assert not witness.exists()
@@ -132,7 +134,7 @@ def test_a_finished_model_is_scored_in_the_sandbox(
 ) -> None:
     """The file may have changed since the search: lm-eval renders it anew."""
     path = write_task("quiz", {"test": questions(10, 1)})
-    request = TaskSpec(str(path), "acc")
+    request = TaskSpec(name=str(path), metric="acc")
     parts = load_tasks([request], tiny_tokenizer, max_length=64, seed=0, shares=(0.5, 0.2, 0.3))
     config = yaml.safe_load(path.read_text()) | {"doc_to_text": payloads(witness)[0]}
     path.write_text(yaml.safe_dump(config))
@@ -344,7 +346,7 @@ def test_data_are_never_taken_for_templates(
         one | {"query": f"{n} {payloads(witness)[0]}"} for n, one in enumerate(questions(10, 1))
     ]
     path = write_task("quiz", {"test": rows})
-    request = TaskSpec(str(path), "acc")
+    request = TaskSpec(name=str(path), metric="acc")
     load_tasks([request], tiny_tokenizer, max_length=64, seed=0, shares=(0.5, 0.2, 0.3))
     assert not witness.exists()
     assert json.loads((path.parent / "quiz.test.jsonl").read_text().splitlines()[0])

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, evaluate_model, load_tasks
+from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
+from gptailor.tasks.splits import TaskSplits
 
 SHARES = (0.5, 0.2, 0.3)
 
@@ -27,7 +30,10 @@ def tasks(
         "wiki", {"test": texts(12)}, output_type="loglikelihood_rolling", doc_to_text="",
         doc_to_target="{{text}}", doc_to_choice=None, metric_list=[{"metric": "bits_per_byte"}],
     )  # fmt: skip
-    asked = [TaskSpec(str(both), "acc"), TaskSpec(str(wiki), "bits_per_byte")]
+    asked = [
+        TaskSpec(name=str(both), metric="acc"),
+        TaskSpec(name=str(wiki), metric="bits_per_byte"),
+    ]
     return load_tasks(asked, tiny_tokenizer, max_length=64, seed=5, shares=SHARES)
 
 
@@ -75,10 +81,10 @@ def test_few_shot_and_a_report_of_another_file_are_evaluated_too(
         training_split="train", num_fewshot=1,
     )  # fmt: skip
     dev = write_task("dev", {"test": short[18:40]})
-    request = TaskSpec(str(calib), "acc", num_fewshot=0, test_task=str(dev))
+    request = TaskSpec(name=str(calib), metric="acc", num_fewshot=0, test_task=str(dev))
     loaded = load_tasks([request], tiny_tokenizer, max_length=64, seed=5, shares=SHARES)
     assert loaded["calib"].test_docs == {"dev": tuple(range(2, 22))}
-    assert "2 of 22 test examples also stand" in loaded["calib"].notes[0]
+    assert "2 of 22 test examples are also" in loaded["calib"].notes[0]
     model = tiny_model("llama")
     scores = evaluate_model(model, loaded, tokenizer=tiny_tokenizer, max_length=64)
     report = loaded["calib"].test
@@ -103,7 +109,7 @@ def test_nothing_is_printed_and_the_global_random_states_are_left_alone(
 
     def work() -> None:
         path = write_task("quiz", {"test": questions(12)})
-        asked = [TaskSpec(str(path), "acc")]
+        asked = [TaskSpec(name=str(path), metric="acc")]
         loaded = load_tasks(asked, tiny_tokenizer, max_length=64, seed=5, shares=SHARES)
         evaluate_model(tiny_model("llama"), loaded, tokenizer=tiny_tokenizer, max_length=64)
 

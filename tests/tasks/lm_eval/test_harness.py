@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from gptailor.core.metrics import aggregate
-from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
+from gptailor.core.task_spec import TaskSpec
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
+from gptailor.tasks.splits import TaskSplits
 
 SHARES = (0.5, 0.2, 0.3)
 ALL = ("search", "selection", "test")
 
 
 def load(path: Path, metric: str, tokenizer: Any, **keys: Any) -> TaskSplits:
-    request = TaskSpec(str(path), metric, **keys)
+    request = TaskSpec(name=str(path), metric=metric, **keys)
     (parts,) = load_tasks([request], tokenizer, max_length=64, seed=3, shares=SHARES).values()
     return parts
 
@@ -100,12 +102,12 @@ def test_log_likelihoods_are_lm_evals_choice_by_choice(
             for p in example.passages
         ]
         n_split += len(outcomes) > 1
-        ours = example.responses(outcomes)
-        for (ll, greedy), (their_ll, their_greedy) in zip(
+        ours = example.in_order(outcomes)
+        for one, (their_ll, their_greedy) in zip(
             ours, theirs[origin]["filtered_resps"], strict=True
         ):
-            assert ll == pytest.approx(their_ll, abs=2e-4)
-            assert greedy == their_greedy
+            assert one.logprob == pytest.approx(their_ll, abs=2e-4)
+            assert one.greedy == their_greedy
     assert n_split, "a context that was cut differently for each choice must be among them"
 
 

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import yaml
 
+from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval.harness import TaskSpec, TaskSplits, load_tasks
+from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.lm_eval.local_files import is_path, read_task_file
+from gptailor.tasks.splits import TaskSplits
 
 
 @pytest.fixture
 def load(tiny_tokenizer: Any) -> Callable[..., TaskSplits]:
     def run(path: Path | str, metric: str = "acc", **keys: Any) -> TaskSplits:
-        request = TaskSpec(str(path), metric, **keys)
+        request = TaskSpec(name=str(path), metric=metric, **keys)
         shares = (0.5, 0.2, 0.3)
         (parts,) = load_tasks(
             [request], tiny_tokenizer, max_length=64, seed=0, shares=shares
@@ -240,7 +242,7 @@ def test_all_faults_of_all_tasks_are_told_at_once(
     write_task: Any, questions: Any, tiny_tokenizer: Any
 ) -> None:
     one = write_task("one", {"test": questions(10, 1)}, doc_to_txt="", test_split="dev")
-    asked = [TaskSpec(str(one), "acc"), TaskSpec("./none.yaml", "acc")]
+    asked = [TaskSpec(name=str(one), metric="acc"), TaskSpec(name="./none.yaml", metric="acc")]
     with pytest.raises(TaskError) as caught:
         load_tasks(asked, tiny_tokenizer, max_length=64, seed=0, shares=(0.5, 0.2, 0.3))
     told = "\n".join(caught.value.problems)

@@ -16,9 +16,9 @@ from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.error_origin import asked_last, describe_error, tried_first
 from gptailor.tasks.lm_eval.json_data import place_of_row
 from gptailor.tasks.lm_eval.sandbox import in_sandbox
-from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
+from gptailor.tasks.multiple_choice import ChoiceExample, ProcessResults, share_contexts
 from gptailor.tasks.splits import Document
-from gptailor.tasks.task import Example, Passage, Response
+from gptailor.tasks.task import Example, Passage, TextSize, made_up_outcomes
 from gptailor.tasks.text import ContinuationExample, RollingExample
 
 __all__ = [
@@ -136,7 +136,7 @@ def list_documents(name: str, task: Any, label: str) -> list[Document]:
     """Every document of the chosen split, with all that a model could be shown of it.
 
     Args:
-        name: The leaf task's name.
+        name: The subtask's name.
         task: lm-eval's task object, its split set.
         label: What to call the task in messages.
     """
@@ -202,9 +202,8 @@ def told_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
 
 
 def _probe(example: Example) -> dict[str, float]:
-    """Score made-up responses, to see which metrics come back."""
-    n = len(example.places) if isinstance(example, ChoiceExample) else 1
-    return example.score([(-1.0 - place, False) for place in range(n)])
+    """Score a made-up answer, to see which metrics come back."""
+    return example.score(example.in_order(made_up_outcomes(example.passages)))
 
 
 def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Document:
@@ -232,18 +231,18 @@ def _refuse_none(noun: str, text: object) -> None:
         raise TaskError(f"its {noun} is None; is a key missing, or null?")
 
 
-def _own(task: Any, doc: Mapping[str, Any]) -> Any:
-    """The task's own way from responses to metrics, or None if it is lm-eval's common one."""
+def _own(task: Any, doc: Mapping[str, Any]) -> ProcessResults | None:
+    """The task's `process_results` override, or None."""
     if callable(task.config.process_results) or _overrides(task):
-        return functools.partial(_their_way, task, doc)
+        return functools.partial(_process_results, task, doc)
     return None
 
 
-def _their_way(
-    task: Any, doc: Mapping[str, Any], responses: Sequence[Response]
-) -> Mapping[str, Any]:
+def _process_results(
+    task: Any, doc: Mapping[str, Any], responses: Sequence[tuple[float, bool]]
+) -> Mapping[str, object]:
     with in_sandbox():  # it may render templates
-        told: Mapping[str, Any] = task.process_results(doc, responses)
+        told: Mapping[str, object] = task.process_results(doc, responses)
     return told
 
 
@@ -260,17 +259,17 @@ def _choices(
     _refuse_unanswerable(choices, raw_gold)
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
     asked = instances if own is not None else instances[: len(choices)]
-    passages, places = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
+    passages, positions = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
     gold = _gold(raw_gold, choices)
     answer = str(target) if task.multiple_input else choices[gold[0]]
     if not answer:
         raise TaskError("the text after the choices is empty")
     return ChoiceExample(
         passages=passages,
-        places=places,
+        positions=positions,
         gold=gold,
-        lengths=tuple(float(len(choice)) for choice in choices),
-        answer_bytes=len(answer.encode()),
+        choices=tuple(TextSize.of(choice) for choice in choices),
+        answer=TextSize.of(answer),
         own=own,
     )
 
@@ -323,7 +322,7 @@ def _continuation(
         raise TaskError(f"its continuation is {text!r}; it must be a text that is not empty")
     ((before, after),) = encoder.pairs([(context, text)])
     passages = (Passage(before, (after,)),)
-    return ContinuationExample(passages, len(text.encode()), _own(task, instances[0].doc))
+    return ContinuationExample(passages, TextSize.of(text), _own(task, instances[0].doc))
 
 
 def _rolling(
@@ -337,12 +336,14 @@ def _rolling(
     if own is None:
         n_bytes, n_words = task.count_bytes(text), task.count_words(text)
         units = {"word_perplexity": n_words, "byte_perplexity": n_bytes, "bits_per_byte": n_bytes}
-        return RollingExample(passages, units)
+        return RollingExample(passages, units, TextSize(len(text), n_words, n_bytes))
     # a task of its own words or bytes tells them beside the log-likelihood it was given
-    told = {k: v for k, v in own((-1.0,)).items() if k in METRICS and isinstance(v, tuple)}
+    results = task.process_results(instances[0].doc, (-1.0,))
+    told = {k: v for k, v in results.items() if k in METRICS and isinstance(v, tuple)}
     if any(pair[0] != -1.0 for pair in told.values()):
         raise TaskError("its process_results changes the log-likelihood, which can't be followed")
-    return RollingExample(passages, {metric: int(pair[1]) for metric, pair in told.items()})
+    units = {metric: int(pair[1]) for metric, pair in told.items()}
+    return RollingExample(passages, units, TextSize.of(text))
 
 
 _MAKERS: dict[str, Callable[[Any, Document, Sequence[Any], Encoder], Example]] = {

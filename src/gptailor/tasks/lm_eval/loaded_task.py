@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptailor.core.metrics import METRICS
+from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import build_examples, list_documents, told_metrics
 from gptailor.tasks.splits import Document
-from gptailor.tasks.task import ExampleTask
+from gptailor.tasks.task import ExampleTask, made_up_outcomes
 
-__all__ = ["LoadedTask", "all_documents", "build_task", "by_leaf", "refuse_leak"]
+__all__ = ["LoadedTask", "all_documents", "build_task", "by_subtask", "refuse_leak"]
 
 
 @dataclass(frozen=True)
@@ -22,29 +24,29 @@ class LoadedTask:
 
     Args:
         name: The task's or group's name.
-        leaves: Name -> lm-eval's task object.
-        labels: Leaf -> what to call it in messages: its name, and its file where it has one.
-        equal_parts: Metrics for which every leaf counts the same.
-        splits: Leaf -> the split chosen.
-        shots: Leaf -> the split that few-shot examples come from, if any.
+        subtasks: Name -> lm-eval's task object; one where it is no group.
+        labels: Subtask -> what to call it in messages: its name, and its file where it has one.
+        equal_subtasks: Metrics for which every subtask counts the same.
+        splits: Subtask -> the split chosen.
+        shots: Subtask -> the split that few-shot examples come from, if any.
         notes: Sentences for the user.
     """
 
     name: str
-    leaves: Mapping[str, Any]
+    subtasks: Mapping[str, Any]
     labels: Mapping[str, str]
-    equal_parts: frozenset[str]
+    equal_subtasks: frozenset[str]
     splits: Mapping[str, str]
     shots: Mapping[str, str | None]
     notes: tuple[str, ...]
 
 
 def all_documents(opened: LoadedTask) -> list[Document]:
-    """Every document of every leaf's chosen split."""
+    """Every document of every subtask's chosen split."""
     return [
         one
-        for leaf, task in opened.leaves.items()
-        for one in list_documents(leaf, task, opened.labels[leaf])
+        for subtask, task in opened.subtasks.items()
+        for one in list_documents(subtask, task, opened.labels[subtask])
     ]
 
 
@@ -54,51 +56,60 @@ def refuse_leak(opened: LoadedTask, report: LoadedTask) -> None:
     The search would be shown what it is reported on.
 
     Raises:
-        TaskError: Names the leaf and the split.
+        TaskError: Names the subtask and the split.
     """
-    for leaf, source in opened.shots.items():
-        if source is not None and source == report.splits.get(leaf):
+    for subtask, source in opened.shots.items():
+        if source is not None and source == report.splits.get(subtask):
             raise TaskError(
-                f"{opened.labels[leaf]}: its few-shot examples come from the split {source!r}, "
+                f"{opened.labels[subtask]}: its few-shot examples come from the split {source!r}, "
                 "where the test split lies too; report on another split (test_split), give the "
                 "task a fewshot_split, or set num_fewshot to 0"
             )
 
 
 def build_task(
-    opened: LoadedTask, part: Sequence[Document], encoder: Encoder, *, divergence: bool
+    opened: LoadedTask, split: Sequence[Document], encoder: Encoder, spec: TaskSpec
 ) -> ExampleTask:
-    """Turn one part's documents into a task.
+    """Turn one split's documents into a task.
 
     Args:
         opened: Where the documents are from.
-        part: In nested order.
+        split: In nested order.
         encoder: Of the family's tokenizer.
-        divergence: Whether the outcomes will carry a divergence.
+        spec: Its plug-in metric is measured, and a divergence where it names a member.
+
+    Raises:
+        TaskError: An example can't be asked, or the plug-in metric can't measure it.
     """
     made = {
-        leaf: build_examples(
-            opened.labels[leaf],
-            opened.leaves[leaf],
-            [one for one in part if one.leaf == leaf],
+        subtask: build_examples(
+            opened.labels[subtask],
+            opened.subtasks[subtask],
+            [one for one in split if one.subtask == subtask],
             encoder,
         )
-        for leaf in by_leaf(part)
+        for subtask in by_subtask(split)
     }
-    built = tuple(made[document.leaf][document.index] for document in part)
-    metrics = told_metrics(built)
-    return ExampleTask(
+    built = tuple(made[document.subtask][document.index] for document in split)
+    wanted = (spec.metric, METRICS[spec.metric].proxy or spec.metric)
+    plugins = [name for name in dict.fromkeys(wanted) if METRICS[name].measure is not None]
+    divergence = [] if spec.member is None else ["divergence"]
+    equal = opened.equal_subtasks
+    task = ExampleTask(
         name=opened.name,
-        metrics=(*metrics, "divergence") if divergence else metrics,
+        metrics=(*told_metrics(built), *plugins, *divergence),
         examples=built,
-        origins=tuple((document.leaf, document.index) for document in part),
-        equal_parts=opened.equal_parts,
+        origins=tuple((document.subtask, document.index) for document in split),
+        equal_subtasks=equal | set(plugins) if "divergence" in equal else equal,
     )
+    if plugins:
+        task.measure(0, made_up_outcomes(built[0].passages))  # its errors come now
+    return task
 
 
-def by_leaf(part: Iterable[Document]) -> dict[str, tuple[int, ...]]:
-    """The indices of the documents, rising, by leaf."""
+def by_subtask(split: Iterable[Document]) -> dict[str, tuple[int, ...]]:
+    """The indices of the documents, rising, by subtask."""
     indices: dict[str, list[int]] = {}
-    for document in sorted(part, key=lambda one: (one.leaf, one.index)):
-        indices.setdefault(document.leaf, []).append(document.index)
-    return {leaf: tuple(found) for leaf, found in indices.items()}
+    for document in sorted(split, key=lambda one: (one.subtask, one.index)):
+        indices.setdefault(document.subtask, []).append(document.index)
+    return {subtask: tuple(found) for subtask, found in indices.items()}

@@ -1,0 +1,115 @@
+"""Score a finished model by lm-eval, on the test splits of loaded tasks."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gptailor.core.trial import Measurement, Scores
+from gptailor.errors import TaskError
+from gptailor.tasks.lm_eval.open_task import FEWSHOT_SEED, open_task, open_test_task
+from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
+from gptailor.tasks.lm_eval.sandbox import in_sandbox
+from gptailor.tasks.splits import TaskSplits
+from gptailor.tasks.task import Outcome, plain_numbers
+
+__all__ = ["evaluate_model"]
+
+
+def evaluate_model(
+    model: Any,
+    tasks: Mapping[str, TaskSplits],
+    *,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    dtype: str = "auto",
+    batch_size: int = 8,
+) -> Scores:
+    """Score a finished model on the test splits, through lm-eval from end to end.
+
+    lm-eval's own model class, requests, batches and metrics are used; other metrics
+    (`gold_bits_per_byte`, `choice_logprob`, plug-ins) are computed from the log-likelihoods that
+    it returns. The global random states are left as they were found.
+
+    Args:
+        model: A folder or hub id, or a live Hugging Face model.
+        tasks: As `load_tasks` returned them.
+        tokenizer: Needed beside a live model; the folder's own where None.
+        max_length: Tokens fed at once; the model's own limit where None.
+        dtype: Of a model that is loaded: ``auto``, ``float32``, ``bfloat16``, ...
+        batch_size: Sequences in one forward.
+
+    Returns:
+        One number an example, in the order of each task's test split.
+
+    Raises:
+        TaskError: lm-eval can't load the model or a task.
+    """
+    import torch
+
+    with torch.random.fork_rng(), as_lm_eval_runs(), in_sandbox():
+        backend = _backend(model, tokenizer, max_length, dtype, batch_size)
+        return Scores({name: _evaluate(backend, splits) for name, splits in tasks.items()})
+
+
+def _backend(
+    model: Any, tokenizer: Any, max_length: int | None, dtype: str, batch_size: int
+) -> Any:
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval's own default is cuda
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "device": device,
+    }
+    if tokenizer is not None:
+        options["tokenizer"] = copy.deepcopy(tokenizer)  # lm-eval may add a pad token
+    if not isinstance(model, str | Path):
+        return HFLM(pretrained=model, **options)
+    try:
+        return HFLM(pretrained=str(model), dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{model}: lm-eval can't load it: {str(error).splitlines()[0]}") from None
+
+
+def _evaluate(backend: Any, splits: TaskSplits) -> dict[str, Measurement]:
+    from lm_eval.evaluator import evaluate
+
+    opened = open_test_task(splits.spec) or open_task(splits.spec)
+    subtasks = {name: opened.subtasks[name] for name in splits.test_docs}
+    for task in subtasks.values():
+        task.set_fewshot_seed(FEWSHOT_SEED)
+    results = evaluate(
+        lm=backend,
+        task_dict={"tasks": subtasks, "groups": {}, "group_map": {}},
+        samples={name: list(indices) for name, indices in splits.test_docs.items()},
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    samples: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for name, logged in results["samples"].items():
+        for sample in logged:
+            samples.setdefault((name, int(sample["doc_id"])), sample)
+    test = splits.test
+    numbers = []
+    for example, origin in enumerate(test.origins):
+        theirs = plain_numbers({m: samples[origin].get(m) for m in ("acc", "acc_norm")})
+        numbers.append(test.score(example, _outcomes(samples[origin])) | theirs)
+    n = test.n_examples
+    return {
+        metric: Measurement(metric, tuple(one[metric] for one in numbers), test.weights(metric, n))
+        for metric in test.metrics
+        if metric != "divergence"
+    }
+
+
+def _outcomes(sample: Mapping[str, Any]) -> list[Outcome]:
+    """What lm-eval logged for one example; it logs no `greedy` for a whole text."""
+    return [
+        Outcome(float(one[0]), bool(one[1]))
+        if isinstance(one, tuple | list)
+        else Outcome(float(one), greedy=False)
+        for one in sample["filtered_resps"]
+    ]

@@ -1,0 +1,203 @@
+"""Open tasks in lm-eval: its own, and those of local task files."""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gptailor.core.task_spec import TaskSpec
+from gptailor.errors import TaskError
+from gptailor.tasks.lm_eval import local_files
+from gptailor.tasks.lm_eval.building import (
+    BUILD_ERRORS,
+    FEWSHOT_SEED,
+    OUTPUT_TYPES,
+    choose_split,
+    set_fewshot,
+    why_not_made,
+)
+from gptailor.tasks.lm_eval.error_origin import describe_error, one_line, tried_first
+from gptailor.tasks.lm_eval.loaded_task import LoadedTask
+from gptailor.tasks.lm_eval.sandbox import sandbox_like
+from gptailor.tasks.lm_eval.task_file import Known
+
+__all__ = ["FEWSHOT_SEED", "open_task", "open_test_task"]
+
+
+def open_task(spec: TaskSpec) -> LoadedTask:
+    """Let lm-eval make the task or group that is searched on.
+
+    Raises:
+        TaskError: It can't be made.
+    """
+    return _open(spec.name, spec.split, spec.num_fewshot)
+
+
+def open_test_task(spec: TaskSpec) -> LoadedTask | None:
+    """Let lm-eval make what the test examples come from, where it is another task or split.
+
+    Raises:
+        TaskError: It can't be made.
+    """
+    if spec.test_task is None and spec.test_split is None:
+        return None
+    return _open(spec.test_task or spec.name, spec.test_split, spec.num_fewshot)
+
+
+def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
+    """Let lm-eval make a task or group, choose its split and its few-shot examples."""
+    files = (
+        local_files.read_task_files(Path(name).expanduser()) if local_files.is_path(name) else None
+    )
+    own_name = name if files is None else files.name
+    manager = _shipped(name) if files is None else _local(files)
+    loaded = _make(own_name, manager, files)
+    labels = {subtask: _label(subtask, files) for subtask in loaded["tasks"]}
+    shots: dict[str, str | None] = {}
+    splits: dict[str, str] = {}
+    notes: list[str] = []
+    for subtask, task in loaded["tasks"].items():
+        _refuse_unlike(labels[subtask], task)
+        try:
+            shots[subtask], told = set_fewshot(subtask, task, num_fewshot)
+            splits[subtask] = choose_split(labels[subtask], task, split)
+        except BUILD_ERRORS as error:
+            raise TaskError(
+                f"{labels[subtask]}: lm-eval can't build it: {describe_error(error)}"
+            ) from None
+        notes += told
+    group = loaded["groups"].get(own_name)
+    lists = [] if group is None else group.aggregate_metric_list or []
+    equal = {entry.metric for entry in lists if not entry.weight_by_size}
+    if lists and (lists[0].metric in equal if "acc" not in _names(lists) else "acc" in equal):
+        equal |= {"gold_bits_per_byte", "choice_logprob", "divergence"}
+    if len(splits) > 1 and not lists:
+        notes.append(
+            f"group {own_name!r} does not say how its {len(splits)} tasks add up; they are "
+            "weighted by their numbers of examples"
+        )
+    return LoadedTask(
+        own_name, loaded["tasks"], labels, frozenset(equal), splits, shots, tuple(notes)
+    )
+
+
+def _names(lists: Iterable[Any]) -> set[str]:
+    return {entry.metric for entry in lists}
+
+
+def _label(subtask: str, files: local_files.TaskFiles | None) -> str:
+    """What to call a task in a message: by its file, too, where it is the user's own."""
+    if files is None:
+        return f"task {subtask!r}"
+    return f"{files.places.get(subtask, files.places[files.name])}: task {subtask!r}"
+
+
+def _make(name: str, manager: Any, files: local_files.TaskFiles | None) -> Any:
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return manager.load([name])
+    except (*BUILD_ERRORS, DatasetsError) as error:
+        tried = tried_first(error)
+        subtask = name if tried is None else str(tried[0].config.task)
+        if tried is None and isinstance(error, OSError):
+            raise TaskError(
+                f"{_label(subtask, files)}: its data are not on this machine and can't be fetched "
+                f"({one_line(error)}); load the task once where there is a network, so that the "
+                "datasets cache has it, or write a YAML file of your own over a JSONL file"
+            ) from None
+        raise TaskError(why_not_made(_label(subtask, files), error)) from None
+
+
+@functools.cache
+def _manager() -> Any:
+    """Index lm-eval's own tasks: ten seconds, so once, and only when asked for."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _shipped(name: str) -> Any:
+    manager = _manager()
+    entry = manager.task_index.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, manager.all_tasks, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        raise TaskError(
+            f"unknown task {name!r}; {hint}a task of your own is named by the path of its YAML "
+            "file, lm-eval's are listed by `lm-eval ls tasks`"
+        )
+    output_type = (entry.cfg or {}).get("output_type", OUTPUT_TYPES[0])
+    if output_type not in OUTPUT_TYPES:
+        raise TaskError(_unlike(f"task {name!r}", output_type))
+    return manager
+
+
+def _local(files: local_files.TaskFiles) -> Any:
+    """An index that holds a local task or group, and what it refers to."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._index import TaskIndex
+
+    manager = TaskManager(include_defaults=False)
+    used, foreign = local_files.references(files)
+    if foreign:
+        for other in foreign:
+            _shipped(other)
+        manager.task_index.update(_manager().task_index)
+    known = _known()
+    problems: list[str] = []
+    for name in used:
+        path = files.places[name]
+        try:
+            config = local_files.prepared(files.configs[name], path, known=known)
+        except TaskError as error:
+            problems += error.problems
+            continue
+        TaskIndex.process_cfg(config, path, manager.task_index)
+        manager.task_index[name].cfg = config
+        manager.task_index[name].yaml_path = None  # lm-eval takes our config, not the file
+    if problems:
+        raise TaskError(problems)
+    return manager
+
+
+def _known() -> Known:
+    from lm_eval import utils
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
+    from lm_eval.api.samplers import SAMPLER_REGISTRY
+    from lm_eval.config.group import GroupConfig
+    from lm_eval.config.task import FewshotConfig, TaskConfig
+
+    keys, group_keys, fewshot_keys = (
+        [one.name for one in dataclasses.fields(kind)]
+        for kind in (TaskConfig, GroupConfig, FewshotConfig)
+    )
+    return Known(
+        keys=[key for key in keys if key != "custom_dataset"],
+        group_keys=group_keys,
+        fewshot_keys=fewshot_keys,
+        metrics=list(METRIC_REGISTRY),
+        aggregations=list(AGGREGATION_REGISTRY),
+        samplers=list(SAMPLER_REGISTRY),
+        sandbox=sandbox_like(utils.env),
+    )
+
+
+def _refuse_unlike(label: str, task: Any) -> None:
+    from lm_eval.api.task import ConfigurableTask
+
+    if task.OUTPUT_TYPE not in OUTPUT_TYPES:
+        raise TaskError(_unlike(label, task.OUTPUT_TYPE))
+    if not isinstance(task, ConfigurableTask):
+        raise TaskError(f"{label} is a Python class without a config, which is not supported")
+    if task.config.unsafe_code or task.config.doc_to_image or task.config.doc_to_audio:
+        raise TaskError(f"{label} runs code, or shows images or sound: not supported")
+
+
+def _unlike(label: str, output_type: object) -> str:
+    return (
+        f"{label} has the output type {output_type}; only {', '.join(OUTPUT_TYPES)} can be "
+        "searched on, since they need no generated text"
+    )
