@@ -1,8 +1,7 @@
-"""The whole of ``tailor.yaml`` as frozen data, and how it is read.
+"""Read ``tailor.yaml`` into frozen, checked data.
 
-Every field is typed, described and bounded; every error of a file is told at once, with a "did you
-mean" for a misspelt name. Relative paths count from the config's own folder. Knows nothing of how
-the parts are built: `gptailor.app.assemble` does that.
+All problems of a file are raised at once, with a "did you mean" for a misspelt name. Relative paths
+count from the config's own folder.
 """
 
 import re
@@ -75,12 +74,21 @@ class PluginConfig(Frozen):
 
 
 class ExamplesConfig(Frozen):
-    """How a split's examples are divided; the splits never overlap."""
+    """How a task's examples are divided; no two splits share one."""
 
-    search: Annotated[float, Field(gt=0, le=1, description="Share that the search sees.")] = 0.6
-    selection: Annotated[float, Field(gt=0, le=1, description="Share that picks the winner.")] = 0.2
+    search: Annotated[
+        float,
+        Field(gt=0, le=1, description="Share of the search split, on which candidates are ranked."),
+    ] = 0.6
+    selection: Annotated[
+        float,
+        Field(
+            gt=0, le=1, description="Share of the selection split, on which the winner is picked."
+        ),
+    ] = 0.2
     test: Annotated[
-        float, Field(gt=0, le=1, description="Share that only the test scores use.")
+        float,
+        Field(gt=0, le=1, description="Share of the test split, used by the test scores alone."),
     ] = 0.2
 
 
