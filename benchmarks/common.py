@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-import gptailor.engine.engine as engine_module
+from gptailor.engine import walk
 from gptailor.engine.device import cpu_name
 from gptailor.engine.skeleton import Skeleton
 
@@ -92,8 +92,8 @@ def watch(beside: Callable[[], Any] | None = None) -> Iterator[dict[str, float]]
         return run
 
     watched = (
-        (engine_module, "_called", "layers"),
-        (engine_module.Engine, "score", "heads"),
+        (walk, "_called", "layers"),
+        (walk, "score", "heads"),
         (Skeleton, "inputs", "embedding and masks"),
     )
     before = [getattr(owner, name) for owner, name, _ in watched]

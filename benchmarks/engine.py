@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM
 
 from gptailor.app.assemble import Assembly, assemble, max_length_of, open_study, open_tasks
 from gptailor.config import Config, load_config
-from gptailor.core.lru import Kept
+from gptailor.core.lru import LruCache
 from gptailor.core.prefix_trie import shared_share
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores
@@ -196,7 +196,7 @@ def assembled(family: Family, one: Tailoring) -> Any:
 
 def evaluated(assembly: Assembly, group: Sequence[Tailoring]) -> list[Evaluation]:
     """What the engine says of a group on the test split; merged layers are still to be made."""
-    assembly.evaluator.engine._layers.merged = Kept(assembly.config.engine.cache_bytes)
+    assembly.evaluator.engine.layers.merged = LruCache(assembly.config.engine.cache_bytes)
     n_examples = assembly.plan.sizes["test"]
     return assembly.evaluator.evaluate([Job(one, n_examples, "test") for one in group])
 

@@ -77,7 +77,7 @@ def measured(path: Path, limit: int) -> dict[str, Any]:
         "limit_mib": limit,
         "seconds": seconds,
         "family_mib": assembly.family.nbytes / MIB,
-        "brought_mib": assembly.evaluator.engine.brought_bytes / MIB,
+        "brought_mib": assembly.evaluator.engine.layers.taken.n_bytes / MIB,
         "resident_mib": max(one["VmRSS"] for one in held),
         "of_its_own_mib": max(one["RssAnon"] for one in held),
         "loading_mib": loading,

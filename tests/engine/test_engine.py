@@ -182,7 +182,9 @@ def test_a_small_limit_on_merged_layers_and_on_states_changes_nothing(
     starved = Engine(family, cache_bytes=1, state_bytes=1)
     for ours, theirs in zip(starved.run(tailorings(), batches), plenty, strict=True):
         assert equal_to_the_bit(ours, theirs)
-    assert starved.merged_bytes <= sum(t.nbytes for t in family.layer(Source(BASE, 0)).values())
+    assert starved.layers.merged.n_bytes <= sum(
+        t.nbytes for t in family.layer(Source(BASE, 0)).values()
+    )
 
 
 def test_members_in_files_score_the_same_and_keep_their_limit(
@@ -199,7 +201,7 @@ def test_members_in_files_score_the_same_and_keep_their_limit(
         engine = Engine(in_files, member_bytes=limit)
         for ours, theirs in zip(engine.run(tailorings(), batches), plenty, strict=True):
             assert equal_to_the_bit(ours, theirs)
-        assert 0 < engine.brought_bytes <= limit
+        assert 0 < engine.layers.taken.n_bytes <= limit
     assert in_files.digests == family.digests
     with pytest.raises(ConfigError, match=r"engine\.member_bytes: 1 bytes do not hold one layer"):
         Engine(in_files, member_bytes=1)
@@ -277,7 +279,7 @@ def test_a_batch_that_is_too_large_is_halved_and_scored_all_the_same(
         if given[0].shape[:-1].numel() > room:
             raise torch.OutOfMemoryError
 
-    engine._layers.get(one.layers[3]).register_forward_pre_hook(too_large)
+    engine.layers.get(one.layers[3]).register_forward_pre_hook(too_large)
     (halved,) = engine.run([one], [batch], taught)
     (whole,) = plenty.run([one], [batch], taught)
     assert halved.targets is not None, halved.failure

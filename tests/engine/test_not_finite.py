@@ -76,6 +76,6 @@ def test_a_batch_that_was_halved_keeps_its_number(pico: Family) -> None:
         if len(given[0]) > 1:
             raise RuntimeError("could not create a primitive")  # as oneDNN says it
 
-    engine._layers.get(whole.layers[0]).register_forward_pre_hook(one_row_only)
+    engine.layers.get(whole.layers[0]).register_forward_pre_hook(one_row_only)
     (result,) = engine.run([whole], packed)
     assert result.failure == "non-finite hidden states after layer 0 (base:0), in batch 2"

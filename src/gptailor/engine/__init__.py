@@ -1,4 +1,4 @@
-"""How thousands of tailorings are evaluated without building a model."""
+"""The engine: evaluates tailorings without building a model for each."""
 
 from gptailor.engine.engine import Engine
 from gptailor.engine.evaluator import Evaluator

@@ -1,10 +1,10 @@
-"""Passages become packed batches: several questions in a row, sharing whatever begins alike.
+"""Pack passages into batches for prefix-tree attention.
 
-A row is a tree of tokens: the choices of a question share its context and whatever they begin with
-together, and questions share their instructions and worked examples. A token sees those that lead
-to it and no other, and its position is its depth. So every beginning is run once a row, and nothing
-is padded but the ends of rows. The last token of a continuation is only ever predicted, so it is
-not an input. Knows nothing of models; depends on the passages alone, never on a candidate.
+A row is a prefix tree of tokens: the choices of a question share its context, and questions share
+their instructions and worked examples. A token attends to its ancestors only, and its position is
+its depth. So every common prefix is run once a row, and only the ends of rows are padded. The last
+token of a continuation is only predicted, so it is not an input. Batches depend on the passages
+alone, never on a candidate.
 """
 
 import itertools
@@ -21,28 +21,29 @@ from gptailor.tasks.task import Passage
 __all__ = ["Batch", "pack"]
 
 BATCH_TOKENS = 2048
-# A token in a row of so many tokens costs twice what it costs outside attention: on a 2-core CPU a
-# quarter of a layer's time went into attention over rows of 256, at hidden size 576.
+# The length of row in which attention costs as much as the rest of a layer: on a 2-core CPU a
+# quarter of a layer's time was spent in attention over rows of 256 tokens, at hidden size 576.
 ATTENTION_TOKENS = 768.0
 _ROW_TOKENS = (*range(48, 256, 8), *range(256, 512, 32), 512, 768, 1024, 1536, 2048, 4096)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Packed rows, and where in them which token is to be predicted.
+    """Packed rows, and the targets: the tokens to be predicted.
+
+    B rows of T tokens; M targets of G distinct positions.
 
     Args:
         tokens: Input ids, int64 (B, T).
         positions: Each token's position in its own sequence, int64 (B, T).
-        ends: The place in the row behind the last token that follows from this one, int64 (B, T);
-            0 is padding.
-        gather: Places whose hidden state predicts something, int64 (G,) into B * T.
-        target_place: For each target, its place in `gather`, int64 (M,).
+        ends: End (exclusive) of each token's subtree in the row, int64 (B, T); 0 at padding.
+        gather: Positions whose hidden state predicts something, int64 (G,) into B * T.
+        target_place: For each target, its index in `gather`, int64 (M,).
         target_token: For each target, the token to be predicted, int64 (M,).
-        target_span: For each target, the continuation it is part of, int64 (M,).
+        target_span: For each target, the index in `spans` of its continuation, int64 (M,).
         spans: For each continuation, (index of its passage in `passages`, its index there).
-        passages: What was packed.
-        numbers: For each passage, its number in the list given to `pack`.
+        passages: The passages in the order of the rows.
+        numbers: For each passage, its index in the list given to `pack`.
     """
 
     tokens: Tensor
@@ -63,7 +64,7 @@ class Batch:
 
     @property
     def n_padding(self) -> int:
-        """Tokens among them that fill up rows."""
+        """Padding tokens at the ends of rows."""
         return int((self.ends == 0).sum())
 
     def split(self) -> tuple["Batch", ...]:
@@ -78,10 +79,14 @@ class Batch:
         )
 
     def visible(self) -> Tensor:
-        """Which token may see which, were it not for positions: bool (B, T, T), [seeing, seen]."""
-        place = torch.arange(self.tokens.shape[1])
-        before = place[None, :] <= place[:, None]
-        return before & (place[:, None] < self.ends[:, None, :])
+        """Which token may attend to which, sliding windows aside: bool (B, T, T), [query, key]."""
+        index = torch.arange(self.tokens.shape[1])
+        before = index[None, :] <= index[:, None]  # (T, T)
+        return before & (index[:, None] < self.ends[:, None, :])  # (B, T, T)
+
+    def gathered(self, hidden: Tensor) -> Tensor:
+        """Hidden states at `gather`: (B, T, H) -> (G, H)."""
+        return hidden.flatten(0, 1)[self.gather.to(hidden.device)]
 
 
 def pack(
@@ -93,16 +98,15 @@ def pack(
 ) -> tuple[Batch, ...]:
     """Pack passages into batches of about equal work.
 
-    Passages that begin alike stand in one row where there is room; rows of like length share a
+    Passages with a common prefix share a row where there is room; rows of similar length share a
     batch.
 
     Args:
-        passages: What is to be scored; every one is in exactly one batch.
-        row_tokens: Room in a row, the cheapest of several if None; a longer passage has a row of
-            its own.
-        batch_tokens: Room in a batch, padding counted; a longer row has a batch of its own.
-        attention_tokens: In a row of so many tokens a token costs twice what it costs outside
-            attention.
+        passages: To be scored; every one is in exactly one batch.
+        row_tokens: Most tokens of a row, the cheapest of several if None; a longer passage has a
+            row of its own.
+        batch_tokens: Most tokens of a batch, padding counted; a longer row has its own batch.
+        attention_tokens: The length of row in which attention costs as much as the rest of a layer.
     """
     order = sorted(range(len(passages)), key=lambda index: passages[index].context)
     sizes = _sizes([passages[index] for index in order])
@@ -114,7 +118,7 @@ def pack(
     packed = []
     for group in batches:
         rows = [range(row.start, row.stop) for row in group]
-        numbers = tuple(order[place] for row in rows for place in row)
+        numbers = tuple(order[index] for row in rows for index in row)
         starts = itertools.accumulate((len(row) for row in rows), initial=0)
         local = [range(start, start + len(row)) for start, row in zip(starts, rows, strict=False)]
         packed.append(_batch(tuple(passages[index] for index in numbers), numbers, local))
@@ -123,7 +127,7 @@ def pack(
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Neighbouring passages, from `start` up to `stop`, and how many tokens they come to."""
+    """Consecutive passages, from `start` to `stop` (exclusive), and their distinct tokens."""
 
     start: int
     stop: int
@@ -131,7 +135,7 @@ class _Row:
 
 
 def _sizes(passages: Sequence[Passage]) -> list[tuple[int, int]]:
-    """For each passage: its tokens alone, and how many of them its predecessor's row has."""
+    """For each passage: its distinct tokens, and how many of them the passage before it has too."""
     sizes = []
     before = TokenTree()
     for passage in passages:
@@ -151,17 +155,17 @@ def _rows(sizes: Sequence[tuple[int, int]], row_tokens: int) -> list[_Row]:
     """Fill rows one after the other."""
     rows: list[_Row] = []
     start, n_tokens = 0, 0
-    for place, (alone, common) in enumerate(sizes):
-        if place > start and n_tokens + alone - common > row_tokens:
-            rows.append(_Row(start, place, n_tokens))
-            start, n_tokens = place, 0
-        n_tokens += alone if place == start else alone - common
+    for index, (alone, common) in enumerate(sizes):
+        if index > start and n_tokens + alone - common > row_tokens:
+            rows.append(_Row(start, index, n_tokens))
+            start, n_tokens = index, 0
+        n_tokens += alone if index == start else alone - common
     rows.append(_Row(start, len(sizes), n_tokens))
     return rows
 
 
 def _grouped(rows: list[_Row], batch_tokens: int) -> list[list[_Row]]:
-    """Batches of rows, long ones first."""
+    """Fill batches with rows, the longest first."""
     batches: list[list[_Row]] = []
     for row in sorted(rows, key=lambda row: -row.n_tokens):
         if not batches or batches[-1][0].n_tokens * (len(batches[-1]) + 1) > batch_tokens:
@@ -171,7 +175,7 @@ def _grouped(rows: list[_Row], batch_tokens: int) -> list[list[_Row]]:
 
 
 def _cost(batches: Sequence[Sequence[_Row]], attention_tokens: float) -> float:
-    """Work of a layer: long rows share much and lose little at their ends, but attend to much."""
+    """Relative cost of one layer: longer rows share more, pad less and cost more attention."""
     cost = 0.0
     for rows in batches:
         width = rows[0].n_tokens
@@ -194,7 +198,7 @@ def _batch(passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequen
     for row, (ids, where, end, asked) in enumerate(laid_out):
         tokens[row, : len(ids)], positions[row, : len(ids)], ends[row, : len(ids)] = ids, where, end
         for span, found in asked:
-            targets += [(row * width + place, token, len(spans)) for place, token in found]
+            targets += [(row * width + index, token, len(spans)) for index, token in found]
             spans.append(span)
     flat, target_token, target_span = (
         np.array(column, np.int64) for column in zip(*targets, strict=True)
@@ -218,7 +222,7 @@ _Asked = list[tuple[tuple[int, int], list[tuple[int, int]]]]
 
 
 def _row(passages: Sequence[Passage], row: range) -> tuple[list[int], list[int], list[int], _Asked]:
-    """One row: token ids, positions, ends; and for each continuation its (place, token) pairs."""
+    """One row: token ids, positions, ends; and for each continuation its (index, token) pairs."""
     tree = TokenTree()
     nodes = []
     for index in row:

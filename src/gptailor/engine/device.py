@@ -1,4 +1,4 @@
-"""The devices of this machine, its processor's name, and the dtype it is fastest in."""
+"""The devices of this machine, its processor's name, and its fastest dtype."""
 
 import platform
 import time
@@ -21,7 +21,7 @@ def device_of(wanted: str) -> str:
         wanted: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
-        ConfigError: This machine does not have it.
+        ConfigError: This machine has no such device.
     """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,8 +34,8 @@ def device_of(wanted: str) -> str:
     }
     if not there[kind]:
         raise ConfigError(
-            f"engine.device: {wanted} is not there; PyTorch sees {n_gpus} CUDA devices: use auto "
-            "or cpu, or install a PyTorch build for your hardware"
+            f"engine.device: {wanted} is not available; PyTorch sees {n_gpus} CUDA devices: use "
+            "auto or cpu, or install a PyTorch build for your hardware"
         )
     return wanted
 
@@ -55,7 +55,7 @@ def _faster_on_cpu() -> torch.dtype:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Best of a few times of a product of the size of a small layer's."""
+    """Best time of a few matrix products of a small layer's size."""
     left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     times = []
     for _ in range(4):
@@ -66,7 +66,7 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 def cpu_name() -> str:
-    """The processor's name, as well as the system tells it."""
+    """The processor's name, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

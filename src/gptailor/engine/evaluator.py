@@ -1,9 +1,8 @@
-"""Engine x tasks -> Scores: jobs in, per-example numbers out.
+"""Score jobs on tasks with the engine: one number an example and metric.
 
-Batches depend on the tasks and the number of examples alone, never on the candidates; going from n
-to 3n examples runs only the 2n new ones; and the chunks in which examples are batched are fixed by
-the rungs, so that a candidate's scores are the same to the bit however they were reached. Knows
-nothing of searching or of records.
+Batches depend on the tasks and the number of examples alone, never on the candidates. Going from n
+to 3n examples runs only the 2n new ones. Batches never cross a rung, so a candidate's scores are
+the same to the bit whichever rungs it was scored on before.
 """
 
 import itertools
@@ -18,12 +17,13 @@ from gptailor.core.trial import Evaluation, Job, Measurement, Scores
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
 from gptailor.engine.targets import Targets
+from gptailor.engine.walk import Work
 from gptailor.tasks.divergence import Teacher
 from gptailor.tasks.task import Outcome, Passage, Task
 
 __all__ = ["Evaluator"]
 
-_DIGITS = 6  # numbers are rounded when made, so that a record reads back equal
+_DIGITS = 6  # decimals of a score: a record reads back equal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class _Chunk:
     """Some examples of each task, packed."""
 
     passages: tuple[Passage, ...]
-    owners: tuple[tuple[str, int, int], ...]  # passage -> (task, example, its place in the example)
+    owners: tuple[tuple[str, int, int], ...]  # passage -> (task, example, its index there)
     batches: tuple[Batch, ...]
     teachers: tuple[Teacher, ...] | None
 
@@ -42,8 +42,12 @@ class Evaluator:
     Args:
         engine: Runs the models.
         tasks: Split (``search``, ``selection``, ``test``) to the tasks with that split's examples.
-        rungs: Numbers of examples at which the search looks; chunks never cross them.
+        rungs: Numbers of examples on which the search scores; batches never cross them.
         teachers: Task to the member from whose predictions its divergence is measured.
+
+    Attributes:
+        engine: As given.
+        tasks: Split to name to task.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Evaluator:
         teachers: Mapping[str, str] | None = None,
     ) -> None:
         self.engine = engine
-        self._tasks = {split: {task.name: task for task in given} for split, given in tasks.items()}
+        self.tasks = {split: {task.name: task for task in given} for split, given in tasks.items()}
         self._rungs = tuple(sorted(rungs))
         self._teachers = dict(teachers or {})
         self._chunks: dict[tuple[str, int, int], tuple[_Chunk, ...]] = {}
@@ -67,25 +71,25 @@ class Evaluator:
             One evaluation a job, in order.
         """
         done: dict[int, Evaluation] = {}
-        groups: dict[tuple[str, int, int], list[int]] = {}
-        for index, job in enumerate(jobs):
-            groups.setdefault((job.split, job.n_known, job.n_examples), []).append(index)
-        for (split, known, n_examples), members in groups.items():
+        for (split, known, n_examples), members in _grouped(jobs).items():
             group = [jobs[index] for index in members]
             evaluations = self._evaluate_group(split, known, n_examples, group)
             done |= dict(zip(members, evaluations, strict=True))
         return [done[index] for index in range(len(jobs))]
 
+    def count(self, jobs: Sequence[Job]) -> Work:
+        """Count what `evaluate` would run, without running a candidate."""
+        total = Work()
+        for examples, members in _grouped(jobs).items():
+            tailorings = [jobs[index].tailoring for index in members]
+            for chunk in self._chunks_between(*examples):
+                total += self.engine.count(tailorings, chunk.batches)
+        return total
+
     def tokens(self, split: str, known: int, n_examples: int) -> int:
         """Tokens that one candidate runs through each of its layers, padding counted."""
         chunks = self._chunks_between(split, known, n_examples)
         return sum(batch.n_tokens for chunk in chunks for batch in chunk.batches)
-
-    def pieces(self, split: str, known: int, n_examples: int) -> list[tuple[int, int]]:
-        """From which example to which batches are made: on the search split they end at rungs."""
-        rungs = self._rungs if split == "search" else ()  # other splits are seen whole
-        edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
-        return list(itertools.pairwise(edges))
 
     def _evaluate_group(
         self, split: str, known: int, n_examples: int, jobs: Sequence[Job]
@@ -115,16 +119,16 @@ class Evaluator:
     def _scores(
         self, split: str, job: Job, outcomes: Mapping[tuple[str, int], Mapping[int, list[Outcome]]]
     ) -> Scores:
-        """Put the new examples' numbers behind the known ones."""
+        """Append the new examples' numbers to the known ones."""
         scored: dict[str, dict[str, Measurement]] = {}
-        for name, task in self._tasks[split].items():
+        for name, task in self.tasks[split].items():
             known = {} if job.known is None else job.known.tasks[name]
             values = {metric: list(measured.values) for metric, measured in known.items()}
             n_known = max((len(numbers) for numbers in values.values()), default=0)
             total = min(job.n_examples, task.n_examples)
             for example in range(n_known, total):
                 found = outcomes[name, example]
-                measured_now = task.measure(example, [found[place] for place in sorted(found)])
+                measured_now = task.measure(example, [found[index] for index in sorted(found)])
                 for metric, number in measured_now.items():
                     values.setdefault(metric, []).append(round(float(number), _DIGITS))
             scored[name] = {
@@ -132,6 +136,12 @@ class Evaluator:
                 for metric, numbers in values.items()
             }
         return Scores(scored)
+
+    def pieces(self, split: str, known: int, n_examples: int) -> list[tuple[int, int]]:
+        """Ranges (start, stop) of examples batched together; in searches they end at rungs."""
+        rungs = self._rungs if split == "search" else ()  # other splits are scored whole
+        edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
+        return list(itertools.pairwise(edges))
 
     def _chunks_between(self, split: str, known: int, n_examples: int) -> list[_Chunk]:
         chunks: list[_Chunk] = []
@@ -146,11 +156,11 @@ class Evaluator:
         """Batch the examples from `low` to `high`; tasks with the same teacher share batches."""
         by_teacher: dict[str | None, list[tuple[str, int, int]]] = {}
         passages: dict[str | None, list[Passage]] = {}
-        for name, task in self._tasks[split].items():
+        for name, task in self.tasks[split].items():
             teacher = self._teachers.get(name)
             for example in range(min(low, task.n_examples), min(high, task.n_examples)):
-                for place, passage in enumerate(task.passages(example)):
-                    by_teacher.setdefault(teacher, []).append((name, example, place))
+                for index, passage in enumerate(task.passages(example)):
+                    by_teacher.setdefault(teacher, []).append((name, example, index))
                     passages.setdefault(teacher, []).append(passage)
         chunks = []
         for teacher, owners in by_teacher.items():
@@ -164,12 +174,20 @@ class Evaluator:
         return self.engine.teach(whole, batches)
 
 
+def _grouped(jobs: Sequence[Job]) -> dict[tuple[str, int, int], list[int]]:
+    """Indices of jobs that run the same examples, by (split, examples known, examples wanted)."""
+    groups: dict[tuple[str, int, int], list[int]] = {}
+    for index, job in enumerate(jobs):
+        groups.setdefault((job.split, job.n_known, job.n_examples), []).append(index)
+    return groups
+
+
 def _collect(
     chunk: _Chunk,
     targets: Sequence[Targets],
     outcomes: dict[tuple[str, int], dict[int, list[Outcome]]],
 ) -> None:
-    """Add up the targets of each continuation and file them under task and example."""
+    """Sum the targets of each continuation and store them by task and example."""
     for batch, found in zip(chunk.batches, targets, strict=True):
         n = len(batch.spans)
         logprob = torch.zeros(n, dtype=torch.float64)
@@ -183,6 +201,6 @@ def _collect(
             apart = total.index_add_(0, batch.target_span, found.divergence.double()).tolist()
         sums, misses = logprob.tolist(), missed.tolist()
         for span, (passage, _) in enumerate(batch.spans):
-            task, example, place = chunk.owners[batch.numbers[passage]]
+            task, example, index = chunk.owners[batch.numbers[passage]]
             outcome = Outcome(sums[span], misses[span] == 0, count[span], apart[span])
-            outcomes.setdefault((task, example), {}).setdefault(place, []).append(outcome)
+            outcomes.setdefault((task, example), {}).setdefault(index, []).append(outcome)

@@ -1,8 +1,7 @@
-"""Layer modules by reference: parameters that point at a member's tensors, or at a merged set.
+"""Layer modules whose parameters are a member's own tensors, or merged ones.
 
-Where the members are on the device, a layer taken from one source costs a few Python objects; where
-they are not, it is brought there. What was merged or brought is kept while it fits a limit in
-bytes, the longest unused going first. Knows nothing of batches.
+Where the members are on the device, a layer with one source copies no weights; elsewhere it is
+copied to the device. Merged and copied layers are kept in LRU caches bounded in bytes.
 """
 
 import copy
@@ -22,16 +21,19 @@ __all__ = ["LayerCache"]
 
 
 class LayerCache:
-    """Make each LayerSpec's module once, or once more after it had to make room.
+    """Make each LayerSpec's module, and keep it in an LRU cache.
 
     Args:
         family: Where the weights are.
-        templates: One layer module on the meta device for each original position: the kind of
-            layer that stands there.
+        templates: One layer module on the meta device for each original position.
         device: Where layers run.
         cache_bytes: Most bytes of merged layers kept.
-        member_bytes: Most bytes of members' layers kept on the device, the members themselves being
-            elsewhere; with None they are on the device.
+        member_bytes: Most bytes of members' layers copied to the device; None where the members
+            are on it.
+
+    Attributes:
+        taken: Modules of layers with one source.
+        merged: Modules of merged layers.
     """
 
     def __init__(
@@ -45,12 +47,12 @@ class LayerCache:
     ) -> None:
         self._family = family
         self._templates = templates
-        self._bringer = None if member_bytes is None else _Bringer(device)
+        self._copier = None if member_bytes is None else _Copier(device)
         self.taken = LruCache[nn.Module](member_bytes)
         self.merged = LruCache[nn.Module](cache_bytes)
 
     def get(self, spec: LayerSpec) -> nn.Module:
-        """The module of a layer, in eval mode, without a copy of any weight that is at hand."""
+        """The module of a layer, in eval mode; weights on the device are not copied."""
         kept = self.taken if spec.method is None else self.merged
         module = kept.get(spec)
         if module is None:
@@ -60,20 +62,20 @@ class LayerCache:
 
     def _build(self, spec: LayerSpec) -> tuple[nn.Module, int]:
         family = self._family
-        bring = None if self._bringer is None else self._bringer.begin()
-        tensors = layer_weights(family, spec, family.dtype, bring)
+        copy_in = None if self._copier is None else self._copier.begin()
+        tensors = layer_weights(family, spec, family.dtype, copy_in)
         module = copy.deepcopy(self._templates[spec.position])
         module.load_state_dict(tensors, strict=True, assign=True)
         module.eval().requires_grad_(False)
-        owned = spec.method is not None or bring is not None
+        owned = spec.method is not None or copy_in is not None
         return module, sum(tensor.nbytes for tensor in tensors.values()) if owned else 0
 
 
-class _Bringer:
-    """Copies tensors to the device and gives back the memory that reading them took.
+class _Copier:
+    """Copies tensors to the device and releases the memory that reading them took.
 
-    To a GPU they go through pinned memory and on a stream of their own, so that a layer is copied
-    while those before it run.
+    To a GPU they go through pinned memory on a stream of its own, so that a layer is copied while
+    those before it run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -81,15 +83,15 @@ class _Bringer:
         self._stream: Any = None  # torch's streams are untyped
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._brought: dict[int, Tensor] = {}
+        self._copies: dict[int, Tensor] = {}
 
-    def begin(self) -> "_Bringer":
-        """Forget what was brought for the layer before; a tensor of many names is brought once."""
-        self._brought = {}
+    def begin(self) -> "_Copier":
+        """Start a new layer; within it, a tensor with several names is copied once."""
+        self._copies = {}
         return self
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bring one layer's tensors."""
+        """Copy one layer's tensors."""
         found = {name: self._copy(tensor) for name, tensor in tensors.items()}
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
@@ -98,9 +100,9 @@ class _Bringer:
 
     def _copy(self, tensor: Tensor) -> Tensor:
         key = tensor.data_ptr()
-        if key not in self._brought or self._brought[key].shape != tensor.shape:
-            self._brought[key] = self._moved(tensor)
-        return self._brought[key]
+        if key not in self._copies or self._copies[key].shape != tensor.shape:
+            self._copies[key] = self._moved(tensor)
+        return self._copies[key]
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self._stream is None:

@@ -1,9 +1,8 @@
-"""Is the engine exact for this architecture? Asked of the weights at hand, before a search.
+"""Check before a search that the engine scores like transformers, on the actual weights.
 
-The base, whole, is run on two packed passages with branches and, as the slow and obvious truth, by
-its own Hugging Face forward on one plain sequence after the other. So is the base with one layer
-cut, against a smaller Hugging Face model: an architecture whose layers depend on their number, or
-on how many there are, is noticed before a search and not by the export after it.
+The whole base is run on two packed passages and, one plain sequence at a time, by its own Hugging
+Face forward. So is the base with one layer cut, against a smaller Hugging Face model: that finds
+architectures whose layers depend on their index or on the number of layers.
 """
 
 from collections.abc import Sequence
@@ -24,16 +23,16 @@ from gptailor.tasks.task import Passage
 
 __all__ = ["plain_logprobs", "refuse_inexact"]
 
-# Nats a token: at most in float32; on average in the others, where rounding alone moves a token by
-# half a nat now and then (SmolLM2-135M: 0.03 to 0.12 on average, whole or with a middle layer cut).
+# Nats a token: the maximum in float32; the mean in 16 bits, where rounding alone moves some tokens
+# by half a nat (SmolLM2-135M: 0.03 to 0.12 on average, whole or with a middle layer cut).
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
 
 
 def refuse_inexact(engine: Engine) -> None:
-    """Hold the engine against the family's own forward.
+    """Compare the engine with the family's own forward.
 
     Raises:
-        FamilyError: They differ; the architecture needs something that packing does not give.
+        FamilyError: They differ: the engine does not support the architecture.
     """
     family = engine.family
     rng = np.random.default_rng(0)
@@ -65,7 +64,7 @@ def refuse_inexact(engine: Engine) -> None:
 def _apart(
     engine: Engine, tailoring: Tailoring, model: PreTrainedModel, passages: Sequence[Passage]
 ) -> float:
-    """How far the engine is from the model's own forward, in nats a token."""
+    """Difference between the engine and the model's own forward, in nats a token."""
     batches = pack(passages)
     ordered = sum((batch.passages for batch in batches), ())
     try:
@@ -86,10 +85,10 @@ def _apart(
 
 
 def _one_layer_shorter(family: Family) -> tuple[Tailoring, PreTrainedModel] | None:
-    """The base without a layer, and a smaller model of the same.
+    """The base without one layer, as a tailoring and as a smaller model; None if none can be cut.
 
-    The first layer that can be missing, which moves all others; where numbers are rounded to 16
-    bits, one in the middle, for without one of the first all that follows is lost in rounding.
+    In float32 the first layer that can be cut, which shifts all others; in 16 bits one from the
+    middle, because without an early layer rounding errors hide every other difference.
     """
     n_layers = family.n_layers
     first = 0 if family.dtype == torch.float32 else n_layers // 2

@@ -1,9 +1,8 @@
 """The family's Hugging Face model without its layers: embedding, masks, rotary, norm and head.
 
-The model's own forward does the work, so that scalings, soft-caps, rotary embeddings and masks stay
-what Hugging Face made them: `Tap` modules stand where the layers were and note what each layer is
-called with; a `Replay` hands hidden states to the norm and the head. Knows the family; knows
-nothing of candidates' layers.
+The model's own forward is run, so scalings, soft-caps, rotary embeddings and masks are Hugging
+Face's. In place of the layers, `_Tap` modules record the arguments each layer is called with, and a
+`_Replay` module returns hidden states to the norm and the head.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ __all__ = ["Inputs", "Skeleton"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """What the layers are called with for one batch.
+    """The arguments of the layers for one batch.
 
     Args:
         hidden: The embedded tokens, (B, T, H) in the family's dtype.
@@ -44,11 +43,11 @@ _Call = tuple[Tensor, dict[str, Any]]  # a layer's hidden state, and its other a
 
 
 class _Stop(Exception):  # not an error: the last layer was reached
-    """Ends a forward when every layer's arguments are known."""
+    """Ends a forward once every layer's arguments are recorded."""
 
 
 class _Tap(nn.Module):
-    """Stands for a layer and notes what it is called with, all but the hidden state by name."""
+    """Replaces a layer and records its arguments, all but the hidden state by name."""
 
     def __init__(
         self, calls: list[_Call], names: tuple[str, ...], *, last: bool, tuples: bool
@@ -57,7 +56,7 @@ class _Tap(nn.Module):
         self._calls, self._names, self._last, self._tuples = calls, names, last, tuples
 
     def forward(self, hidden: Tensor, *unnamed: Any, **arguments: Any) -> Any:
-        """Note the call; hand the hidden state on, or stop after the last layer."""
+        """Record the call; return the hidden state, or stop after the last layer."""
         named = dict(zip(self._names, unnamed, strict=False))
         self._calls.append((hidden, named | arguments))
         if self._last:
@@ -66,19 +65,19 @@ class _Tap(nn.Module):
 
 
 class _Replay(nn.Module):
-    """Stands for all the layers and gives their result, whatever goes in."""
+    """Replaces all the layers and returns a given result."""
 
     def __init__(self, hidden: Tensor, *, tuples: bool) -> None:
         super().__init__()
         self._answer = (hidden, None) if tuples else hidden
 
     def forward(self, hidden: Tensor, *unnamed: Any, **arguments: Any) -> Any:
-        """Give the hidden states back that stand for the last layer's."""
+        """Return the given hidden states, (1, M, H)."""
         return self._answer
 
 
 class Skeleton:
-    """Embed batches, and turn hidden states into logits, for any choice of parts.
+    """Embed batches, and turn hidden states into logits, for any choice of outer parts.
 
     Args:
         family: Where the weights are.
@@ -98,13 +97,14 @@ class Skeleton:
         self._bare = model
         self._family = family
         self._device = device
+        self.vocab_size = int(family.config.vocab_size)
         self._models: dict[tuple[LayerSpec, ...], Any] = {}
         self._allowed: dict[int, tuple[Tensor, ...]] = {}
         self._names = tuple(inspect.signature(self.templates[0].forward).parameters)[1:]
-        self._tuples: bool | None = None  # whether layers answer with one; found at the first call
+        self._tuples: bool | None = None  # whether layers return one; found at the first call
 
     def inputs(self, tailoring: Tailoring, batch: Batch) -> Inputs:
-        """Embed a batch and find out what each original layer would be called with.
+        """Embed a batch and find out the arguments of each original layer.
 
         Raises:
             FamilyError: The architecture calls its layers in a way that can't be packed.
@@ -122,9 +122,9 @@ class Skeleton:
     def logits(self, tailoring: Tailoring, hidden: Tensor) -> Tensor:
         """Norm and project hidden states: (M, H) -> (M, V), in the family's dtype."""
         model = self._model(tailoring)
-        self._place(model, [_Replay(hidden[None], tuples=bool(self._tuples))])
+        self._set_layers(model, [_Replay(hidden[None], tuples=bool(self._tuples))])
         positions = torch.zeros(1, len(hidden), dtype=torch.int64, device=self._device)
-        mask = torch.zeros(1, 1, 1, 1, dtype=hidden.dtype, device=self._device)  # nobody looks
+        mask = torch.zeros(1, 1, 1, 1, dtype=hidden.dtype, device=self._device)  # not used
         out = model(
             inputs_embeds=hidden[None],
             position_ids=positions,
@@ -139,7 +139,7 @@ class Skeleton:
         return dict.fromkeys(kinds, mask) if kinds else mask
 
     def _model(self, tailoring: Tailoring) -> Any:
-        """The model without layers whose parts are those of the tailoring; made once."""
+        """The model without layers that has the tailoring's outer parts; made once."""
         parts = tailoring.outer_parts
         key = tuple(parts.values())
         if key not in self._models:
@@ -154,17 +154,17 @@ class Skeleton:
             self._models[key] = model.to(self._device)
         return self._models[key]
 
-    def _place(self, model: Any, layers: list[nn.Module]) -> None:
+    def _set_layers(self, model: Any, layers: list[nn.Module]) -> None:
         setattr(model.get_submodule(self._parent), self._name, nn.ModuleList(layers))
 
     def _calls(self, model: Any, tokens: Tensor, positions: Tensor | None) -> list[_Call]:
-        """What each layer is called with."""
+        """Each layer's arguments."""
         if self._tuples is None:
-            self._tuples = self._answers_with_tuples(model)
+            self._tuples = self._returns_tuples(model)
         return self._tapped(model, tokens, positions, tuples=self._tuples)
 
-    def _answers_with_tuples(self, model: Any) -> bool:
-        """Find out whether the model takes tensors or tuples as its layers' answers: try both."""
+    def _returns_tuples(self, model: Any) -> bool:
+        """Find out whether the model's layers return tuples or tensors: try both."""
         tokens = torch.zeros(1, 2, dtype=torch.int64, device=self._device)
         positions = torch.arange(2, device=self._device)[None]
         reasons: list[object] = []
@@ -191,7 +191,7 @@ class Skeleton:
             _Tap(calls, self._names, last=layer == n_layers - 1, tuples=tuples)
             for layer in range(n_layers)
         ]
-        self._place(model, list(taps))
+        self._set_layers(model, list(taps))
         with contextlib.suppress(_Stop):
             model.base_model(input_ids=tokens, position_ids=positions, use_cache=False)
         return calls
@@ -199,12 +199,12 @@ class Skeleton:
     def _masks(self, model: Any, batch: Batch) -> list[Tensor]:
         """The additive mask of each original layer, (B, 1, T, T) in the family's dtype.
 
-        A layer's own pattern (full, sliding, chunked) is read off what the model itself makes for
-        one plain sequence, and looked up by the tokens' positions.
+        A layer's pattern (full, sliding, chunked) is read off the mask that the model makes for one
+        plain sequence, and looked up by the tokens' positions.
         """
         length = int(batch.positions.max()) + 1
         allowed = self._patterns(model, length)
-        visible = batch.visible().to(self._device)
+        visible = batch.visible().to(self._device)  # (B, T, T)
         eye = torch.eye(visible.shape[-1], dtype=torch.bool, device=self._device)
         rows, columns = batch.positions[:, :, None], batch.positions[:, None, :]
         dtype = self._family.dtype
@@ -219,7 +219,7 @@ class Skeleton:
         return masks
 
     def _patterns(self, model: Any, length: int) -> tuple[Tensor, ...]:
-        """For each original layer, who sees whom in a plain sequence: bool (L, L), shared."""
+        """For each original layer, its mask in a plain sequence: bool (L, L), [query, key]."""
         room = 1 << max(6, (length - 1).bit_length())  # a few sizes serve all batches
         if room in self._allowed:
             return self._allowed[room]

@@ -1,12 +1,13 @@
-"""What running candidates gives: per target, per candidate. Knows nothing of how it was run."""
+"""Results of running candidates: per batch, what was found at its targets."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Result", "Run", "Targets"]
+__all__ = ["Result", "Targets"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,58 +27,42 @@ class Targets:
 
     @classmethod
     def joined(cls, parts: "Sequence[Targets]") -> "Targets":
-        """Put the targets of several batches behind each other."""
-        apart = [part.divergence for part in parts if part.divergence is not None]
+        """Concatenate the targets of several batches."""
+        divergences = [part.divergence for part in parts if part.divergence is not None]
         return cls(
             torch.cat([part.logprob for part in parts]),
             torch.cat([part.greedy for part in parts]),
-            torch.cat(apart) if apart else None,
+            torch.cat(divergences) if divergences else None,
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What came of one tailoring.
+    """The result of one tailoring on some batches.
 
     Args:
-        targets: One for each batch; None if it could not be scored.
+        targets: One for each batch; None if the tailoring could not be scored.
         failure: Why it could not be scored.
-        layer_tokens: Tokens times layers run for it; what candidates share is divided evenly.
+        layer_tokens: Tokens times layers run for it; layers that candidates share are divided
+            evenly among them.
     """
 
     targets: tuple[Targets, ...] | None
     failure: str | None
     layer_tokens: float
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Result]") -> "Result":
+        """Join results on consecutive batches; of several failures the first is kept."""
+        layer_tokens = sum(part.layer_tokens for part in parts)
+        failure = next((part.failure for part in parts if part.failure is not None), None)
+        if failure is not None:
+            return cls(None, failure, layer_tokens)
+        targets = tuple(itertools.chain.from_iterable(part.targets or () for part in parts))
+        return cls(targets, None, layer_tokens)
 
-class Run:
-    """Gathers what is found for one tailoring, block by block."""
-
-    def __init__(self, n_batches: int) -> None:
-        self._n_batches = n_batches
-        self._targets: dict[int, Targets] = {}
-        self._failure: str | None = None
-        self._layer_tokens = 0.0
-
-    def add(
-        self, numbers: Sequence[int], found: Sequence[Targets], cost: float, failure: str | None
-    ) -> None:
-        """File what was found for the batches of these numbers, and what it cost.
-
-        With a failure fewer are found than were run.
-        """
-        self._targets.update(zip(numbers, found, strict=False))
-        self._layer_tokens += cost
-        self.fail(failure)
-
-    def fail(self, failure: str | None) -> None:
-        """Note why it can't be scored; the first reason stays."""
-        self._failure = self._failure or failure
-
-    def result(self) -> Result:
-        """What came of it."""
-        if self._failure is not None:
-            return Result(None, self._failure, self._layer_tokens)
-        assert len(self._targets) == self._n_batches, "a batch was not run"
-        targets = tuple(self._targets[number] for number in sorted(self._targets))
-        return Result(targets, None, self._layer_tokens)
+    def as_one_batch(self) -> "Result":
+        """The same with all targets in one, as of one batch."""
+        if self.targets is None:
+            return self
+        return Result((Targets.joined(self.targets),), None, self.layer_tokens)

@@ -1,8 +1,7 @@
-"""A row of tokens as a tree: what sequences have in common at their start stands there once.
+"""A prefix tree of token sequences, laid out as one row.
 
-Sequences are added one by one; the tree is then laid out depth first, so that a token's descendants
-stand right behind it, and "who sees whom" is one number a token: where its descendants end. Knows
-nothing of passages, tensors and models.
+The layout is depth first, so a token's descendants follow it directly, and one number a token says
+which tokens may attend to it: the end of its subtree.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ _ROOT = -1
 
 
 class TokenTree:
-    """The sequences of one row, their common beginnings shared."""
+    """The sequences of one row; common prefixes are stored once."""
 
     def __init__(self) -> None:
         self._children: dict[tuple[int, int], int] = {}  # (parent, token) -> node
@@ -21,7 +20,7 @@ class TokenTree:
         self._parents: list[int] = []
 
     def __len__(self) -> int:
-        """Distinct tokens: what a row of this tree holds."""
+        """Nodes: the tokens of the row."""
         return len(self._tokens)
 
     def add(self, tokens: Sequence[int], after: int = _ROOT) -> list[int]:
@@ -29,10 +28,10 @@ class TokenTree:
 
         Args:
             tokens: Token ids.
-            after: The node that they follow; the start if absent.
+            after: The node that they follow; the start of the row if absent.
 
         Returns:
-            The node of each token; a node stands for its token after all that is before it.
+            The node of each token.
         """
         nodes = []
         for token in tokens:
@@ -46,7 +45,7 @@ class TokenTree:
         return nodes
 
     def common(self, tokens: Sequence[int], after: int = _ROOT) -> int:
-        """How many of a sequence's tokens are there already."""
+        """Length of the longest prefix of a sequence that is in the tree."""
         for n, token in enumerate(tokens):
             known = self._children.get((after, token))
             if known is None:
@@ -58,8 +57,8 @@ class TokenTree:
         """Put the nodes in a row, each before its descendants.
 
         Returns:
-            For each node its place in the row; then, by place: the token id, the position in its
-            own sequence, and the place behind its last descendant.
+            For each node its index in the row; then, by index: the token id, the position in its
+            own sequence, and the end (exclusive) of its subtree.
         """
         n = len(self._tokens)
         sizes = [1] * n
@@ -67,7 +66,7 @@ class TokenTree:
             if self._parents[node] != _ROOT:
                 sizes[self._parents[node]] += sizes[node]
         places, depths = [0] * n, [0] * n
-        free = {_ROOT: 0}  # node -> where its next child's descendants begin
+        free = {_ROOT: 0}  # node -> index of its next child
         tokens, positions, ends = [0] * n, [0] * n, [0] * n
         for node, parent in enumerate(self._parents):
             place = free[parent]

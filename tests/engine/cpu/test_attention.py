@@ -1,17 +1,25 @@
 """Attention by the engine is attention: held against its definition, head by head, in float64."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from gptailor.engine.cpu import attention
 from gptailor.engine.cpu.attention import speed_up_attention
 
 CPU = torch.device("cpu")
 N_ROWS, N_TOKENS = 5, 9
+OURS = "gptailor"
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["AMX", "no AMX"])
@@ -122,6 +130,32 @@ def test_a_model_that_attends_so_answers_alike(dtype: torch.dtype) -> None:
     assert ours.config._attn_implementation != stock.config._attn_implementation
     torch.testing.assert_close(
         found, expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0
+    )
+
+
+def test_only_a_name_of_our_own_is_added_to_what_transformers_knows() -> None:
+    attention_of, mask_of = AttentionInterface(), AttentionMaskInterface()
+    before = [
+        {name: known[name] for name in known if name != OURS} for known in (attention_of, mask_of)
+    ]
+    ours = model(torch.float32)
+    speed_up_attention(ours, CPU)
+    assert ours.config._attn_implementation == OURS
+    after = [
+        {name: known[name] for name in known if name != OURS} for known in (attention_of, mask_of)
+    ]
+    assert after == before
+    assert attention_of[OURS] is attention._attend
+
+
+@pytest.mark.slow
+def test_nothing_is_registered_at_import() -> None:
+    asked = (
+        "import gptailor.engine; from transformers import AttentionInterface as A; "
+        f"assert {OURS!r} not in A()"
+    )
+    subprocess.run(
+        [sys.executable, "-c", asked], check=True, env={"PYTHONPATH": ":".join(sys.path)}
     )
 
 

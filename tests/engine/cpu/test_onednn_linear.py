@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.engine.cpu import onednn_linear
-from gptailor.engine.cpu.onednn_linear import speed_up_linear
+from gptailor.engine.cpu.onednn_linear import OnednnLinear, speed_up_linear
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def both(layer: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
-    faster = copy.deepcopy(layer)
+    faster = nn.Sequential(copy.deepcopy(layer))
     speed_up_linear(faster, CPU)
     with torch.inference_mode():
         return faster(given), layer(given)
@@ -75,6 +75,14 @@ def test_weights_stay_the_tensors_that_they_were() -> None:
 
 
 def test_other_devices_are_left_alone() -> None:
-    model = nn.Linear(8, 6, device="meta")
+    model = nn.Sequential(nn.Linear(8, 6, device="meta"))
     speed_up_linear(model, torch.device("cuda"))
-    assert type(model) is nn.Linear
+    assert type(model[0]) is nn.Linear
+
+
+def test_a_layer_is_replaced_in_the_model_and_left_as_it_was_elsewhere() -> None:
+    layer = nn.Linear(8, 6)
+    model = nn.Sequential(layer)
+    speed_up_linear(model, CPU)
+    assert type(layer) is nn.Linear
+    assert model[0] is layer or type(model[0]) is OnednnLinear

@@ -1,1 +1,1 @@
-"""What makes layers fast on CPUs: attention, matrix products, memory allocation."""
+"""Faster layers on CPUs: attention, matrix products, memory allocation."""

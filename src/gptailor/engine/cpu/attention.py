@@ -1,9 +1,8 @@
-"""Attention as a processor computes it fastest over rows of a few hundred tokens.
+"""Attention on CPUs for rows of a few hundred tokens (docs/decisions/0015).
 
-torch's fused attention is made for long rows: over short ones in 16 bits two plain products and a
-softmax take half its time, but where the processor has tiles for them. Heads that share keys and
-values are multiplied together, where transformers would copy them. Knows transformers' attention
-interface, and nothing of models.
+torch's fused attention is made for long rows: over short ones, two matrix products and a softmax
+take half its time in 16 bits, except on processors with AMX. Query heads that share keys and values
+are multiplied together, where transformers copies the keys and values for each.
 """
 
 from typing import Any
@@ -21,20 +20,23 @@ __all__ = ["speed_up_attention"]
 
 _NAME = "gptailor"
 _STOCK = "sdpa"
-_CACHED_BYTES = 4 * 2**20  # of scores that are made at a time, so that they stay in the cache
+_CACHED_BYTES = 4 * 2**20  # of scores made at a time, so that they fit the CPU's cache
 _MOST_BYTES = 64 * 2**20  # of one row's scores; fused attention keeps none
-_PLAIN = frozenset({"is_causal", "position_ids", "sliding_window", "use_cache"})  # told by the mask
+_PLAIN = frozenset(
+    {"is_causal", "position_ids", "sliding_window", "use_cache"}
+)  # expressed by the mask
 
 
 def speed_up_attention(model: PreTrainedModel, device: torch.device) -> None:
-    """Let a model's layers attend by `_attend`, where they would by torch's fused attention.
+    """Let a model use `_attend` where it would use torch's fused attention.
 
-    On two cores of an AMD EPYC with AVX-512, over rows of 48 to 2,048 tokens, it took 0.5 to 0.7 of
-    the time in bfloat16, and 0.75 to 1.0 of it in float32; on two of an Intel Xeon with AMX, 0.55
-    to 0.9 of it in bfloat16. Without AMX scores are rounded to 16 bits before the softmax, as by
-    transformers' own eager attention.
+    `_attend` is registered with transformers under a name of its own, through the interface made
+    for that: nothing registered there changes, and nothing happens at import. Without AMX, 16-bit
+    scores are rounded before the softmax, as by transformers' eager attention.
     """
     if device.type == "cpu" and model.config._attn_implementation == _STOCK:
+        AttentionInterface.register(_NAME, _attend)
+        AttentionMaskInterface.register(_NAME, sdpa_mask)
         model.set_attn_implementation(_NAME)
 
 
@@ -48,7 +50,7 @@ def _attend(  # noqa: PLR0913, PLR0917  # transformers' interface
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend under an additive mask; what is not plain attention is left to transformers.
+    """Attention under an additive mask; any other kind is passed to transformers.
 
     Args:
         module: The layer's attention.
@@ -57,11 +59,11 @@ def _attend(  # noqa: PLR0913, PLR0917  # transformers' interface
         value: (B, K, T, E).
         attention_mask: Added to the scores, (B, 1, T, T) in the query's dtype.
         dropout: 0 in a model that is not trained.
-        scaling: Of scores, 1 / sqrt(D) if None.
-        others: What else a model gives its attention; see transformers' `AttentionInterface`.
+        scaling: Factor of the scores, 1 / sqrt(D) if None.
+        others: Further arguments of transformers' `AttentionInterface`.
 
     Returns:
-        (B, T, N, E), and no weights.
+        (B, T, N, E), and None for the weights.
     """
     plain = all(name in _PLAIN or asked is None or asked is False for name, asked in others.items())
     if not plain or dropout or not _masks_rows(attention_mask, query):
@@ -87,7 +89,7 @@ def _attend(  # noqa: PLR0913, PLR0917  # transformers' interface
 
 
 def _fuses(dtype: torch.dtype) -> bool:
-    """Whether fused attention is the faster over short rows too."""
+    """Whether fused attention is faster over short rows too."""
     return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16_tiles())
 
 
@@ -97,21 +99,17 @@ def _masks_rows(mask: Tensor | None, query: Tensor) -> bool:
 
 
 def _product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """Attention by two products, (B, N, T, E); the heads of a key are the rows of one matrix.
+    """Attention by two matrix products, (B, N, T, E).
 
-    The keys' mean is taken off first: it moves all scores of a token alike, which a softmax does
-    not see, and what is left loses less when it is rounded (SageAttention, arXiv 2410.02367).
+    The keys' mean is subtracted first: it adds the same number to all scores of a query, which a
+    softmax ignores, and the rest loses less in rounding (SageAttention, arXiv 2410.02367).
     """
     n, n_heads, n_tokens, _ = query.shape
     n_keys = key.shape[1]
     key = (key - key.mean(dim=2, keepdim=True, dtype=torch.float32)).to(key.dtype)
-    stacked = (n * n_keys, n_heads // n_keys * n_tokens, -1)
-    keys, values = key.flatten(0, 1), value.flatten(0, 1)
-    scores = torch.bmm(query.reshape(stacked), keys.transpose(1, 2))
+    stacked = (n * n_keys, n_heads // n_keys * n_tokens, -1)  # heads that share keys: one matrix
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)  # (B * K, T, D), (B * K, T, E)
+    scores = torch.bmm(query.reshape(stacked), keys.transpose(1, 2))  # (B * K, N / K * T, T)
     scores = scores.view(n, n_heads, n_tokens, n_tokens)
     weights = torch.add(mask, scores, alpha=scaling, out=scores).softmax(dim=-1)
     return torch.bmm(weights.view(stacked), values).view(n, n_heads, n_tokens, -1)
-
-
-AttentionInterface.register(_NAME, _attend)
-AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -1,8 +1,6 @@
-"""Linear layers as the processor multiplies fastest.
+"""Route float32 nn.Linear to oneDNN on x86 processors that are not Intel's.
 
-In float32 torch leaves the products of linear layers to MKL, and oneDNN, which it brings too, is
-faster at them on processors that are not Intel's. Knows modules alone, and nothing of what they are
-part of.
+There torch's own choice, MKL, is slower (docs/decisions/0014).
 """
 
 import platform
@@ -12,11 +10,21 @@ from torch import Tensor, nn
 
 from gptailor.engine.cpu.processor import is_intel
 
-__all__ = ["speed_up_linear"]
+__all__ = ["OnednnLinear", "speed_up_linear"]
 
 
-class _Linear(nn.Linear):
-    """A linear layer whose float32 products oneDNN makes; any other dtype runs as ever."""
+class OnednnLinear(nn.Linear):
+    """A linear layer whose float32 products oneDNN computes; other dtypes use torch's choice.
+
+    Args:
+        linear: The layer it replaces; its parameters are shared.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        shape = (linear.in_features, linear.out_features)
+        super().__init__(*shape, bias=linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
@@ -28,22 +36,24 @@ class _Linear(nn.Linear):
         return result
 
 
-def speed_up_linear(module: nn.Module, device: torch.device) -> None:
-    """Let the linear layers of a module run by oneDNN, in place, where it has been measured.
+def speed_up_linear(model: nn.Module, device: torch.device) -> None:
+    """Replace a model's linear layers by `OnednnLinear` on processors where it is faster.
 
-    On two cores of an AMD EPYC with AVX-512, oneDNN made the products of layers of hidden size 576
-    in 0.91 of MKL's time, and those of a head of 49,152 tokens in 0.7 of it; on two of an Intel
-    Xeon in 1.07 of it, and there MKL stays. What it is depends on the machine alone, never on a
-    measurement: scores are the same in every run.
+    It depends on the machine alone, never on a measurement, so scores are the same in every run.
+
+    Args:
+        model: A model that only the caller uses; its submodules are replaced.
+        device: Where it will run.
     """
-    if device.type != "cpu" or not _can():
+    if device.type != "cpu" or not _is_faster():
         return
-    for linear in module.modules():
-        if type(linear) is nn.Linear:  # one with a forward of its own keeps it
-            linear.__class__ = _Linear
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear:  # a subclass keeps its own forward
+                setattr(parent, name, OnednnLinear(child))
 
 
-def _can() -> bool:
+def _is_faster() -> bool:
     ops, backend = torch.ops.mkldnn, torch.backends.mkldnn
     here = bool(backend.is_available())  # type: ignore[no-untyped-call]
     x86 = platform.machine().lower() in ("x86_64", "amd64")

@@ -1,4 +1,4 @@
-"""What the processor is, where that decides how products are best made. Knows what torch tells."""
+"""Properties of the processor that decide which matrix products are fastest."""
 
 import functools
 from typing import Any
@@ -9,17 +9,17 @@ __all__ = ["has_bfloat16_tiles", "is_intel"]
 
 
 def has_bfloat16_tiles() -> bool:
-    """Whether it multiplies whole tiles of bfloat16 (AMX)."""
+    """Whether it multiplies tiles of bfloat16 (Intel AMX)."""
     return bool(_capabilities().get("amx_bf16"))
 
 
 def is_intel() -> bool:
-    """Whether it is Intel's, for which MKL is made."""
+    """Whether it is made by Intel."""
     return str(_capabilities().get("cpu_name")).startswith("Intel")
 
 
 @functools.cache
 def _capabilities() -> dict[str, Any]:
-    """What torch tells of the processor; nothing, before it told that."""
+    """The processor's capabilities as torch reports them; none where torch is too old to."""
     tell = getattr(torch.cpu, "get_capabilities", dict)
     return dict(tell())
