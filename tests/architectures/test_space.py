@@ -17,6 +17,7 @@ from gptailor.core.trial import Measurement, Scores, Trial
 from gptailor.errors import ConfigError, TailoringError
 from gptailor.family import Family, tailored_config
 from gptailor.family.layout import Layout
+from gptailor.searchers.searcher import SearchContext, make_searcher
 from gptailor.searchers.space import Space
 
 # first some dense layers and then experts; dense and expert, with rope and without; the last layer
@@ -89,7 +90,7 @@ def test_every_proposal_can_be_exported(name: str, n_removed: int, family: Famil
     )
     whole = Tailoring.whole(BASE, 6)
     objective = Objective([Goal("task", "acc")], scores(whole, RUNGS[-1]))
-    asking = searcher(space=space, objective=objective, rungs=RUNGS, max_trials=24, seed=0)
+    asking = make_searcher(searcher, SearchContext(space, objective, RUNGS, 24, seed=0))
     numbers, results = itertools.count(), 0
     while group := asking.ask():
         for proposal in group:

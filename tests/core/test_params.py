@@ -29,7 +29,7 @@ def test_a_search_stays_within_its_own_narrower_limits() -> None:
 
 
 def test_a_choice_takes_its_options_and_nothing_else() -> None:
-    choice = Choice(("max", "mean"), default="max")
+    choice = Choice(("max", "mean"))
     assert choice.problem("mean") is None
     assert choice.problem("median") == "must be one of max, mean, not 'median'"
     assert choice.problem([]) == "must be one of max, mean, not []"

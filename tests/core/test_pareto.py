@@ -1,9 +1,9 @@
-"""Fronts, scalarisation and crowding, against numbers worked out by hand."""
+"""Fronts and scalarisation, against numbers worked out by hand."""
 
 import numpy as np
 import pytest
 
-from gptailor.core.pareto import crowding, draw_weights, normalised, parego, pareto_front
+from gptailor.core.pareto import draw_weights, normalised, parego, pareto_front
 
 
 def test_the_front_is_what_nothing_else_beats() -> None:
@@ -36,8 +36,3 @@ def test_parego_is_the_largest_weighted_loss_and_a_twentieth_of_their_sum() -> N
 
 def test_drawn_weights_sum_to_one() -> None:
     assert draw_weights(4, np.random.default_rng(0)).sum() == pytest.approx(1.0)
-
-
-def test_crowding_is_infinite_at_the_ends_and_grows_with_the_gap() -> None:
-    distance = crowding(np.array([[0.0, 1.0], [0.1, 0.9], [0.5, 0.5], [1.0, 0.0]]))
-    np.testing.assert_allclose(distance, [np.inf, 1.0, 1.8, np.inf])

@@ -27,7 +27,7 @@ from gptailor.workers.pool import WorkerSetup
 pytestmark = pytest.mark.slow
 
 Job = Callable[..., Path]
-RANDOM = {"name": "random", "options": {"group": 5}}
+RANDOM = {"name": "random", "options": {"batch": 5}}
 
 
 def search(assembly: Assembly, folder: Path) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def test_the_same_header_goes_on() -> None:
         ("config.engine.device", "cpu"),
         ("config.engine.cache_bytes", 2),
         ("config.engine.member_bytes", 2**20),
-        ("config.search.options", {"population": 4, "tie": 0.5}),
+        ("config.search.options", {"population": 4, "tie_z": 0.5}),
     ],
 )
 def test_what_may_change_and_a_default_that_is_now_said_go_on(place: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Races: who goes on, who is asked again, who is judged by what."""
+"""Successive halving: which candidates go on, which are asked again, which metric ranks them."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.core.trial import Measurement, Proposal, Scores, Trial
-from gptailor.searchers.halving import Judge, n_entrants, race
+from gptailor.searchers.halving import Judge, bracket_within, successive_halving
 from gptailor.searchers.history import History, first_examples
 
 RUNGS = (2, 4)
@@ -27,8 +27,8 @@ def scored(bits: float, right: float = 0.5, n: int = 4) -> Scores:
     )
 
 
-def judge(history: History, tie: float = 0.0) -> Judge:
-    return Judge(Objective([Goal("t", "acc")], scored(1.0)), history, RUNGS, tie)
+def judge(history: History, tie_z: float = 0.0) -> Judge:
+    return Judge(Objective([Goal("t", "acc")], scored(1.0)), history, RUNGS, tie_z)
 
 
 def told(tailoring: Tailoring, n: int, scores: Scores | None) -> Trial:
@@ -59,8 +59,8 @@ def test_near_equals_are_told_apart_by_the_proxy_within_their_error() -> None:
     history.add(
         [told(GOOD, 4, with_accs(1.0, (1, 1, 0, 0))), told(BAD, 4, with_accs(2.0, (0, 1, 1, 1)))]
     )
-    assert judge(history, tie=0.0).ranked([GOOD, BAD], 4) == [BAD, GOOD]
-    assert judge(history, tie=1.0).ranked([GOOD, BAD], 4) == [GOOD, BAD]
+    assert judge(history, tie_z=0.0).ranked([GOOD, BAD], 4) == [BAD, GOOD]
+    assert judge(history, tie_z=1.0).ranked([GOOD, BAD], 4) == [GOOD, BAD]
 
 
 def test_only_those_with_scores_are_ranked() -> None:
@@ -79,11 +79,11 @@ def test_many_examples_tell_what_few_would_have_said() -> None:
 def run(
     bits: dict[Tailoring, float], history: History, **options: object
 ) -> list[list[tuple[Tailoring, int]]]:
-    entrants = [(tailoring, "test") for tailoring in bits if tailoring != PARENT]
-    plan = race(entrants, judge(history), **options)  # type: ignore[arg-type]
+    candidates = [(tailoring, "test") for tailoring in bits if tailoring != PARENT]
+    proposals = successive_halving(candidates, judge(history), **options)  # type: ignore[arg-type]
     asked = []
     try:
-        group = next(plan)
+        group = next(proposals)
         while True:
             asked.append([(each.tailoring, each.n_examples) for each in group])
             trials = tuple(
@@ -93,46 +93,49 @@ def run(
                 for each in group
             )
             history.add(trials)
-            group = plan.send(trials)
+            group = proposals.send(trials)
     except StopIteration:
         return asked
 
 
-def test_the_best_share_goes_on() -> None:
-    asked = run({GOOD: 1.0, FAIR: 1.5, BAD: 2.0}, History(), share=1 / 3)
+def test_the_best_fraction_goes_on() -> None:
+    asked = run({GOOD: 1.0, FAIR: 1.5, BAD: 2.0}, History(), keep_fraction=1 / 3)
     assert asked == [[(GOOD, 2), (FAIR, 2), (BAD, 2)], [(GOOD, 4)]]
 
 
 def test_the_parent_is_asked_beside_its_children_only_where_it_was_not_tried() -> None:
     bits = {PARENT: 1.2, GOOD: 1.0}
-    assert run(bits, History(), share=1.0, parent=PARENT) == [
+    assert run(bits, History(), keep_fraction=1.0, parent=PARENT) == [
         [(GOOD, 2), (PARENT, 2)],
         [(GOOD, 4), (PARENT, 4)],
     ]
     history = History()
     history.add([told(PARENT, 4, scored(1.2))])
-    assert run(bits, history, share=1.0, parent=PARENT) == [[(GOOD, 2)], [(GOOD, 4)]]
+    assert run(bits, history, keep_fraction=1.0, parent=PARENT) == [[(GOOD, 2)], [(GOOD, 4)]]
 
 
 def test_children_surely_worse_than_their_parent_do_not_go_on() -> None:
     history = History()
     history.add([told(PARENT, 4, scored(1.0))])
-    assert run({GOOD: 0.9, BAD: 3.0}, history, share=1.0, parent=PARENT, doubt=1.0) == [
+    assert run({GOOD: 0.9, BAD: 3.0}, history, keep_fraction=1.0, parent=PARENT, drop_z=1.0) == [
         [(GOOD, 2), (BAD, 2)],
         [(GOOD, 4)],
     ]
-    assert run({BAD: 3.0, FAIR: 2.0}, history, share=1.0, parent=PARENT, doubt=1.0) == [
+    assert run({BAD: 3.0, FAIR: 2.0}, history, keep_fraction=1.0, parent=PARENT, drop_z=1.0) == [
         [(BAD, 2), (FAIR, 2)]
     ]
 
 
-@pytest.mark.parametrize("share", [0.2, 1 / 3, 0.5, 1.0])
+@pytest.mark.parametrize("keep_fraction", [0.2, 1 / 3, 0.5, 1.0])
 @pytest.mark.parametrize("n_trials", [1, 2, 5, 13, 40])
-def test_as_many_enter_as_can_end_within_the_budget(share: float, n_trials: int) -> None:
-    def asked(entrants: int) -> int:
-        second = max(1, math.ceil(entrants * share - 1e-9))
-        return entrants + second
+def test_as_many_start_as_can_end_within_the_budget(keep_fraction: float, n_trials: int) -> None:
+    def asked(n: int) -> int:
+        return n + max(1, math.ceil(n * keep_fraction - 1e-9))
 
-    found = n_entrants(n_trials, 2, share)
-    assert found == 0 or asked(found) <= n_trials
-    assert asked(found + 1) > n_trials
+    first, size = bracket_within(n_trials, 1000, n_rungs=2, keep_fraction=keep_fraction)
+    if n_trials == 1:
+        assert (first, size) == (1, 1)
+    else:
+        assert first == 0
+        assert asked(size) <= n_trials < asked(size + 1)
+    assert bracket_within(n_trials, 1, n_rungs=2, keep_fraction=keep_fraction) == (first, 1)

@@ -1,6 +1,5 @@
 """On a landscape shaped like a real one, the default search earns its place."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,10 @@ import pytest
 
 from gptailor.core.objective import Objective
 from gptailor.core.trial import Trial
-from gptailor.searchers.evolution import Evolution
-from gptailor.searchers.greedy import Greedy
-from gptailor.searchers.random import RandomSearch
+from gptailor.searchers.evolution import evolution
+from gptailor.searchers.greedy import greedy
+from gptailor.searchers.random import random_search
+from gptailor.searchers.searcher import SearchContext, SearchFunction, make_searcher
 
 pytestmark = pytest.mark.slow
 
@@ -33,22 +33,22 @@ def result(trials: list[Trial], objective: Objective, n_layers: int) -> Trial:
 
 
 def true_losses(
-    landscapes: list[Any], make: Callable[..., Any], n_trials: int
+    landscapes: list[Any], function: SearchFunction, n_trials: int
 ) -> tuple[float, float]:
     """Mean true loss of the results, and the mean number of examples a task that it took."""
     losses, examples = [], []
     for landscape in landscapes:
         objective, space = landscape.objective(RUNGS[-1]), landscape.space()
-        searcher = make(space=space, objective=objective, rungs=RUNGS, max_trials=n_trials, seed=0)
-        trials = landscape.run(searcher)
+        context = SearchContext(space, objective, RUNGS, n_trials, seed=0)
+        trials = landscape.run(make_searcher(function, context))
         losses.append(landscape.true_loss(result(trials, objective, space.n_kept).tailoring))
         examples.append(sum(trial.proposal.n_examples for trial in trials))
     return float(np.mean(losses)), float(np.mean(examples))
 
 
 def test_evolution_beats_random_search_by_far_on_as_many_examples(landscapes: list[Any]) -> None:
-    evolved, n_evolved = true_losses(landscapes, Evolution, 120)
-    drawn, n_drawn = true_losses(landscapes, RandomSearch, round(n_evolved / RUNGS[-1]) + 5)
+    evolved, n_evolved = true_losses(landscapes, evolution, 120)
+    drawn, n_drawn = true_losses(landscapes, random_search, round(n_evolved / RUNGS[-1]) + 5)
     assert n_drawn >= n_evolved
     assert evolved < drawn - 0.08
 
@@ -57,17 +57,16 @@ def test_evolution_beats_random_search_by_far_on_as_many_examples(landscapes: li
 def test_evolution_is_no_worse_than_greedy_removal_on_as_many_trials(
     landscapes: list[Any],
 ) -> None:
-    evolved, _ = true_losses(landscapes, Evolution, 300)
-    removed, _ = true_losses(landscapes, Greedy, 300)
+    evolved, _ = true_losses(landscapes, evolution, 300)
+    removed, _ = true_losses(landscapes, greedy, 300)
     assert evolved < removed + 0.01
 
 
 def test_evolution_survives_where_every_second_trial_fails(landscapes: list[Any]) -> None:
     landscape = landscapes[0]
     objective, space = landscape.objective(RUNGS[-1]), landscape.space()
-    searcher = Evolution(
-        space=space, objective=objective, rungs=RUNGS, max_trials=80, seed=0, scalarisation="parego"
-    )
+    context = SearchContext(space, objective, RUNGS, max_trials=80, seed=0)
+    searcher = make_searcher(evolution, context, {"scalarisation": "parego"})
     trials = landscape.run(
         searcher, fails=lambda proposal: int(proposal.tailoring.digest, 16) % 2 == 0
     )

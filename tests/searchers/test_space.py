@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.errors import ConfigError
-from gptailor.searchers.mutation import CHANGES, Where, crossover, mutate
-from gptailor.searchers.space import Space, complexity, counts, kept_positions
+from gptailor.searchers.mutation import CHANGES, crossover, draw_position, mutate
+from gptailor.searchers.space import Space, complexity, kept_positions
 
 VARIANTS = ("code", "math", "world")
 SPACE = Space(30, 7, VARIANTS, ("task_arithmetic",))
@@ -43,7 +43,8 @@ def test_whatever_is_drawn_changed_or_mixed_stays_in_the_space(
     for tailoring in (first, second, child and child[0], mixed):
         if tailoring is not None:
             tailoring.check(space.members, space.n_layers, tied=space.tied)
-            assert space.holds(tailoring)
+            assert len(tailoring.layers) == space.n_kept
+            assert space.keep <= set(kept_positions(tailoring))
             assert Tailoring.from_yaml(tailoring.to_yaml()) == tailoring
     assert child is None or child[0] != first
 
@@ -57,16 +58,18 @@ def test_every_set_of_cuts_is_as_likely_as_any_other() -> None:
 
 def test_base_one_variant_and_merges_are_all_frequent() -> None:
     rng = np.random.default_rng(0)
-    found = [counts(SPACE.random(rng)) for _ in range(100)]
-    for n_layers in (
-        sum(each.n_base for each in found),
-        sum(each.n_taken for each in found),
-        sum(each.n_merged for each in found),
-    ):
+    drawn = [SPACE.random(rng) for _ in range(100)]
+    sources = [
+        "merge" if len(spec.sources) > 1 else spec.sources[0].member
+        for tailoring in drawn
+        for spec in tailoring.layers
+    ]
+    n_base, n_merged = sources.count(BASE), sources.count("merge")
+    for n_layers in (n_base, n_merged, len(sources) - n_base - n_merged):
         assert 600 < n_layers < 950
 
 
-def test_counts_and_complexity_of_one_written_by_hand() -> None:
+def test_complexity_of_one_written_by_hand() -> None:
     tailoring = Tailoring(
         (
             LayerSpec.of("base:0"),
@@ -75,8 +78,6 @@ def test_counts_and_complexity_of_one_written_by_hand() -> None:
         ),
         embedding=LayerSpec.of("math"),
     )
-    found = counts(tailoring)
-    assert (found.n_base, found.n_taken, found.n_merged) == (1, 1, 1)
     assert complexity(tailoring) == 4
 
 
@@ -123,20 +124,20 @@ def test_whole_periods_are_cut_where_only_they_are_allowed() -> None:
     assert any(child is not None and alternates(child[0]) for child in moved)
 
 
-def test_one_variant_is_never_merged_and_givers_are_only_those_named() -> None:
+def test_one_variant_is_never_merged_and_outer_parts_are_only_from_those_named() -> None:
     space = Space(8, 2, ("math",), ("task_arithmetic",), outer_variants=())
     rng = np.random.default_rng(0)
     for _ in range(30):
         tailoring = space.random(rng)
-        assert counts(tailoring).n_merged == 0
+        assert all(len(spec.sources) == 1 for spec in tailoring.layers)
         assert tailoring.embedding == tailoring.head == LayerSpec.of(BASE)
 
 
 def test_changes_come_late_when_prefixes_are_to_be_shared() -> None:
     rng = np.random.default_rng(0)
     positions = tuple(range(30))
-    early = np.mean([Where(30, 0.0).draw(positions, rng) for _ in range(500)])
-    late = np.mean([Where(30, 1.0).draw(positions, rng) for _ in range(500)])
+    early = np.mean([draw_position(SPACE, positions, 0.0, rng) for _ in range(500)])
+    late = np.mean([draw_position(SPACE, positions, 1.0, rng) for _ in range(500)])
     assert 13 < early < 16
     assert 20 < late < 24
 

@@ -20,7 +20,6 @@ from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import Tailoring
-from gptailor.core.trial import Scores
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.cpu.allocator import keep_freed_pages
 from gptailor.engine.device import device_of, dtype_of
@@ -30,7 +29,7 @@ from gptailor.family import Family, load_family, tailored_config
 from gptailor.family.in_memory import MEMORY
 from gptailor.record.compatibility import check_header, refuse_unusable
 from gptailor.record.journal import RECORD, Journal, read_record
-from gptailor.searchers.searcher import Searcher
+from gptailor.searchers.searcher import SearchContext, Searcher, check_options, make_searcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
@@ -67,15 +66,14 @@ class Assembly:
     def searcher(self, objective: Objective) -> Searcher:
         """Make the configured searcher."""
         chosen = self.config.search
-        searcher: Searcher = SEARCHERS.get(chosen.name)(
+        context = SearchContext(
             space=self.space,
             objective=objective,
             rungs=self.plan.rungs,
             max_trials=self.plan.max_trials,
             seed=self.config.seed,
-            **chosen.options,
         )
-        return searcher
+        return make_searcher(SEARCHERS.get(chosen.name), context, chosen.options)
 
     def pool(self) -> WorkerPool:
         """Make the configured worker pool; its workers are started when there is work.
@@ -248,8 +246,8 @@ def assemble(
         },
     )
     space = Space(
-        family.n_layers,
-        n_removed,
+        plan.n_layers,
+        plan.n_removed,
         tuple(config.family.variants),
         config.merge,
         keep=frozenset(config.keep),
@@ -258,9 +256,8 @@ def assemble(
         allowed=_expressible(family),
         outer_variants=_outer_variants(family),
     )
-    assembly = Assembly(config, family, tasks, evaluator, space, plan)
-    assembly.searcher(Objective(plan.goals, Scores()))  # its options' problems are told now
-    return assembly
+    check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
+    return Assembly(config, family, tasks, evaluator, space, plan)
 
 
 def probe_workers(config: Config) -> WorkerPool:

@@ -1,9 +1,10 @@
-"""Tunable values: what a parameter may be, and what it is when nobody says.
+"""Limits of parameters and options: `Range` for numbers, `Choice` for named values.
 
-Knows nothing of who tunes them. A merge method declares its parameters as `Range`; a searcher
-draws from it, a config and a tailoring are checked against it.
+Merge methods declare their parameters with them, and searchers and worker pools their options.
+Configs and tailorings are checked against them, and searchers draw values from them.
 """
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Choice", "Range"]
@@ -15,8 +16,8 @@ class Range:
 
     Args:
         low: Smallest value.
-        high: Largest value.
-        default: The value when none is given.
+        high: Largest value; ``math.inf`` for no limit.
+        default: The value when none is given; left out where a signature has it.
         integer: Whether only whole numbers are allowed.
         tunable: Whether a search varies it; a seed, for one, stays at its default.
         search_low: Smallest value that a search proposes; `low` when None.
@@ -25,7 +26,7 @@ class Range:
 
     low: float
     high: float
-    default: float
+    default: float = math.nan
     integer: bool = False
     tunable: bool = True
     search_low: float | None = None
@@ -46,12 +47,15 @@ class Range:
             'must be a number from 0 to 1, not 3'
         """
         kind = "whole number" if self.integer else "number"
-        told = f"must be a {kind} from {self.low:g} to {self.high:g}, not {value!r}"
+        limits = f"from {self.low:g} to {self.high:g}"
+        if self.high == math.inf:
+            limits = f"of {self.low:g} or more"
+        message = f"must be a {kind} {limits}, not {value!r}"
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return told
+            return message
         if self.integer and isinstance(value, float) and not value.is_integer():
-            return told
-        return None if self.low <= value <= self.high else told
+            return message
+        return None if self.low <= value <= self.high else message
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,9 @@ class Choice:
 
     Args:
         options: The values allowed.
-        default: The value when none is given.
     """
 
     options: tuple[str, ...]
-    default: str
-    tunable: bool = True
 
     def problem(self, value: object) -> str | None:
         """Say what is wrong with `value`, or None."""

@@ -1,12 +1,12 @@
-"""Many tasks at once: the front, ParEGO's scalarisation, crowding. Losses are minimised.
+"""Several tasks at once: the Pareto front and ParEGO's scalarisation; losses are minimised.
 
-Knows nothing of tailorings; rows are candidates, columns tasks.
+Losses are arrays with one row a candidate and one column a task.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["crowding", "draw_weights", "normalised", "parego", "pareto_front"]
+__all__ = ["draw_weights", "normalised", "parego", "pareto_front"]
 
 Floats = NDArray[np.float64]
 
@@ -14,9 +14,9 @@ _RHO = 0.05  # share of the weighted sum: Knowles 2006, ParEGO, eq. 2
 
 
 def pareto_front(losses: Floats) -> tuple[int, ...]:
-    """Rows that no other row beats: as good in every task and better in one.
+    """Indices of the rows that no other row dominates: as good in every task and better in one.
 
-    Of equal rows the first alone is kept. Rows that are not finite are never on the front.
+    Of equal rows only the first is on the front; rows that are not finite never are.
 
     Args:
         losses: Shape (n_candidates, n_tasks).
@@ -69,21 +69,3 @@ def parego(losses: Floats, weights: Floats) -> Floats:
 def draw_weights(n_tasks: int, rng: np.random.Generator) -> Floats:
     """Draw weights of sum 1, every mixture as likely as any other."""
     return rng.dirichlet(np.ones(n_tasks))
-
-
-def crowding(losses: Floats) -> Floats:
-    """How far each row's neighbours on a front are apart; ends are infinitely far.
-
-    Deb et al. 2002 (NSGA-II), section III-B.
-
-    Args:
-        losses: One front, shape (n_candidates, n_tasks).
-    """
-    distance = np.zeros(len(losses))
-    for column in losses.T:
-        order = np.argsort(column, kind="stable")
-        distance[order[[0, -1]]] = np.inf
-        span = column[order[-1]] - column[order[0]]
-        if len(order) > 2 and span > 0:
-            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
-    return distance

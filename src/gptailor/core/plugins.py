@@ -1,19 +1,35 @@
 """Plug-ins by name: ours, those of installed packages, and ``module:attribute``.
 
-A plug-in's module is imported only when the plug-in is asked for: so names can be checked, and told
-with a "did you mean", without loading anything heavy.
+A plug-in's module is imported only when the plug-in is asked for: so names can be checked without
+loading anything heavy.
+
+The options of a plug-in are the keyword-only parameters of its signature. Each has its type, its
+default and its limits there: ``population: Annotated[int, Range(1, 1000)] = 4``.
 """
 
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin
 
+from gptailor.core.params import Choice, Range
 from gptailor.errors import ConfigError, unknown
 
-__all__ = ["MERGE_METHODS", "SEARCHERS", "WORKERS", "Registry"]
+__all__ = [
+    "MERGE_METHODS",
+    "SEARCHERS",
+    "WORKERS",
+    "Registry",
+    "option_problems",
+    "options_of",
+]
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_MISSING = inspect.Parameter.empty
 
 
 class Registry:
@@ -28,8 +44,9 @@ class Registry:
         builtin: Name to ``"module:attribute"``.
         group: The entry point group that other packages add to, such as ``gptailor.searchers``.
         reserved: Arguments that the program fills in, never the user.
-        checks: Name to the ``"module:attribute"`` that tells the problems of its options' values, a
-            sentence each.
+        section: The section of a config that names one; `noun` when None.
+        checks: Name to the ``"module:attribute"`` that returns the problems of its options' values,
+            a sentence each, in place of the limits in its signature.
     """
 
     def __init__(
@@ -39,9 +56,10 @@ class Registry:
         *,
         group: str | None = None,
         reserved: Iterable[str] = (),
+        section: str | None = None,
         checks: Mapping[str, str] | None = None,
     ) -> None:
-        self.noun = noun
+        self.noun, self._section = noun, section or noun
         self.builtin = dict(builtin)
         self._group = group
         self._loaded: dict[str, Any] = {}
@@ -125,40 +143,86 @@ class Registry:
             ) from None
 
     def problems(self, name: str, options: Mapping[str, object]) -> list[str]:
-        """Hold options against the plug-in's signature and check; one sentence for each error."""
+        """Check options against the plug-in's signature; one sentence for each problem."""
         try:
-            plugin = self.load(name)
+            declared = self._options(name, self.load(name))
         except ConfigError as error:
             return list(error.problems)
-        known = self._options(plugin)
-        problems = [
-            unknown(f"option of {self.noun} {name}", key, known)
-            for key in options
-            if key not in known
-        ]
         if name in self._checks:
-            told: list[str] = _imported(self._checks[name])(options)
-            problems += told
-        return problems
+            declared = dict.fromkeys(declared, Any)
+        problems = option_problems(declared, options, f"{self.noun} {name}", self._section)
+        return problems + (_imported(self._checks[name])(options) if name in self._checks else [])
 
     def defaults(self, name: str) -> dict[str, Any]:
-        """The plug-in's options that may be left out, and what they are then.
+        """The plug-in's options that may be left out, and their defaults.
 
         Raises:
             ConfigError: No plug-in has this name, or a library that it needs is not installed.
         """
-        return {
-            key: parameter.default
-            for key, parameter in self._options(self.get(name)).items()
-            if parameter.default is not inspect.Parameter.empty
-        }
+        defaults = inspect.signature(self.get(name)).parameters
+        options = self._options(name, self.get(name))
+        return {k: defaults[k].default for k in options if defaults[k].default is not _MISSING}
 
-    def _options(self, plugin: Any) -> dict[str, inspect.Parameter]:
-        return {
-            key: parameter
-            for key, parameter in inspect.signature(plugin).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in self._reserved
-        }
+    def _options(self, name: str, plugin: Any) -> dict[str, Any]:
+        try:
+            return {k: v for k, v in options_of(plugin).items() if k not in self._reserved}
+        except (TypeError, ValueError, NameError) as error:
+            raise ConfigError(f"{self.noun} {name!r} has no usable signature: {error}") from None
+
+
+def options_of(plugin: Callable[..., object]) -> dict[str, Any]:
+    """Option to annotation, from the keyword-only parameters of a plug-in's signature.
+
+    Raises:
+        TypeError, ValueError, NameError: It can't be called, or an annotation can't be resolved.
+    """
+    parameters = inspect.signature(plugin, eval_str=True).parameters.values()
+    return {each.name: each.annotation for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+def option_problems(
+    declared: Mapping[str, Any],
+    options: Mapping[str, object],
+    noun: str,
+    section: str,
+    context: tuple[object, ...] = (),
+) -> list[str]:
+    """Check options against their declarations; one sentence for each problem.
+
+    Args:
+        declared: See `options_of`. Limits may be functions that return a `Range` or `Choice`.
+        options: Option to value.
+        noun: What has the options, such as ``"searcher random"``.
+        section: The section of a config that they are in.
+        context: Arguments of limits that are functions; without it those are not checked.
+    """
+    problems = []
+    for key, value in options.items():
+        if key not in declared:
+            problems.append(unknown(f"option of {noun}", key, declared))
+        elif message := _problem(declared[key], value, context):
+            problems.append(f"{section}.options.{key}: {message}")
+    return problems
+
+
+def _problem(annotation: Any, value: object, context: tuple[object, ...]) -> str | None:
+    kind, *limits = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if value is None and NoneType in kinds:
+        return None
+    whole = int in kinds and float not in kinds
+    if whole and isinstance(value, float):
+        return f"must be a whole number, not {value!r}; write it without a point"
+    for limit in limits:
+        if callable(limit):
+            limit = limit(*context) if context else None
+        if isinstance(limit, Range):
+            limit = replace(limit, integer=whole)
+        if isinstance(limit, Range | Choice) and (message := limit.problem(value)):
+            return message
+    known = [_KINDS[each] for each in kinds if each in _KINDS]
+    fits = type(value) in kinds or (type(value) is int and float in kinds)
+    return None if fits or not known else f"must be {' or '.join(known)}, not {value!r}"
 
 
 def _imported(place: str) -> Any:
@@ -184,14 +248,14 @@ MERGE_METHODS = Registry(
 SEARCHERS = Registry(
     "searcher",
     {
-        "evolution": "gptailor.searchers.evolution:Evolution",
-        "random": "gptailor.searchers.random:RandomSearch",
-        "greedy": "gptailor.searchers.greedy:Greedy",
-        "smac": "gptailor.searchers.smac3:Smac",
-        "optuna": "gptailor.searchers.optuna_tpe:OptunaSearch",
+        "evolution": "gptailor.searchers.evolution:evolution",
+        "random": "gptailor.searchers.random:random_search",
+        "greedy": "gptailor.searchers.greedy:greedy",
+        "smac": "gptailor.searchers.smac3:smac_search",
+        "optuna": "gptailor.searchers.optuna_tpe:optuna_search",
     },
     group="gptailor.searchers",
-    reserved=("space", "objective", "rungs", "max_trials", "seed"),
+    section="search",
 )
 
 WORKERS = Registry(
@@ -201,6 +265,7 @@ WORKERS = Registry(
         "ray": "gptailor.workers.ray.ray_pool:RayPool",
     },
     group="gptailor.workers",
+    section="workers",
     reserved=("evaluator", "recipe"),
     checks={
         "local": "gptailor.workers.option_checks:local_problems",

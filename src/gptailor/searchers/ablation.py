@@ -1,8 +1,8 @@
-"""Probes: what is lost when one layer more is cut, on the fewest examples.
+"""Leave-one-out ablation: the loss without one more layer, on the fewest examples.
 
-A probe differs from its neighbours by one layer, so a few examples, the same for all, tell which
-layers are missed least; this is greedy removal, made cheap by cutting several a round. Knows
-nothing of sources: all layers are the base's.
+An ablated candidate differs from the others by one layer, so a few examples, the same for all,
+rank the layers. It is greedy removal (SLEB), made cheaper by cutting several layers a round. All
+layers are the base's.
 """
 
 import itertools
@@ -12,27 +12,28 @@ import numpy as np
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal, Trial
-from gptailor.searchers.ask_tell import Group
 from gptailor.searchers.halving import Judge
 from gptailor.searchers.initial_designs import Cuts, mean_merges
+from gptailor.searchers.searcher import Group
 from gptailor.searchers.space import Space
 
-__all__ = ["probe", "probed_designs"]
+__all__ = ["ablate", "ablation_designs"]
 
 
-def probe(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], Cuts]:
-    """Cut what is missed least, round by round.
+def ablate(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], Cuts]:
+    """Cut the layers whose absence costs least, round by round.
 
-    The first round tries every layer, the next ones the better half of them that is still there.
+    The first round ablates every layer that may be cut; the next ones the better half of the layers
+    that are left.
 
     Args:
         space: What may be proposed.
-        judge: Tells losses.
-        n_trials: The most probes; with fewer of them a round cuts more layers at once.
+        judge: Returns losses.
+        n_trials: The most ablations; the fewer, the more layers a round cuts at once.
 
     Returns:
-        The cuts found; none where there is nothing to choose, or one round alone costs too much,
-        or the family does not allow the probes.
+        The cuts found; none where fewer than two layers are to be cut, or the first round costs
+        more than `n_trials`, or the family does not allow an ablated candidate, or all failed.
     """
     layers, none = list(space.free), ()
     half = max(space.n_removed, len(layers) // 2)
@@ -41,24 +42,24 @@ def probe(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[T
     cuts: Cuts = none
     n_rounds = min(1 + (n_trials - len(layers)) // half, space.n_removed)
     for part in np.array_split(np.arange(space.n_removed), n_rounds):
-        probes = {layer: space.uniform((*cuts, layer)) for layer in layers}
-        if not all(space.accepts(tailoring) for tailoring in probes.values()):
+        ablated = {layer: space.uniform((*cuts, layer)) for layer in layers}
+        if not all(space.accepts(tailoring) for tailoring in ablated.values()):
             return none
         yield tuple(
-            Proposal(tailoring, judge.rungs[0], f"probe of layer {layer}")
-            for layer, tailoring in probes.items()
+            Proposal(tailoring, judge.rungs[0], f"ablation of layer {layer}")
+            for layer, tailoring in ablated.items()
         )
-        losses = judge.proxy_losses(probes.values())
+        losses = judge.proxy_losses(ablated.values())
         if not losses:
             return none
-        ranked = sorted(probes, key=lambda layer: losses.get(probes[layer], np.inf))
+        ranked = sorted(layers, key=lambda layer: losses.get(ablated[layer], np.inf))
         cuts = tuple(sorted((*cuts, *ranked[: len(part)])))
         layers = sorted(ranked[len(part) : len(part) + half])
     return cuts
 
 
-def probed_designs(space: Space, cuts: Iterable[Cuts]) -> Iterator[Tailoring]:
-    """Candidates with good cuts: most of them the base's, some of the first cuts another's.
+def ablation_designs(space: Space, cuts: Iterable[Cuts]) -> Iterator[Tailoring]:
+    """Initial designs with good cuts: most of the base's layers, some from variants or merged.
 
     Args:
         space: What may be proposed.
@@ -69,4 +70,4 @@ def probed_designs(space: Space, cuts: Iterable[Cuts]) -> Iterator[Tailoring]:
     variants = (space.uniform(first, (name,)) for name in space.variants)
     merges = mean_merges(space, first)
     for source, n in ((base, 1), (merges, 1), (base, 3), (variants, None), (base, None)):
-        yield from (design for design in itertools.islice(source, n) if space.accepts(design))
+        yield from filter(space.accepts, itertools.islice(source, n))

@@ -1,12 +1,13 @@
-"""Successive halving on nested subsets, with candidates compared pair by pair.
+"""Successive halving over rungs of examples, with candidates compared pair by pair.
 
-A race starts with many candidates on few examples; the better go on to more. On the lower rungs
-the continuous proxy ranks them (few examples say little about an accuracy), on the last the user's
-own metric. Knows nothing of where candidates come from.
+Many candidates start on few examples, and the better part goes on to the next rung (Jamieson and
+Talwalkar 2016, https://arxiv.org/abs/1502.07943). On the lower rungs candidates are ranked by the
+continuous proxy metric, for few examples say little about an accuracy; on the last rung by the
+user's own metric.
 """
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,39 +16,39 @@ from numpy.typing import NDArray
 from gptailor.core.objective import Objective
 from gptailor.core.pareto import normalised, parego
 from gptailor.core.tailoring import Tailoring
-from gptailor.core.trial import Proposal, Scores, Trial
-from gptailor.searchers.ask_tell import Group
+from gptailor.core.trial import Proposal, Scores
 from gptailor.searchers.history import History
+from gptailor.searchers.searcher import ProposalGenerator
 from gptailor.searchers.space import complexity
 
-__all__ = ["Judge", "n_entrants", "race"]
+__all__ = ["Judge", "bracket_within", "successive_halving"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Ranks candidates that have been tried on the same examples.
+    """Ranks candidates that have been evaluated on the same examples.
 
     Args:
-        objective: What losses are.
+        objective: Turns scores into losses.
         history: The trials told so far.
-        rungs: Rising numbers of examples; the last one is judged by the user's own metric.
-        tie: On the last rung, candidates within so many standard errors of the best are told
-            apart by the proxy.
-        weights: ParEGO's weights of the tasks; None for the objective's weighted sum.
+        rungs: Rising numbers of examples; on the last one the user's own metric ranks.
+        tie_z: On the last rung, candidates within so many standard errors of the best are ranked
+            by the proxy metric.
+        weights: ParEGO's weights of the tasks, shape (n_tasks,); None for the objective's own.
     """
 
     objective: Objective
     history: History
     rungs: tuple[int, ...]
-    tie: float = 0.0
+    tie_z: float = 0.0
     weights: Floats | None = None
 
     def ranked(self, tailorings: Iterable[Tailoring], n_examples: int) -> list[Tailoring]:
-        """Sort those that have scores on the first `n_examples`, the best first.
+        """Sort the candidates that have scores on the first `n_examples`, the best first.
 
-        Of equals the simpler is first, then the one given first.
+        Of equals the simpler is first, then the one that comes first in `tailorings`.
         """
         known = {
             tailoring: scores
@@ -61,7 +62,7 @@ class Judge:
             for tailoring, loss, proxy in zip(known, own, by_proxy, strict=True)
         }
         order = sorted(known, key=keys.__getitem__)
-        if n_examples < self.rungs[-1] or self.tie <= 0 or len(order) < 2:
+        if n_examples < self.rungs[-1] or self.tie_z <= 0 or len(order) < 2:
             return order
         best = known[order[0]]
         tied = [tailoring for tailoring in order if self._ties(known[tailoring], best)]
@@ -69,24 +70,24 @@ class Judge:
         return sorted(tied, key=lambda tailoring: keys[tailoring][1:]) + rest
 
     def proxy_losses(self, tailorings: Iterable[Tailoring]) -> dict[Tailoring, float]:
-        """The proxy's loss of each, on the most examples it has scores on."""
+        """Loss by the proxy metric of each candidate, on the most examples it has scores on."""
         known = {each: scores for each in tailorings if (scores := self._most(each)) is not None}
         return dict(zip(known, self._losses(known.values(), proxy=True), strict=True))
 
-    def worse(self, ours: Tailoring, theirs: Tailoring, n_examples: int, doubt: float) -> bool:
-        """Whether ours is surely worse, on the examples both saw, by the proxy.
+    def worse(self, child: Tailoring, parent: Tailoring, n_examples: int, z: float) -> bool:
+        """Whether a child is significantly worse than its parent, by the proxy metric.
 
         Args:
-            ours: A candidate.
-            theirs: Another.
-            n_examples: The examples that ours was tried on.
-            doubt: Standard errors by which it must be worse.
+            child: A candidate.
+            parent: Another.
+            n_examples: The examples that the child was evaluated on; both have seen them.
+            z: Standard errors of the paired difference by which it must be worse.
         """
-        mine, other = self.history.scores(ours, n_examples), self._most(theirs)
-        if self.weights is not None or mine is None or other is None:
+        ours, theirs = self.history.scores(child, n_examples), self._most(parent)
+        if self.weights is not None or ours is None or theirs is None:
             return False
-        gap, error = self.objective.difference(mine, other, proxy=True)
-        return gap > doubt * error
+        gap, error = self.objective.difference(ours, theirs, proxy=True)
+        return gap > z * error
 
     def _most(self, tailoring: Tailoring) -> Scores | None:
         n_examples = self.history.most_examples(tailoring)
@@ -94,42 +95,46 @@ class Judge:
 
     def _ties(self, scores: Scores, best: Scores) -> bool:
         gap, error = self.objective.difference(scores, best)
-        return gap <= self.tie * error
+        return gap <= self.tie_z * error
 
     def _losses(self, scores: Iterable[Scores], *, proxy: bool) -> list[float]:
         """One loss each, infinite where it is not a number."""
         if self.weights is None:
             losses = [self.objective.scalar(item, proxy=proxy) for item in scores]
         else:
-            run = np.array([self.objective.losses(item, proxy=proxy) for item in self._run()])
-            rows = np.array([self.objective.losses(item, proxy=proxy) for item in scores])
+            run = self._losses_per_task(
+                [trial.scores for trial in self.history.complete() if trial.scores is not None],
+                proxy=proxy,
+            )
+            rows = self._losses_per_task(scores, proxy=proxy)
             losses = parego(normalised(rows, run), self.weights).tolist() if len(rows) else []
         return [loss if math.isfinite(loss) else math.inf for loss in losses]
 
-    def _run(self) -> list[Scores]:
-        return [trial.scores for trial in self.history.complete() if trial.scores is not None]
+    def _losses_per_task(self, scores: Iterable[Scores], *, proxy: bool) -> Floats:
+        return np.array([self.objective.losses(item, proxy=proxy) for item in scores])  # (n, tasks)
 
 
-def race(
-    entrants: Sequence[tuple[Tailoring, str]],
+def successive_halving(
+    candidates: Sequence[tuple[Tailoring, str]],
     judge: Judge,
     *,
-    share: float,
-    doubt: float = 1.0,
+    keep_fraction: float,
+    drop_z: float = 1.0,
     parent: Tailoring | None = None,
     first: int = 0,
-) -> Generator[Group, tuple[Trial, ...], None]:
-    """Let candidates run from rung to rung, the best share going on each time.
+) -> ProposalGenerator:
+    """Evaluate candidates rung by rung; the best fraction goes on each time.
 
     Args:
-        entrants: Candidates and where each comes from.
+        candidates: Tailorings, and the origin of each.
         judge: Ranks them.
-        share: Which share goes on, at least one.
-        doubt: Who is worse than the parent by so many standard errors does not go on.
-        parent: Whom they are compared with; asked with them where it was tried on fewer examples.
-        first: The rung to start on.
+        keep_fraction: Which fraction goes on to the next rung, at least one.
+        drop_z: Candidates worse than the parent by so many standard errors do not go on.
+        parent: What they are compared with; asked with them where it was evaluated on fewer
+            examples.
+        first: Index of the rung to start on.
     """
-    origins = dict(entrants)
+    origins = dict(candidates)
     left = list(origins)
     for n_examples in judge.rungs[first:]:
         group = [Proposal(tailoring, n_examples, origins[tailoring]) for tailoring in left]
@@ -137,29 +142,41 @@ def race(
             group.append(Proposal(parent, n_examples, "parent"))
         yield tuple(group)
         left = judge.ranked(left, n_examples)
-        left = left[: max(1, math.ceil(len(left) * share - 1e-9))]
+        left = left[: _n_kept(len(left), keep_fraction)]
         if parent is not None:
-            left = [each for each in left if not judge.worse(each, parent, n_examples, doubt)]
+            left = [each for each in left if not judge.worse(each, parent, n_examples, drop_z)]
         if not left:
             return
 
 
-def n_entrants(n_trials: int, n_rungs: int, share: float) -> int:
-    """The most entrants of a race that asks at most `n_trials` proposals; 0 if there is none.
+def bracket_within(
+    n_trials: int, wanted: int, *, n_rungs: int, keep_fraction: float
+) -> tuple[int, int]:
+    """Fit a successive halving into a number of trials.
+
+    Returns:
+        The index of the rung it starts on, 0 where there are trials for all rungs, and its number
+        of candidates: at least one, at most `wanted`.
 
     Example:
-        >>> n_entrants(13, 3, 1 / 3)
-        9
+        >>> bracket_within(13, 20, n_rungs=3, keep_fraction=1 / 3)
+        (0, 9)
     """
-    entrants = 0
-    while _n_asked(entrants + 1, n_rungs, share) <= n_trials:
-        entrants += 1
-    return entrants
+    n_trials = max(1, n_trials)
+    first = max(0, n_rungs - n_trials)
+    size = 1
+    while size < wanted and _n_asked(size + 1, n_rungs - first, keep_fraction) <= n_trials:
+        size += 1
+    return first, size
 
 
-def _n_asked(entrants: int, n_rungs: int, share: float) -> int:
+def _n_asked(n_candidates: int, n_rungs: int, keep_fraction: float) -> int:
     total = 0
     for _ in range(n_rungs):
-        total += entrants
-        entrants = max(1, math.ceil(entrants * share - 1e-9))
+        total += n_candidates
+        n_candidates = _n_kept(n_candidates, keep_fraction)
     return total
+
+
+def _n_kept(n_candidates: int, keep_fraction: float) -> int:
+    return max(1, math.ceil(n_candidates * keep_fraction - 1e-9))

@@ -1,11 +1,10 @@
-"""Small changes to a tailoring, and the mixing of two; the number of layers always stays.
+"""Small changes to a tailoring, and the crossover of two; the number of layers never changes.
 
-Knows nothing of scores. Which positions change is drawn by `Where`: children that differ from
-their parent late share a long prefix with it, and the engine runs a shared prefix once.
+Later positions may be drawn more often: children that differ from their parent only in late layers
+share a long prefix with it, and the engine runs a shared prefix once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,34 +12,15 @@ from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring, Value
 from gptailor.searchers.space import Space, kept_positions, on_step, shares
 
-__all__ = ["CHANGES", "Where", "crossover", "mutate"]
+__all__ = ["CHANGES", "crossover", "draw_position", "mutate"]
 
 _TRIES = 10  # draws before giving up on a child that differs and is allowed
 _NUDGE = 0.15  # standard deviation of a nudge, as a share of a parameter's span
 _RUNS = (1, 1, 2, 4, 8)  # how many neighbouring layers change their source together
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Draws positions, the later the likelier.
-
-    Args:
-        n_layers: Layers of the base.
-        late: 0 for every position alike; at 1 the last is likelier than the middle by four.
-    """
-
-    n_layers: int
-    late: float = 0.0
-
-    def draw(self, positions: tuple[int, ...], rng: np.random.Generator) -> int:
-        """Draw one of the positions."""
-        place = (np.array(positions) + 1.0) / self.n_layers
-        weights = (1.0 - self.late) + self.late * 3.0 * place**2  # of mean 1, so alike in sum
-        return int(rng.choice(positions, p=weights / weights.sum()))
-
-
 Layers = dict[int, LayerSpec]
-Change = Callable[[Space, Tailoring, Where, np.random.Generator], Tailoring]
+Change = Callable[[Space, Tailoring, float, np.random.Generator], Tailoring]
 
 
 def mutate(
@@ -57,15 +37,14 @@ def mutate(
     Args:
         space: What is possible.
         tailoring: The parent.
-        rng: Where chance comes from.
+        rng: Source of all random draws.
         rates: How often each of `CHANGES` is made, relative to the others.
         n_changes: How many are made, one after another.
-        late: See `Where`.
+        late: See `draw_position`.
 
     Returns:
-        The child and what was done to make it; None if no draw gave one that differs.
+        The child and the names of its changes; None if no draw gave an allowed one that differs.
     """
-    where = Where(space.n_layers, late)
     names = [name for name in CHANGES if rates.get(name, 0.0) > 0 and _possible(space, name)]
     if not names:
         return None
@@ -74,7 +53,7 @@ def mutate(
         child, done = tailoring, []
         for _ in range(n_changes):
             name = names[rng.choice(len(names), p=odds / odds.sum())]
-            child = CHANGES[name](space, child, where, rng)
+            child = CHANGES[name](space, child, late, rng)
             done.append(name)
         if child != tailoring and space.accepts(child):
             return child, "+".join(sorted(set(done)))
@@ -84,12 +63,12 @@ def mutate(
 def crossover(
     space: Space, first: Tailoring, second: Tailoring, rng: np.random.Generator
 ) -> Tailoring | None:
-    """Mix two tailorings: the first's beginning and the second's end, or layer by layer.
+    """Combine two tailorings: the first's beginning and the second's end, or layer by layer.
 
-    Layers that both cut stay cut, and as many others of the cuts of either as the count asks for.
+    Layers cut in both stay cut; further cuts are taken from the cuts of either.
 
     Returns:
-        The child; None if no draw gave one that differs from both.
+        The child; None if no draw gave an allowed one that differs from both.
     """
     for _ in range(_TRIES):
         if rng.random() < 0.5:
@@ -101,6 +80,22 @@ def crossover(
         if child not in (first, second) and space.accepts(child):
             return child
     return None
+
+
+def draw_position(
+    space: Space, positions: tuple[int, ...], late: float, rng: np.random.Generator
+) -> int:
+    """Draw one of some positions.
+
+    Args:
+        space: What is possible.
+        positions: Those to draw from.
+        late: At 0 all are equally likely; at 1 the last is four times as likely as the middle.
+        rng: Source of the draw.
+    """
+    depth = (np.array(positions) + 1.0) / space.n_layers
+    weights = (1.0 - late) + late * 3.0 * depth**2  # of mean 1 over all layers
+    return int(rng.choice(positions, p=weights / weights.sum()))
 
 
 def _mixed(
@@ -128,13 +123,13 @@ def _mixed(
     return space.tailoring(layers, (first if from_first[0] else second).embedding, norm)
 
 
-def _swap(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
-    """Cut a kept layer and bring a cut one back, like one of its new neighbours."""
+def _swap(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+    """Cut a kept layer and bring back a cut one, with the sources of one of its new neighbours."""
     layers = _layers(tailoring)
     cut = space.kept(layers)
     kept = tuple(layer for layer in layers if layer not in space.keep)
-    back, gone = where.draw(cut, rng), where.draw(kept, rng)
-    if rng.random() < 0.5:  # nearby layers do alike things: half of the swaps go next door
+    back, gone = draw_position(space, cut, late, rng), draw_position(space, kept, late, rng)
+    if rng.random() < 0.5:  # nearby layers are alike: half of the swaps are with the nearest
         gone = min(kept, key=lambda layer: (abs(layer - back), rng.random()))
     neighbour = min(layers, key=lambda layer: (abs(layer - back), rng.random()))
     layers[back] = _moved(layers[neighbour], back)
@@ -142,9 +137,7 @@ def _swap(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Gener
     return _rebuilt(space, tailoring, layers)
 
 
-def _period_swap(
-    space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator
-) -> Tailoring:
+def _period_swap(space: Space, tailoring: Tailoring, rng: np.random.Generator) -> Tailoring:
     """Bring back a period's worth of cut layers and cut as many neighbours elsewhere."""
     layers, period = _layers(tailoring), space.period
     cut = space.kept(layers)
@@ -162,47 +155,45 @@ def _period_swap(
     return _rebuilt(space, tailoring, layers)
 
 
-def _cuts(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
+def _cuts(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
     periodic = space.allowed is not None and 1 < space.period <= space.n_removed
     if periodic and rng.random() < 0.5:
-        return _period_swap(space, tailoring, where, rng)
-    return _swap(space, tailoring, where, rng)
+        return _period_swap(space, tailoring, rng)
+    return _swap(space, tailoring, late, rng)
 
 
-def _source(
-    space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator
-) -> Tailoring:
-    """Take a run of neighbouring layers from somewhere else, all from the same."""
+def _source(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+    """Take a run of neighbouring layers from newly drawn sources, the same for all of them."""
     layers = _layers(tailoring)
-    places = tuple(layers)
-    start = places.index(where.draw(places, rng))
-    spec = space.random_spec(places[start], rng)
-    for layer in places[start : start + _RUNS[rng.integers(len(_RUNS))]]:
+    positions = tuple(layers)
+    start = positions.index(draw_position(space, positions, late, rng))
+    spec = space.random_spec(positions[start], rng)
+    for layer in positions[start : start + _RUNS[rng.integers(len(_RUNS))]]:
         layers[layer] = _moved(spec, layer)
     return _rebuilt(space, tailoring, layers)
 
 
 def _everywhere(
-    space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator
+    space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator
 ) -> Tailoring:
-    """Take every layer from somewhere else, all from the same."""
+    """Take every layer from newly drawn sources, the same for all of them."""
     spec = space.random_spec(0, rng)
     layers = {layer: _moved(spec, layer) for layer in _layers(tailoring)}
     return _rebuilt(space, tailoring, layers)
 
 
-def _merge(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
-    """Nudge a merged layer's parameters, or change who is merged; merge a layer if none is."""
+def _merge(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+    """Change a merged layer's parameters or members; merge a layer if none is."""
     layers = _layers(tailoring)
     merged = tuple(layer for layer, spec in layers.items() if len(spec.sources) > 1)
     if not merged:
-        layer = where.draw(tuple(layers), rng)
+        layer = draw_position(space, tuple(layers), late, rng)
         layers[layer] = space.random_merge(layer, rng)
         return _rebuilt(space, tailoring, layers)
-    layer = where.draw(merged, rng)
+    layer = draw_position(space, merged, late, rng)
     old = layers[layer]
     new = _nudged(old, rng) if rng.random() < 0.5 else _other_members(space, old, layer, rng)
-    for twin in merged:  # a run that is merged alike stays alike
+    for twin in merged:  # neighbours with the same merge keep the same merge
         if twin >= layer and _moved(layers[twin], layer) == old:
             layers[twin] = _moved(new, twin)
         elif twin >= layer:
@@ -210,13 +201,12 @@ def _merge(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Gene
     return _rebuilt(space, tailoring, layers)
 
 
-def _giver(space: Space, tailoring: Tailoring, where: Where, rng: np.random.Generator) -> Tailoring:
-    """Take the embedding, or norm and head, from another member."""
-    giver, norm = space.random_giver(rng), tailoring.outer_parts["norm"]
-    embedding = tailoring.embedding
+def _outer(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+    """Take the embedding, or norm and head, from a newly drawn member."""
+    drawn, norm = space.random_outer(rng), tailoring.outer_parts["norm"]
     if rng.random() < 0.5:
-        return space.tailoring(_layers(tailoring), giver, norm)
-    return space.tailoring(_layers(tailoring), embedding, giver)
+        return space.tailoring(_layers(tailoring), drawn, norm)
+    return space.tailoring(_layers(tailoring), tailoring.embedding, drawn)
 
 
 CHANGES: dict[str, Change] = {
@@ -224,7 +214,7 @@ CHANGES: dict[str, Change] = {
     "source": _source,
     "everywhere": _everywhere,
     "merge": _merge,
-    "giver": _giver,
+    "outer": _outer,
 }
 
 
@@ -233,7 +223,7 @@ def _possible(space: Space, change: str) -> bool:
         return 0 < space.n_removed < len(space.free)
     if change == "merge":
         return space.merges
-    if change == "giver":
+    if change == "outer":
         return len(space.outer_members) > 1
     return bool(space.variants)
 
@@ -247,13 +237,13 @@ def _rebuilt(space: Space, tailoring: Tailoring, layers: Layers) -> Tailoring:
 
 
 def _moved(spec: LayerSpec, layer: int) -> LayerSpec:
-    """Say the same of another position."""
+    """The same sources, merge and parameters at another position."""
     sources = tuple(Source(source.member, layer) for source in spec.sources)
     return LayerSpec(sources, spec.method, spec.params)
 
 
 def _nudged(spec: LayerSpec, rng: np.random.Generator) -> LayerSpec:
-    """Move a merge's parameters a little, within the spans that a search may propose."""
+    """Add Gaussian noise to a merge's parameters, within the spans that a search may propose."""
     assert spec.method is not None, "only merges have parameters"
     facts = merge_spec(spec.method)
     params: dict[str, Value] = dict(spec.params)
@@ -273,7 +263,7 @@ def _nudged(spec: LayerSpec, rng: np.random.Generator) -> LayerSpec:
 def _other_members(
     space: Space, spec: LayerSpec, layer: int, rng: np.random.Generator
 ) -> LayerSpec:
-    """Put one variant in or out of a merge, or draw the merge anew where that can't be."""
+    """Add one variant to a merge or remove it; draw weighted merges anew."""
     assert spec.method is not None, "only merges have members"
     facts = merge_spec(spec.method)
     ours = [source.member for source in spec.sources]

@@ -1,30 +1,27 @@
-"""Optuna's samplers (TPE, NSGA-II, random) over tailorings; the door to optuna's samplers.
+"""Optuna's samplers (TPE, NSGA-II, random) over tailorings; the only module that imports optuna.
 
-Optuna's cost is per suggested parameter, so a candidate is told in few: one number a layer, of
-which the highest are cut; a source and, where something may be merged, its numbers. Parameters of
-cut layers are suggested without effect, which keeps the space the same for all and lets TPE see
-parameters together. Knows nothing of files: the storage is in memory, and is filled again when a
-stopped study is replayed.
+Optuna's cost is per suggested parameter, so a candidate has few: one number a layer, of which the
+highest are cut, a source and, where layers may be merged, the merge's numbers. Parameters of cut
+layers are suggested without effect, so that all candidates have the same parameters and TPE can
+model them jointly. Its storage is in memory, and is filled again when a study resumes.
 """
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gptailor.core.objective import Objective
 from gptailor.core.params import Choice, Range
-from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal, Trial
 from gptailor.errors import ConfigError
-from gptailor.searchers.ask_tell import AskTell, Group, ProposalGenerator, checked_rungs
-from gptailor.searchers.declaration import check_options, rung_limits
-from gptailor.searchers.history import History
 from gptailor.searchers.initial_designs import first_designs
-from gptailor.searchers.layer_sources import Sources
-from gptailor.searchers.space import Space, kept_positions
+from gptailor.searchers.param_codec import ParamCodec
+from gptailor.searchers.searcher import ProposalGenerator, SearchContext, rung_index
+from gptailor.searchers.space import Space
 
 try:
     import optuna
@@ -39,171 +36,106 @@ except ImportError as missing:
         "run: pip install 'gptailor[optuna]'"
     ) from None
 
-__all__ = ["OptunaSearch"]
+__all__ = ["optuna_search"]
 
-_BATCH = Range(1, 1000, default=4, integer=True)
-_STARTUP = Range(0, 10_000, default=10, integer=True)
-_TRIES = 200  # draws that the family refuses, before a random tailoring is asked
-
-Values = Mapping[str, float | str]
+_TRIES = 200  # suggestions that the family refuses, before a random tailoring is asked
 
 
-@dataclass(eq=False)
-class OptunaSearch:
-    """Let one of Optuna's samplers search; every candidate is judged on the same examples.
+def optuna_search(
+    context: SearchContext,
+    *,
+    sampler: Annotated[str, Choice(("tpe", "nsga2", "random"))] = "tpe",
+    rung: Annotated[int, rung_index] = -1,
+    batch: Annotated[int, Range(1, 1000)] = 4,
+    n_initial: Annotated[int, Range(0, 10_000)] = 10,
+) -> ProposalGenerator:
+    """Let one of Optuna's samplers search; all candidates are evaluated on the same examples.
+
+    The weighted sum of the losses is minimised; with ``nsga2`` each task's loss.
 
     Args:
-        space: What may be proposed.
-        objective: What is minimised: the weighted sum; each task on its own with ``nsga2``.
-        rungs: Rising numbers of examples a task.
-        max_trials: The most proposals asked.
-        seed: Equal seeds and equal scores propose the same.
+        context: What the search is about.
         sampler: ``tpe``, ``nsga2`` or ``random``.
-        rung: Which of `rungs` all are judged on; -1 is the last.
+        rung: Index of the rung on which all are evaluated; -1 is the last.
         batch: Proposals asked together.
-        startup: First candidates that are not the sampler's: late blocks, plain merges, random.
-
-    Raises:
-        ConfigError: An option is out of its limits.
+        n_initial: Initial designs before the sampler's own: late blocks, plain merges, random.
     """
-
-    _: KW_ONLY
-    space: Space
-    objective: Objective
-    rungs: tuple[int, ...]
-    max_trials: int
-    seed: int
-    sampler: str = "tpe"
-    rung: int = -1
-    batch: int = 4
-    startup: int = 10
-    _history: History = field(init=False, repr=False, default_factory=History)
-    _dialogue: AskTell = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.rungs = checked_rungs(self.rungs, self.max_trials)
-        options = {name: vars(self)[name] for name in ("sampler", "rung", "batch", "startup")}
-        limits: dict[str, Range | Choice] = {
-            "sampler": Choice(("tpe", "nsga2", "random"), default="tpe"),
-            "rung": rung_limits(self.rungs),
-            "batch": _BATCH,
-            "startup": _STARTUP,
-        }
-        check_options("optuna", options, limits)
-        self._dialogue = AskTell(self._plan(), self._history, max_trials=self.max_trials)
-
-    def ask(self) -> Group:
-        """Propose what the sampler suggests."""
-        return self._dialogue.ask()
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of the group last asked."""
-        self._dialogue.tell(trials)
-
-    def _plan(self) -> ProposalGenerator:
-        rng = np.random.default_rng(self.seed)
-        code, study = _Code(self.space), self._study()
-        designs = first_designs(self.space, rng)
-        for _ in range(self.startup):
-            study.enqueue_trial(code.values(next(designs)))
-        while True:
-            suggested = [self._suggest(code, study) for _ in range(self.batch)]
-            group = [Proposal(each, self.rungs[self.rung], self.sampler) for _, each in suggested]
-            yield tuple(group)
-            for (trial, _), proposal in zip(suggested, group, strict=True):
-                told = self._history.trial(proposal.tailoring, proposal.n_examples)
-                assert told is not None, "a plan goes on only when its whole group is told"
-                self._tell(study, trial, told)
-
-    def _suggest(self, code: "_Code", study: optuna.Study) -> tuple[optuna.trial.Trial, Tailoring]:
-        """Ask the sampler until the family allows what it suggests."""
-        for _ in range(_TRIES):
-            with warnings.catch_warnings(action="ignore"):  # an enqueued value off the grid, say
-                trial = study.ask(code.distributions)
-            tailoring = code.tailoring(trial.params)
-            if self.space.accepts(tailoring):
-                return trial, tailoring
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        trial = study.ask(code.distributions)
-        return trial, self.space.random(np.random.default_rng((self.seed, trial.number)))
-
-    def _tell(self, study: optuna.Study, trial: optuna.trial.Trial, told: Trial) -> None:
-        """Tell losses; a failed trial, or one without a finite loss, is a failure there too."""
-        losses = None
-        if told.scores is not None:
-            proxy = told.proposal.n_examples < self.rungs[-1]
-            losses = self.objective.losses(told.scores, proxy=proxy)
-        if losses is None or not np.all(np.isfinite(losses)):
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        elif self._many_losses:
-            study.tell(trial, losses.tolist())
-        else:
-            study.tell(trial, float(self.objective.weights @ losses))
-
-    @property
-    def _many_losses(self) -> bool:
-        return self.sampler == "nsga2" and len(self.objective.goals) > 1
-
-    def _study(self) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        n_losses = len(self.objective.goals) if self._many_losses else 1
-        return optuna.create_study(sampler=self._sampler(), directions=["minimize"] * n_losses)
-
-    def _sampler(self) -> optuna.samplers.BaseSampler:
-        if self.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=self.seed)
-        if self.sampler == "nsga2":
-            population = max(4, min(50, math.isqrt(self.max_trials) * 2))
-            return optuna.samplers.NSGAIISampler(seed=self.seed, population_size=population)
-        with warnings.catch_warnings(action="ignore"):  # multivariate is told to be experimental
-            return optuna.samplers.TPESampler(
-                seed=self.seed, multivariate=True, constant_liar=True, n_startup_trials=self.startup
-            )
+    n_losses = len(context.objective.goals) if sampler == "nsga2" else 1
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        sampler=_sampler(sampler, context, n_initial), directions=["minimize"] * n_losses
+    )
+    suggestions = _Suggestions(context.space, study, context.seed)
+    designs = first_designs(context.space, np.random.default_rng(context.seed))
+    for _ in range(n_initial):
+        suggestions.enqueue(next(designs))
+    n_examples = context.rungs[rung]
+    while True:
+        suggested = [suggestions.draw() for _ in range(batch)]
+        yield tuple(Proposal(each, n_examples, sampler) for _, each in suggested)
+        for suggestion, tailoring in suggested:
+            trial = context.history.trial(tailoring, n_examples)
+            assert trial is not None, "a generator goes on only when its whole group is told"
+            losses = _losses(context.objective, trial, proxy=n_examples < context.rungs[-1])
+            if losses is None:
+                study.tell(suggestion, state=optuna.trial.TrialState.FAIL)
+            elif n_losses > 1:
+                study.tell(suggestion, losses.tolist())
+            else:
+                study.tell(suggestion, float(context.objective.weights @ losses))
 
 
-class _Code:
-    """Tailorings as Optuna's parameters; many parameters may say the same tailoring."""
+def _losses(objective: Objective, trial: Trial, *, proxy: bool) -> NDArray[np.float64] | None:
+    """Losses of a trial, shape (n_tasks,); None where it failed or one is not finite."""
+    losses = None if trial.scores is None else objective.losses(trial.scores, proxy=proxy)
+    return losses if losses is not None and np.all(np.isfinite(losses)) else None
 
-    def __init__(self, space: Space) -> None:
-        self.space = space
-        self.sources = Sources(space)
-        self.distributions: dict[str, BaseDistribution] = {}
+
+def _sampler(name: str, context: SearchContext, n_initial: int) -> optuna.samplers.BaseSampler:
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=context.seed)
+    if name == "nsga2":
+        population = max(4, min(50, math.isqrt(context.max_trials) * 2))
+        return optuna.samplers.NSGAIISampler(seed=context.seed, population_size=population)
+    with warnings.catch_warnings(action="ignore"):  # that multivariate is experimental
+        return optuna.samplers.TPESampler(
+            seed=context.seed, multivariate=True, constant_liar=True, n_startup_trials=n_initial
+        )
+
+
+class _Suggestions:
+    """Tailorings that the sampler suggests; several sets of parameters may be one tailoring."""
+
+    def __init__(self, space: Space, study: optuna.Study, seed: int) -> None:
+        self._codec, self._study, self._seed = ParamCodec(space), study, seed
+        self._distributions: dict[str, BaseDistribution] = {}
         for layer in range(space.n_layers):
             if layer in space.free and space.n_removed:
-                self.distributions[f"cut_{layer}"] = FloatDistribution(0.0, 1.0)
-            if len(self.sources.names) > 1:
-                self.distributions[f"source_{layer}"] = CategoricalDistribution(self.sources.names)
-            for key, limits in self.sources.params().items():
-                self.distributions[f"{key}_{layer}"] = FloatDistribution(*limits.span)
-        for part in ("embedding", "norm") if len(space.outer_members) > 1 else ():
-            self.distributions[part] = CategoricalDistribution(space.outer_members)
+                self._distributions[f"cut_{layer}"] = FloatDistribution(0.0, 1.0)
+            if len(self._codec.source_names) > 1:
+                names = CategoricalDistribution(self._codec.source_names)
+                self._distributions[f"source_{layer}"] = names
+            for key, limits in self._codec.params.items():
+                self._distributions[f"{key}_{layer}"] = FloatDistribution(*limits.span)
+        for part in self._codec.outer_parts:
+            self._distributions[part] = CategoricalDistribution(space.outer_members)
 
-    def tailoring(self, values: Values) -> Tailoring:
-        """Read parameters: of the free layers those with the highest numbers are cut."""
-        order = sorted(
-            self.space.free, key=lambda layer: float(values.get(f"cut_{layer}", 0)), reverse=True
-        )
-        layers: dict[int, LayerSpec] = {}
-        for layer in self.space.kept(order[: self.space.n_removed]):
-            name = str(values.get(f"source_{layer}", self.sources.names[0]))
-            numbers = {key: float(values[f"{key}_{layer}"]) for key in self.sources.params()}
-            layers[layer] = self.sources.spec(layer, name, numbers)
-        embedding, norm = (
-            LayerSpec((Source(str(values.get(part, self.space.outer_members[0]))),))
-            for part in ("embedding", "norm")
-        )
-        return self.space.tailoring(layers, embedding, norm)
+    def enqueue(self, tailoring: Tailoring) -> None:
+        """Have a tailoring suggested; the sampler chooses parameters that it does not have."""
+        values = self._codec.values(tailoring, kept=0.25, cut=0.75)
+        self._study.enqueue_trial({k: v for k, v in values.items() if k in self._distributions})
 
-    def values(self, tailoring: Tailoring) -> dict[str, float | str]:
-        """Write a tailoring as parameters; what has no name here is left to the sampler."""
-        kept = dict(zip(kept_positions(tailoring), tailoring.layers, strict=True))
-        values: dict[str, float | str] = {}
-        for layer in range(self.space.n_layers):
-            values[f"cut_{layer}"] = 0.25 if layer in kept else 0.75
-            named = self.sources.name(kept[layer]) if layer in kept else None
-            if named is not None:
-                values[f"source_{layer}"] = named[0]
-                values |= {f"{key}_{layer}": number for key, number in named[1].items()}
-        values["embedding"] = tailoring.embedding.sources[0].member
-        values["norm"] = tailoring.outer_parts["norm"].sources[0].member
-        return {key: value for key, value in values.items() if key in self.distributions}
+    def draw(self) -> tuple[optuna.trial.Trial, Tailoring]:
+        """Ask the sampler until the family allows what it suggests."""
+        space = self._codec.space
+        for _ in range(_TRIES):
+            with warnings.catch_warnings(action="ignore"):  # an enqueued value off the grid, say
+                trial = self._study.ask(self._distributions)
+            numbers = {layer: float(trial.params.get(f"cut_{layer}", 0)) for layer in space.free}
+            order = sorted(space.free, key=numbers.__getitem__, reverse=True)
+            tailoring = self._codec.tailoring(trial.params, order)
+            if space.accepts(tailoring):
+                return trial, tailoring
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        trial = self._study.ask(self._distributions)
+        return trial, space.random(np.random.default_rng((self._seed, trial.number)))

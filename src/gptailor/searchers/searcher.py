@@ -1,32 +1,188 @@
-"""The Searcher protocol: ask for a group of proposals, tell what became of them.
+"""The Searcher: drives a generator function that proposes tailorings, by ask and tell.
 
-Knows nothing of how a searcher chooses, nor of how proposals are evaluated.
+A searcher is written as a generator function. It yields groups of proposals and is sent the trials
+of each group; its options are the keyword-only parameters of its signature.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from gptailor.core.objective import Objective
+from gptailor.core.params import Choice, Range
+from gptailor.core.plugins import option_problems, options_of
 from gptailor.core.trial import Proposal, Trial
+from gptailor.errors import ConfigError, GPTailorError
+from gptailor.searchers.history import History
+from gptailor.searchers.space import Space
 
-__all__ = ["Searcher"]
+__all__ = [
+    "Group",
+    "ProposalGenerator",
+    "SearchContext",
+    "SearchFunction",
+    "Searcher",
+    "check_options",
+    "make_searcher",
+    "member_names",
+    "rung_index",
+]
+
+_MAX_IDLE = 20  # groups in a row without a new proposal: the space is used up
+
+Group = tuple[Proposal, ...]
+ProposalGenerator = Generator[Group, tuple[Trial, ...], None]
+SearchFunction = Callable[..., ProposalGenerator]  # (context, *, option=default, ...)
 
 
-class Searcher(Protocol):
-    """Propose candidates, group by group; a pure function of its seed and of what it was told.
+@dataclass(frozen=True)
+class SearchContext:
+    """What a search is about: the first argument of every searcher's function.
 
-    Every searcher is made with the keywords ``space``, ``objective``, ``rungs`` (rising numbers
-    of examples a task; the last is the whole search split), ``max_trials`` and ``seed``, and with
-    options of its own that have defaults. `ask` and `tell` alternate strictly, which makes a
-    resumed study simple: ask, tell what the record says, and so on to the record's end.
+    Args:
+        space: What may be proposed.
+        objective: What is minimised.
+        rungs: Rising numbers of examples a task; the last is the whole search split.
+        max_trials: The most proposals asked, each rung of each candidate counting as one.
+        seed: Equal seeds and equal scores give equal proposals.
 
-    No proposal (tailoring and number of examples) is asked twice, at most ``max_trials`` are
-    asked in all, and a failed trial never counts as a score.
+    Raises:
+        ConfigError: There is no rung, or they do not rise, or there is no trial.
     """
 
-    def ask(self) -> tuple[Proposal, ...]:
+    space: Space
+    objective: Objective
+    rungs: tuple[int, ...]
+    max_trials: int
+    seed: int
+    history: History = field(init=False, repr=False, default_factory=History)
+
+    def __post_init__(self) -> None:
+        rising = all(low < high for low, high in itertools.pairwise(self.rungs))
+        if not self.rungs or self.rungs[0] < 1 or not rising:
+            raise ConfigError(
+                f"n_examples must be rising numbers of 1 or more, not {list(self.rungs)}; "
+                "write [10, 30, 100], say"
+            )
+        if self.max_trials < 1:
+            raise ConfigError(f"max_trials must be 1 or more, not {self.max_trials}")
+
+    @property
+    def left(self) -> int:
+        """How many proposals may still be asked."""
+        return self.max_trials - len(self.history)
+
+
+class Searcher:
+    """Propose candidates, group by group; a pure function of seed and of the trials told.
+
+    `ask` and `tell` alternate strictly. So a study resumes by asking and telling what its record
+    says. No proposal (tailoring and number of examples) is asked twice: the generator is sent the
+    known trial. At most ``max_trials`` are asked. Failed trials have no scores.
+
+    Args:
+        proposals: Yields groups; is sent the trials of each in its order, less those beyond the
+            budget.
+        context: Its history is filled by `tell`.
+    """
+
+    def __init__(self, proposals: ProposalGenerator, context: SearchContext) -> None:
+        self._proposals = proposals
+        self._context = context
+        self._group: Group | None = None
+        self._asked: Group = ()
+        self._finished = False
+
+    def ask(self) -> Group:
         """Propose one group that is best evaluated together; ``()`` when nothing is left to ask."""
-        ...
+        if self._asked:
+            raise GPTailorError("ask was called twice; tell the trials of the last group first")
+        for _ in range(_MAX_IDLE):
+            if self._finished or self._context.left <= 0 or not self._advance():
+                break
+            self._asked = self._new_proposals()[: self._context.left]
+            if self._asked:
+                return self._asked
+        self._finished = True
+        return ()
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Take the trials of the group last asked, in its order."""
-        ...
+        if not self._asked:
+            raise GPTailorError("tell was called with nothing asked; call ask first")
+        asked = [(proposal.tailoring, proposal.n_examples) for proposal in self._asked]
+        told = [(trial.tailoring, trial.proposal.n_examples) for trial in trials]
+        if asked != told:
+            raise GPTailorError(
+                f"the {len(told)} trials told are not those of the {len(asked)} proposals last "
+                "asked, in their order"
+            )
+        self._context.history.add(trials)
+        self._asked = ()
+
+    def _advance(self) -> bool:
+        """Move the generator on to its next group; False when it has ended."""
+        try:
+            if self._group is None:
+                self._group = next(self._proposals)
+            else:
+                self._group = self._proposals.send(self._context.history.answers(self._group))
+        except StopIteration:
+            return False
+        return True
+
+    def _new_proposals(self) -> Group:
+        """The group's proposals that have no trial yet, each once."""
+        new = {
+            (proposal.tailoring, proposal.n_examples): proposal
+            for proposal in reversed(self._group or ())
+            if self._context.history.trial(proposal.tailoring, proposal.n_examples) is None
+        }
+        return tuple(reversed(new.values()))
+
+
+def make_searcher(
+    function: SearchFunction,
+    context: SearchContext,
+    options: Mapping[str, object] | None = None,
+) -> Searcher:
+    """Make a Searcher of a generator function.
+
+    Args:
+        function: Called as ``function(context, **options)``; yields groups of proposals.
+        context: What the search is about. It is copied, with an empty history.
+        options: For the keyword-only parameters of `function`.
+
+    Raises:
+        ConfigError: Every problem of the options, a sentence each.
+    """
+    options = options or {}
+    check_options(function, options, context.space, context.rungs)
+    fresh = replace(context)  # its history is made anew
+    return Searcher(function(fresh, **options), fresh)
+
+
+def check_options(
+    function: SearchFunction,
+    options: Mapping[str, object],
+    space: Space,
+    rungs: tuple[int, ...],
+) -> None:
+    """Check options against the function's signature and what the study has.
+
+    Raises:
+        ConfigError: Every problem, a sentence each.
+    """
+    known = (space, rungs)
+    if problems := option_problems(options_of(function), options, "searcher", "search", known):
+        raise ConfigError(problems)
+
+
+def rung_index(space: Space, rungs: tuple[int, ...]) -> Range:
+    """Limits of an option that is an index into the rungs; -1 is the last."""
+    return Range(-len(rungs), len(rungs) - 1)
+
+
+def member_names(space: Space, rungs: tuple[int, ...]) -> Choice:
+    """Limits of an option that is a member's name."""
+    return Choice(space.members)

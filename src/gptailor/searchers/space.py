@@ -1,9 +1,8 @@
-"""The space that searchers walk: which layers are cut, and where each kept one comes from.
+"""The space that searchers propose from: which layers are cut, and the sources of each kept one.
 
-Layers keep their place: the layer at position l is cut, or is some member's layer l, or is merged
-from several variants' layers l. Embedding, norm and head each come from one member. Every
-tailoring made here has the right number of layers and is one that the caller allows. Knows nothing
-of scores; all chance comes from a generator passed in.
+A kept layer stays at its position: layer l of the result is some member's layer l, or merged from
+several variants' layers l. Embedding, norm and head each come from one member. Every tailoring made
+here has the right number of layers and is one that the caller allows.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -16,19 +15,10 @@ from gptailor.core.params import Range
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring, Value
 from gptailor.errors import ConfigError
 
-__all__ = [
-    "Counts",
-    "Space",
-    "complexity",
-    "counts",
-    "kept_positions",
-    "on_step",
-    "random_params",
-    "shares",
-]
+__all__ = ["Space", "complexity", "kept_positions", "on_step", "random_params", "shares"]
 
-_TRIES = 200  # draws before giving up on what `allowed` refuses
-_STEPS = 100  # a parameter's span is cut into so many steps: merged layers recur, and are cached
+_TRIES = 200  # draws that `allowed` refuses, before giving up
+_STEPS = 100  # of a parameter's span: so equal merged layers recur, and are cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +28,15 @@ class Space:
     Args:
         n_layers: Layers of the base.
         n_removed: Layers to cut.
-        variants: Names of the variants; none for cutting only, and one can't be merged.
+        variants: Names of the variants; without any, layers are only cut, and one can't be merged.
         methods: Merge methods to choose from; none for no merging.
         keep: Positions that are never cut.
-        kinds: What kind of layer stands at each position. Where they repeat with a period and
-            `allowed` is given, whole periods are cut together in half of the draws.
-        tied: Whether the head is the embedding; then one member gives both.
+        kinds: The kind of layer at each position. Where they repeat with a period and `allowed` is
+            given, whole periods are cut together in half of the draws.
+        tied: Whether the head is the embedding; then both come from one member.
         allowed: Whether a tailoring can be used (exported, say); None for no limit.
-        outer_variants: Variants that may give embedding, norm and head; all when None. Leave out
-            those whose parts equal the base's: taking them changes nothing and costs a trial.
+        outer_variants: Variants that embedding, norm and head may come from; all when None. Leave
+            out those whose parts equal the base's: taking them changes nothing and costs a trial.
 
     Raises:
         ConfigError: More layers are to be cut than may be, or a method is unknown.
@@ -84,7 +74,7 @@ class Space:
 
     @property
     def outer_members(self) -> tuple[str, ...]:
-        """Members that may give embedding, norm and head."""
+        """Members that embedding, norm and head may come from."""
         return self.members if self.outer_variants is None else (BASE, *self.outer_variants)
 
     @property
@@ -104,7 +94,7 @@ class Space:
 
     @property
     def period(self) -> int:
-        """After how many layers the kinds repeat; 1 where all are alike or nothing is known."""
+        """Number of layers after which the kinds repeat; 1 where all are alike or unknown."""
         kinds = self.kinds or (None,) * self.n_layers
         for period in range(1, self.n_layers // 2 + 1):
             if all(kinds[i] == kinds[i - period] for i in range(period, self.n_layers)):
@@ -119,12 +109,12 @@ class Space:
     def tailoring(
         self, layers: Mapping[int, LayerSpec], embedding: LayerSpec, norm: LayerSpec
     ) -> Tailoring:
-        """Put a tailoring together; the head goes with the norm, or with a tied embedding.
+        """Make a tailoring; the head comes with the norm, or with a tied embedding.
 
         Args:
             layers: Position to LayerSpec, for the positions that are kept.
-            embedding: The giver of the embedding.
-            norm: The giver of the final norm, and of the head unless it is tied.
+            embedding: The member of the embedding.
+            norm: The member of the final norm, and of the head unless it is tied.
         """
         head = embedding if self.tied else norm
         ordered = tuple(layers[layer] for layer in sorted(layers))
@@ -137,12 +127,12 @@ class Space:
         method: str | None = None,
         **params: Value,
     ) -> Tailoring:
-        """Treat every kept layer alike: the base's, one variant's, or one merge of several.
+        """Give every kept layer the same sources: the base, one variant, or one merge of several.
 
         Args:
             cuts: Positions to cut.
-            members: No variant for the base's layers, one to take its layers, several to merge.
-            method: How several are merged; the first of `methods` when None.
+            members: None for the base's layers, one variant for its layers, several to merge.
+            method: The merge method of several; the first of `methods` when None.
             params: The method's parameters.
         """
         layers = {layer: self.spec(layer, members, method, **params) for layer in self.kept(cuts)}
@@ -157,7 +147,7 @@ class Space:
         method: str | None = None,
         **params: Value,
     ) -> LayerSpec:
-        """Write the LayerSpec of one position: see `uniform`."""
+        """Make the LayerSpec of one position; arguments as in `uniform`."""
         sources = tuple(Source(member, layer) for member in members or (BASE,))
         if len(sources) == 1:
             return LayerSpec(sources)
@@ -167,18 +157,11 @@ class Space:
         """Whether the caller allows this tailoring."""
         return self.allowed is None or self.allowed(tailoring)
 
-    def holds(self, tailoring: Tailoring) -> bool:
-        """Whether a tailoring is one of this space; those of other origin may not be."""
-        places = kept_positions(tailoring)
-        orderly = list(places) == sorted(set(places)) and len(places) == self.n_kept
-        inside = self.keep <= set(places) and all(0 <= place < self.n_layers for place in places)
-        return orderly and inside and self.accepts(tailoring)
-
     def random(self, rng: np.random.Generator) -> Tailoring:
-        """Draw a tailoring: a uniform set of cuts, each kept layer from anywhere.
+        """Draw a tailoring: a uniform set of cuts, and `random_spec` for each kept layer.
 
         Raises:
-            ConfigError: `allowed` refused everything that was drawn.
+            ConfigError: `allowed` refused every one drawn.
         """
         return self._first_allowed(lambda: self._random(rng))
 
@@ -192,7 +175,7 @@ class Space:
         return tuple(sorted(int(layer) for layer in cuts))
 
     def random_spec(self, layer: int, rng: np.random.Generator) -> LayerSpec:
-        """Draw where one layer comes from: base, one variant and a merge are equally likely."""
+        """Draw one layer: the base's, one variant's and a merge are equally likely."""
         kinds = ["base"] + ["taken"] * bool(self.variants) + ["merged"] * self.merges
         kind = kinds[rng.integers(len(kinds))]
         if kind == "base":
@@ -212,13 +195,13 @@ class Space:
         members = tuple(self.variants[index] for index in chosen)
         return self.spec(layer, members, facts.name, **random_params(facts, size, rng))
 
-    def random_giver(self, rng: np.random.Generator) -> LayerSpec:
-        """Draw who gives a part outside the layers."""
+    def random_outer(self, rng: np.random.Generator) -> LayerSpec:
+        """Draw the member of an outer part."""
         return LayerSpec((Source(self.outer_members[rng.integers(len(self.outer_members))]),))
 
     def _random(self, rng: np.random.Generator) -> Tailoring:
         layers = {layer: self.random_spec(layer, rng) for layer in self.kept(self.random_cuts(rng))}
-        return self.tailoring(layers, self.random_giver(rng), self.random_giver(rng))
+        return self.tailoring(layers, self.random_outer(rng), self.random_outer(rng))
 
     def _first_allowed(self, draw: Callable[[], Tailoring]) -> Tailoring:
         for _ in range(_TRIES):
@@ -231,7 +214,7 @@ class Space:
         )
 
     def _whole_periods(self, rng: np.random.Generator) -> tuple[int, ...] | None:
-        """Cut runs of one period each, and what is left over from the end: the pattern stays."""
+        """Cut runs of one period each, and the remainder at the end, so that the pattern stays."""
         left = list(range(self.n_layers))
         for _ in range(self.n_removed // self.period):
             runs = [left[i : i + self.period] for i in range(len(left) - self.period + 1)]
@@ -244,38 +227,14 @@ class Space:
         return self.kept(left) if self.keep <= set(left) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many layers of a tailoring come from where.
-
-    Args:
-        n_base: Layers that are the base's.
-        n_taken: Layers that are one variant's.
-        n_merged: Layers that are merged.
-    """
-
-    n_base: int
-    n_taken: int
-    n_merged: int
-
-
-def counts(tailoring: Tailoring) -> Counts:
-    """Count the layers by where they come from."""
-    merged = sum(len(spec.sources) > 1 for spec in tailoring.layers)
-    base = sum(
-        len(spec.sources) == 1 and spec.sources[0].member == BASE for spec in tailoring.layers
-    )
-    return Counts(base, len(tailoring.layers) - base - merged, merged)
-
-
 def complexity(tailoring: Tailoring) -> int:
-    """Count the sources that are not the base: of two equal candidates the simpler is preferred."""
+    """Number of sources that are not the base; of equal candidates the simpler is preferred."""
     specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     return sum(source.member != BASE for spec in specs for source in spec.sources)
 
 
 def kept_positions(tailoring: Tailoring) -> tuple[int, ...]:
-    """Positions of the layers, in order."""
+    """Positions of the layers in the base, in order."""
     return tuple(spec.position for spec in tailoring.layers)
 
 
@@ -292,13 +251,13 @@ def random_params(facts: MergeSpec, n_sources: int, rng: np.random.Generator) ->
 
 
 def on_step(limits: Range, share: float) -> float:
-    """The value at a share of the span, moved to the nearest of its steps."""
+    """The value at a fraction of the span, rounded to the nearest of its steps."""
     low, high = limits.span
     value = low + (high - low) * round(min(max(share, 0.0), 1.0) * _STEPS) / _STEPS
     return float(round(value)) if limits.integer else round(value, 6)
 
 
 def shares(weights: np.ndarray) -> tuple[float, ...]:
-    """Weights as whole hundredths; the largest is never lost."""
+    """Weights relative to the largest, in whole hundredths."""
     whole = np.round(np.maximum(weights, 0.0) / np.max(weights) * _STEPS)
     return tuple(float(weight) for weight in whole)

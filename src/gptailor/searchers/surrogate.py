@@ -1,32 +1,36 @@
-"""A linear model of the loss: what cutting each layer costs, what taking it from elsewhere gives.
+"""Bayesian linear model of the loss over cuts, sources and merges.
 
-Fitted to every candidate of the run, however few examples it was tried on: a layer that is cut in
-half of the candidates is known far better from all of them than any one candidate is from its own
-examples. It only says which children are worth asking; scores decide. Knows nothing of tasks.
+It is fitted to every candidate of the run, on however few examples: what a layer's cut costs is
+known better from all candidates without that layer than from any one of them. It only picks which
+children are evaluated; scores decide.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.searchers.halving import Judge
+from gptailor.searchers.history import History
 from gptailor.searchers.space import Space, kept_positions
 
-__all__ = ["Surrogate", "describe", "fit"]
+__all__ = ["Floats", "LossModel", "Surrogate", "describe", "fit"]
 
 Floats = NDArray[np.float64]
 
-# Prior standard deviations, relative to that of one cut. A source changes a layer where a cut
-# removes it; what a variant does to every layer alike is better known than what it does to one.
+_MIN_CANDIDATES = 8  # from which a model is fitted
+_MAX_CANDIDATES = 1000  # that a model is fitted to: its cost must not grow with the run
+# Prior standard deviations, relative to that of one cut: a source changes a layer, a cut removes
+# it; the effect of a variant on all layers is known better than its effect on one.
 _CUT, _PAIR, _SOURCE, _MEMBER, _MERGED = 1.0, 0.5, 0.15, 0.1, 0.1
-_NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # noise variance of the average trial over prior variance
+_NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # noise variance of the average trial / prior variance
 
 
 @dataclass(frozen=True, slots=True)
 class Surrogate:
-    """The posterior of a linear model: one coefficient a feature of `describe`.
+    """Posterior of a linear model: one coefficient a feature of `describe`.
 
     Args:
         mean: Shape (n_features,).
@@ -37,15 +41,48 @@ class Surrogate:
     root: Floats
 
     def draw(self, rng: np.random.Generator) -> Floats:
-        """Draw coefficients as likely as they are (Thompson sampling)."""
+        """Draw coefficients from the posterior, shape (n_features,): Thompson sampling."""
         drawn: Floats = self.mean + self.root @ rng.standard_normal(len(self.mean))
         return drawn
 
 
+@dataclass(eq=False)
+class LossModel:
+    """Fits a `Surrogate` to the trials of a search."""
+
+    space: Space
+    history: History
+    _rows: dict[Tailoring, Floats] = field(init=False, repr=False, default_factory=dict)
+
+    def fit(self, judge: Judge) -> Surrogate | None:
+        """Fit the latest candidates, each with the most examples it has; None if too few."""
+        losses = judge.proxy_losses(self.history.tailorings[-_MAX_CANDIDATES:])
+        known = [tailoring for tailoring, loss in losses.items() if loss < np.inf]
+        if len(known) < _MIN_CANDIDATES:
+            return None
+        n_examples = np.array([self.history.most_examples(tailoring) for tailoring in known])
+        ours = np.array([losses[tailoring] for tailoring in known])
+        n_layers = np.array([len(tailoring.layers) for tailoring in known])
+        return fit(self._features(known), ours, n_examples, n_layers)
+
+    def _features(self, tailorings: list[Tailoring]) -> Floats:
+        """Rows of `describe`, kept from one fit to the next."""
+        new = [each for each in tailorings if each not in self._rows]
+        rows = self._rows | dict(zip(new, describe(self.space, new), strict=True))
+        self._rows = {each: rows[each] for each in tailorings}
+        return np.stack(list(self._rows.values()))  # (n_tailorings, n_features)
+
+
 def describe(space: Space, tailorings: Sequence[Tailoring]) -> Floats:
-    """One row a tailoring: layers cut, neighbours cut, shares taken from each variant, merges."""
-    cut = np.ones((len(tailorings), space.n_layers))
-    taken = np.zeros((len(tailorings), len(space.variants), space.n_layers))
+    """Features of tailorings, scaled by their prior standard deviations.
+
+    Returns:
+        One row a tailoring, shape (n_tailorings, n_features): L layers cut or not; the number of
+        neighbours that are both cut; the share of each of V variants in each layer, V * L; the
+        share of each variant in all layers, V; the number of merged layers.
+    """
+    cut = np.ones((len(tailorings), space.n_layers))  # (N, L)
+    taken = np.zeros((len(tailorings), len(space.variants), space.n_layers))  # (N, V, L)
     merged = np.zeros((len(tailorings), 1))
     for row, tailoring in enumerate(tailorings):
         cut[row, list(kept_positions(tailoring))] = 0.0
@@ -53,8 +90,8 @@ def describe(space: Space, tailorings: Sequence[Tailoring]) -> Floats:
             merged[row] += len(spec.sources) > 1
             for member, share in _shares(spec):
                 taken[row, space.variants.index(member), spec.position] = share
-    pairs = (cut[:, 1:] * cut[:, :-1]).sum(axis=1, keepdims=True)
-    flat = taken.reshape(len(tailorings), len(space.variants) * space.n_layers)
+    pairs = (cut[:, 1:] * cut[:, :-1]).sum(axis=1, keepdims=True)  # (N, 1)
+    flat = taken.reshape(len(tailorings), len(space.variants) * space.n_layers)  # (N, V * L)
     columns = (_CUT * cut, _PAIR * pairs, _SOURCE * flat, _MEMBER * taken.sum(2), _MERGED * merged)
     return np.concatenate(columns, axis=1)
 
@@ -62,34 +99,36 @@ def describe(space: Space, tailorings: Sequence[Tailoring]) -> Floats:
 def fit(
     features: Floats, losses: Floats, n_examples: NDArray[np.int64], n_layers: NDArray[np.int64]
 ) -> Surrogate:
-    """Fit coefficients to losses; of many noise levels the likeliest is taken.
+    """Fit coefficients to losses; the noise level is the one of highest marginal likelihood.
+
+    Bayesian linear regression by a singular value decomposition: Bishop 2006, section 3.5.
 
     Args:
         features: Of `describe`, shape (n_trials, n_features).
-        losses: One a trial, finite.
-        n_examples: On how many examples each was measured; noise falls with it.
+        losses: Finite, shape (n_trials,).
+        n_examples: On how many examples each was measured; its noise variance falls with them.
         n_layers: How many layers each has.
     """
-    weights = np.sqrt(n_examples / n_examples.mean())[:, None]
-    # Other examples are harder or easier, and the cost of cuts does not add up exactly: each rung
-    # and each number of layers has a level of its own, taken out beforehand.
+    weights = np.sqrt(n_examples / n_examples.mean())[:, None]  # (N, 1)
+    # Other examples are harder or easier, and the costs of cuts do not add up exactly: each rung
+    # and each number of layers has an intercept of its own, projected out beforehand.
     kinds = np.unique(np.stack([n_examples, n_layers], axis=1), axis=0, return_inverse=True)[1]
-    levels = weights * np.eye(kinds.max() + 1)[kinds.ravel()]
+    levels = weights * np.eye(kinds.max() + 1)[kinds.ravel()]  # (N, n_kinds)
     basis, _ = np.linalg.qr(levels)
-    rows, target = weights * features, weights[:, 0] * _tamed(losses)
+    rows, target = weights * features, weights[:, 0] * _compressed(losses)  # (N, F), (N,)
     rows, target = rows - basis @ (basis.T @ rows), target - basis @ (basis.T @ target)
-    left, sizes, right = np.linalg.svd(rows, full_matrices=False)
-    along = left.T @ target
+    left, sizes, right = np.linalg.svd(rows, full_matrices=False)  # (N, R), (R,), (R, F)
+    along = left.T @ target  # (R,)
     rest = max(float(target @ target - along @ along), 0.0)
     n_free = max(1, len(target) - levels.shape[1])
     fits = [_evidence(sizes**2, along, rest, n_free, noise) for noise in _NOISES]
     best = max(range(len(fits)), key=lambda index: fits[index][0])
     noise, variance = _NOISES[best], fits[best][1]
     shrunk = sizes / (sizes**2 + noise)
-    mean = right.T @ (shrunk * along)
-    # Covariance: variance * (I - R' diag(s^2 / (s^2 + noise)) R); its root is alike.
+    mean = right.T @ (shrunk * along)  # (F,)
+    # Covariance: variance * (I - R' diag(s^2 / (s^2 + noise)) R); its root has the same form.
     known = 1.0 - np.sqrt(noise / (sizes**2 + noise))
-    root = np.sqrt(variance) * (np.eye(features.shape[1]) - (right.T * known) @ right)
+    root = np.sqrt(variance) * (np.eye(features.shape[1]) - (right.T * known) @ right)  # (F, F)
     return Surrogate(mean, root)
 
 
@@ -103,16 +142,16 @@ def _evidence(
     return -0.5 * (n_free * np.log(variance) + log_determinant), variance
 
 
-def _tamed(losses: Floats) -> Floats:
-    """Bring in the long tail of broken candidates: among good ones it would drown everything."""
+def _compressed(losses: Floats) -> Floats:
+    """Compress losses with log1p around the median, so that outliers do not dominate the fit."""
     above = losses - losses.min()
     middle = float(np.median(above))
-    tamed: Floats = np.log1p(above / middle) if middle > 0 else above
-    return tamed
+    compressed: Floats = np.log1p(above / middle) if middle > 0 else above
+    return compressed
 
 
 def _shares(spec: LayerSpec) -> list[tuple[str, float]]:
-    """How much of each variant is in a layer."""
+    """Variants in a layer, and the weight or scale of each."""
     n_sources, weights = len(spec.sources), dict(spec.params).get("weights")
     scale = 1.0 / n_sources if spec.scale is None else spec.scale
     shares = weights if isinstance(weights, tuple) else (scale,) * n_sources
