@@ -11,11 +11,8 @@ import yaml
 from gptailor.config import Config, load_config, schema
 from gptailor.core.frozen import Frozen
 from gptailor.core.metrics import METRICS
-from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import Tailoring
-from gptailor.core.trial import Measurement, Scores
-from gptailor.searchers.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -104,21 +101,6 @@ def test_the_paper_scale_config_of_the_readme_is_the_one_in_configs(tmp_path: Pa
         return plain | {"variants": list(config.family.variants)}
 
     assert without_paths(shown) == without_paths(kept)
-
-
-def test_the_searcher_of_the_how_to_asks_and_is_told() -> None:
-    (source,) = blocks(ROOT / "docs/how-to/add-a-searcher.md", "python")[:1]
-    names: dict[str, Any] = {"__name__": "shown"}
-    exec(compile(source, "add-a-searcher.md", "exec"), names)
-    base = Scores({"t": {"acc": Measurement("acc", (1.0,))}})
-    searcher = names["Threes"](
-        space=Space(6, 2, ("math",), ("task_arithmetic",)),
-        objective=Objective([Goal("t", "acc")], base),
-        rungs=(4,),
-        max_trials=5,
-        seed=0,
-    )
-    assert len(searcher.ask()) == 3
 
 
 def test_every_promise_names_tests_that_are_there() -> None:
