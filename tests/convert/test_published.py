@@ -172,15 +172,10 @@ def test_with_compat_the_base_is_the_layer_at_the_place_in_the_result() -> None:
     ("config", "told"),
     [
         (candidate({0: "10", 2: "10"}, [1], {}, {0: 0.6}), "output_scale is not 1 in layer 0;"),
-        (candidate({0: "10", 2: "11"}, [1]), "merge_scale_factor has no effect in layer 0:"),
         (candidate({0: "11", 2: "11"}, [1, 1]), "layer 1 is removed by remove_idx_0 and remove_"),
-        (candidate({0: "11", 1: "01", 2: "11"}, [1]), "4 keys of removed layers are there"),
-        (candidate({0: "11", 2: "11"}, [1], {2: 0.0}), "merge_scale_factor is 0 in layer 2, which"),
         (candidate({0: "11", 2: "10"}, [1]), "embedding, norm and head are not in the file;"),
         (candidate({0: "11", 2: "10"}, [1]), "members that tie the two can't take this"),
         (candidate({0: "11", 2: "11"}, [1], {2: 0.3}), "differences of layer 2 from base:1; here"),
-        (candidate({0: "11", 2: "11"}, [1]), "(it cancels in layer 2, where scale times"),
-        (candidate({0: "11", 1: "00", 2: "11"}, []), "no layer is removed"),
         (candidate({0: "11", 1: "00", 2: "11"}, []), "candidate 0 is a, 1 is b"),
     ],
 )
@@ -197,12 +192,6 @@ def test_nothing_is_told_that_is_not_so() -> None:
         _, notes = convert_published(config, n_layers=3, members=("base", "a", "b"), compat=compat)
         assert len(notes) == 3  # who the members are, the outside, the base
         assert ("as here, with compat" in notes[-1]) == compat
-
-
-def test_compat_that_changes_nothing_is_told() -> None:
-    config = candidate({0: "11", 1: "10"}, [2])
-    _, notes = convert_published(config, n_layers=3, members=("base", "a", "b"), compat=True)
-    assert notes[-1].startswith("compat changes nothing")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +230,7 @@ def test_the_published_results(
     base = sum(spec.method is None and spec.members == ("base",) for spec in tailoring.layers)
     assert (base, len(tailoring.layers) - base - merged, merged) == counts
     assert Tailoring.from_yaml(tailoring.to_yaml()) == tailoring
-    assert len(notes) >= 4
+    assert len(notes) >= 3
 
 
 # -- files with several candidates
