@@ -34,7 +34,9 @@ def blocks(path: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=told)
 def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
-    targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text)
+    targets = [link or source for link, source in targets]
     local = [target.partition("#")[0] for target in targets if "://" not in target]
     missing = [target for target in local if target and not (path.parent / target).exists()]
     assert not missing
@@ -44,6 +46,28 @@ def test_every_page_is_in_the_navigation() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for path in ROOT.glob("docs/**/*.md"):
         assert path.relative_to(ROOT / "docs").as_posix() in nav
+
+
+@pytest.mark.parametrize("folder", ["concepts", "how-to", "reference"])
+def test_the_first_page_links_to_every_page(folder: str) -> None:
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    pages = [
+        path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob(f"docs/{folder}/*.md")
+    ]
+    assert pages
+    assert [page for page in pages if f"]({page})" not in index] == []
+
+
+def test_every_decision_is_listed_or_said_to_be_unused() -> None:
+    index = (ROOT / "docs/decisions/index.md").read_text(encoding="utf-8")
+    for path in ROOT.glob("docs/decisions/[0-9]*.md"):
+        assert f"[{path.name[:4]}]({path.name})" in index
+
+
+def test_the_picture_of_the_report_is_small() -> None:
+    picture = (ROOT / "docs/images/report.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) <= 60_000
 
 
 @pytest.mark.parametrize("path", PAGES, ids=told)
@@ -114,8 +138,9 @@ def test_every_promise_names_tests_that_are_there() -> None:
         assert all((ROOT / path).exists() for path in named)
 
 
-def test_contributing_is_short() -> None:
-    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 80
+@pytest.mark.parametrize(("name", "most"), [("README.md", 180), ("CONTRIBUTING.md", 80)])
+def test_the_first_pages_are_short(name: str, most: int) -> None:
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most
 
 
 @pytest.mark.parametrize("path", PAGES, ids=told)

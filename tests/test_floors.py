@@ -6,6 +6,7 @@ still a wing that is known.
 
 import ast
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -179,6 +180,19 @@ def test_only_the_wiring_and_the_command_line_know_the_config() -> None:
         if part_of(found.module) == "config" and part_of_file(found.path) not in SEE_CONFIG
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_contributing_and_the_readme_list_the_packages_in_this_order() -> None:
+    root = PACKAGE.parents[1]
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## Layers of imports")[2].partition("\n\nEach large")[0]
+    lines = [line for line in section.splitlines() if re.match(r"\d+\. ", line)]
+    listed = [tuple(re.findall(r"`(\w+)`", line)) for line in lines]
+    assert [sorted(line) for line in listed] == [sorted(floor) for floor in FLOORS]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text.partition("## Packages")[2], re.MULTILINE)
+    assert set(rows) == FLOOR.keys() - {"__init__"}
+    assert [FLOOR[row] for row in rows] == sorted(FLOOR[row] for row in rows)
 
 
 def _behind(path: str, doors: set[str]) -> bool:

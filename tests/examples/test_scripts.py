@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 QUICK = ("01_merge_two_tensors.py", "02_write_a_tailoring.py")
+TINY = ("04_search.py",)
 WITH_MODEL = ("03_score_and_export.py",)
 
 
@@ -18,12 +19,12 @@ def output_of(script: Path) -> str:
 
 
 def test_every_numbered_example_is_run_here(examples: Path) -> None:
-    assert sorted(path.name for path in examples.glob("*.py")) == sorted(QUICK + WITH_MODEL)
+    assert sorted(path.name for path in examples.glob("*.py")) == sorted(QUICK + TINY + WITH_MODEL)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", QUICK)
-def test_a_script_without_a_model_runs(examples: Path, name: str) -> None:
+@pytest.mark.parametrize("name", QUICK + TINY)
+def test_a_script_that_makes_what_it_needs_runs(examples: Path, name: str) -> None:
     assert output_of(examples / name)
 
 
