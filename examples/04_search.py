@@ -1,10 +1,11 @@
 """Search a family that is already in memory, with a searcher of your own.
 
-Run ``python examples/04_search.py``; it makes tiny models on the spot, takes seconds, and writes to a
-temporary folder, which it removes. The models are random, so their scores mean nothing.
+Run ``python examples/04_search.py``; it makes tiny models on the spot, takes seconds, and writes to
+a temporary folder, which it removes. The models are random, so their scores mean nothing.
 """
 
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import gptailor as gt
 TASK = Path(__file__).parent / "smollm2" / "tasks" / "capitals.yaml"
 
 
-def best_of_eight(context: Any) -> Any:
+def best_of_eight(
+    context: gt.SearchContext,
+) -> Generator[tuple[gt.Proposal, ...], tuple[gt.Trial, ...], None]:
     """A searcher: yields groups of proposals, and is sent the trials of each group."""
     rng = np.random.default_rng(context.seed)
     while True:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gptailor.family import Family, MemberSpec, load_family
     from gptailor.family.in_memory import family_of
     from gptailor.report import write_report
+    from gptailor.searchers.searcher import SearchContext
     from gptailor.study import Study
 
     __version__: str
@@ -42,6 +43,7 @@ __all__ = [
     "Proposal",
     "Run",
     "Scores",
+    "SearchContext",
     "Source",
     "Study",
     "Tailoring",
@@ -74,6 +76,7 @@ _HOMES = {
     "family": ("Family", "MemberSpec", "load_family"),
     "family.in_memory": ("family_of",),
     "report": ("write_report",),
+    "searchers.searcher": ("SearchContext",),
     "study": ("Study",),
 }
 _HOME = {name: f"gptailor.{module}" for module, names in _HOMES.items() for name in names}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 TASKS = Path(__file__).parents[2] / "examples" / "smollm2" / "tasks"
 CONFIG: dict[str, Any] = {
     "remove": 2,
-    "search": {"name": "random", "options": {"group": 3}},
+    "search": {"name": "random", "options": {"batch": 3}},
     "budget": {"max_trials": 6, "n_examples": [4, 12], "finalists": 2},
     "engine": {"threads": 1},
 }
@@ -186,6 +186,33 @@ def test_what_does_not_go_with_a_family_in_memory_is_told(
 def test_a_config_in_memory_needs_a_folder(family: gt.Family, tasks: Any) -> None:
     with pytest.raises(ConfigError, match="out: name the run's folder"):
         gt.search(CONFIG, family=family, tasks=tasks)
+
+
+def test_the_program_on_the_page_about_python_runs(
+    tiny_model: Callable[..., Any],
+    tiny_tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = (TASKS.parents[2] / "docs/reference/python.md").read_text(encoding="utf-8")
+    source = page.partition("```python\n")[2].partition("```")[0]
+    task = {"name": str(TASKS / "capitals.yaml"), "split": "search", "limit": 30, "test_limit": 10}
+    for shown, ours in (
+        ('"name": "arc_easy"', str(task)[1:-1]),
+        ('"arc_easy"', '"capitals"'),
+        ('"remove": 7', '"remove": 2, "engine": {"threads": 1}'),
+        ('"max_trials": 200, "n_examples": [10, 270]', '"max_trials": 18, "n_examples": [4, 12]'),
+    ):
+        assert shown in source
+        source = source.replace(shown, ours)
+    names: dict[str, Any] = {"__name__": "shown"}
+    exec(compile(source, "python.md", "exec"), names)
+    monkeypatch.chdir(tmp_path)
+    models = [tiny_model("llama", seed=seed) for seed in range(3)]
+    assert (names["tailor"](*models, tiny_tokenizer) / "config.json").is_file()
+    run = gt.open_run("runs/mine")
+    assert [trial.proposal.origin for trial in run.trials] == [*["drawn"] * 8, "best of eight"] * 2
+    assert run.record.header.config["search"]["name"] == "shown:best_of_eight"
 
 
 def test_members_in_memory_that_do_not_fit_are_all_told(
