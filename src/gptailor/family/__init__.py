@@ -1,7 +1,4 @@
-"""Where weights come from: checkpoints, adapters and GGUF files, opened once and held together.
-
-Knows nothing of tailorings' scores, of tasks and of how layers are merged.
-"""
+"""The members of a family: checkpoints, adapters and GGUF files, opened and compared."""
 
 from gptailor.core.member_spec import MemberSpec
 from gptailor.family.architecture import (

@@ -1,7 +1,4 @@
-"""Merge a PEFT adapter into a model's weights, in float32: the door to peft.
-
-Knows nothing of families: it is given the weights that the adapter stands on.
-"""
+"""Merge a PEFT adapter into a model's weights, in float32."""
 
 import copy
 import shlex
@@ -24,10 +21,10 @@ from gptailor.family.multimodal import language_model, names_whole
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (
     LIBRARY_ERRORS,
+    listed,
     one_line,
     read_json,
     refuse_links,
-    told,
     unreadable,
 )
 
@@ -35,7 +32,7 @@ __all__ = ["CONFIG", "apply_adapter"]
 
 CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
-# adapters that become part of the weights; prompts, prefixes and mixtures by input can't
+# adapters that can be merged into weights; prompts, prefixes and mixtures by input can't
 _MERGED = frozenset(
     [
         *("ADALORA", "ADAMSS", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD"),
@@ -44,18 +41,18 @@ _MERGED = frozenset(
         *("TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT"),
     ]
 )
-# fields that make peft load other code, change the number of layers, or act on some inputs only
+# fields by which peft loads other code, changes the number of layers, or acts on some inputs only
 _REFUSED_FIELDS = {
     "megatron_config": "is not supported; merge the adapter with peft first",
     "layer_replication": "is not supported; merge the adapter with peft first",
     "alora_invocation_tokens": "makes it act on part of a text only, so it can't become weights",
     "arrow_config": "chooses among adapters by the text, so it can't become weights",
 }
-# fields that make peft write into the weights it is given
-_TOUCHING = ("modules_to_save", "trainable_token_indices", "kasa_config", "target_parameters")
+# fields by which peft writes into the weights of its base model
+_WRITING = ("modules_to_save", "trainable_token_indices", "kasa_config", "target_parameters")
 _PREFIX = "base_model.model."
 _SAVED = ".modules_to_save."
-_PROBE = 8  # tokens; enough to see a weight that was merged otherwise than it computes
+_N_TOKENS = 8  # enough to notice a weight that was merged wrongly
 _TOLERANCE = 1e-3  # of the largest logit: float32 in another order differs by less than 1e-4
 
 
@@ -64,17 +61,17 @@ def apply_adapter(
 ) -> tuple[Any, dict[str, Tensor]]:
     """Merge the adapter in `folder` into the weights of `base`.
 
-    ``base + strength * (merged - base)``, in float32. What is merged is held against peft's own
-    forward on a few tokens.
+    ``base + strength * (merged - base)``, in float32. The merged model's logits are compared with
+    those of peft's own forward on a few tokens.
 
     Args:
-        base: What the adapter stands on, its weights in float32; untouched.
-        folder: With an adapter_config.json and an adapter_model.safetensors.
+        base: The model that the adapter was trained on, in float32; unchanged.
+        folder: It holds an adapter_config.json and an adapter_model.safetensors.
         strength: Dimensionless; 1 is the adapter as it was trained.
 
     Returns:
-        The config, whose vocabulary may be larger than the base's; and names and float32 tensors;
-        those that the adapter does not touch are the base's own.
+        The config, whose vocabulary may be larger than the base's; and float32 tensors by name,
+        the base's own where the adapter does not change them.
 
     Raises:
         FamilyError: The adapter is broken, or does not fit the base.
@@ -103,7 +100,7 @@ def _with_room(base: OpenedMember, folder: Path, weights: Mapping[str, Tensor]) 
         if count < n_rows or count != wanted:
             raise FamilyError(
                 f"{folder / _WEIGHTS}: tensor {name} is for a vocabulary of {count} rows but "
-                f"{base.origin} has {n_rows}; the adapter is for another model"
+                f"{base.path} has {n_rows}; the adapter is for another model"
             )
     if wanted == n_rows:
         return base
@@ -122,8 +119,8 @@ def _with_room(base: OpenedMember, folder: Path, weights: Mapping[str, Tensor]) 
 def _vocabularies(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, int]:
     """Rows of vocabulary by tensor, for those tensors of an adapter that have a row a token."""
     counts = {}
-    for place in (layout.embedding, layout.head):
-        prefix = _PREFIX + place.removesuffix("weight")
+    for matrix in (layout.embedding, layout.head):
+        prefix = _PREFIX + matrix.removesuffix("weight")
         for name, tensor in weights.items():
             rest = name.removeprefix(prefix)
             if name != rest and tensor.ndim == 2:
@@ -131,7 +128,7 @@ def _vocabularies(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, in
                     counts[name] = tensor.shape[0]
                 elif rest == "lora_embedding_A":
                     counts[name] = tensor.shape[1]
-                elif rest == "lora_B.weight" and place == layout.head:
+                elif rest == "lora_B.weight" and matrix == layout.head:
                     counts[name] = tensor.shape[0]
     return counts
 
@@ -163,7 +160,7 @@ def _weights_of(folder: Path) -> dict[str, Tensor]:
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise FamilyError(f"{path}: tensor {name} holds values that are not finite")
-    # peft may write a resized embedding a second time, by a name that it does not read
+    # peft may save a resized embedding twice, once by a name that it does not read
     twice = [name for name in weights if name.replace(_SAVED, ".") in weights.keys() - {name}]
     return {name: tensor for name, tensor in weights.items() if name not in twice}
 
@@ -189,7 +186,7 @@ def _leaves_base_alone(fields: Mapping[str, Any], weights: Mapping[str, Tensor])
         fields["peft_type"] == "LORA"
         and fields.get("bias", "none") == "none"
         and fields.get("init_lora_weights", True) in (True, False, "gaussian")
-        and not any(fields.get(field) for field in _TOUCHING)
+        and not any(fields.get(field) for field in _WRITING)
         and all(".lora_" in name for name in weights)
     )
 
@@ -197,7 +194,7 @@ def _leaves_base_alone(fields: Mapping[str, Any], weights: Mapping[str, Tensor])
 def _merged(
     base: OpenedMember, folder: Path, weights: dict[str, Tensor], *, apart: bool
 ) -> dict[str, Tensor]:
-    """Let peft merge; `apart` when it would write into the model that it is given."""
+    """Let peft merge; `apart`, in a copy, where it would write into its base model."""
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
     model = _model_for(base, weights)
@@ -206,8 +203,8 @@ def _merged(
         with quiet(), torch.no_grad():
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
-            config.task_type = None  # logits are wanted, whatever it was trained for
-            # on meta nothing is drawn at random first; some initial values need real weights
+            config.task_type = None  # for logits, whatever it was trained for
+            # on meta no initial values are drawn; some kinds need real weights for them
             wrapped = get_peft_model(model, config, low_cpu_mem_usage=not apart).eval()
             outcome = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=not apart)
             _refuse_misfits(folder, outcome, wrapped)
@@ -220,14 +217,14 @@ def _merged(
             computed = _logits(model_around(base.config, found, torch.float32))
     except LIBRARY_ERRORS as error:
         raise FamilyError(
-            f"{folder}: the adapter does not fit {base.origin}: {one_line(error)}"
+            f"{folder}: the adapter does not fit {base.path}: {one_line(error)}"
         ) from error
     _refuse_inexact(folder, base, expected, computed)
     return found
 
 
 def _model_for(base: OpenedMember, weights: Mapping[str, Tensor]) -> PreTrainedModel:
-    """The language model; the whole around it, where the adapter was trained on that."""
+    """The language model, or the whole multimodal one where the adapter was trained on that."""
     model = model_around(base.config, base.state, torch.float32)
     if base.multimodal_wrapper is None or not any(
         names_whole(name.removeprefix(_PREFIX)) for name in weights
@@ -237,7 +234,7 @@ def _model_for(base: OpenedMember, weights: Mapping[str, Tensor]) -> PreTrainedM
 
 
 def _refuse_outside(folder: Path, base: OpenedMember, merged: PreTrainedModel) -> None:
-    """Refuse an adapter that changes what stands around the language model."""
+    """Refuse an adapter that changes tensors outside the language model."""
     state = merged.state_dict()
     around = base.multimodal_wrapper.state if base.multimodal_wrapper is not None else {}
     changed = [
@@ -246,12 +243,12 @@ def _refuse_outside(folder: Path, base: OpenedMember, merged: PreTrainedModel) -
     if changed:
         raise FamilyError(
             f"{folder}: the adapter changes {len(changed)} tensors outside the language model "
-            f"({told(changed)}), and these stay as the base has them, so it can't be used"
+            f"({listed(changed)}), and these stay as the base has them, so it can't be used"
         )
 
 
 def _logits(model: Any) -> Tensor:  # peft is untyped here
-    tokens = torch.arange(_PROBE)[None]
+    tokens = torch.arange(_N_TOKENS)[None]
     logits: Tensor = model(input_ids=tokens, use_cache=False).logits
     return logits
 
@@ -261,7 +258,7 @@ def _refuse_inexact(folder: Path, base: OpenedMember, expected: Tensor, computed
     if difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         return
     tied = (
-        f"; {base.origin} uses its embedding as the head, and the adapter may change only one of "
+        f"; {base.path} uses its embedding as the head, and the adapter may change only one of "
         "the two"
         if base.tied
         else ""
@@ -277,7 +274,7 @@ def _refuse_misfits(folder: Path, outcome: Any, wrapped: Any) -> None:  # peft i
     if unexpected:
         raise FamilyError(
             f"{folder / _WEIGHTS}: {len(unexpected)} tensors have no place in the base "
-            f"({told(unexpected)}); the adapter is for another model"
+            f"({listed(unexpected)}); the adapter is for another model"
         )
     lacking = set(outcome.missing_keys)
     held = dict(wrapped.named_parameters(remove_duplicate=False))
@@ -291,5 +288,5 @@ def _refuse_misfits(folder: Path, outcome: Any, wrapped: Any) -> None:  # peft i
     if missing:
         raise FamilyError(
             f"{folder / _WEIGHTS} lacks {len(missing)} tensors that adapter_config.json asks for "
-            f"({told(missing)})"
+            f"({listed(missing)})"
         )

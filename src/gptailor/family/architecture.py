@@ -1,8 +1,8 @@
 """What differs by architecture: where the layers are, and which config fields are per layer.
 
-It is data, in the tables below, with one rule on top: a list with one entry a layer is cut with the
-layers; lists of indices and counts are handled where they are known; what looks per layer and is
-not known is refused rather than guessed. Knows nothing of weights.
+The differences are data, in the tables below. A list with one entry a layer is cut with the layers;
+lists of indices and counts are handled where they are known; a field that looks per layer and is
+not known is refused, not guessed.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ __all__ = [
     "text_config",
 ]
 
-# models around a language model that, given text alone, compute just what it computes by itself;
-# it is checked again when weights are opened, for what the language model is may differ
+# multimodal models whose logits, given text alone, are those of their language model by itself;
+# checked again when weights are opened, since language models of one type may differ
 MULTIMODAL: tuple[str, ...] = (
     *("aria", "deepseek_vl", "exaone4_5", "fuyu", "gemma3", "got_ocr2", "hyperclovax_vision_v2"),
     *("idefics2", "idefics3", "internvl", "lighton_ocr", "llama4", "llava", "llava_next"),
@@ -69,7 +69,7 @@ _INDEX_LISTS = ("mlp_only_layers", "moe_layers")
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
 # a count of layers that is only read where `layer_types` is not given
 _CLAMPED = ("max_window_layers",)
-# patterns that are only read where the explicit list beside them is not given
+# patterns that are only read where the explicit list is not given
 _PATTERNS: Mapping[str, str] = {
     "full_attention_interval": "layer_types",
     "global_attn_every_n_layers": "layer_types",
@@ -78,9 +78,9 @@ _PATTERNS: Mapping[str, str] = {
     "sliding_window_pattern": "layer_types",
 }
 _SPARSE_STEP = "decoder_sparse_step"
-# what may hold state or weights for several layers at once when it is not 0
+# fields by which layers share state or weights, when not 0
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input")
-# how many tokens each token may attend to, where it chooses them
+# how many tokens each token chooses to attend to
 _CHOSEN_TOKENS = ("index_topk", "index_topk_blocks", "keep_window_size")
 _LOOKS_PER_LAYER = re.compile(
     r"period|offset|interval|every_n|_step$|_stage|start_index|end_index|per_stack|_group_size$"
@@ -112,10 +112,10 @@ def layers_path(model: PreTrainedModel) -> str:
 
 
 def n_layers_of(config: PreTrainedConfig) -> int:
-    """How many decoder layers the config says.
+    """The number of decoder layers in the config.
 
     Raises:
-        FamilyError: It does not say so.
+        FamilyError: It has none.
     """
     n_layers = config.to_dict().get(_layers_field(config))
     if not isinstance(n_layers, int) or isinstance(n_layers, bool) or n_layers < 1:
@@ -127,15 +127,15 @@ def n_layers_of(config: PreTrainedConfig) -> int:
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of the language model inside, or the config itself where that is all there is."""
+    """The config of the language model in a multimodal one, or else the config itself."""
     return config.get_text_config() if config.model_type in MULTIMODAL else config
 
 
 def layer_kinds(config: PreTrainedConfig) -> tuple[Hashable, ...]:
-    """What kind of layer stands at each position; equal kinds are interchangeable.
+    """The kind of layer at each position; layers of equal kind are interchangeable.
 
-    The kind is made of every per-layer field of the config: attention type, dense or expert, with
-    or without rotary embedding, and so on.
+    A kind consists of every per-layer field of the config: attention type, dense or expert, with or
+    without rotary embedding, and so on.
     """
     fields, n_layers = config.to_dict(), n_layers_of(config)
     kinds: list[list[Hashable]] = [[] for _ in range(n_layers)]
@@ -155,11 +155,11 @@ def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTr
     """Copy a config for a model whose i-th layer is of the kind of `positions[i]`.
 
     Args:
-        config: The config of the whole model; untouched.
+        config: The config of the whole model; unchanged.
         positions: For each layer of the result, a position in the whole model.
 
     Raises:
-        TailoringError: A position does not exist, or the architecture's config can't say this
+        TailoringError: A position does not exist, or the architecture's config can't express this
             order of layers.
     """
     fields, n_layers = config.to_dict(), n_layers_of(config)
@@ -172,7 +172,7 @@ def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTr
     _remap_indices(fields, positions, chosen)
     _recount(config.model_type, fields, positions, chosen)
     fields[_layers_field(config)] = len(positions)
-    # made anew rather than edited: some configs derive private state from these fields
+    # made anew, not edited: some configs derive private state from these fields
     made = type(config).from_dict(fields)
     _refuse_altered(config, made, positions)
     return made
@@ -181,7 +181,7 @@ def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTr
 def _refuse_altered(
     config: PreTrainedConfig, made: PreTrainedConfig, positions: Sequence[int]
 ) -> None:
-    """Refuse what the config class turned into another order of layers than was asked for."""
+    """Refuse where the config class made another order of layers than was asked for."""
     wanted, found = layer_kinds(config), layer_kinds(made)
     for layer, position in enumerate(positions):
         if wanted[position] != found[layer]:
@@ -205,7 +205,7 @@ def _difference(one: Hashable, other: Hashable) -> tuple[str, str]:
 def _remap_indices(
     fields: dict[str, Any], positions: Sequence[int], chosen: Mapping[str, frozenset[int]]
 ) -> None:
-    """Point lists and mappings of layer indices at the layers' new places."""
+    """Renumber lists and mappings of layer indices."""
     for name in _INDEX_LISTS:
         if isinstance(fields.get(name), list | tuple):
             fields[name] = [i for i, p in enumerate(positions) if p in fields[name]]
@@ -225,7 +225,7 @@ def _recount(
     positions: Sequence[int],
     chosen: Mapping[str, frozenset[int]],
 ) -> None:
-    """Set counts of first layers to how many of those are left."""
+    """Set counts of first layers to how many of them are kept."""
     for name in (*_PREFIX_COUNTS, *_CLAMPED):
         if not isinstance(fields.get(name), int):
             continue
@@ -239,9 +239,9 @@ def _recount(
 
 
 def refuse_unsupported(config: PreTrainedConfig) -> None:
-    """Refuse what layers can't be cut from, or can't be told to be.
+    """Refuse a model whose layers can't be cut, or whose config can't express a cut.
 
-    Of a multimodal model the language model is what is asked about.
+    Of a multimodal model, its language model is checked.
 
     Raises:
         FamilyError: The reason, in one sentence.
@@ -272,7 +272,7 @@ def _reason(config: PreTrainedConfig) -> str | None:
 
 
 def _sharing_field(model_type: str, fields: Mapping[str, Any]) -> str | None:
-    """Tell of a field that ties a layer to other layers, or to its own number."""
+    """A field by which a layer depends on other layers or on its own number, as a sentence."""
     for name in _SHARING:
         if fields.get(name):
             return f"{name} is {fields[name]}, so its layers share weights or state"
@@ -286,7 +286,7 @@ def _sharing_field(model_type: str, fields: Mapping[str, Any]) -> str | None:
 
 
 def _across_the_row(fields: Mapping[str, Any]) -> str | None:
-    """Tell of a field that makes a token look at more than its own text in a packed row."""
+    """A field by which a token attends beyond its own text in a packed row, as a sentence."""
     if fields.get("alibi"):
         return f"{_ALIBI}; only a config with alibi: false can be tailored"
     for name in _CHOSEN_TOKENS:
@@ -304,7 +304,7 @@ def _recurrent_kind(config: PreTrainedConfig, fields: Mapping[str, Any]) -> str 
 
 
 def _unknown_field(config: PreTrainedConfig, fields: Mapping[str, Any]) -> str | None:
-    """Tell of a field that looks per layer and is not known."""
+    """A field that looks per layer and is not known, as a sentence."""
     known = (*_INDEX_LISTS, *_PREFIX_COUNTS, *_CLAMPED, _SPARSE_STEP)
     one_a_layer = _per_layer_lists(config, fields)
     for name in _own_fields(config):
@@ -342,7 +342,7 @@ def _per_layer_lists(config: PreTrainedConfig, fields: Mapping[str, Any]) -> tup
 
 
 def _chosen_layers(fields: Mapping[str, Any], n_layers: int) -> dict[str, frozenset[int]]:
-    """The layers that index lists, prefix counts and the sparse step set apart."""
+    """The layers that index lists, prefix counts and the sparse step select."""
     chosen: dict[str, frozenset[int]] = {}
     for name in _INDEX_LISTS:
         if isinstance(fields.get(name), list | tuple):

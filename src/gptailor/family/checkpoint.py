@@ -1,6 +1,6 @@
-"""Open a folder of safetensors: looked over first, then read by transformers.
+"""Open a folder of safetensors: checked first, then read by transformers.
 
-No code from the folder is run and no pickle is opened. Knows nothing of other members.
+No code from the folder is run and no pickle is opened.
 """
 
 import math
@@ -38,26 +38,27 @@ from gptailor.family.multimodal import MultimodalWrapper, language_model, multim
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (
     LIBRARY_ERRORS,
+    MAX_LISTED,
     StoredTensor,
+    listed,
     one_line,
     read_json,
     refuse_links,
     tensors_of,
-    told,
 )
 
 __all__ = ["open_checkpoint", "refuse_misfits", "state_of", "tokenizer_of"]
 
-_MAX_SIZE = 2**24  # of a dimension that the config names
-_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-_MORE_SIZES = (
+_MAX_SIZE = 2**24  # of a dimension in the config
+_SIZES = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "vocab_size", "max_position_embeddings", "num_hidden_layers"),
     *("num_experts", "num_local_experts", "n_routed_experts"),
 )
 _MAX_LABELS = 2**16  # transformers makes a name for each
 _FLOATS = frozenset(["F16", "BF16", "F32", "F64"])
 _SMALL_FLOATS = ("F8", "F6", "F4")
-# fields that make transformers choose code; these names mean its own
+# fields that choose code, and the values of them that mean code of transformers itself
 _IMPLEMENTATIONS = re.compile(
     r"_?(attn|experts)_implementation(_internal)?|use_kernels|kernel_config"
 )
@@ -65,17 +66,16 @@ _KNOWN_CODE = re.compile(
     r"eager|sdpa|(paged\|)?flash_attention_[234]|flex_attention|grouped_mm|batched_mm"
 )
 _GENERATION = "generation_config.json"
-_TOLD = 5  # of many tensors
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
-def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
+def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
     """Open a folder with a config.json and safetensors.
 
     Args:
         folder: The folder.
         dtype: Of the float tensors.
-        origin: What to call it to people.
+        path: Its path as in the config.
 
     Raises:
         FamilyError: Something in the folder is missing, broken, or does not fit its config.
@@ -83,7 +83,7 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
     config = _config_of(folder)
     _refuse_shortfall(folder, config, tensors_of(folder))
     if (folder / _GENERATION).is_file():
-        read_json(folder / _GENERATION)  # transformers passes over a broken one
+        read_json(folder / _GENERATION)  # transformers ignores a broken one
     try:
         with quiet():
             whole, info = auto_class(config).from_pretrained(
@@ -92,9 +92,9 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below, all at once
+                ignore_mismatched_sizes=True,  # reported below, all at once
                 local_files_only=True,
-                attn_implementation="eager",  # weights are wanted, not speed
+                attn_implementation="eager",  # only the weights are needed
             )
     except LIBRARY_ERRORS as error:
         raise FamilyError(f"{folder}: transformers can't open it: {one_line(error)}") from error
@@ -104,25 +104,25 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, origin: str) -> OpenedM
     layout = Layout.of(model)
     config.tie_word_embeddings = layout.tied  # a head that differs is never tied to the embedding
     return OpenedMember(
-        where=str(folder),
-        origin=origin,
+        location=str(folder),
+        path=path,
         config=config,
         state=state_of(model, layout, dtype),
         tied=layout.tied,
         tokenizer=tokenizer_of(folder),
         generation_config=model.generation_config,
         licence=licence_of(folder),
-        notes=_notes(origin, multimodal_wrapper),
+        notes=_notes(path, multimodal_wrapper),
         multimodal_wrapper=multimodal_wrapper,
     )
 
 
-def _notes(origin: str, wrapper: MultimodalWrapper | None) -> tuple[str, ...]:
+def _notes(path: str, wrapper: MultimodalWrapper | None) -> tuple[str, ...]:
     if wrapper is None:
         return ()
     return (
-        f"{origin} is a {wrapper.config.model_type} model: its language model is tailored, "
-        f"what stands around it ({wrapper.parameters:,} parameters) stays as the base has it",
+        f"{path} is a {wrapper.config.model_type} model: its language model is tailored, "
+        f"the rest ({wrapper.parameters:,} parameters) stays as the base has it",
     )
 
 
@@ -164,27 +164,27 @@ def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
 def _refuse_types(
     folder: Path, stored: Mapping[str, StoredTensor], needed: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Refuse weights that are no plain floats: integers, or floats of less than 16 bits."""
-    odd = [
+    """Refuse weights that are not plain floats: integers, or floats of less than 16 bits."""
+    wrong = [
         f"{name} as {tensor.dtype}"
         for name, tensor in sorted(stored.items())
         if tensor.dtype.startswith(_SMALL_FLOATS)
         or (name in needed and tensor.dtype not in _FLOATS)
     ]
-    if odd:
+    if wrong:
         raise FamilyError(
-            f"{folder}: {len(odd)} tensors are not stored as floats of 16 bits or more "
-            f"({told(odd)}); give the unquantised model"
+            f"{folder}: {len(wrong)} tensors are not stored as floats of 16 bits or more "
+            f"({listed(wrong)}); give the unquantised model"
         )
 
 
 def refuse_misfits(path: Path, info: Mapping[str, Any], noun: str = "files") -> None:
-    """Refuse what transformers could not match between files and config.
+    """Refuse tensors that transformers could not match between files and config.
 
     Args:
         path: The folder or file, for messages.
-        info: What `from_pretrained` gives as its loading info.
-        noun: What holds the tensors.
+        info: The loading info of `from_pretrained`.
+        noun: "files" or "file", for messages.
 
     Raises:
         FamilyError: Tensors that are missing, unknown, or of another shape.
@@ -196,10 +196,10 @@ def refuse_misfits(path: Path, info: Mapping[str, Any], noun: str = "files") -> 
         (sorted(info["unexpected_keys"]), hold),
     ):
         if names:
-            problems.append(f"{path}: the {noun} {word} {len(names)} tensors ({told(names)})")
+            problems.append(f"{path}: the {noun} {word} {len(names)} tensors ({listed(names)})")
     problems += [
         f"{path}: tensor {name} has shape {tuple(found)} but the config needs {tuple(needed)}"
-        for name, found, needed in sorted(info["mismatched_keys"])[:_TOLD]
+        for name, found, needed in sorted(info["mismatched_keys"])[:MAX_LISTED]
     ]
     if info["error_msgs"]:
         problems.append(f"{path}: {one_line(ValueError(info['error_msgs'][0]))}")
@@ -258,7 +258,7 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     problems = [
         f"{path}: {name} is {part[name]!r}; it must be a whole number of 1 to {_MAX_SIZE}"
         for part in parts
-        for name in (*_SIZES, *_MORE_SIZES)
+        for name in _SIZES
         if isinstance(part.get(name), int | float) and not _is_size(part[name])
     ]
     problems += [
@@ -293,7 +293,7 @@ def _is_size(value: object) -> bool:
 def _refuse_shortfall(
     folder: Path, config: PreTrainedConfig, stored: Mapping[str, StoredTensor]
 ) -> None:
-    """Refuse a config that needs more than the files hold: the rest would be made up, at length."""
+    """Refuse a config that needs more than the files hold: transformers would draw the rest."""
     held = {name: tensor.shape for name, tensor in stored.items()}
     n_layers = n_layers_of(text_config(config))
     if n_layers > len(held):
@@ -317,10 +317,10 @@ def _refuse_shortfall(
         f"{folder}: tensor {name} has shape {held[name]} but the config needs {shape}"
         for name, shape in needed.items()
         if name in held and held[name] != shape
-    ][:_TOLD]
+    ][:MAX_LISTED]
     missing = sorted(needed.keys() - held.keys())
     if missing:
-        problems.append(f"{folder}: the files lack {len(missing)} tensors ({told(missing)})")
+        problems.append(f"{folder}: the files lack {len(missing)} tensors ({listed(missing)})")
     raise FamilyError(
         problems or f"{folder}: the config needs {n_needed} parameters, the files hold {n_held}"
     )

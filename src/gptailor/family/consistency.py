@@ -1,7 +1,6 @@
-"""Hold a variant against the base: architecture, sizes, rope, vocabulary, tensors.
+"""Compare a variant with the base: architecture, sizes, rotary embedding, vocabulary, tensors.
 
-Tells every misfit at once, each with the file and both values. Knows nothing of how members were
-opened.
+Every difference is reported at once, each with the file and both values.
 """
 
 import dataclasses
@@ -16,11 +15,11 @@ from transformers import PreTrainedConfig
 from gptailor.family.layout import Layout
 from gptailor.family.members import OpenedMember
 from gptailor.family.vocabulary import match_rows, row_tensors
+from gptailor.family.weight_files import MAX_LISTED, listed
 
 __all__ = ["config_problems", "fitted", "value_problems"]
 
-_TOLD = 5  # of many tensors
-# what may differ without the weights meaning something else
+# fields that may differ: the weights mean the same
 _IGNORED = frozenset(
     [
         *("attention_dropout", "attn_pdrop", "embd_pdrop", "hidden_dropout", "mlp_dropout"),
@@ -28,7 +27,7 @@ _IGNORED = frozenset(
         *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
         *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
         *("max_position_embeddings", "n_positions", "pretraining_tp", "use_cache"),
-        *("tie_word_embeddings", "vocab_size"),  # looked at by themselves
+        *("tie_word_embeddings", "vocab_size"),  # compared by themselves
     ]
 )
 _NOTED = ("max_position_embeddings", "n_positions")
@@ -37,7 +36,7 @@ _NOTED = ("max_position_embeddings", "n_positions")
 def config_problems(
     name: str, where: str, config: PreTrainedConfig, base: PreTrainedConfig
 ) -> list[str]:
-    """Tell which fields of the configs differ that must not."""
+    """Fields of the configs that differ and must not, a sentence each."""
     if config.model_type != base.model_type:
         return [
             f"variant {name!r}: {where} is a {config.model_type} model but the base is "
@@ -59,7 +58,7 @@ def config_problems(
 def fitted(
     name: str, member: OpenedMember, base: OpenedMember, layout: Layout
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """Bring a variant's weights into the base's shape where that is sound.
+    """Fit a variant's weights to the base's vocabulary and tying, where that is sound.
 
     Args:
         name: The variant's.
@@ -70,15 +69,15 @@ def fitted(
     Returns:
         The weights; problems, one sentence each; notes, one sentence each.
     """
-    problems = config_problems(name, member.where, member.config, base.config)
+    problems = config_problems(name, member.location, member.config, base.config)
     if member.config.model_type != base.config.model_type:
         return {}, problems, []
     if layout.embedding not in member.state:
-        return {}, problems + _tensor_problems(name, member.where, member.state, base.state), []
+        return {}, problems + _tensor_problems(name, member.location, member.state, base.state), []
     sizes = [state[layout.embedding].shape[0] for state in (member.state, base.state)]
     tokenizers = (member.tokenizer, base.tokenizer)
-    matching, unlike = match_rows(name, member.where, tokenizers, (sizes[0], sizes[1]))
-    problems += unlike
+    matching, token_problems = match_rows(name, member.location, tokenizers, (sizes[0], sizes[1]))
+    problems += token_problems
     state, tie_problems = _tied_as(name, member, layout)
     notes = _notes(name, member, base)
     if matching is None:
@@ -89,51 +88,51 @@ def fitted(
             state[key] = matching.applied(state[key], base.state[key])
     return (
         state,
-        problems + tie_problems + _tensor_problems(name, member.where, state, base.state),
+        problems + tie_problems + _tensor_problems(name, member.location, state, base.state),
         notes,
     )
 
 
 def value_problems(name: str, where: str, state: Mapping[str, Tensor]) -> list[str]:
-    """Tell which tensors of a member hold NaN or infinity."""
+    """Tensors of a member that hold NaN or infinity, as a sentence."""
     bad = [key for key, tensor in state.items() if not _finite(tensor)]
     if not bad:
         return []
     dtype = str(state[bad[0]].dtype).removeprefix("torch.")
     hint = "; it ends at 65504, take bfloat16" if dtype == "float16" else ""
-    rest = f" and {len(bad) - _TOLD} more" if len(bad) > _TOLD else ""
     return [
         f"member {name!r}: {where}: {len(bad)} tensors hold values that are not finite "
-        f"({', '.join(bad[:_TOLD])}{rest}) in {dtype}{hint}"
+        f"({listed(bad)}) in {dtype}{hint}"
     ]
 
 
 def _finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    low, high = torch.aminmax(tensor)  # NaN goes through; no mask of the tensor's size is made
+    low, high = torch.aminmax(tensor)  # NaN is passed on; no mask of the tensor's size is made
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
 
 
 def _tied_as(
     name: str, member: OpenedMember, layout: Layout
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Give the variant a head where the base has one, and take it where the base has none."""
+    """Add a head where the base has its own, and drop it where the base has none."""
     state = dict(member.state)
     if member.tied == layout.tied:
         return state, []
     if not layout.tied:
         state[layout.head] = state[layout.embedding]
         return state, [
-            f"variant {name!r}: {member.where} uses its embedding as the head "
+            f"variant {name!r}: {member.location} uses its embedding as the head "
             "(tie_word_embeddings) but the base has a head of its own; untie it and save it again"
         ]
     head = state.pop(layout.head, None)
     if head is None or torch.equal(head, state[layout.embedding]):
         return state, []
     return state, [
-        f"variant {name!r}: {member.where} has a head ({layout.head}) that is not its embedding, "
-        "but the base uses its embedding as the head (tie_word_embeddings); tie the variant"
+        f"variant {name!r}: {member.location} has a head ({layout.head}) that is not its "
+        "embedding, but the base uses its embedding as the head (tie_word_embeddings); "
+        "tie the variant"
     ]
 
 
@@ -146,10 +145,8 @@ def _tensor_problems(
         (sorted(state.keys() - base.keys()), "has, and the base has not,"),
     ):
         if names:
-            rest = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
             problems.append(
-                f"variant {name!r}: {where} {word} {len(names)} tensors "
-                f"({', '.join(names[:_TOLD])}{rest})"
+                f"variant {name!r}: {where} {word} {len(names)} tensors ({listed(names)})"
             )
     shapes = [
         f"variant {name!r}: {where}: tensor {key} has shape {tuple(tensor.shape)} but the base's "
@@ -157,8 +154,9 @@ def _tensor_problems(
         for key, tensor in sorted(state.items())
         if key in base and tensor.shape != base[key].shape
     ]
-    if len(shapes) > _TOLD:
-        shapes = [*shapes[:_TOLD], f"variant {name!r}: and {len(shapes) - _TOLD} more tensors"]
+    n_more = len(shapes) - MAX_LISTED
+    if n_more > 0:
+        shapes[MAX_LISTED:] = [f"variant {name!r}: and {n_more} more tensors"]
     return problems + shapes
 
 

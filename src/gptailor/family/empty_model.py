@@ -1,7 +1,4 @@
-"""Models without weights, and models around weights that are already in memory.
-
-Knows nothing of where weights come from.
-"""
+"""Make models without weights, and models around tensors that are already in memory."""
 
 import copy
 from collections.abc import Mapping
@@ -26,8 +23,8 @@ __all__ = ["auto_class", "model_around", "skeleton_of"]
 
 def auto_class(config: PreTrainedConfig) -> Any:  # transformers is untyped here
     """The transformers class that reads and makes models of this config."""
-    many = config.model_type in MULTIMODAL
-    return AutoModelForImageTextToText if many else AutoModelForCausalLM
+    multimodal = config.model_type in MULTIMODAL
+    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
 
 
 def skeleton_of(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,7 +1,6 @@
-"""A base and its variants in memory: one architecture, one vocabulary.
+"""`Family`: a base and its variants in memory, of one architecture and one vocabulary.
 
-Hands out layers and parts by name, without copying. Knows nothing of files, and never changes
-a tensor.
+Layers and outer parts are returned without copying; no tensor is ever changed.
 """
 
 import hashlib
@@ -27,21 +26,20 @@ __all__ = ["Family"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Family:
-    """The members' weights and what belongs to them; made by `load_family`.
+    """The members' weights, config and tokenizer; made by `load_family`.
 
     Args:
         config: The base's transformers config, a private copy.
-        layout: How names are divided into layers and parts.
+        layout: Which names belong to which layer or outer part.
         dtype: Of every float tensor.
         states: Member to names and tensors; equal tensors are one tensor.
-        paths: Member to where it came from, for people.
+        paths: Member to its path, as in the config, with a remark for adapters.
         notes: Sentences for the user.
         generation_config: The base's, or None.
-        licence: The base's, as its model card or package says, or None.
+        licence: The base's, from its model card or package, or None.
         base_tokenizer: The base's tokenizer, or None where it has none.
-        multimodal_wrapper: What stands around the base's language model in its checkpoint (a vision
-            tower, say), or None.
-        mapped: Whether the tensors are left in files, and their memory is to be given back.
+        multimodal_wrapper: The rest of the base's checkpoint, such as a vision tower, or None.
+        mapped: Whether the tensors are left in files, so that their memory can be released.
     """
 
     config: Any  # transformers is untyped here
@@ -98,13 +96,13 @@ class Family:
 
     @cached_property
     def kinds(self) -> tuple[Hashable, ...]:
-        """What kind of layer stands at each position; unlike kinds never merge."""
-        said = layer_kinds(self.config)
+        """The kind of layer at each position; layers of different kinds are never merged."""
+        configured = layer_kinds(self.config)
         shapes = [
             tuple(sorted((name, tuple(tensor.shape)) for name, tensor in layer.items()))
             for layer in self._layers[BASE]
         ]
-        return tuple(zip(said, shapes, strict=True))
+        return tuple(zip(configured, shapes, strict=True))
 
     @cached_property
     def parameters(self) -> int:
@@ -130,7 +128,7 @@ class Family:
         return digests
 
     def release_pages(self) -> None:
-        """Give back the memory of whatever was read of a family that is left in files."""
+        """Release the memory of the pages that were read of a family that is left in files."""
         if self.mapped:
             for state in self.states.values():
                 let_go(state.values())
@@ -159,7 +157,7 @@ class Family:
         return self._layers[source.member][source.layer]
 
     def outer_part(self, part: str, member: str) -> Mapping[str, Tensor]:
-        """What one member has outside its layers, by full names.
+        """One member's tensors outside its layers, by full names.
 
         Args:
             part: ``embedding``, ``norm`` or ``head``; a tied head is empty.
@@ -179,11 +177,11 @@ class Family:
         return skeleton_of(self.config, self.dtype)
 
     def check(self, tailoring: Tailoring) -> None:
-        """Hold a tailoring against this family.
+        """Check that a tailoring can be made of this family.
 
         Raises:
-            TailoringError: A member or layer does not exist, layers of unlike kind are merged, or
-                the architecture can't express this order of layers.
+            TailoringError: A member or layer does not exist, layers of different kinds are merged,
+                or the architecture's config can't express this order of layers.
         """
         tailoring.check(self.members, self.n_layers, tied=self.tied)
         problems = [
@@ -210,7 +208,7 @@ def _positions(spec: LayerSpec) -> list[int]:
 
 
 def _difference(kinds: list[Any]) -> str:
-    """Say the first two values in which the kinds differ."""
+    """The first field in which the kinds differ, with both values."""
     first = kinds[0]
     other = next(kind for kind in kinds if kind != first)
     for one, two in zip(first[0], other[0], strict=False):

@@ -1,7 +1,6 @@
-"""Fetch a model from the Hugging Face hub, or find it in its cache: the door to the hub.
+"""Fetch a model from the Hugging Face hub, or find it in the hub's cache.
 
-Only what is needed is fetched: weights as safetensors, configs, tokenizer. Why something can't be
-had is told in a sentence. Knows nothing of what is in the files.
+Only weights as safetensors, configs and tokenizer files are fetched.
 """
 
 import contextlib
@@ -29,13 +28,13 @@ from huggingface_hub.errors import (
 
 from gptailor.errors import FamilyError
 from gptailor.family.quiet import quiet
-from gptailor.family.weight_files import told
+from gptailor.family.weight_files import listed
 
 __all__ = ["commit_of", "fetch", "is_hub_id"]
 
 # weights as safetensors only: pickles can run code, and other formats double the download
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md"]
-# what lies in folders (other formats, checkpoints of the training) or is a second copy
+# folders hold other formats and checkpoints of the training; consolidated* are second copies
 _UNWANTED = ["*/*", "consolidated*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _PART = r"[A-Za-z0-9][\w.-]*"
@@ -62,7 +61,7 @@ def fetch(text: str, revision: str | None = None) -> Path:
         The folder of the files, or the GGUF file.
 
     Raises:
-        FamilyError: It can't be had, or has no weights as safetensors.
+        FamilyError: It can't be fetched, or has no weights as safetensors.
     """
     name, file, revision = _parts(text, revision)
     at = name if file is None else f"{name}/{file}"
@@ -82,9 +81,9 @@ def fetch(text: str, revision: str | None = None) -> Path:
     return Path(folder)
 
 
-def commit_of(place: Path) -> str | None:
-    """The commit of a place inside the hub's cache, or None."""
-    for folder in (place, *place.parents):
+def commit_of(location: Path) -> str | None:
+    """The commit of a folder or file inside the hub's cache, or None."""
+    for folder in (location, *location.parents):
         if folder.parent.name == "snapshots" and _SNAPSHOT.match(folder.name):
             return folder.name
     return None
@@ -103,7 +102,7 @@ def _parts(text: str, revision: str | None) -> tuple[str, str | None, str | None
 
 
 def _reason(name: str, file: str | None, error: BaseException) -> str:
-    """Why the hub did not give something, and what to do: the rest of a sentence."""
+    """Why something could not be fetched, and what to do: the rest of a sentence."""
     noun = "folder" if file is None else "file"
     command = f"'hf download {name}'" if file is None else f"'hf download {name} {file}'"
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
@@ -160,7 +159,7 @@ def _refuse_other_weights(name: str, revision: str | None, folder: Path) -> None
     ggufs = sorted(fnmatch.filter(files, "*.gguf"))
     if ggufs:
         raise FamilyError(
-            f"{name} has its weights as GGUF ({told(ggufs)}); name one of them, as in "
+            f"{name} has its weights as GGUF ({listed(ggufs)}); name one of them, as in "
             f"{name}/{ggufs[0]}"
         )
     raise FamilyError(f"{name} has no weights as safetensors in the hub's repository")
@@ -185,7 +184,7 @@ def _pickles_only(name: str, revision: str | None, files: list[str], pickles: li
             f"T.from_pretrained({name!r}{said}).save_pretrained({folder!r})"
         )
     return (
-        f"has its weights only as pickles ({told(pickles)}), which can run code and are not "
+        f"has its weights only as pickles ({listed(pickles)}), which can run code and are not "
         "fetched; convert a model that you trust once, and give the folder "
         f"{folder}: python -c {shlex.quote(code)}"
     )

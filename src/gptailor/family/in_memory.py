@@ -38,7 +38,7 @@ def family_of(
     opened = _opened(BASE, base, tokenizer)
     layout, dtype = Layout.of(base), base.dtype
     states = {BASE: state_of(base, layout, dtype)}
-    problems = value_problems(BASE, opened.where, states[BASE])
+    problems = value_problems(BASE, opened.location, states[BASE])
     notes: list[str] = []
     for name, model in variants.items():
         try:
@@ -49,7 +49,7 @@ def family_of(
             problems += error.problems
             continue
         state, misfits, own_notes = fitted(name, member, opened, layout)
-        problems += misfits or value_problems(name, member.where, state)
+        problems += misfits or value_problems(name, member.location, state)
         notes += own_notes
         device = states[BASE][layout.embedding].device
         states[name] = {key: tensor.to(device, dtype) for key, tensor in state.items()}
@@ -71,19 +71,19 @@ def family_of(
 
 def _opened(name: str, model: PreTrainedModel, tokenizer: Any) -> OpenedMember:
     """A model as if it had been read from a file."""
-    where = f"the model in memory {name!r}"
+    location = f"the model in memory {name!r}"
     if not isinstance(model, PreTrainedModel):
         raise FamilyError(
-            f"{where} is a {type(model).__name__}; give a transformers model, and a PEFT model "
+            f"{location} is a {type(model).__name__}; give a transformers model, and a PEFT model "
             "after merge_and_unload"
         )
     if model.config.model_type in MULTIMODAL:
-        raise FamilyError(f"{where} reads images and text; save it and give its folder")
+        raise FamilyError(f"{location} reads images and text; save it and give its folder")
     refuse_unsupported(model.config)
     layout = Layout.of(model)
     return OpenedMember(
-        where=where,
-        origin=f"{MEMORY}{name}",
+        location=location,
+        path=f"{MEMORY}{name}",
         config=model.config,
         state=state_of(model, layout, model.dtype),
         tied=layout.tied,

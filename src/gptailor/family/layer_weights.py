@@ -1,7 +1,4 @@
-"""What a LayerSpec's weights are: a member's own tensors, or merged ones.
-
-Where the family and the merge methods meet; knows nothing of modules, batches and files.
-"""
+"""The weights of a LayerSpec: a member's own tensors, or merged ones."""
 
 from collections.abc import Callable, Mapping
 

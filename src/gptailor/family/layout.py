@@ -1,7 +1,4 @@
-"""How the names of a model's weights are divided: layers, embedding, norm and head.
-
-Knows nothing of values; a tied head has no name of its own.
-"""
+"""Which names of a model's weights belong to its layers, embedding, norm and head."""
 
 import re
 from collections.abc import Mapping
@@ -22,13 +19,13 @@ _AFTER_LAYERS = re.compile(r"norm|ln|final|project_out")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each name belongs.
+    """The names of the list of layers, the embedding and the head.
 
     Args:
-        layers: Name of the list of layers.
+        layers: Of the list of layers.
         n_layers: How many there are.
-        embedding: Name of the token embedding's weight, one row a token.
-        head: Name of the output head's weight, one row a token.
+        embedding: Of the token embedding's weight, of shape (V, H).
+        head: Of the output head's weight, of shape (V, H).
         tied: Whether the two are one tensor.
     """
 
@@ -40,7 +37,7 @@ class Layout:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Layout":
-        """Read the layout off a model; its weights may be on meta.
+        """The layout of a model; its weights may be on meta.
 
         Raises:
             FamilyError: The model has no list of layers, no embedding or no head.
@@ -68,10 +65,10 @@ class Layout:
         return int(number), inner
 
     def part_of(self, name: str) -> str:
-        """Which part a name outside the layers belongs to.
+        """The outer part that a name outside the layers belongs to.
 
         Raises:
-            FamilyError: It can't be told from the name.
+            FamilyError: The name does not say.
         """
         if name.startswith(self.head.removesuffix("weight")):
             return "head"
@@ -85,16 +82,16 @@ class Layout:
         )
 
     def layers_of(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
-        """Divide a state dict into its layers, by the names inside them."""
+        """Divide a state dict into its layers, by names inside the layer."""
         layers: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(self.n_layers))
         for name, tensor in state.items():
-            place = self.layer_of(name)
-            if place is not None:
-                layers[place[0]][place[1]] = tensor
+            found = self.layer_of(name)
+            if found is not None:
+                layers[found[0]][found[1]] = tensor
         return layers
 
     def parts_of(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Divide what stands outside the layers into the three parts, by full names."""
+        """Divide the tensors outside the layers into the three outer parts, by full names."""
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in OUTER_PARTS}
         for name, tensor in state.items():
             if self.layer_of(name) is None:

@@ -1,7 +1,4 @@
-"""Find the licence of a base, for the card of what is made from it.
-
-Knows nothing of what a licence allows.
-"""
+"""Find the licence of a base, for the card of the models made from it."""
 
 import importlib.metadata
 from pathlib import Path

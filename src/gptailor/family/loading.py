@@ -1,11 +1,11 @@
-"""Open a base and its variants, hold them together, and share what is equal.
+"""Load a base and its variants into one family, with equal tensors stored once.
 
-Each member is opened once; a variant is fitted, cast and shared before the next is opened, so that
-memory peaks at the family and one member. Knows nothing of what the members are for.
+Each member is opened once. A variant is fitted to the base, cast and shared before the next is
+opened, so memory peaks at the family and one member.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,28 +45,28 @@ def load_family(
         base: A checkpoint's folder or hub id, or a GGUF file.
         variants: By name; a checkpoint, a GGUF file, or a PEFT adapter. There may be none.
         dtype: Of every float tensor; merging and dequantising happen in float32 before.
-        device: Where the tensors are to lie.
+        device: Where the tensors are to be.
         mapped: Leave them in files, for a family that is larger than memory; on the CPU only.
 
     Raises:
-        FamilyError: Every error of every member, a sentence each.
+        FamilyError: Every problem of every member, a sentence each.
     """
-    places = _places_of({BASE: base}, variants)
+    locations = _find_all({BASE: base}, variants)
     on_base = [
         name
-        for name, source in variants.items()
-        if _is_adapter(places[name]) and source.base is None
+        for name, spec in variants.items()
+        if _is_adapter(locations[name]) and spec.base is None
     ]
-    opened = open_member(base, places[BASE], dtype=torch.float32 if on_base else dtype)
+    opened = open_member(base, locations[BASE], dtype=torch.float32 if on_base else dtype)
     layout = Layout.of(skeleton_of(opened.config, dtype))
     states = {BASE: _cast(opened.state, dtype, device)}
     if mapped:
         states[BASE] = map_tensors(states[BASE])
-    problems = value_problems(BASE, opened.where, states[BASE])
-    paths, notes = {BASE: opened.origin}, _reading_notes(opened, dtype)
-    for name, source in variants.items():
+    problems = value_problems(BASE, opened.location, states[BASE])
+    paths, notes = {BASE: opened.path}, _reading_notes(opened, dtype)
+    for name, spec in variants.items():
         try:
-            member = open_member(source, places[name], dtype=dtype, family_base=opened)
+            member = open_member(spec, locations[name], dtype=dtype, family_base=opened)
         except FamilyError as error:
             problems += [_naming(name, sentence) for sentence in error.problems]
             continue
@@ -74,12 +74,12 @@ def load_family(
         if not misfits:
             states[name] = _shared(_cast(state, dtype, device), states[BASE])
             own = {k: v for k, v in states[name].items() if v is not states[BASE][k]}
-            misfits = value_problems(name, member.where, own)
+            misfits = value_problems(name, member.location, own)
             if mapped:
                 states[name] = map_tensors(states[name], states[BASE])
                 let_go(states[name].values())
         problems += misfits
-        paths[name] = member.origin
+        paths[name] = member.path
         notes += [*_reading_notes(member, dtype), *own_notes]
     if problems:
         raise FamilyError(problems)
@@ -101,40 +101,41 @@ def load_family(
 
 
 def open_member(
-    source: MemberSpec,
-    place: Path,
+    spec: MemberSpec,
+    location: Path,
     *,
     dtype: torch.dtype,
     family_base: OpenedMember | None = None,
 ) -> OpenedMember:
-    """Open one member of whatever kind lies at `place`.
+    """Open one member of any kind.
 
     Args:
-        source: The member, as the config names it.
-        place: Where `find` found it.
-        dtype: Of the float tensors; an adapter's are float32 whatever is asked for.
-        family_base: What an adapter without a base of its own stands on, in float32.
+        spec: The member, as in the config.
+        location: The folder or file that `find` returned.
+        dtype: Of the float tensors; an adapter's are float32 in any case.
+        family_base: The model, in float32, that an adapter without a base of its own is merged
+            into.
 
     Raises:
         FamilyError: It can't be read, or does not fit.
     """
-    if not _is_adapter(place):
-        return _open_whole(source, place, dtype)
-    if source.base is not None:
-        under = MemberSpec(path=source.base)
-        family_base = open_member(under, find(under), dtype=torch.float32)
+    if not _is_adapter(location):
+        return _open_whole(spec, location, dtype)
+    own_base = spec.base is not None
+    if spec.base is not None:
+        base_spec = MemberSpec(path=spec.base)
+        family_base = open_member(base_spec, find(base_spec), dtype=torch.float32)
     if family_base is None:
-        raise FamilyError(f"{place} is an adapter; say which model it stands on with 'base'")
-    config, state = apply_adapter(family_base, place, strength=source.strength)
-    own_base = source.base is not None
+        raise FamilyError(f"{location} is an adapter; say which model it stands on with 'base'")
+    config, state = apply_adapter(family_base, location, strength=spec.strength)
     # on the family's base it keeps its rows, unless it was trained with more of them; a tokenizer
     # beside it then says which tokens these are
     resized = config is not family_base.config
-    tokenizer = tokenizer_of(place) if own_base or resized else None
-    times = "" if source.strength == 1.0 else f", times {source.strength:g}"
+    tokenizer = tokenizer_of(location) if own_base or resized else None
+    times = "" if spec.strength == 1.0 else f", times {spec.strength:g}"
     return OpenedMember(
-        where=str(place),
-        origin=f"{_origin(source)} (adapter on {family_base.origin}{times})",
+        location=str(location),
+        path=f"{_path(spec)} (adapter on {family_base.path}{times})",
         config=config,
         state=state,
         tied=family_base.tied,
@@ -142,104 +143,79 @@ def open_member(
         generation_config=family_base.generation_config,
         licence=family_base.licence,
         notes=(
-            *_commit_notes(source, place),
+            *_commit_notes(spec, location),
             *(_reading_notes(family_base, dtype) if own_base else ()),
         ),
     )
 
 
-def _origin(source: MemberSpec) -> str:
-    return source.path if source.revision is None else f"{source.path}@{source.revision}"
-
-
-def _commit_notes(source: MemberSpec, place: Path) -> list[str]:
-    """Which commit of a hub's repository was read: a branch may move."""
-    commit = commit_of(place)
-    told = f"{_origin(source)} was read from the model hub at commit {commit}"
-    return [] if commit is None else [told]
-
-
-def _reading_notes(member: OpenedMember, dtype: torch.dtype) -> list[str]:
-    """A member's notes; before them what its weights were stored as and what is made of them."""
-    if member.stored is None:
-        return list(member.notes)
-    held = "" if dtype == torch.float32 else f" and held as {_word(dtype)}"
-    return [f"{member.origin} {member.stored}; read as float32{held}", *member.notes]
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _open_whole(source: MemberSpec, place: Path, dtype: torch.dtype) -> OpenedMember:
-    if source.strength != 1.0:
+def _open_whole(spec: MemberSpec, location: Path, dtype: torch.dtype) -> OpenedMember:
+    if spec.strength != 1.0:
         raise FamilyError(
-            f"{source.path}: strength is {source.strength:g}, but only an adapter has a strength"
+            f"{spec.path}: strength is {spec.strength:g}, but only an adapter has a strength"
         )
-    origin = _origin(source)
-    file = _gguf_of(place)
+    file = _gguf_of(location)
     if file is None:
-        opened = open_checkpoint(place, dtype=dtype, origin=origin)
+        opened = open_checkpoint(location, dtype=dtype, path=_path(spec))
     else:
-        opened = open_gguf(file, dtype=dtype, origin=origin)
-    opened = replace(opened, notes=(*_commit_notes(source, place), *opened.notes))
-    package = package_of(source.path)
-    if opened.licence is None and package is not None:
-        return replace(opened, licence=package_licence(package))
-    return opened
+        opened = open_gguf(file, dtype=dtype, path=_path(spec))
+    package, licence = package_of(spec.path), opened.licence
+    if licence is None and package is not None:
+        licence = package_licence(package)
+    return replace(opened, licence=licence, notes=(*_commit_notes(spec, location), *opened.notes))
 
 
-def _gguf_of(place: Path) -> Path | None:
-    """The GGUF file at a place: the file, or the only one in a folder without a config.json."""
-    if place.is_file():
-        return place
-    if (place / "config.json").is_file() or not place.is_dir():
+def _gguf_of(location: Path) -> Path | None:
+    """The GGUF file at a location: the file, or the only one in a folder without a config.json."""
+    if location.is_file():
+        return location
+    if (location / "config.json").is_file() or not location.is_dir():
         return None
-    files = sorted(place.glob("*.gguf"))
+    files = sorted(location.glob("*.gguf"))
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise FamilyError(f"{place} holds several GGUF files ({names}); name one of them")
+        raise FamilyError(f"{location} holds several GGUF files ({names}); name one of them")
     return files[0] if files else None
 
 
-def _is_adapter(place: Path) -> bool:
-    return (place / CONFIG).is_file()
+def _is_adapter(location: Path) -> bool:
+    return (location / CONFIG).is_file()
 
 
-def _places_of(
+def _find_all(
     base: Mapping[str, MemberSpec], variants: Mapping[str, MemberSpec]
 ) -> dict[str, Path]:
-    """Find every member before any is opened: what is missing is told at once."""
-    places: dict[str, Path] = {}
-    problems = _name_problems(variants)
-    for name, source in [*base.items(), *variants.items()]:
+    """Find every member before any is opened, so that all that are missing are reported at once."""
+    locations: dict[str, Path] = {}
+    problems = list(_name_problems(variants))
+    for name, spec in [*base.items(), *variants.items()]:
         try:
-            places[name] = find(source)
-            if source.base is not None:
-                find(MemberSpec(path=source.base))
+            locations[name] = find(spec)
+            if spec.base is not None:
+                find(MemberSpec(path=spec.base))
         except FamilyError as error:
             problems += [_naming(name, sentence) for sentence in error.problems]
     if problems:
         raise FamilyError(problems)
-    return places
+    return locations
 
 
-def _name_problems(variants: Mapping[str, MemberSpec]) -> list[str]:
-    problems: list[str] = []
+def _name_problems(variants: Mapping[str, MemberSpec]) -> Iterator[str]:
     for name in variants:
         try:
             Source(name)
         except TailoringError as error:
-            problems += error.problems
+            yield from error.problems
         if name == BASE:
-            problems.append(
-                f"a variant is named {BASE!r}; that name is the base's own, take another"
-            )
-    return problems
+            yield f"a variant is named {BASE!r}; that name is the base's own, take another"
 
 
 def _naming(name: str, sentence: str) -> str:
     return sentence if f"{name!r}" in sentence[:60] else f"member {name!r}: {sentence}"
+
+
+def _path(spec: MemberSpec) -> str:
+    return spec.path if spec.revision is None else f"{spec.path}@{spec.revision}"
 
 
 def _cast(
@@ -252,11 +228,26 @@ def _cast(
 
 
 def _shared(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Put the base's own tensor wherever the variant's equals it."""
+    """Replace each tensor that equals the base's by the base's own."""
     return {
         name: base[name] if torch.equal(tensor, base[name]) else tensor
         for name, tensor in state.items()
     }
+
+
+def _commit_notes(spec: MemberSpec, location: Path) -> list[str]:
+    """The commit of a hub repository that was read: a branch may move."""
+    commit = commit_of(location)
+    note = f"{_path(spec)} was read from the model hub at commit {commit}"
+    return [] if commit is None else [note]
+
+
+def _reading_notes(member: OpenedMember, dtype: torch.dtype) -> list[str]:
+    """How a member's weights were stored and are held, and its other notes."""
+    if member.stored is None:
+        return list(member.notes)
+    held = "" if dtype == torch.float32 else f" and held as {str(dtype).removeprefix('torch.')}"
+    return [f"{member.path} {member.stored}; read as float32{held}", *member.notes]
 
 
 def _sharing_notes(states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:

@@ -1,6 +1,6 @@
-"""From the words of a config to a folder or file: paths, hub ids, files inside packages.
+"""Find the folder or file of a path in a config: paths, hub ids, files inside packages.
 
-No package's code is run to look into it. Knows nothing of what is in the file.
+No code of a package is run to look into it.
 """
 
 import importlib.util
@@ -15,13 +15,13 @@ __all__ = ["find", "package_of"]
 _PACKAGE = "package://"
 
 
-def find(source: MemberSpec) -> Path:
-    """Find the folder or file that a member comes from; a hub id is downloaded.
+def find(spec: MemberSpec) -> Path:
+    """Find the folder or file of a member; a hub id is downloaded.
 
     Raises:
-        FamilyError: There is no such thing, or it can't be had.
+        FamilyError: It does not exist, or can't be downloaded.
     """
-    text = source.path
+    text = spec.path
     if not text.strip():
         raise FamilyError(f"{text!r} is not a path; give a folder, a hub id or a GGUF file")
     if text.startswith(_PACKAGE):
@@ -30,19 +30,19 @@ def find(source: MemberSpec) -> Path:
     try:
         exists = path.exists()
         if path.is_dir():
-            next(path.iterdir(), None)  # a folder that may not be looked into is told here
+            next(path.iterdir(), None)  # raises if the folder may not be read
     except OSError as error:
         raise FamilyError(f"{text} can't be read: {error.strerror}") from error
-    if exists and source.revision is not None:
+    if exists and spec.revision is not None:
         raise FamilyError(
             f"{text} is a {'folder' if path.is_dir() else 'file'} here, and only a hub id has a "
-            f"revision ({source.revision})"
+            f"revision ({spec.revision})"
         )
     if exists:
         return path
     if not is_hub_id(text):
         raise FamilyError(f"{text} does not exist; check the path")
-    return fetch(text, source.revision)
+    return fetch(text, spec.revision)
 
 
 def package_of(text: str) -> str | None:

@@ -1,7 +1,4 @@
-"""What a member is asked for by, and what an opened one is.
-
-Knows nothing of the files that members come from, nor of the other members.
-"""
+"""One opened member, before it is compared with the base."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,25 +13,25 @@ __all__ = ["OpenedMember"]
 
 @dataclass(frozen=True, eq=False)
 class OpenedMember:
-    """One member's weights in memory, before they are held against the base's.
+    """One member's weights in memory.
 
     Args:
-        where: Its folder or file, for messages.
-        origin: Where it came from, for people.
+        location: Its folder or file on this machine, for messages.
+        path: Its path as in the config, with a remark where it is an adapter.
         config: The transformers config.
         state: Names and tensors of the model in memory; a tied head is absent.
         tied: Whether the head is the embedding.
         tokenizer: A transformers tokenizer, or None.
         generation_config: A transformers GenerationConfig, or None.
-        licence: What its model card or package says, or None.
+        licence: As in its model card or package, or None.
         notes: Sentences for the user.
-        stored: How its weights were stored, where that is not as plain floats: the rest of a
-            sentence that begins with `origin`.
-        multimodal_wrapper: What stands around its language model, or None where there is nothing.
+        stored: How its weights were stored, if not as plain floats: the rest of a sentence that
+            begins with `path`.
+        multimodal_wrapper: The rest of a multimodal checkpoint, or None.
     """
 
-    where: str
-    origin: str
+    location: str
+    path: str
     config: Any  # transformers is untyped here
     state: Mapping[str, Tensor]
     tied: bool

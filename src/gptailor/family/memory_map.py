@@ -1,8 +1,7 @@
 """Members larger than memory: their tensors stay in files that the system maps.
 
-A mapped tensor is read when it is touched, and its pages can be let go of at any time, for the file
-still has them. What was never in a file as it is needed (cast, merged from an adapter, dequantised)
-is written to one. Knows nothing of what the tensors are for.
+A mapped tensor is read when it is used, and its pages can be released at any time. Tensors that no
+file holds in the needed form (cast, merged from an adapter, dequantised) are written to one.
 """
 
 import ctypes
@@ -23,19 +22,19 @@ from gptailor.errors import FamilyError
 
 __all__ = ["let_go", "map_tensors", "trim"]
 
-_FILE_BYTES = 2**28  # written at a time: what is needed in memory once more while writing
+_FILE_BYTES = 2**28  # written at a time: this much is in memory twice while writing
 _MADV_DONTNEED = 4  # madvise(2)
 
 
 def map_tensors(state: Mapping[str, Tensor], known: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
-    """Give the same tensors, mapped from files.
+    """Return the same tensors, mapped from files.
 
-    Files go to the system's folder for temporary files (``TMPDIR``) and have no name there: they
-    are gone with the process, however it ends.
+    Files go to the system's folder for temporary files (``TMPDIR``) and are unlinked there: they
+    disappear with the process, however it ends.
 
     Args:
         state: Names and tensors on the CPU; those that are mapped already stay as they are.
-        known: Tensors by name that are to stay as they are, too, where `state` has them itself.
+        known: Tensors by name that stay as they are, too, where `state` holds the same tensor.
 
     Raises:
         FamilyError: There is no room for the files.
@@ -47,7 +46,7 @@ def map_tensors(state: Mapping[str, Tensor], known: Mapping[str, Tensor] = {}) -
         if tensor.numel() and tensor is not known.get(name) and not _inside(tensor, ranges)
     }
     first: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
-    leading = {  # what is one tensor in memory is to be one in its file
+    leading = {  # one tensor in memory becomes one in its file
         name: first.setdefault((one.data_ptr(), one.shape, one.stride(), one.dtype), name)
         for name, one in loose.items()
     }
@@ -58,9 +57,9 @@ def map_tensors(state: Mapping[str, Tensor], known: Mapping[str, Tensor] = {}) -
 
 
 def let_go(tensors: Iterable[Tensor]) -> None:
-    """Give back the memory of mapped tensors; their values are read again when needed.
+    """Release the memory of mapped tensors; their values are read again when needed.
 
-    Tensors that are not mapped are left alone, and so is everything where there is no Linux.
+    Does nothing to tensors that are not mapped, and nothing at all on other systems than Linux.
     """
     if platform.system() != "Linux":
         return
@@ -71,12 +70,12 @@ def let_go(tensors: Iterable[Tensor]) -> None:
             continue
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if end > start:  # of a file's private, unwritten pages nothing is lost
+        if end > start:  # private pages of a file that were never written: nothing is lost
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 def trim() -> None:
-    """Give back what was freed and is still held by the C library, where it is glibc."""
+    """Return memory that was freed and is still held by glibc to the system."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -116,18 +115,18 @@ def _inside(tensor: Tensor, ranges: list[tuple[int, int]]) -> bool:
 
 
 def _mapped_ranges() -> list[tuple[int, int]]:
-    """Where files are mapped as data; none where the system does not tell."""
+    """Address ranges in which files are mapped as data; none where the system does not say."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     ranges: list[tuple[int, int]] = []
     for line in lines:
-        place, permissions, _, _, inode = line.split()[:5]
+        addresses, permissions, _, _, inode = line.split()[:5]
         if inode == "0" or "x" in permissions:
             continue
-        low, high = (int(end, 16) for end in place.split("-"))
-        if ranges and ranges[-1][1] == low:  # one file may be told in several lines
+        low, high = (int(end, 16) for end in addresses.split("-"))
+        if ranges and ranges[-1][1] == low:  # one file may have several lines
             ranges[-1] = (ranges[-1][0], high)
         else:
             ranges.append((low, high))

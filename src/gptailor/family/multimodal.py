@@ -1,8 +1,7 @@
-"""Checkpoints of several models: the language model inside, and what stands around it.
+"""Multimodal checkpoints: the language model inside, and the rest as a `MultimodalWrapper`.
 
-The language model is opened, searched and cut as any other; its multimodal_wrapper (vision tower,
-projector, processor files) are carried along unchanged and put around the smaller language model
-again. Knows nothing of what the multimodal_wrapper compute.
+The language model is opened, searched and cut as any other. The rest (vision tower, projector,
+processor files) is kept unchanged and put around the smaller language model again.
 """
 
 import copy
@@ -21,7 +20,7 @@ from gptailor.family.empty_model import model_around, skeleton_of
 
 __all__ = ["MultimodalWrapper", "language_model", "multimodal_wrapper_of", "names_whole"]
 
-# what the language model's names begin with in the whole model, and in the language model alone
+# prefixes of the language model's names in the whole model, and in the language model alone
 _PREFIXES = (
     ("model.language_model.", "model."),
     ("model.text_model.", "model."),
@@ -43,7 +42,7 @@ _TOLERANCE = {
 
 @dataclass(frozen=True, eq=False)
 class MultimodalWrapper:
-    """What a checkpoint holds besides its language model.
+    """A checkpoint without its language model.
 
     Args:
         config: The whole checkpoint's transformers config.
@@ -90,10 +89,7 @@ class MultimodalWrapper:
 
 
 def language_model(model: PreTrainedModel) -> PreTrainedModel:
-    """Take the language model out of a multimodal one; any other is given back as it is.
-
-    The tensors are shared.
-    """
+    """The language model of a multimodal one, with shared tensors; any other model is returned."""
     if model.config.model_type not in MULTIMODAL:
         return model
     config = copy.deepcopy(text_config(model.config))
@@ -110,11 +106,11 @@ def language_model(model: PreTrainedModel) -> PreTrainedModel:
 def multimodal_wrapper_of(
     model: PreTrainedModel, inside: PreTrainedModel, folder: Path
 ) -> MultimodalWrapper | None:
-    """What `model`, read from `folder`, holds besides `inside`; None where that is all of it.
+    """The wrapper of `model`, read from `folder`, around its language model `inside`, or None.
 
     Raises:
-        FamilyError: The language model alone reads text differently, or a file of the processor is
-            too large to be one.
+        FamilyError: The language model alone has other logits, or a file of the processor is too
+            large.
     """
     if model is inside:
         return None
@@ -136,12 +132,12 @@ def multimodal_wrapper_of(
 
 
 def names_whole(name: str) -> bool:
-    """Whether a tensor's name leads through a whole model to its language model."""
+    """Whether a tensor's name is that of a language model inside a multimodal one."""
     return name.startswith(tuple(outer for outer, _ in _PREFIXES))
 
 
 def _refuse_other_logits(model: PreTrainedModel, inside: PreTrainedModel, folder: Path) -> None:
-    """Hold the language model alone against the whole: some scale or cap logits in one only."""
+    """Compare the logits of the two: some models scale or cap them in one only."""
     tokens = torch.arange(3, 8)[None]
     with torch.inference_mode():
         whole = model.eval()(input_ids=tokens, use_cache=False).logits.float()
@@ -156,7 +152,7 @@ def _refuse_other_logits(model: PreTrainedModel, inside: PreTrainedModel, folder
 
 
 def _names(model: PreTrainedModel, inside: PreTrainedModel) -> dict[str, str]:
-    """The language model's names, each with the name that it has in the whole model."""
+    """Names in the language model to names in the whole model."""
     held = model.state_dict().keys()
     for outer, inner in _PREFIXES:
         names = {

@@ -1,7 +1,4 @@
-"""Keep other libraries from writing on the user's screen while they work.
-
-Knows nothing of what they do meanwhile.
-"""
+"""Keep other libraries from writing on the user's screen while they work."""
 
 import io
 import warnings

@@ -1,7 +1,7 @@
-"""Bring a variant's rows of vocabulary to the base's tokens, matched by the tokens' text.
+"""Match a variant's rows of vocabulary to the base's tokens, by the tokens' text.
 
-The base's vocabulary is the study's. Ordinary tokens must stand at the same ids; added tokens
-(padding, chat marks) may stand elsewhere, be missing, or be more. Knows nothing of what rows hold.
+The study uses the base's vocabulary. Ordinary tokens must have the same ids; added tokens (padding,
+chat marks) may have other ids, be missing, or be more.
 """
 
 import re
@@ -16,32 +16,32 @@ from gptailor.family.layout import Layout
 
 __all__ = ["Matching", "match_rows", "row_tensors", "token_problems"]
 
-_TOLD = 3  # of many tokens
-# names that say that a token is free for anyone to give a meaning to
+_MAX_LISTED = 3  # of many tokens
+# names of tokens that anyone may give a meaning to
 _FREE = re.compile(r"reserved|unused|placeholder|extra_id|dummy", re.IGNORECASE)
-# where tokenizers of one vocabulary part: numbers, capitals, spaces, marks, accents
+# numbers, capitals, spaces, marks, accents: tokenizers of one vocabulary split them differently
 _PROBE = "It's 12345 HTMLTags,  x+=1;\n\n\tdef f(a_b):  # Na\u00efve e\u0301t\u00e9 \u4f60\u597d"
-_BASE = -1  # in place of a row: the base's own
+_BASE = -1  # instead of a row's index: the base's own row
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Which of a variant's rows stands for which of the base's.
+    """Which of a variant's rows belongs to which of the base's.
 
     Args:
         rows: For each row of the base the variant's, or -1 for the base's own.
-        notes: Sentences for the user; none where each row stands for itself.
+        notes: Sentences for the user; none where all rows are the same.
     """
 
     rows: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
     def applied(self, theirs: Tensor, ours: Tensor) -> Tensor:
-        """Put the variant's rows in the base's order; the base's own where it has none.
+        """Put the variant's rows in the base's order, with the base's own where it has none.
 
         Args:
-            theirs: The variant's tensor, one row a token.
-            ours: The base's.
+            theirs: The variant's tensor, of shape (V of the variant, ...).
+            ours: The base's, of shape (V, ...).
         """
         if self.rows == tuple(range(theirs.shape[0])):
             return theirs
@@ -60,12 +60,11 @@ def match_rows(
     Args:
         name: The variant's.
         where: Its folder or file, for messages.
-        tokenizers: The variant's and the base's; None where there is none: then each row stands
-            for itself.
+        tokenizers: The variant's and the base's; without both, rows are matched by index.
         sizes: Rows of the variant's embedding, and of the base's.
 
     Returns:
-        The matching, or None where there is none; and problems, one sentence each.
+        The matching, or None; and problems, one sentence each.
     """
     theirs, ours = tokenizers
     n_theirs, n_ours = sizes
@@ -77,8 +76,8 @@ def match_rows(
                 "are; save each tokenizer beside its model"
             ]
         dropped = n_theirs - n_ours
-        told = f"the last {dropped} are left out" if dropped else ""
-        return Matching(tuple(range(n_ours)), _notes(name, sizes, [told] if told else [])), []
+        changes = [f"the last {dropped} are left out"] if dropped else []
+        return Matching(tuple(range(n_ours)), _notes(name, sizes, changes)), []
     if theirs is ours and n_theirs == n_ours:
         return Matching(tuple(range(n_ours))), []
     problems = token_problems(name, theirs, ours)
@@ -98,7 +97,7 @@ def _matched_by_text(
     for number in range(n_ours):
         token = texts.get(number)
         row = theirs.get(token, _BASE) if token is not None else number
-        # rows of padding stand for themselves, unless the variant has made a token of one
+        # rows of padding are matched by index, unless the variant has made a token of one
         free = token is not None or number not in taken
         rows.append(row if row < n_theirs and free else _BASE)
         if token is not None and rows[-1] == _BASE:
@@ -107,24 +106,24 @@ def _matched_by_text(
             moved.append(token)
     extra = [token for token, _ in sorted(theirs.items(), key=lambda item: item[1])]
     extra = [token for token in extra if token not in ours]
-    told = []
+    changes = []
     if moved:
-        told.append(f"{_some(moved)} stand at other ids and are matched by their text")
+        changes.append(f"{_some(moved)} stand at other ids and are matched by their text")
     if missing:
-        told.append(f"it lacks {_some(missing)}, which keep the base's rows")
+        changes.append(f"it lacks {_some(missing)}, which keep the base's rows")
     if extra:
-        told.append(f"{_some(extra)}, which the base lacks, are left out")
+        changes.append(f"{_some(extra)}, which the base lacks, are left out")
     n_padding = n_ours - len(texts)
     if n_padding and rows.count(_BASE) > len(missing):
-        told.append(f"rows of no token keep the base's ({rows.count(_BASE) - len(missing)})")
-    return Matching(tuple(rows), _notes(name, sizes, told))
+        changes.append(f"rows of no token keep the base's ({rows.count(_BASE) - len(missing)})")
+    return Matching(tuple(rows), _notes(name, sizes, changes))
 
 
-def _notes(name: str, sizes: tuple[int, int], told: Sequence[str]) -> tuple[str, ...]:
-    if not told and sizes[0] == sizes[1]:
+def _notes(name: str, sizes: tuple[int, int], changes: Sequence[str]) -> tuple[str, ...]:
+    if not changes and sizes[0] == sizes[1]:
         return ()
     much = f"variant {name!r} has {sizes[0]} rows of vocabulary and the base {sizes[1]}"
-    return ("; ".join((much, *told, "the study's vocabulary is the base's")),)
+    return ("; ".join((much, *changes, "the study's vocabulary is the base's")),)
 
 
 def _splitting_notes(name: str, theirs: Any, ours: Any) -> tuple[str, ...]:
@@ -137,8 +136,8 @@ def _splitting_notes(name: str, theirs: Any, ours: Any) -> tuple[str, ...]:
 
 
 def _some(tokens: Sequence[str]) -> str:
-    rest = f" and {len(tokens) - _TOLD} more" if len(tokens) > _TOLD else ""
-    return ", ".join(map(repr, tokens[:_TOLD])) + rest
+    rest = f" and {len(tokens) - _MAX_LISTED} more" if len(tokens) > _MAX_LISTED else ""
+    return ", ".join(map(repr, tokens[:_MAX_LISTED])) + rest
 
 
 def row_tensors(layout: Layout) -> tuple[str, ...]:
@@ -147,7 +146,7 @@ def row_tensors(layout: Layout) -> tuple[str, ...]:
 
 
 def token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
-    """Tell where a variant has other ordinary tokens at the base's ids.
+    """Other ordinary tokens at the base's ids, as a sentence.
 
     Args:
         name: The variant's.
@@ -165,7 +164,7 @@ def token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
         return []
     examples = ", ".join(
         f"id {number} is {token!r} in the base and {other!r} in {name}"
-        for number, token, other in differing[:_TOLD]
+        for number, token, other in differing[:_MAX_LISTED]
     )
     return [
         f"variant {name!r}: {len(differing)} tokens differ from the base's ({examples}); "

@@ -1,6 +1,6 @@
-"""Look over the files of a folder before anything reads them: JSON, safetensors, shards.
+"""Check the files of a folder before a library reads them: JSON, safetensors, shards.
 
-Only headers are read here, and no pickle is opened. Knows nothing of what tensors mean.
+Only headers are read here, and no pickle is opened.
 """
 
 import json
@@ -19,16 +19,17 @@ from gptailor.files.safe_read import read_text
 
 __all__ = [
     "LIBRARY_ERRORS",
+    "MAX_LISTED",
     "StoredTensor",
+    "listed",
     "one_line",
     "read_json",
     "refuse_links",
     "tensors_of",
-    "told",
     "unreadable",
 ]
 
-# what transformers, tokenizers and torch raise on broken input
+# exceptions of transformers, tokenizers and torch on broken input
 LIBRARY_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -47,9 +48,9 @@ LIBRARY_ERRORS = (
 )
 _MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_TOLD = 5  # of many problems of one kind
+MAX_LISTED = 5  # of many names, or problems of one kind
 _SHARD = re.compile(r"[\w.+ -]{1,200}\.safetensors\Z")
-# links to other files than these do no harm
+# links of other files do no harm
 _READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".gguf", ".md")
 
 
@@ -59,7 +60,7 @@ class StoredTensor:
 
     Args:
         shape: Its shape.
-        dtype: What the format calls its type, such as ``BF16``.
+        dtype: Its type by the format's name, such as ``BF16``.
         file: The name of the file.
     """
 
@@ -85,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _constant(text: str) -> float:
-    """Infinity is a limit that some configs name; NaN is nothing."""
+    """Infinity, which some configs use as a limit; NaN is refused."""
     if text == "NaN":
         raise ValueError("it holds NaN")
     return float(text)
@@ -99,27 +100,27 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def told(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """The first few of many names."""
-    rest = f", and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return ", ".join(names[:_TOLD]) + rest
+    rest = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + rest
 
 
 def unreadable(path: Path, error: BaseException) -> str:
-    """Why a safetensors file could not be read: the rest of a sentence that begins with it."""
+    """Why a safetensors file can't be read: the rest of a sentence that begins with its path."""
     try:
         with path.open("rb") as file:
             file.read(1)
-    except OSError as refusal:  # safetensors calls a file that it may not read missing
+    except OSError as refusal:  # safetensors reports a file without permission as missing
         return f"can't be read: {refusal.strerror}"
     return f"is not a whole safetensors file: {one_line(error)}; copy it again"
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse files that are links out of the folder, but for those of the hub's cache; and pipes.
+    """Refuse links that lead out of the folder, except in the hub's cache, and pipes.
 
     Raises:
-        FamilyError: The link, and where it leads; or what is no file at all.
+        FamilyError: The link and its target, or the pipe.
     """
     inside = [folder.resolve()]
     if folder.parent.name == "snapshots":  # the hub's cache keeps contents beside its folders
@@ -133,9 +134,9 @@ def refuse_links(folder: Path) -> None:
             continue
         try:
             target = path.resolve()
-        except (OSError, RuntimeError):  # in a circle
+        except (OSError, RuntimeError):  # a loop of links
             raise FamilyError(f"{path} is a link that leads nowhere") from None
-        if not any(target.is_relative_to(place) for place in inside):
+        if not any(target.is_relative_to(parent) for parent in inside):
             raise FamilyError(
                 f"{path} is a link out of its folder (to {target}); put the file itself there, or "
                 "give the other folder"
@@ -143,15 +144,15 @@ def refuse_links(folder: Path) -> None:
 
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:
-    """What a folder's safetensors hold, from the files' headers.
+    """The tensors in a folder's safetensors, by the files' headers.
 
     Raises:
-        FamilyError: A file is missing, truncated or not safetensors; a tensor stands twice, or
-            not where the index says.
+        FamilyError: A file is missing, truncated or not safetensors; a tensor is in two files, or
+            not in the file that the index names.
     """
-    places = _places_of(folder)
+    index = _index_of(folder)
     held: dict[str, StoredTensor] = {}
-    for file in sorted({*places.values()}) or [_WEIGHTS]:
+    for file in sorted({*index.values()}) or [_WEIGHTS]:
         for name, tensor in _tensors_in(folder / file).items():
             if name in held:
                 raise FamilyError(
@@ -162,14 +163,16 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
     problems = [
         f"{folder / _INDEX}: tensor {name} is said to be in {file} but "
         + (f"is in {held[name].file}" if name in held else "no shard holds it")
-        for name, file in places.items()
+        for name, file in index.items()
         if name not in held or held[name].file != file
     ]
-    unsaid = sorted(held.keys() - places.keys()) if places else []
-    if unsaid:
-        problems.append(f"{folder / _INDEX} does not name {len(unsaid)} tensors ({told(unsaid)})")
+    unnamed = sorted(held.keys() - index.keys()) if index else []
+    if unnamed:
+        problems.append(
+            f"{folder / _INDEX} does not name {len(unnamed)} tensors ({listed(unnamed)})"
+        )
     if problems:
-        raise FamilyError(problems[:_TOLD])
+        raise FamilyError(problems[:MAX_LISTED])
     return held
 
 
@@ -180,19 +183,19 @@ def _tensors_in(path: Path) -> dict[str, StoredTensor]:
             for name in file.keys():  # noqa: SIM118  # not a mapping
                 piece = file.get_slice(name)
                 found[name] = StoredTensor(tuple(piece.get_shape()), piece.get_dtype(), path.name)
-        twice = _twice(path)
+        repeated = _repeated(path)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FamilyError(f"{path} {unreadable(path, error)}") from error
-    if twice:
+    if repeated:
         raise FamilyError(
-            f"{path}: its header names {len(twice)} tensors twice ({told(twice)}); which one is "
-            "meant is not known, so save the model again"
+            f"{path}: its header names {len(repeated)} tensors twice ({listed(repeated)}); which "
+            "one is meant is not known, so save the model again"
         )
     return found
 
 
-def _twice(path: Path) -> list[str]:
-    """Names that a header, known to be sound otherwise, holds more than once."""
+def _repeated(path: Path) -> list[str]:
+    """Names that stand more than once in a header that is sound otherwise."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         counts: Counter[str] = Counter()
@@ -206,17 +209,17 @@ def _twice(path: Path) -> list[str]:
     return sorted(name for name, count in counts.items() if count > 1)
 
 
-def _places_of(folder: Path) -> dict[str, str]:
-    """What an index says: tensor to shard; empty where one file holds everything."""
+def _index_of(folder: Path) -> dict[str, str]:
+    """Tensor to shard, from the index; empty where one file holds everything."""
     if (folder / _WEIGHTS).is_file():
         return {}
     index = folder / _INDEX
     if not index.is_file():
         raise FamilyError(_no_weights(folder))
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
         raise FamilyError(f"{index}: weight_map must map tensor names to files")
-    names = sorted({str(name) for name in places.values()})
+    names = sorted({str(name) for name in shards.values()})
     outside = [name for name in names if not _SHARD.match(name)]
     if outside:
         raise FamilyError(
@@ -227,9 +230,9 @@ def _places_of(folder: Path) -> dict[str, str]:
     if missing:
         raise FamilyError(
             f"{folder}: {len(missing)} of {len(names)} shards named in {_INDEX} are missing "
-            f"({told(missing)}); copy or download them again"
+            f"({listed(missing)}); copy or download them again"
         )
-    return {str(tensor): str(name) for tensor, name in places.items()}
+    return {str(tensor): str(name) for tensor, name in shards.items()}
 
 
 def _no_weights(folder: Path) -> str:
@@ -239,7 +242,7 @@ def _no_weights(folder: Path) -> str:
     if not pickles:
         return f"{folder} has no model.safetensors, nor an index of shards"
     return (
-        f"{folder} has its weights only as pickles ({told(pickles)}), which can run code and are "
+        f"{folder} has its weights only as pickles ({listed(pickles)}), which can run code and are "
         'not opened; convert a model that you trust once: python -c "from transformers import '
         f"AutoModelForCausalLM as M; M.from_pretrained('{folder}', use_safetensors=False)"
         f".save_pretrained('{folder}-safetensors')\""

@@ -6,10 +6,11 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from gptailor.core.tailoring import Source
 from gptailor.errors import FamilyError
@@ -61,6 +62,29 @@ def test_a_gguf_base_gives_config_and_tokenizer(
     model.load_state_dict(dict(family.states["base"]), strict=False, assign=True)
     model.tie_weights()
     model.save_pretrained(tmp_path)  # refused where the config still says quantised
+
+
+def test_what_is_cached_while_reading_changes_no_tensor_and_is_taken_back(
+    file: Path, tmp_path: Path
+) -> None:
+    """Guards decision 0026: `gguf` is as before after a read, and after a failure."""
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    state = _load(file).states["base"]
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+    truth = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).state_dict()
+    assert state.keys() == truth.keys() - {"lm_head.weight"}
+    assert all(torch.equal(tensor, truth[name]) for name, tensor in state.items())
+    unread = gguf.GGUFWriter(tmp_path / "unread.gguf", "llama")
+    unread.add_block_count(1)
+    unread.add_tensor("unknown", np.zeros((2, 2), dtype=np.float32))
+    unread.write_header_to_file()
+    unread.write_kv_data_to_file()
+    unread.write_tensors_to_file()
+    unread.close()
+    _problem(tmp_path / "unread.gguf")
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
 
 
 def test_a_folder_that_holds_one_gguf_file_will_do(file: Path) -> None:

@@ -1,7 +1,6 @@
-"""Walk over a GGUF file's header before anything else reads the file.
+"""Check a GGUF file's header before a library reads the file.
 
-Readers of this format trust its counts and offsets; here each is held against the file's size.
-Knows nothing of what keys and tensors mean, but for the count of layers.
+Libraries trust the counts and offsets in it; here each is compared with the file's size.
 """
 
 import functools
@@ -33,11 +32,11 @@ _PARTS = "split.count"
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says about itself.
+    """The metadata of a GGUF file, and its tensors' types.
 
     Args:
         values: Its numbers and short texts; None for longer texts and arrays.
-        types: Tensor to the name of the type that it is stored in, such as ``Q4_K``.
+        types: Tensor to the name of its type, such as ``Q4_K``.
     """
 
     values: Mapping[str, float | str | None]
@@ -45,7 +44,7 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        """What the file calls its architecture."""
+        """The file's name of its architecture."""
         return str(self.values.get("general.architecture"))
 
     def about(self, key: str) -> float | str | None:
@@ -54,11 +53,11 @@ class GgufHeader:
 
 
 class _Broken(Exception):
-    """The header leads out of the file, or says what can't be."""
+    """The header leads out of the file, or contradicts itself."""
 
 
 class _Unusable(Exception):
-    """The file is whole, but nothing here can make use of it."""
+    """The file is whole, but can't be used here."""
 
 
 class _Walk:
@@ -87,13 +86,10 @@ class _Walk:
         return self.blob[start : start + length].decode("utf-8", errors="replace")
 
     def value(self, kind: int, depth: int = 0) -> float | str | None:
-        """Pass over a value; a number or a short text is given back."""
+        """Skip a value; a number or a short text is returned."""
         if kind == _STRING:
-            length = self.count()
-            start = self.skip(length)
-            if length > _MAX_TEXT_BYTES:
-                return None
-            return self.blob[start : start + length].decode("utf-8", errors="replace")
+            text = self.text()
+            return text if len(text.encode()) <= _MAX_TEXT_BYTES else None
         if kind != _ARRAY:
             if kind not in _SCALARS:
                 raise _Broken(f"it has a value of the unknown type {kind}")
@@ -110,10 +106,10 @@ class _Walk:
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Read what a GGUF file says about itself, and hold all of it against the file.
+    """Read a GGUF file's header, and check all of it against the file's size.
 
     Raises:
-        FamilyError: It is not GGUF, is truncated, is one of several parts, or can't be true.
+        FamilyError: It is not GGUF, is truncated, is one of several parts, or contradicts itself.
     """
     try:
         with path.open("rb") as file:
@@ -154,7 +150,7 @@ def _walk(walk: _Walk) -> GgufHeader:
 
 
 def _refuse_overlaps(tensors: list[tuple[str, str, int, int]], n_bytes: int) -> None:
-    """Refuse tensors that reach out of the data's `n_bytes`, or into one another."""
+    """Refuse tensors that reach beyond the data's `n_bytes`, or into one another."""
     end, before = 0, ""
     for name, _, start, stop in sorted(tensors, key=lambda tensor: tensor[2:]):
         if stop > n_bytes:
@@ -180,7 +176,7 @@ def _refuse_absurd(numbers: Mapping[str, float], n_tensors: int) -> None:
 
 
 def _tensor(walk: _Walk) -> tuple[str, str, int, int]:
-    """A tensor's name, type, and where it starts and ends behind the start of the data."""
+    """A tensor's name, type, and start and end in bytes from the start of the data."""
     name, n_dimensions = walk.text(), walk.count("I")
     if n_dimensions > _MAX_DIMENSIONS:
         raise _Broken(f"tensor {name!r} has {n_dimensions} dimensions")
@@ -197,7 +193,7 @@ def _tensor(walk: _Walk) -> tuple[str, str, int, int]:
 
 @functools.cache
 def _type_of(number: int) -> tuple[str, int, int]:
-    """A type's name, elements in a block, and bytes of one: 0 where it can't be dequantised."""
+    """A type's name, elements of a block, and bytes of one: 0 where it can't be dequantised."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 

@@ -1,8 +1,7 @@
-"""Open a GGUF file, whose weights are made float32 again.
+"""Open a GGUF file; its weights are dequantised to float32.
 
-transformers reads the file; nothing in it is run. What transformers would pass over without a word
-(factors of rotary embeddings, windows, caps, tensors it has no place for) is read here or refused.
-Knows nothing of other members.
+transformers reads the file; nothing in it is run. What transformers silently ignores (factors of
+rotary embeddings, windows, caps, tensors that it has no place for) is read here or refused.
 """
 
 import copy
@@ -33,7 +32,7 @@ from gptailor.family.layout import Layout
 from gptailor.family.licence import licence_of
 from gptailor.family.members import OpenedMember
 from gptailor.family.quiet import quiet
-from gptailor.family.weight_files import LIBRARY_ERRORS, one_line, told
+from gptailor.family.weight_files import LIBRARY_ERRORS, listed, one_line
 
 __all__ = ["open_gguf"]
 
@@ -45,7 +44,7 @@ _IN_FILES = {
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
 }
-# what transformers does not read and a config can say
+# keys that transformers does not read, and their fields in a config
 _MORE_FIELDS = {
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
@@ -55,53 +54,53 @@ _FLOATS = frozenset(["F32", "F16", "BF16"])
 _TOKENS = "tokenizer.ggml.model"
 
 
-def open_gguf(path: Path, *, dtype: torch.dtype, origin: str) -> OpenedMember:
+def open_gguf(file: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
     """Open a GGUF file.
 
     Args:
-        path: The file.
+        file: The file.
         dtype: Of the float tensors; cast from float32 once.
-        origin: What to call it to people.
+        path: Its path as in the config.
 
     Raises:
         FamilyError: The file can't be read, or its architecture is not supported.
     """
-    header = read_gguf_header(path)
-    _refuse_architecture(path, header)
+    header = read_gguf_header(file)
+    _refuse_architecture(file, header)
     with _read_once():
-        model, info = _model_of(path)
-        refuse_misfits(path, info, "file")
-        _refuse_unread(path, header, model)
-        factors = _rope_factors(path, header)
+        model, info = _model_of(file)
+        refuse_misfits(file, info, "file")
+        _refuse_unread(file, header, model)
+        factors = _rope_factors(file, header)
     config = copy.deepcopy(model.config)
     del config.quantization_config  # else what is made from it can't be saved
     for key, field in _MORE_FIELDS.items():
         if header.about(key) is not None and field in config.to_dict():
             value = float(header.about(key) or 0)
             setattr(config, field, int(value) if field == "sliding_window" else value)
-    rope_from_gguf(path, header, config, factors)
+    rope_from_gguf(file, header, config, factors)
     refuse_unsupported(config)
     layout = Layout.of(model)
     return OpenedMember(
-        where=str(path),
-        origin=origin,
+        location=str(file),
+        path=path,
         config=config,
         state=state_of(model, layout, dtype),
         tied=layout.tied,
-        tokenizer=_tokenizer_of(path) if _TOKENS in header.values else None,
+        tokenizer=_tokenizer_of(file) if _TOKENS in header.values else None,
         generation_config=model.generation_config,
-        licence=licence_of(path.parent),
+        licence=licence_of(file.parent),
         stored=_stored(header),
     )
 
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Keep what transformers makes again and again of one file: its reader, and lists of names.
+    """Cache, for a moment, what transformers makes again and again of one file.
 
-    The config and the weights are each read with a reader of their own, which takes seconds for the
-    vocabulary alone: it slices a memmap, a slow kind of array, several times for each token. The
-    list of all names that tensors can have is made for each module.
+    That is the reader, made once for the config and once for the weights, which takes seconds for
+    the vocabulary alone (it slices a memmap several times a token), and the list of all names of
+    tensors, made once a module. `gguf` is as before afterwards; see decision 0026.
     """
     import gguf
 
@@ -124,7 +123,7 @@ def _read_once() -> Iterator[None]:
 
 
 def _stored(header: GgufHeader) -> str:
-    """Say which types the tensors are stored in, and what that costs."""
+    """The types that the tensors are stored in: the rest of a sentence."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     counts = Counter(header.types.values())
@@ -153,21 +152,21 @@ def _refuse_architecture(path: Path, header: GgufHeader) -> None:
 
 
 def _refuse_unread(path: Path, header: GgufHeader, model: Any) -> None:
-    """Refuse a file with tensors that transformers passed over."""
+    """Refuse a file with tensors that transformers did not read."""
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
-    places = get_gguf_hf_weights_map(model, processor(config={}))
-    read = {*places, *(f"{name}.weight" for name in places), "output.weight", *ROPE_FACTORS}
+    names = get_gguf_hf_weights_map(model, processor(config={}))
+    read = {*names, *(f"{name}.weight" for name in names), "output.weight", *ROPE_FACTORS}
     unread = sorted(header.types.keys() - read)
     if unread:
         raise FamilyError(
             f"{path}: {len(unread)} of its tensors have no place in transformers' "
-            f"{model.config.model_type} ({told(unread)}), so that it would compute something "
+            f"{model.config.model_type} ({listed(unread)}), so that it would compute something "
             "else; give the original checkpoint"
         )
 
 
 def _rope_factors(path: Path, header: GgufHeader) -> dict[str, np.ndarray]:
-    """The factors of rotary frequencies that the file holds, by the tensors' names."""
+    """The file's factors of rotary frequencies, by the tensors' names."""
     if not ROPE_FACTORS & header.types.keys():
         return {}
     from gguf import GGUFReader
@@ -187,10 +186,10 @@ def _model_of(path: Path) -> tuple[Any, Any]:  # transformers is untyped here
                 gguf_file=path.name,
                 dtype=torch.float32,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told by us, all at once
+                ignore_mismatched_sizes=True,  # reported by us, all at once
                 trust_remote_code=False,
                 local_files_only=True,
-                attn_implementation="eager",  # weights are wanted, not speed
+                attn_implementation="eager",  # only the weights are needed
             )
         return model, info
     except LIBRARY_ERRORS as error:
@@ -200,7 +199,7 @@ def _model_of(path: Path) -> tuple[Any, Any]:  # transformers is untyped here
 def _tokenizer_of(path: Path) -> Any:  # transformers is untyped here
     try:
         with quiet():
-            # what AutoTokenizer finds too, in a twentieth of the time
+            # AutoTokenizer finds the same in twenty times the time
             return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise FamilyError(f"{path}: its tokenizer can't be read: {one_line(error)}") from error

@@ -1,7 +1,6 @@
-"""Rotary embeddings that a GGUF file scales, said in the config as transformers says them.
+"""Put a GGUF file's scaling of rotary embeddings into the transformers config.
 
-transformers does not read a file's scaling, so a model read without this would turn its queries
-and keys by other angles. Knows nothing of weights.
+transformers does not read it; without this, queries and keys would be rotated by other angles.
 """
 
 import math
@@ -41,10 +40,10 @@ def rope_from_gguf(
         path: The file, for messages.
         header: What it says about itself.
         config: The transformers config; its rope_parameters are changed where the file scales.
-        factors: What each frequency is divided by, by the tensor's name; may be empty.
+        factors: Divisors of the frequencies, by the tensor's name; may be empty.
 
     Raises:
-        FamilyError: It scales in a way that can't be said.
+        FamilyError: It scales in a way that the config can't express.
     """
     if factors:
         _refuse_all_but_llama3(path, factors)
@@ -62,7 +61,7 @@ def rope_from_gguf(
     linear = {"rope_type": "linear", "factor": factor}
     if "rope_type" in parameters:
         config.rope_parameters = {**parameters, **linear}
-    else:  # one for each kind of layer; those with a window are not scaled
+    else:  # one for each kind of layer; layers with a window are not scaled
         full = {**parameters["full_attention"], **linear}
         config.rope_parameters = {**parameters, "full_attention": full}
 
@@ -76,9 +75,9 @@ def _refuse_all_but_llama3(path: Path, factors: Mapping[str, np.ndarray]) -> Non
 def _llama3(path: Path, config: Any, factors: np.ndarray) -> dict[str, Any]:
     """The parameters of Llama 3's scaling that give these factors."""
     plain = dict(config.rope_parameters)
-    said = {**plain, **_LLAMA3_FIELDS, "factor": round(float(factors.max()), 4)}
-    if math.isfinite(said["factor"]) and said["factor"] >= 1:
-        config.rope_parameters = said
+    parameters = {**plain, **_LLAMA3_FIELDS, "factor": round(float(factors.max()), 4)}
+    if math.isfinite(parameters["factor"]) and parameters["factor"] >= 1:
+        config.rope_parameters = parameters
         scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
         config.rope_parameters = plain
         steps = np.arange(factors.size) / factors.size
@@ -86,7 +85,7 @@ def _llama3(path: Path, config: Any, factors: np.ndarray) -> dict[str, Any]:
         if scaled.shape[0] == factors.size and np.allclose(
             unscaled / factors, scaled.numpy(), rtol=1e-4, atol=0
         ):
-            return said
+            return parameters
     raise FamilyError(
         f"{path}: its rotary frequencies ({_LLAMA3}) are not scaled as Llama 3's are, {_ADVICE}"
     )
