@@ -1,8 +1,8 @@
-"""The command line: one file a verb.
+"""The command line: one file a command.
 
-Results go to stdout, progress and problems to stderr. Exit codes: 0 done; 2 the input is invalid,
-told in sentences, or what is told can't be written; 1 a error of ours, with its traceback, or
-nobody reads on; 130 stopped with Ctrl-C. Heavy libraries are imported by the verb that needs them.
+Results go to stdout; progress and problems go to stderr. Exit codes: 0 done; 2 the input is bad,
+or stdout or stderr can't be written (sentences); 1 an error of this program (a traceback), or a
+closed pipe; 130 stopped with Ctrl-C. Each command imports the heavy libraries that it needs itself.
 """
 
 import io
@@ -45,7 +45,7 @@ app.command("convert")(convert)
 
 
 def main() -> None:
-    """Run one verb; turn a user's error into sentences and exit code 2."""
+    """Run one command; turn a `UserError` into sentences and exit code 2."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a path in a locale without its letters

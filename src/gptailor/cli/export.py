@@ -1,15 +1,11 @@
 """``gptailor export``: a tailoring becomes a stock checkpoint, a GGUF file or a recipe."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gptailor.cli.console import errors, named, screen
-
-if TYPE_CHECKING:
-    from gptailor.core.tailoring import Tailoring
-    from gptailor.family import Family
 
 __all__ = ["command"]
 
@@ -49,26 +45,21 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
     errors.print("loading the family ...", style="dim")
     from gptailor.api.export import export  # slow: problems first
+    from gptailor.export import card_facts
 
     family, exported = export(
         run, out, options, trial=trial, tailoring=tailoring, overwrite=overwrite
     )
     rounded = options.dtype not in (None, str(family.dtype).removeprefix("torch."))
-    of_what = f" in {options.dtype}" if rounded else ""
-    told = {
+    dtype_note = f" in {options.dtype}" if rounded else ""
+    sentence = {
         "gguf": "read back and equal to what was made\nthe GGUF file",
-        "mergekit": "told as a recipe\nthe recipe for mergekit",
+        "mergekit": "written as a recipe\nthe recipe for mergekit",
         "hf": "reloaded with stock transformers and equal to what was searched"
-        f"{of_what}\nthe checkpoint",
+        f"{dtype_note}\nthe checkpoint",
     }
-    _tell(family, exported, told[options.format], out)
-
-
-def _tell(family: "Family", tailoring: "Tailoring", told: str, out: Path) -> None:
-    from gptailor.export import card_facts
-
-    before, after = card_facts(family, tailoring, "").parameters or (0, 0)
+    before, after = card_facts(family, exported, "").parameters or (0, 0)
     screen.print(
-        f"{len(tailoring.layers)} of {family.n_layers} layers, {after:,} of {before:,} "
-        f"parameters ({1 - after / before:.1%} fewer); {told}: {out}"
+        f"{len(exported.layers)} of {family.n_layers} layers, {after:,} of {before:,} parameters "
+        f"({1 - after / before:.1%} fewer); {sentence[options.format]}: {out}"
     )

@@ -1,7 +1,8 @@
 """Draws a study's progress on stderr: trials, best so far, examples per second, time left."""
 
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -9,7 +10,7 @@ from rich.progress import Progress as Bar
 
 from gptailor.study import Progress
 
-__all__ = ["ProgressDisplay"]
+__all__ = ["progress_display"]
 
 _PHASES = {
     "references": "scoring the whole members",
@@ -21,73 +22,46 @@ _PHASES = {
 _QUIET_S = 15.0  # seconds between lines where there is no terminal
 
 
-class ProgressDisplay:
-    """A bar on a terminal; a line now and then anywhere else.
+@contextmanager
+def progress_display(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Draw a bar on a terminal; elsewhere print a line now and then.
 
-    Args:
-        console: Where to draw.
+    Yields:
+        A function that draws one step of a study.
     """
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    text = TextColumn("{task.fields[text]}")
+    live, last_phase, last_line = console.is_terminal, "", 0.0
+    bar = Bar(*columns, text, TimeElapsedColumn(), console=console, disable=not live)
+    task = bar.add_task("starting", total=None, text="")
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = console.is_terminal
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("starting", total=None, told="")
-        self._phase, self._last_line, self._replayed = "", 0.0, 0
+    def show(progress: Progress) -> None:
+        nonlocal last_phase, last_line
+        phase, text, now = _PHASES[progress.phase], _text(progress), time.monotonic()
+        n, most = progress.n_trials, progress.max_trials
+        bar.update(task, description=phase, completed=n, total=most, text=text)
+        if not live and (phase != last_phase or now - last_line > _QUIET_S):
+            last_line = now
+            console.print(f"{phase}: {n}/{most} trials {text}")
+        last_phase = phase
 
-    def __enter__(self) -> "ProgressDisplay":
-        self._bar.start()
-        return self
+    with bar:
+        yield show
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
-    def show(self, progress: Progress) -> None:
-        """Draw one step of a study."""
-        told = self._told(progress)
-        changed = progress.phase != self._phase
-        self._phase = progress.phase
-        description = _PHASES[progress.phase]
-        self._bar.update(
-            self._task,
-            description=description,
-            completed=progress.n_trials,
-            total=progress.max_trials,
-            told=told,
-        )
-        if self._live:
-            return
-        if changed or time.monotonic() - self._last_line > _QUIET_S:
-            self._last_line = time.monotonic()
-            trials = f"{progress.n_trials}/{progress.max_trials} trials"
-            self._console.print(f"{description}: {trials} {told}")
-
-    def _told(self, progress: Progress) -> str:
-        told = []
-        if progress.best is not None:
-            number, loss, n_examples = progress.best
-            told.append(f"best #{number} {-100 * loss:+.1f}% of the base on {n_examples} examples")
-        if progress.phase == "search" and progress.examples:
-            told.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")
-            told.append(_left(progress))
-        return " · ".join(part for part in told if part)
+def _text(progress: Progress) -> str:
+    parts = []
+    if progress.best is not None:
+        number, loss, n_examples = progress.best
+        parts.append(f"best #{number} {-100 * loss:+.1f}% of the base on {n_examples} examples")
+    if progress.phase == "search" and progress.examples:
+        parts.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")
+        parts.append(_left(progress))
+    return " · ".join(part for part in parts if part)
 
 
 def _left(progress: Progress) -> str:
-    """Time left, judged by the trials of this start and over all starts."""
+    """Time left, at the mean time of a trial over all starts."""
     if not progress.n_trials or progress.last is None:
         return ""
     rest = progress.max_trials - progress.n_trials

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptailor.cli.console import errors, named, screen
-from gptailor.cli.progress_bar import ProgressDisplay
+from gptailor.cli.progress_bar import progress_display
 from gptailor.cli.show_costs import show_costs
 from gptailor.record.journal import RECORD, read_record
 from gptailor.record.ranking import BEST
@@ -63,5 +63,5 @@ def _run(path: Path, out: Path | None) -> "Run":
     with open_search(config, out or run_folder(path)) as opened:
         for note in opened.notes:
             errors.print(f"note: {note}", style="dim")
-        with ProgressDisplay(errors) as display:
-            return opened.run(display.show)
+        with progress_display(errors) as show:
+            return opened.run(show)
