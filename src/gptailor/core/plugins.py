@@ -19,14 +19,7 @@ from typing import Annotated, Any, get_args, get_origin
 from gptailor.core.params import Choice, Range
 from gptailor.errors import ConfigError, unknown
 
-__all__ = [
-    "MERGE_METHODS",
-    "SEARCHERS",
-    "WORKERS",
-    "Registry",
-    "option_problems",
-    "options_of",
-]
+__all__ = ["MERGE_METHODS", "SEARCHERS", "WORKERS", "Registry", "option_problems", "options_of"]
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _MISSING = inspect.Parameter.empty
@@ -260,10 +253,7 @@ SEARCHERS = Registry(
 
 WORKERS = Registry(
     "worker pool",
-    {
-        "local": "gptailor.workers.local:local_pool",
-        "ray": "gptailor.workers.ray.ray_pool:RayPool",
-    },
+    {"local": "gptailor.workers.local:local_pool", "ray": "gptailor.workers.ray.ray_pool:RayPool"},
     group="gptailor.workers",
     section="workers",
     reserved=("evaluator", "recipe"),

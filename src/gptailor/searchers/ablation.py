@@ -20,22 +20,22 @@ from gptailor.searchers.space import Space
 __all__ = ["ablate", "ablation_designs"]
 
 
-def ablate(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], Cuts]:
+def ablate(judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], Cuts]:
     """Cut the layers whose absence costs least, round by round.
 
     The first round ablates every layer that may be cut; the next ones the better half of the layers
     that are left.
 
     Args:
-        space: What may be proposed.
-        judge: Returns losses.
+        judge: Ranks the layers.
         n_trials: The most ablations; the fewer, the more layers a round cuts at once.
 
     Returns:
         The cuts found; none where fewer than two layers are to be cut, or the first round costs
         more than `n_trials`, or the family does not allow an ablated candidate, or all failed.
     """
-    layers, none = list(space.free), ()
+    space, none = judge.context.space, ()
+    layers = list(space.free)
     half = max(space.n_removed, len(layers) // 2)
     if space.n_removed < 2 or len(layers) > n_trials:
         return none
@@ -46,7 +46,7 @@ def ablate(space: Space, judge: Judge, n_trials: int) -> Generator[Group, tuple[
         if not all(space.accepts(tailoring) for tailoring in ablated.values()):
             return none
         yield tuple(
-            Proposal(tailoring, judge.rungs[0], f"ablation of layer {layer}")
+            Proposal(tailoring, judge.context.rungs[0], f"ablation of layer {layer}")
             for layer, tailoring in ablated.items()
         )
         losses = judge.proxy_losses(ablated.values())

@@ -15,12 +15,7 @@ from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Proposal
 from gptailor.searchers.halving import Judge
 from gptailor.searchers.initial_designs import Cuts, late_blocks
-from gptailor.searchers.searcher import (
-    ProposalGenerator,
-    SearchContext,
-    member_names,
-    rung_index,
-)
+from gptailor.searchers.searcher import ProposalGenerator, SearchContext, member_names, rung_index
 from gptailor.searchers.space import Space
 
 __all__ = ["greedy"]
@@ -51,7 +46,7 @@ def greedy(
         n_final: How many of the best results are asked on the last rung.
     """
     removal = _Removal(context.space, member)
-    judge = Judge(context.objective, context.history, context.rungs)
+    judge = Judge(context)
     cuts: Cuts = ()
     results: list[Cuts] = []
     while len(cuts) < context.space.n_removed:

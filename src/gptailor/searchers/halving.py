@@ -11,37 +11,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gptailor.core.objective import Objective
-from gptailor.core.pareto import normalised, parego
+from gptailor.core.pareto import draw_weights, normalised, parego
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal, Scores
-from gptailor.searchers.history import History
-from gptailor.searchers.searcher import ProposalGenerator
+from gptailor.searchers.searcher import ProposalGenerator, SearchContext
 from gptailor.searchers.space import complexity
 
-__all__ = ["Judge", "bracket_within", "successive_halving"]
+__all__ = ["Judge", "SuccessiveHalving"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Ranks candidates that have been evaluated on the same examples.
+    """Ranks candidates by their losses on the same examples.
 
     Args:
-        objective: Turns scores into losses.
-        history: The trials told so far.
-        rungs: Rising numbers of examples; on the last one the user's own metric ranks.
+        context: Has the objective and the trials so far.
         tie_z: On the last rung, candidates within so many standard errors of the best are ranked
             by the proxy metric.
         weights: ParEGO's weights of the tasks, shape (n_tasks,); None for the objective's own.
     """
 
-    objective: Objective
-    history: History
-    rungs: tuple[int, ...]
+    context: SearchContext
     tie_z: float = 0.0
     weights: Floats | None = None
 
@@ -50,24 +45,22 @@ class Judge:
 
         Of equals the simpler is first, then the one that comes first in `tailorings`.
         """
-        known = {
-            tailoring: scores
-            for tailoring in tailorings
-            if (scores := self.history.scores(tailoring, n_examples)) is not None
-        }
-        by_proxy = self._losses(list(known.values()), proxy=True)
-        own = by_proxy if n_examples < self.rungs[-1] else self._losses(known.values(), proxy=False)
+        scores = {each: self.context.history.scores(each, n_examples) for each in tailorings}
+        known = {each: found for each, found in scores.items() if found is not None}
+        last = n_examples >= self.context.rungs[-1]
+        by_proxy = self._losses(known.values(), proxy=True)
+        own = self._losses(known.values(), proxy=False) if last else by_proxy
         keys = {
-            tailoring: (loss, proxy, complexity(tailoring))
-            for tailoring, loss, proxy in zip(known, own, by_proxy, strict=True)
+            each: (loss, proxy, complexity(each))
+            for each, loss, proxy in zip(known, own, by_proxy, strict=True)
         }
         order = sorted(known, key=keys.__getitem__)
-        if n_examples < self.rungs[-1] or self.tie_z <= 0 or len(order) < 2:
+        if not last or self.tie_z <= 0 or len(order) < 2:
             return order
         best = known[order[0]]
-        tied = [tailoring for tailoring in order if self._ties(known[tailoring], best)]
-        rest = [tailoring for tailoring in order if tailoring not in set(tied)]
-        return sorted(tied, key=lambda tailoring: keys[tailoring][1:]) + rest
+        tied = [each for each in order if self._ties(known[each], best)]
+        rest = [each for each in order if each not in set(tied)]
+        return sorted(tied, key=lambda each: keys[each][1:]) + rest
 
     def proxy_losses(self, tailorings: Iterable[Tailoring]) -> dict[Tailoring, float]:
         """Loss by the proxy metric of each candidate, on the most examples it has scores on."""
@@ -75,108 +68,112 @@ class Judge:
         return dict(zip(known, self._losses(known.values(), proxy=True), strict=True))
 
     def worse(self, child: Tailoring, parent: Tailoring, n_examples: int, z: float) -> bool:
-        """Whether a child is significantly worse than its parent, by the proxy metric.
+        """Whether a child is worse than its parent by `z` standard errors, by the proxy metric.
 
-        Args:
-            child: A candidate.
-            parent: Another.
-            n_examples: The examples that the child was evaluated on; both have seen them.
-            z: Standard errors of the paired difference by which it must be worse.
+        They are compared pair by pair on the child's `n_examples`, which both have seen.
         """
-        ours, theirs = self.history.scores(child, n_examples), self._most(parent)
+        ours, theirs = self.context.history.scores(child, n_examples), self._most(parent)
         if self.weights is not None or ours is None or theirs is None:
             return False
-        gap, error = self.objective.difference(ours, theirs, proxy=True)
+        gap, error = self.context.objective.difference(ours, theirs, proxy=True)
         return gap > z * error
 
     def _most(self, tailoring: Tailoring) -> Scores | None:
-        n_examples = self.history.most_examples(tailoring)
-        return self.history.scores(tailoring, n_examples) if n_examples else None
+        history = self.context.history
+        n_examples = history.most_examples(tailoring)
+        return history.scores(tailoring, n_examples) if n_examples else None
 
     def _ties(self, scores: Scores, best: Scores) -> bool:
-        gap, error = self.objective.difference(scores, best)
+        gap, error = self.context.objective.difference(scores, best)
         return gap <= self.tie_z * error
 
     def _losses(self, scores: Iterable[Scores], *, proxy: bool) -> list[float]:
         """One loss each, infinite where it is not a number."""
+        objective = self.context.objective
         if self.weights is None:
-            losses = [self.objective.scalar(item, proxy=proxy) for item in scores]
+            losses = [objective.scalar(each, proxy=proxy) for each in scores]
         else:
-            run = self._losses_per_task(
-                [trial.scores for trial in self.history.complete() if trial.scores is not None],
-                proxy=proxy,
-            )
-            rows = self._losses_per_task(scores, proxy=proxy)
+            done = [t.scores for t in self.context.history.complete() if t.scores is not None]
+            run = np.array([objective.losses(each, proxy=proxy) for each in done])
+            rows = np.array([objective.losses(each, proxy=proxy) for each in scores])  # (N, tasks)
             losses = parego(normalised(rows, run), self.weights).tolist() if len(rows) else []
         return [loss if math.isfinite(loss) else math.inf for loss in losses]
 
-    def _losses_per_task(self, scores: Iterable[Scores], *, proxy: bool) -> Floats:
-        return np.array([self.objective.losses(item, proxy=proxy) for item in scores])  # (n, tasks)
 
-
-def successive_halving(
-    candidates: Sequence[tuple[Tailoring, str]],
-    judge: Judge,
-    *,
-    keep_fraction: float,
-    drop_z: float = 1.0,
-    parent: Tailoring | None = None,
-    first: int = 0,
-) -> ProposalGenerator:
-    """Evaluate candidates rung by rung; the best fraction goes on each time.
+@dataclass(frozen=True, slots=True)
+class SuccessiveHalving:
+    """Evaluates candidates rung by rung; the best fraction goes on each time.
 
     Args:
-        candidates: Tailorings, and the origin of each.
-        judge: Ranks them.
-        keep_fraction: Which fraction goes on to the next rung, at least one.
-        drop_z: Candidates worse than the parent by so many standard errors do not go on.
-        parent: What they are compared with; asked with them where it was evaluated on fewer
-            examples.
-        first: Index of the rung to start on.
+        context: What the search is about.
+        keep_fraction: Which fraction goes on to the next rung, at least one candidate.
+        drop_z: Candidates worse than their parent by so many standard errors do not go on.
+        tie_z: See `Judge`.
+        parego: Whether each judge has newly drawn weights of the tasks.
     """
-    origins = dict(candidates)
-    left = list(origins)
-    for n_examples in judge.rungs[first:]:
-        group = [Proposal(tailoring, n_examples, origins[tailoring]) for tailoring in left]
-        if parent is not None and judge.history.most_examples(parent) < n_examples:
-            group.append(Proposal(parent, n_examples, "parent"))
-        yield tuple(group)
-        left = judge.ranked(left, n_examples)
-        left = left[: _n_kept(len(left), keep_fraction)]
-        if parent is not None:
-            left = [each for each in left if not judge.worse(each, parent, n_examples, drop_z)]
-        if not left:
-            return
 
+    context: SearchContext
+    keep_fraction: float
+    drop_z: float = 1.0
+    tie_z: float = 0.0
+    parego: bool = False
 
-def bracket_within(
-    n_trials: int, wanted: int, *, n_rungs: int, keep_fraction: float
-) -> tuple[int, int]:
-    """Fit a successive halving into a number of trials.
+    def judge(self, rng: Generator) -> Judge:
+        """Make the judge of one run."""
+        n_tasks = len(self.context.objective.goals)
+        weights = draw_weights(n_tasks, rng) if self.parego and n_tasks > 1 else None
+        return Judge(self.context, self.tie_z, weights)
 
-    Returns:
-        The index of the rung it starts on, 0 where there are trials for all rungs, and its number
-        of candidates: at least one, at most `wanted`.
+    def bracket(self, n_trials: int, wanted: int) -> tuple[int, int]:
+        """Fit a run into a number of trials.
 
-    Example:
-        >>> bracket_within(13, 20, n_rungs=3, keep_fraction=1 / 3)
-        (0, 9)
-    """
-    n_trials = max(1, n_trials)
-    first = max(0, n_rungs - n_trials)
-    size = 1
-    while size < wanted and _n_asked(size + 1, n_rungs - first, keep_fraction) <= n_trials:
-        size += 1
-    return first, size
+        Returns:
+            The index of the rung it starts on, 0 where there are trials for all rungs, and its
+            number of candidates: at least one, at most `wanted`.
+        """
+        n_trials, n_rungs, size = max(1, n_trials), len(self.context.rungs), 1
+        first = max(0, n_rungs - n_trials)
+        while size < wanted and self._n_asked(size + 1, n_rungs - first) <= n_trials:
+            size += 1
+        return first, size
 
+    def run(
+        self,
+        candidates: Sequence[tuple[Tailoring, str]],
+        judge: Judge,
+        first: int = 0,
+        parent: Tailoring | None = None,
+    ) -> ProposalGenerator:
+        """Evaluate candidates.
 
-def _n_asked(n_candidates: int, n_rungs: int, keep_fraction: float) -> int:
-    total = 0
-    for _ in range(n_rungs):
-        total += n_candidates
-        n_candidates = _n_kept(n_candidates, keep_fraction)
-    return total
+        Args:
+            candidates: Tailorings, and the origin of each.
+            judge: Ranks them.
+            first: Index of the rung to start on.
+            parent: What they are compared with; asked with them where it was evaluated on fewer
+                examples.
+        """
+        origins = dict(candidates)
+        left = list(origins)
+        for n_examples in self.context.rungs[first:]:
+            group = [Proposal(tailoring, n_examples, origins[tailoring]) for tailoring in left]
+            if parent is not None and self.context.history.most_examples(parent) < n_examples:
+                group.append(Proposal(parent, n_examples, "parent"))
+            yield tuple(group)
+            left = judge.ranked(left, n_examples)
+            left = left[: self._n_kept(len(left))]
+            if parent is not None:
+                z = self.drop_z
+                left = [each for each in left if not judge.worse(each, parent, n_examples, z)]
+            if not left:
+                return
 
+    def _n_asked(self, n_candidates: int, n_rungs: int) -> int:
+        total = 0
+        for _ in range(n_rungs):
+            total += n_candidates
+            n_candidates = self._n_kept(n_candidates)
+        return total
 
-def _n_kept(n_candidates: int, keep_fraction: float) -> int:
-    return max(1, math.ceil(n_candidates * keep_fraction - 1e-9))
+    def _n_kept(self, n_candidates: int) -> int:
+        return max(1, math.ceil(n_candidates * self.keep_fraction - 1e-9))

@@ -1,7 +1,7 @@
-"""What a searcher was told: every trial, found again by its tailoring and number of examples.
+"""History of a search: every trial told, found again by its tailoring and number of examples.
 
-A trial on n examples also says what the candidate scored on the first m < n of them, because
-subsets are nested: `History.scores` uses that, so nothing is asked twice. Knows nothing of losses.
+Subsets are nested, so a trial on n examples also has the scores on the first m < n of them:
+`History.scores` returns these, and nothing is asked twice.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class History:
         self._tried: set[Tailoring] = set()
 
     def add(self, trials: Iterable[Trial]) -> None:
-        """Take in trials that were told."""
+        """Add trials."""
         for trial in trials:
             n_examples = trial.proposal.n_examples
             self._trials[trial.tailoring, n_examples] = trial
@@ -35,11 +35,11 @@ class History:
 
     @property
     def tailorings(self) -> list[Tailoring]:
-        """Every tailoring that has scores, in the order of its first."""
+        """Every tailoring that has scores, in the order of its first trial with scores."""
         return list(self._most)
 
     def tried(self, tailoring: Tailoring) -> bool:
-        """Whether it was tried at all, on whatever number of examples; it may have failed."""
+        """Whether it has a trial on any number of examples, complete or failed."""
         return tailoring in self._tried
 
     def trial(self, tailoring: Tailoring, n_examples: int) -> Trial | None:
@@ -47,16 +47,16 @@ class History:
         return self._trials.get((tailoring, n_examples))
 
     def answers(self, group: Iterable[Proposal]) -> tuple[Trial, ...]:
-        """Trials of those proposals that were told, in the group's order."""
+        """The trials of a group's proposals in its order; those without one are left out."""
         found = (self.trial(proposal.tailoring, proposal.n_examples) for proposal in group)
         return tuple(trial for trial in found if trial is not None)
 
     def complete(self, n_examples: int | None = None) -> tuple[Trial, ...]:
         """Complete trials in the order told; of one number of examples, or of any."""
         return tuple(
-            trial
-            for trial in self._trials.values()
-            if trial.complete and n_examples in (None, trial.proposal.n_examples)
+            each
+            for each in self._trials.values()
+            if each.complete and n_examples in (None, each.proposal.n_examples)
         )
 
     def most_examples(self, tailoring: Tailoring) -> int:
@@ -64,7 +64,7 @@ class History:
         return self._most.get(tailoring, 0)
 
     def scores(self, tailoring: Tailoring, n_examples: int) -> Scores | None:
-        """Scores on the first `n_examples`; None where fewer were tried."""
+        """Scores on the first `n_examples`; None where it has scores on fewer."""
         trial = self.trial(tailoring, n_examples)
         if trial is not None and trial.scores is not None:
             return trial.scores
@@ -75,20 +75,12 @@ class History:
         return None if longer is None else first_examples(longer, n_examples)
 
 
-def first_examples(scores: Scores, n_examples: int) -> Scores:
-    """Leave out all but the first examples of each task."""
-    return Scores(
-        {
-            task: {name: _first(measurement, n_examples) for name, measurement in metrics.items()}
-            for task, metrics in scores.tasks.items()
-        }
-    )
+def first_examples(scores: Scores, n: int) -> Scores:
+    """Scores on the first `n` examples of each task."""
 
+    def first(measured: Measurement) -> Measurement:
+        weights = None if measured.weights is None else measured.weights[:n]
+        return Measurement(measured.metric, measured.values[:n], weights)
 
-def _first(measurement: Measurement, n_examples: int) -> Measurement:
-    weights = measurement.weights
-    return Measurement(
-        measurement.metric,
-        measurement.values[:n_examples],
-        None if weights is None else weights[:n_examples],
-    )
+    tasks = scores.tasks.items()
+    return Scores({task: {k: first(m) for k, m in metrics.items()} for task, metrics in tasks})

@@ -6,7 +6,7 @@ Nothing here is learned; a search starts from these and does better.
 import itertools
 from collections.abc import Iterable, Iterator
 
-import numpy as np
+from numpy.random import Generator
 
 from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import Tailoring
@@ -43,7 +43,7 @@ def late_blocks(space: Space) -> list[Cuts]:
     return [free[start : start + space.n_removed] for start in starts]
 
 
-def paper_cuts(space: Space, rng: np.random.Generator) -> list[Cuts]:
+def paper_cuts(space: Space, rng: Generator) -> list[Cuts]:
     """The three sets of cuts that GPTailor starts from.
 
     Late layers first; from the middle outward; alternating between late and early. The first and
@@ -60,7 +60,7 @@ def paper_cuts(space: Space, rng: np.random.Generator) -> list[Cuts]:
     return list(dict.fromkeys(_first_free(space, order) for order in orders))
 
 
-def paper_designs(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]:
+def paper_designs(space: Space, rng: Generator) -> Iterator[Tailoring]:
     """GPTailor's initial designs: each of its cuts with every layer treated alike.
 
     For each of the three sets of cuts: the base's layers; each variant's; and each set of two or
@@ -84,7 +84,7 @@ def mean_merges(space: Space, cuts: Cuts) -> Iterator[Tailoring]:
         yield space.uniform(cuts, members, method, **params)
 
 
-def first_designs(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]:
+def first_designs(space: Space, rng: Generator) -> Iterator[Tailoring]:
     """Candidates to start a search with, the likeliest first and without end, nothing refused.
 
     The base, each variant and their mean without a late block; the base without other blocks and
@@ -97,7 +97,7 @@ def first_designs(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]
         yield space.random(rng)
 
 
-def _informed(space: Space, rng: np.random.Generator) -> Iterator[Tailoring]:
+def _informed(space: Space, rng: Generator) -> Iterator[Tailoring]:
     blocks = late_blocks(space)
     yield space.uniform(blocks[0])
     for variant in space.variants:
@@ -138,5 +138,5 @@ def _first_free(space: Space, order: Iterable[int]) -> Cuts:
     return tuple(sorted([*ordered, *rest][: space.n_removed]))
 
 
-def _shuffled(layers: Iterable[int], rng: np.random.Generator) -> list[int]:
+def _shuffled(layers: Iterable[int], rng: Generator) -> list[int]:
     return [int(layer) for layer in rng.permutation(list(layers))]

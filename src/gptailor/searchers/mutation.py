@@ -5,8 +5,10 @@ share a long prefix with it, and the engine runs a shared prefix once.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring, Value
@@ -14,19 +16,29 @@ from gptailor.searchers.space import Space, kept_positions, on_step, shares
 
 __all__ = ["CHANGES", "crossover", "draw_position", "mutate"]
 
-_TRIES = 10  # draws before giving up on a child that differs and is allowed
-_NUDGE = 0.15  # standard deviation of a nudge, as a share of a parameter's span
-_RUNS = (1, 1, 2, 4, 8)  # how many neighbouring layers change their source together
-
+_TRIES = 10  # draws of a child that differs and is allowed, before giving up
+_NOISE = 0.15  # standard deviation of a change of a parameter, as a fraction of its span
+_RUNS = (1, 1, 2, 4, 8)  # numbers of neighbouring layers that change their source together
 
 Layers = dict[int, LayerSpec]
-Change = Callable[[Space, Tailoring, float, np.random.Generator], Tailoring]
+
+
+@dataclass(slots=True)
+class _Child:
+    """A tailoring that is being changed; `layers` by position, in order."""
+
+    layers: Layers
+    embedding: LayerSpec
+    norm: LayerSpec
+
+
+Change = Callable[[Space, _Child, float, Generator], None]
 
 
 def mutate(
     space: Space,
     tailoring: Tailoring,
-    rng: np.random.Generator,
+    rng: Generator,
     *,
     rates: Mapping[str, float],
     n_changes: int = 1,
@@ -50,18 +62,21 @@ def mutate(
         return None
     odds = np.array([rates[name] for name in names])
     for _ in range(_TRIES):
-        child, done = tailoring, []
+        parts = _Child(_layers(tailoring), tailoring.embedding, tailoring.outer_parts["norm"])
+        done = set()
         for _ in range(n_changes):
             name = names[rng.choice(len(names), p=odds / odds.sum())]
-            child = CHANGES[name](space, child, late, rng)
-            done.append(name)
+            CHANGES[name](space, parts, late, rng)
+            parts.layers = dict(sorted(parts.layers.items()))
+            done.add(name)
+        child = space.tailoring(parts.layers, parts.embedding, parts.norm)
         if child != tailoring and space.accepts(child):
-            return child, "+".join(sorted(set(done)))
+            return child, "+".join(sorted(done))
     return None
 
 
 def crossover(
-    space: Space, first: Tailoring, second: Tailoring, rng: np.random.Generator
+    space: Space, first: Tailoring, second: Tailoring, rng: Generator
 ) -> Tailoring | None:
     """Combine two tailorings: the first's beginning and the second's end, or layer by layer.
 
@@ -82,9 +97,7 @@ def crossover(
     return None
 
 
-def draw_position(
-    space: Space, positions: tuple[int, ...], late: float, rng: np.random.Generator
-) -> int:
+def draw_position(space: Space, positions: tuple[int, ...], late: float, rng: Generator) -> int:
     """Draw one of some positions.
 
     Args:
@@ -99,11 +112,7 @@ def draw_position(
 
 
 def _mixed(
-    space: Space,
-    first: Tailoring,
-    second: Tailoring,
-    from_first: np.ndarray,
-    rng: np.random.Generator,
+    space: Space, first: Tailoring, second: Tailoring, from_first: np.ndarray, rng: Generator
 ) -> Tailoring:
     ours, theirs = _layers(first), _layers(second)
     cut_ours, cut_theirs = set(space.kept(ours)), set(space.kept(theirs))
@@ -123,9 +132,9 @@ def _mixed(
     return space.tailoring(layers, (first if from_first[0] else second).embedding, norm)
 
 
-def _swap(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+def _swap(space: Space, child: _Child, late: float, rng: Generator) -> None:
     """Cut a kept layer and bring back a cut one, with the sources of one of its new neighbours."""
-    layers = _layers(tailoring)
+    layers = child.layers
     cut = space.kept(layers)
     kept = tuple(layer for layer in layers if layer not in space.keep)
     back, gone = draw_position(space, cut, late, rng), draw_position(space, kept, late, rng)
@@ -134,79 +143,71 @@ def _swap(space: Space, tailoring: Tailoring, late: float, rng: np.random.Genera
     neighbour = min(layers, key=lambda layer: (abs(layer - back), rng.random()))
     layers[back] = _moved(layers[neighbour], back)
     del layers[gone]
-    return _rebuilt(space, tailoring, layers)
 
 
-def _period_swap(space: Space, tailoring: Tailoring, rng: np.random.Generator) -> Tailoring:
+def _period_swap(space: Space, child: _Child, rng: Generator) -> None:
     """Bring back a period's worth of cut layers and cut as many neighbours elsewhere."""
-    layers, period = _layers(tailoring), space.period
-    cut = space.kept(layers)
-    start = int(rng.integers(len(cut) - period + 1))
-    for back in cut[start : start + period]:
+    layers, cut = child.layers, space.kept(child.layers)
+    start = int(rng.integers(len(cut) - space.period + 1))
+    returned = cut[start : start + space.period]
+    runs = space.period_runs(sorted((*layers, *returned)))
+    if not runs:
+        return
+    for back in returned:
         neighbour = min(layers, key=lambda layer: (abs(layer - back), layer))
         layers[back] = _moved(layers[neighbour], back)
-    left = sorted(layers)
-    runs = [left[i : i + period] for i in range(len(left) - period + 1)]
-    runs = [run for run in runs if not space.keep & set(run)]
-    if not runs:
-        return tailoring
     for gone in runs[rng.integers(len(runs))]:
         del layers[gone]
-    return _rebuilt(space, tailoring, layers)
 
 
-def _cuts(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+def _cuts(space: Space, child: _Child, late: float, rng: Generator) -> None:
     periodic = space.allowed is not None and 1 < space.period <= space.n_removed
     if periodic and rng.random() < 0.5:
-        return _period_swap(space, tailoring, rng)
-    return _swap(space, tailoring, late, rng)
+        _period_swap(space, child, rng)
+    else:
+        _swap(space, child, late, rng)
 
 
-def _source(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+def _source(space: Space, child: _Child, late: float, rng: Generator) -> None:
     """Take a run of neighbouring layers from newly drawn sources, the same for all of them."""
-    layers = _layers(tailoring)
-    positions = tuple(layers)
+    positions = tuple(child.layers)
     start = positions.index(draw_position(space, positions, late, rng))
     spec = space.random_spec(positions[start], rng)
     for layer in positions[start : start + _RUNS[rng.integers(len(_RUNS))]]:
-        layers[layer] = _moved(spec, layer)
-    return _rebuilt(space, tailoring, layers)
+        child.layers[layer] = _moved(spec, layer)
 
 
-def _everywhere(
-    space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator
-) -> Tailoring:
+def _everywhere(space: Space, child: _Child, late: float, rng: Generator) -> None:
     """Take every layer from newly drawn sources, the same for all of them."""
     spec = space.random_spec(0, rng)
-    layers = {layer: _moved(spec, layer) for layer in _layers(tailoring)}
-    return _rebuilt(space, tailoring, layers)
+    child.layers = {layer: _moved(spec, layer) for layer in child.layers}
 
 
-def _merge(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+def _merge(space: Space, child: _Child, late: float, rng: Generator) -> None:
     """Change a merged layer's parameters or members; merge a layer if none is."""
-    layers = _layers(tailoring)
+    layers = child.layers
     merged = tuple(layer for layer, spec in layers.items() if len(spec.sources) > 1)
     if not merged:
         layer = draw_position(space, tuple(layers), late, rng)
         layers[layer] = space.random_merge(layer, rng)
-        return _rebuilt(space, tailoring, layers)
+        return
     layer = draw_position(space, merged, late, rng)
     old = layers[layer]
-    new = _nudged(old, rng) if rng.random() < 0.5 else _other_members(space, old, layer, rng)
+    new = _with_noise(old, rng) if rng.random() < 0.5 else _other_members(space, old, layer, rng)
     for twin in merged:  # neighbours with the same merge keep the same merge
         if twin >= layer and _moved(layers[twin], layer) == old:
             layers[twin] = _moved(new, twin)
         elif twin >= layer:
             break
-    return _rebuilt(space, tailoring, layers)
 
 
-def _outer(space: Space, tailoring: Tailoring, late: float, rng: np.random.Generator) -> Tailoring:
+def _outer(space: Space, child: _Child, late: float, rng: Generator) -> None:
     """Take the embedding, or norm and head, from a newly drawn member."""
-    drawn, norm = space.random_outer(rng), tailoring.outer_parts["norm"]
+    drawn = space.random_outer(rng)
     if rng.random() < 0.5:
-        return space.tailoring(_layers(tailoring), drawn, norm)
-    return space.tailoring(_layers(tailoring), tailoring.embedding, drawn)
+        child.embedding = drawn
+    else:
+        child.norm = drawn
 
 
 CHANGES: dict[str, Change] = {
@@ -232,17 +233,13 @@ def _layers(tailoring: Tailoring) -> Layers:
     return dict(zip(kept_positions(tailoring), tailoring.layers, strict=True))
 
 
-def _rebuilt(space: Space, tailoring: Tailoring, layers: Layers) -> Tailoring:
-    return space.tailoring(layers, tailoring.embedding, tailoring.outer_parts["norm"])
-
-
 def _moved(spec: LayerSpec, layer: int) -> LayerSpec:
     """The same sources, merge and parameters at another position."""
     sources = tuple(Source(source.member, layer) for source in spec.sources)
     return LayerSpec(sources, spec.method, spec.params)
 
 
-def _nudged(spec: LayerSpec, rng: np.random.Generator) -> LayerSpec:
+def _with_noise(spec: LayerSpec, rng: Generator) -> LayerSpec:
     """Add Gaussian noise to a merge's parameters, within the spans that a search may propose."""
     assert spec.method is not None, "only merges have parameters"
     facts = merge_spec(spec.method)
@@ -252,17 +249,15 @@ def _nudged(spec: LayerSpec, rng: np.random.Generator) -> LayerSpec:
         if limits.tunable and not isinstance(value, tuple):
             low, high = limits.span
             share = (value - low) / (high - low) if high > low else 0.0
-            params[name] = on_step(limits, share + _NUDGE * float(rng.standard_normal()))
+            params[name] = on_step(limits, share + _NOISE * float(rng.standard_normal()))
     weights = params.get("weights")
     if isinstance(weights, tuple):
-        nudges = _NUDGE * rng.standard_normal(len(weights))
-        params["weights"] = shares(np.maximum(np.array(weights) + nudges, 0.01))
+        noise = _NOISE * rng.standard_normal(len(weights))
+        params["weights"] = shares(np.maximum(np.array(weights) + noise, 0.01))
     return LayerSpec(spec.sources, spec.method, tuple(params.items()))
 
 
-def _other_members(
-    space: Space, spec: LayerSpec, layer: int, rng: np.random.Generator
-) -> LayerSpec:
+def _other_members(space: Space, spec: LayerSpec, layer: int, rng: Generator) -> LayerSpec:
     """Add one variant to a merge or remove it; draw weighted merges anew."""
     assert spec.method is not None, "only merges have members"
     facts = merge_spec(spec.method)

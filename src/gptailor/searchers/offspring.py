@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.searchers.halving import Judge
-from gptailor.searchers.history import History
 from gptailor.searchers.mutation import crossover, mutate
-from gptailor.searchers.space import Space
 from gptailor.searchers.surrogate import LossModel, Surrogate, describe
 
-__all__ = ["Offspring", "Variation"]
+__all__ = ["Offspring"]
 
 _TRIES = 20  # draws, beyond three a child, before a generation has fewer children
 
@@ -20,56 +19,29 @@ Child = tuple[Tailoring, str]  # and its origin
 
 
 @dataclass(frozen=True, slots=True)
-class Variation:
-    """Draws one child.
-
-    Args:
-        space: What is possible.
-        rates: How often each change of `mutation.CHANGES` is made, relative to the others.
-        mutation_rate: Mean number of changes; at least one.
-        crossover_rate: Probability of a crossover instead.
-        share_prefix: See `mutation.mutate`.
-    """
-
-    space: Space
-    rates: Mapping[str, float]
-    mutation_rate: float
-    crossover_rate: float
-    share_prefix: float
-
-    def child(
-        self, parent: Tailoring, elite: Sequence[Tailoring], rng: np.random.Generator
-    ) -> Child | None:
-        """Draw a child of `parent`; None where no draw gave an allowed one that differs."""
-        if len(elite) > 1 and rng.random() < self.crossover_rate:
-            others = [other for other in elite if other != parent]
-            mixed = crossover(self.space, parent, others[rng.integers(len(others))], rng)
-            return None if mixed is None else (mixed, "crossover")
-        n_changes = 1 + int(rng.poisson(self.mutation_rate - 1.0))
-        late = self.share_prefix
-        return mutate(self.space, parent, rng, rates=self.rates, n_changes=n_changes, late=late)
-
-
-@dataclass(frozen=True, slots=True)
 class Offspring:
     """Draws generations of children that were not evaluated before.
 
     Args:
-        history: The trials so far.
-        variation: Draws one child.
         model: Fits the surrogate that picks children.
+        rates: How often each change of `mutation.CHANGES` is made, relative to the others.
+        mutation_rate: Mean number of changes; at least one.
+        crossover_rate: Probability of a crossover instead.
+        share_prefix: See `mutation.draw_position`.
         surrogate_fraction: Fraction of the children that the surrogate picks.
         surrogate_pool: From how many children it picks each.
     """
 
-    history: History
-    variation: Variation
     model: LossModel
+    rates: Mapping[str, float]
+    mutation_rate: float
+    crossover_rate: float
+    share_prefix: float
     surrogate_fraction: float
     surrogate_pool: int
 
     def draw(
-        self, judge: Judge, elite: Sequence[Tailoring], size: int, rng: np.random.Generator
+        self, judge: Judge, elite: Sequence[Tailoring], size: int, rng: Generator
     ) -> tuple[Tailoring, list[Child]]:
         """Draw a parent from the elite, and up to `size` children of it."""
         parent = elite[_rank(len(elite), rng)]
@@ -80,8 +52,8 @@ class Offspring:
         for _ in range(3 * wanted + _TRIES):
             if len(drawn) == wanted:
                 break
-            child = self.variation.child(parent, elite, rng)
-            if child is not None and not self.history.tried(child[0]):
+            child = self._child(parent, elite, rng)
+            if child is not None and not self.model.context.history.tried(child[0]):
                 drawn.setdefault(*child)
         children = list(drawn)
         if surrogate is not None and len(children) > size:
@@ -89,11 +61,22 @@ class Offspring:
             children = at_random + self._picked(surrogate, pool, n_picked, rng)
         return parent, [(child, drawn[child]) for child in children]
 
+    def _child(self, parent: Tailoring, elite: Sequence[Tailoring], rng: Generator) -> Child | None:
+        """Draw a child; None where no draw gave an allowed one that differs."""
+        space = self.model.context.space
+        if len(elite) > 1 and rng.random() < self.crossover_rate:
+            others = [other for other in elite if other != parent]
+            mixed = crossover(space, parent, others[rng.integers(len(others))], rng)
+            return None if mixed is None else (mixed, "crossover")
+        n_changes = 1 + int(rng.poisson(self.mutation_rate - 1.0))
+        late = self.share_prefix
+        return mutate(space, parent, rng, rates=self.rates, n_changes=n_changes, late=late)
+
     def _picked(
-        self, surrogate: Surrogate, pool: list[Tailoring], n: int, rng: np.random.Generator
+        self, surrogate: Surrogate, pool: list[Tailoring], n: int, rng: Generator
     ) -> list[Tailoring]:
         """Take the best of the pool `n` times, each time by newly drawn coefficients."""
-        features = describe(self.variation.space, pool)  # (n_pool, n_features)
+        features = describe(self.model.context.space, pool)  # (n_pool, n_features)
         left, picked = list(range(len(pool))), []
         for _ in range(n):
             best = left[int(np.argmin(features[left] @ surrogate.draw(rng)))]
@@ -102,7 +85,7 @@ class Offspring:
         return picked
 
 
-def _rank(n_elite: int, rng: np.random.Generator) -> int:
+def _rank(n_elite: int, rng: Generator) -> int:
     """Draw an index into the elite: each is half as likely as the one before."""
     odds = 0.5 ** np.arange(n_elite)
     return int(rng.choice(n_elite, p=odds / odds.sum()))

@@ -25,11 +25,7 @@ from gptailor.searchers.space import Space
 
 try:
     import optuna
-    from optuna.distributions import (
-        BaseDistribution,
-        CategoricalDistribution,
-        FloatDistribution,
-    )
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 except ImportError as missing:
     raise ConfigError(
         f"the searcher 'optuna' needs a library that is not installed ({missing.name}); "

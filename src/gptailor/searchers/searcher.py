@@ -142,9 +142,7 @@ class Searcher:
 
 
 def make_searcher(
-    function: SearchFunction,
-    context: SearchContext,
-    options: Mapping[str, object] | None = None,
+    function: SearchFunction, context: SearchContext, options: Mapping[str, object] | None = None
 ) -> Searcher:
     """Make a Searcher of a generator function.
 
@@ -163,10 +161,7 @@ def make_searcher(
 
 
 def check_options(
-    function: SearchFunction,
-    options: Mapping[str, object],
-    space: Space,
-    rungs: tuple[int, ...],
+    function: SearchFunction, options: Mapping[str, object], space: Space, rungs: tuple[int, ...]
 ) -> None:
     """Check options against the function's signature and what the study has.
 

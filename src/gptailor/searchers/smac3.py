@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.random import Generator
 
 from gptailor.core.objective import Objective
 from gptailor.core.params import Choice, Range
@@ -165,14 +166,12 @@ def _optimiser(
         )
 
 
-def _designs(
-    codec: "_ConfigCodec", rng: np.random.Generator, most: int, fewest: int
-) -> list[Configuration]:
+def _designs(codec: "_ConfigCodec", rng: Generator, most: int, fewest: int) -> list[Configuration]:
     """The paper's designs; where there are too few for a first bracket, random ones too."""
     designs = list(itertools.islice(paper_designs(codec.space, rng), most))
     drawn = (codec.space.random(rng) for _ in range(20 * fewest))
     while len(designs) < fewest and (tailoring := next(drawn, None)) is not None:
-        if codec.encodes(tailoring) and tailoring not in designs:
+        if codec.params.encodes(tailoring) and tailoring not in designs:
             designs.append(tailoring)
     return [codec.configuration(tailoring, "paper design") for tailoring in designs]
 
@@ -181,45 +180,42 @@ class _ConfigCodec:
     """Tailorings as SMAC's configurations, one for one."""
 
     def __init__(self, space: Space) -> None:
-        self.space = space
-        self._codec = codec = ParamCodec(space)
+        self.space, self.params = space, ParamCodec(space)
         self.configspace = ConfigurationSpace(seed=0)
+        names = self.params.source_names
         for layer in range(space.n_layers):
             cut = Categorical(f"cut_{layer}", [0, 1]) if layer in space.free else None
-            source = None
-            if len(codec.source_names) > 1:
-                source = Categorical(f"source_{layer}", codec.source_names)
-            numbers = {key: Float(f"{key}_{layer}", at.span) for key, at in codec.params.items()}
+            source = Categorical(f"source_{layer}", names) if len(names) > 1 else None
+            numbers = {
+                key: Float(f"{key}_{layer}", limits.span)
+                for key, limits in self.params.params.items()
+            }
             parts = [part for part in (cut, source, *numbers.values()) if part is not None]
             self.configspace.add(parts)
             if source is not None and cut is not None:
                 self.configspace.add(EqualsCondition(source, cut, 0))
             for key, number in numbers.items():
-                self.configspace.add(InCondition(number, source, list(codec.merges_by(key))))
-        for part in codec.outer_parts:
+                merges = list(self.params.merges_by(key))
+                self.configspace.add(InCondition(number, source, merges))
+        for part in self.params.outer_parts:
             self.configspace.add(Categorical(part, space.outer_members))
 
-    def encodes(self, tailoring: Tailoring) -> bool:
-        """Whether there is a configuration for a tailoring."""
-        return self._codec.encodes(tailoring)
-
     def configuration(self, tailoring: Tailoring, origin: str) -> Configuration:
-        """Convert a tailoring that is encoded to a configuration."""
-        values = self._codec.values(tailoring, kept=0, cut=1)
+        """Convert a tailoring that can be encoded."""
+        values = self.params.values(tailoring, kept=0, cut=1)
         return Configuration(self.configspace, values=values, origin=origin)
 
     def tailoring(self, configuration: Mapping[str, Any]) -> Tailoring:
         """Convert a configuration; where SMAC drew one itself, late layers correct the count."""
         values = dict(configuration)
-        cuts = [layer for layer in self.space.free if values[f"cut_{layer}"]]
-        rest = [layer for layer in self.space.free if layer not in cuts]
-        return self._codec.tailoring(values, [*reversed(cuts), *reversed(rest)])
+        order = sorted(reversed(self.space.free), key=lambda layer: -values[f"cut_{layer}"])
+        return self.params.tailoring(values, order)
 
 
 class _Maximiser:
     """Finds candidates of high acquisition in our own space, instead of SMAC's maximiser."""
 
-    def __init__(self, codec: _ConfigCodec, challengers: int, rng: np.random.Generator) -> None:
+    def __init__(self, codec: _ConfigCodec, challengers: int, rng: Generator) -> None:
         self.codec = codec
         self._challengers = challengers
         self._rng = rng
@@ -257,45 +253,38 @@ class _Maximiser:
     def _random(self) -> Tailoring:
         while True:
             tailoring = self.codec.space.random(self._rng)
-            if self.codec.encodes(tailoring):
+            if self.codec.params.encodes(tailoring):
                 return tailoring
 
     def _ranked(self, previous: list[Configuration]) -> list[tuple[Tailoring, str]]:
-        share = self._challengers // (_ROUNDS + 1)
-        values: dict[Tailoring, float] = {}
-        origins: dict[Tailoring, str] = {}
-        known = [self.codec.tailoring(config) for config in previous]
-        self._value({each: "known" for each in known}, values, origins)
-        drawn = {self._random(): "forest, random" for _ in range(share)}
-        self._value(drawn, values, origins)
+        """New candidates and their origins by falling acquisition, from a local search."""
+        n_drawn = self._challengers // (_ROUNDS + 1)
+        known = {self.codec.tailoring(config): "known" for config in previous}
+        found = self._evaluated(known, {})
+        drawn = {self._random(): "forest, random" for _ in range(n_drawn)}
+        found = self._evaluated(drawn, found)
         for _ in range(_ROUNDS):
-            best = sorted(values, key=values.__getitem__, reverse=True)[:_BEST]
-            self._value(self._neighbours(best, share), values, origins)
-        order = sorted(values, key=values.__getitem__, reverse=True)
-        return [(each, origins[each]) for each in order if origins[each] != "known"]
+            best = list(found)[:_BEST]
+            neighbours = {}
+            for turn in range(n_drawn):
+                parent = best[turn % len(best)]
+                child = mutate(self.codec.space, parent, self._rng, rates=_RATES)
+                if child is not None and self.codec.params.encodes(child[0]):
+                    neighbours[child[0]] = f"forest, {child[1]}"
+            found = self._evaluated(neighbours, found)
+        return [(each, origin) for each, (_, origin) in found.items() if origin != "known"]
 
-    def _neighbours(self, best: list[Tailoring], n: int) -> dict[Tailoring, str]:
-        found: dict[Tailoring, str] = {}
-        for turn in range(n):
-            parent = best[turn % len(best)]
-            child = mutate(self.codec.space, parent, self._rng, rates=_RATES)
-            if child is not None and self.codec.encodes(child[0]):
-                found[child[0]] = f"forest, {child[1]}"
-        return found
-
-    def _value(
-        self,
-        tailorings: dict[Tailoring, str],
-        values: dict[Tailoring, float],
-        origins: dict[Tailoring, str],
-    ) -> None:
-        """Add the acquisition values of tailorings that have none yet."""
-        fresh = [each for each in tailorings if each not in values]
+    def _evaluated(
+        self, origins: dict[Tailoring, str], found: dict[Tailoring, tuple[float, str]]
+    ) -> dict[Tailoring, tuple[float, str]]:
+        """Add the acquisition and origin of new tailorings; the highest acquisition first."""
+        fresh = [each for each in origins if each not in found]
         if fresh:
-            configs = [self.codec.configuration(each, tailorings[each]) for each in fresh]
-            found = np.asarray(self._acquisition_function(configs)).ravel()
-            values |= dict(zip(fresh, found.tolist(), strict=True))
-            origins |= {each: tailorings[each] for each in fresh}
+            configs = [self.codec.configuration(each, origins[each]) for each in fresh]
+            values = np.asarray(self._acquisition_function(configs)).ravel().tolist()
+            pairs = zip(values, (origins[each] for each in fresh), strict=True)
+            found = found | dict(zip(fresh, pairs, strict=True))
+        return dict(sorted(found.items(), key=lambda item: item[1][0], reverse=True))
 
 
 def _asked(optimiser: Any, n: int) -> list[TrialInfo]:

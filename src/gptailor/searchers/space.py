@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from gptailor.core.merge_spec import MergeSpec, merge_spec
 from gptailor.core.params import Range
@@ -141,11 +142,7 @@ class Space:
         return self.tailoring(layers, part, part)
 
     def spec(
-        self,
-        layer: int,
-        members: tuple[str, ...] = (),
-        method: str | None = None,
-        **params: Value,
+        self, layer: int, members: tuple[str, ...] = (), method: str | None = None, **params: Value
     ) -> LayerSpec:
         """Make the LayerSpec of one position; arguments as in `uniform`."""
         sources = tuple(Source(member, layer) for member in members or (BASE,))
@@ -157,15 +154,24 @@ class Space:
         """Whether the caller allows this tailoring."""
         return self.allowed is None or self.allowed(tailoring)
 
-    def random(self, rng: np.random.Generator) -> Tailoring:
+    def random(self, rng: Generator) -> Tailoring:
         """Draw a tailoring: a uniform set of cuts, and `random_spec` for each kept layer.
 
         Raises:
             ConfigError: `allowed` refused every one drawn.
         """
-        return self._first_allowed(lambda: self._random(rng))
+        for _ in range(_TRIES):
+            kept = self.kept(self.random_cuts(rng))
+            layers = {layer: self.random_spec(layer, rng) for layer in kept}
+            tailoring = self.tailoring(layers, self.random_outer(rng), self.random_outer(rng))
+            if self.accepts(tailoring):
+                return tailoring
+        raise ConfigError(
+            f"none of {_TRIES} tailorings drawn with {self.n_removed} of {self.n_layers} layers "
+            "cut can be used with this family; cut another number of layers"
+        )
 
-    def random_cuts(self, rng: np.random.Generator) -> tuple[int, ...]:
+    def random_cuts(self, rng: Generator) -> tuple[int, ...]:
         """Draw which layers to cut; every set of free positions is as likely as any other."""
         if self.allowed is not None and self.period > 1 and rng.random() < 0.5:
             whole = self._whole_periods(rng)
@@ -174,7 +180,7 @@ class Space:
         cuts = rng.choice(self.free, size=self.n_removed, replace=False)
         return tuple(sorted(int(layer) for layer in cuts))
 
-    def random_spec(self, layer: int, rng: np.random.Generator) -> LayerSpec:
+    def random_spec(self, layer: int, rng: Generator) -> LayerSpec:
         """Draw one layer: the base's, one variant's and a merge are equally likely."""
         kinds = ["base"] + ["taken"] * bool(self.variants) + ["merged"] * self.merges
         kind = kinds[rng.integers(len(kinds))]
@@ -184,7 +190,7 @@ class Space:
             return self.spec(layer, (self.variants[rng.integers(len(self.variants))],))
         return self.random_merge(layer, rng)
 
-    def random_merge(self, layer: int, rng: np.random.Generator) -> LayerSpec:
+    def random_merge(self, layer: int, rng: Generator) -> LayerSpec:
         """Draw a merge: method, two or more variants, and parameters within their spans."""
         facts = merge_spec(self.methods[rng.integers(len(self.methods))])
         most = min(len(self.variants), facts.max_sources or len(self.variants))
@@ -195,30 +201,21 @@ class Space:
         members = tuple(self.variants[index] for index in chosen)
         return self.spec(layer, members, facts.name, **random_params(facts, size, rng))
 
-    def random_outer(self, rng: np.random.Generator) -> LayerSpec:
+    def random_outer(self, rng: Generator) -> LayerSpec:
         """Draw the member of an outer part."""
         return LayerSpec((Source(self.outer_members[rng.integers(len(self.outer_members))]),))
 
-    def _random(self, rng: np.random.Generator) -> Tailoring:
-        layers = {layer: self.random_spec(layer, rng) for layer in self.kept(self.random_cuts(rng))}
-        return self.tailoring(layers, self.random_outer(rng), self.random_outer(rng))
+    def period_runs(self, layers: list[int]) -> list[list[int]]:
+        """Runs of neighbours as long as one period, without layers that are never cut."""
+        starts = range(len(layers) - self.period + 1)
+        runs = [layers[start : start + self.period] for start in starts]
+        return [run for run in runs if not self.keep & set(run)]
 
-    def _first_allowed(self, draw: Callable[[], Tailoring]) -> Tailoring:
-        for _ in range(_TRIES):
-            tailoring = draw()
-            if self.accepts(tailoring):
-                return tailoring
-        raise ConfigError(
-            f"none of {_TRIES} tailorings drawn with {self.n_removed} of {self.n_layers} layers "
-            "cut can be used with this family; cut another number of layers"
-        )
-
-    def _whole_periods(self, rng: np.random.Generator) -> tuple[int, ...] | None:
+    def _whole_periods(self, rng: Generator) -> tuple[int, ...] | None:
         """Cut runs of one period each, and the remainder at the end, so that the pattern stays."""
         left = list(range(self.n_layers))
         for _ in range(self.n_removed // self.period):
-            runs = [left[i : i + self.period] for i in range(len(left) - self.period + 1)]
-            runs = [run for run in runs if not self.keep & set(run)]
+            runs = self.period_runs(left)
             if not runs:
                 return None
             gone = runs[rng.integers(len(runs))]
@@ -238,7 +235,7 @@ def kept_positions(tailoring: Tailoring) -> tuple[int, ...]:
     return tuple(spec.position for spec in tailoring.layers)
 
 
-def random_params(facts: MergeSpec, n_sources: int, rng: np.random.Generator) -> dict[str, Value]:
+def random_params(facts: MergeSpec, n_sources: int, rng: Generator) -> dict[str, Value]:
     """Draw a method's parameters, each uniform over the span that a search may propose."""
     params: dict[str, Value] = {
         name: on_step(limits, float(rng.random()))

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.searchers.halving import Judge
-from gptailor.searchers.history import History
+from gptailor.searchers.searcher import SearchContext
 from gptailor.searchers.space import Space, kept_positions
 
 __all__ = ["Floats", "LossModel", "Surrogate", "describe", "fit"]
@@ -40,7 +41,7 @@ class Surrogate:
     mean: Floats
     root: Floats
 
-    def draw(self, rng: np.random.Generator) -> Floats:
+    def draw(self, rng: Generator) -> Floats:
         """Draw coefficients from the posterior, shape (n_features,): Thompson sampling."""
         drawn: Floats = self.mean + self.root @ rng.standard_normal(len(self.mean))
         return drawn
@@ -50,17 +51,19 @@ class Surrogate:
 class LossModel:
     """Fits a `Surrogate` to the trials of a search."""
 
-    space: Space
-    history: History
+    context: SearchContext
     _rows: dict[Tailoring, Floats] = field(init=False, repr=False, default_factory=dict)
 
     def fit(self, judge: Judge) -> Surrogate | None:
         """Fit the latest candidates, each with the most examples it has; None if too few."""
-        losses = judge.proxy_losses(self.history.tailorings[-_MAX_CANDIDATES:])
+        history = self.context.history
+        losses = judge.proxy_losses(history.tailorings[-_MAX_CANDIDATES:])
         known = [tailoring for tailoring, loss in losses.items() if loss < np.inf]
         if len(known) < _MIN_CANDIDATES:
             return None
-        n_examples = np.array([self.history.most_examples(tailoring) for tailoring in known])
+        n_examples = np.array(
+            [self.context.history.most_examples(tailoring) for tailoring in known]
+        )
         ours = np.array([losses[tailoring] for tailoring in known])
         n_layers = np.array([len(tailoring.layers) for tailoring in known])
         return fit(self._features(known), ours, n_examples, n_layers)
@@ -68,7 +71,7 @@ class LossModel:
     def _features(self, tailorings: list[Tailoring]) -> Floats:
         """Rows of `describe`, kept from one fit to the next."""
         new = [each for each in tailorings if each not in self._rows]
-        rows = self._rows | dict(zip(new, describe(self.space, new), strict=True))
+        rows = self._rows | dict(zip(new, describe(self.context.space, new), strict=True))
         self._rows = {each: rows[each] for each in tailorings}
         return np.stack(list(self._rows.values()))  # (n_tailorings, n_features)
 
