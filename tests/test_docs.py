@@ -112,6 +112,15 @@ def test_the_pages_have_every_method_metric_searcher_and_pool() -> None:
         assert all(f"| `{name}` |" in text for name in names)
 
 
+def test_the_page_of_the_default_search_has_every_option_with_its_default() -> None:
+    page = (ROOT / "docs/concepts/evolution.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w./]+)`? \|", page, re.MULTILINE))
+    assert {name: rows.get(name) for name in SEARCHERS.defaults("evolution")} == {
+        name: "1/3" if default == 1 / 3 else str(default)
+        for name, default in SEARCHERS.defaults("evolution").items()
+    }
+
+
 def test_the_paper_scale_config_of_the_readme_is_the_one_in_configs(tmp_path: Path) -> None:
     (text,) = [text for text in blocks(ROOT / "README.md", "yaml") if "remove:" in text]
     (tmp_path / "tailor.yaml").write_text(text, encoding="utf-8")
