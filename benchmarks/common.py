@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from gptailor.core.prefix_trie import in_order
+from gptailor.core.tailoring import Tailoring
 from gptailor.engine import walk
 from gptailor.engine.device import cpu_name
 from gptailor.engine.skeleton import Skeleton
 
-__all__ = ["keep", "machine", "peak_mib", "table", "told_of", "watch"]
+__all__ = ["keep", "machine", "peak_mib", "prefix_share", "table", "told_of", "watch"]
 
 EVERY = 3  # layers after which something else is run once
 LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval")
@@ -104,3 +106,9 @@ def watch(beside: Callable[[], Any] | None = None) -> Iterator[dict[str, float]]
     finally:
         for (owner, name, _), function in zip(watched, before, strict=True):
             setattr(owner, name, function)
+
+
+def prefix_share(tailorings: Sequence[Tailoring]) -> float:
+    """The fraction of layers that common prefixes save; 0 is none."""
+    total = sum(len(tailoring.layers) for tailoring in tailorings)
+    return sum(shared for _, shared in in_order(tailorings)) / total

@@ -29,14 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import keep, machine, peak_mib, table, told_of, watch
+from common import keep, machine, peak_mib, prefix_share, table, told_of, watch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gptailor.app.assemble import Assembly, assemble, max_length_of, open_study, open_tasks
 from gptailor.config import Config, load_config
 from gptailor.core.lru import LruCache
-from gptailor.core.prefix_trie import shared_share
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores
 from gptailor.export.tailored_weights import tailored_weights
@@ -253,8 +252,8 @@ def layer_tokens(
     rest = assembly.evaluator.tokens("search", low, high)
     return {
         "contexts": run / alone,
-        "prefixes_swaps": 1 - shared_share(swaps),
-        "prefixes_mixed": 1 - shared_share(mixed),
+        "prefixes_swaps": 1 - prefix_share(swaps),
+        "prefixes_mixed": 1 - prefix_share(mixed),
         "rungs": rest / (rest + assembly.evaluator.tokens("search", 0, low)),
     }
 

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import keep, machine, peak_mib, table, told_of
+from common import keep, machine, peak_mib, prefix_share, table, told_of
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from gptailor.core.prefix_trie import shared_share
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Engine, Evaluator
@@ -91,7 +90,7 @@ def measured(candidates: int, examples: int, layers: int, variants: int) -> dict
         "family_mib": family.nbytes / 2**20,
         "packing_seconds": packing,
         "layer_tokens": float(sum(one.layer_tokens for one in done)),
-        "prefixes_left": 1 - shared_share(group),
+        "prefixes_left": 1 - prefix_share(group),
     }
 
 

@@ -2,11 +2,10 @@
 
 import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.core.prefix_trie import in_order, prefix_trie, shared_share
+from gptailor.core.prefix_trie import in_order, prefix_trie
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 
 
@@ -32,8 +31,6 @@ def test_every_candidate_comes_once_behind_the_one_it_shares_most_with(told: lis
     behind = sum(len(told[index]) - shared for index, shared in row)
     prefixes = {word[:depth] for word in told for depth in range(1, len(word) + 1)}
     assert behind == len(prefixes)  # in any other order it would be more
-    share = 1 - behind / sum(map(len, told))
-    assert shared_share([_tailoring(word) for word in told]) == pytest.approx(share)
 
 
 def test_leaves_are_counted_at_every_depth() -> None:

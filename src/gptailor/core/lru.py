@@ -1,9 +1,9 @@
-"""What is kept within a limit in bytes. Knows nothing of what it is."""
+"""LRU cache bounded in bytes."""
 
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-from gptailor.core.tailoring import LayerSpec
+from gptailor.core.layer_spec import LayerSpec
 
 __all__ = ["LruCache"]
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class LruCache(Generic[T]):
-    """Something for each layer, within a limit in bytes; the newest is kept in any case.
+    """One item per layer, bounded in bytes; the newest item always stays.
 
     Args:
-        limit: Most bytes; None keeps everything.
+        limit: Most bytes; None for no limit.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -23,14 +23,14 @@ class LruCache(Generic[T]):
         self.n_bytes = 0
 
     def get(self, spec: LayerSpec) -> T | None:
-        """What is kept for a layer, now the last to go."""
+        """Return a layer's item and mark it as the most recently used."""
         if spec not in self._items:
             return None
         self._items.move_to_end(spec)
         return self._items[spec][0]
 
     def keep(self, spec: LayerSpec, item: T, n_bytes: int) -> None:
-        """Keep something; let go of the longest unused until the limit holds."""
+        """Add an item; drop the least recently used until the limit holds."""
         self._items[spec] = (item, n_bytes)
         self.n_bytes += n_bytes
         while self._limit is not None and self.n_bytes > self._limit and len(self._items) > 1:

@@ -1,14 +1,11 @@
-"""The prefix trie: candidates that start alike run their common layers once.
-
-Knows nothing of tensors: it orders LayerSpecs and says which node follows which.
-"""
+"""Prefix trie of candidates: layers that candidates have in common at the start run once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
 
-__all__ = ["Node", "in_order", "prefix_trie", "shared_share"]
+__all__ = ["Node", "in_order", "prefix_trie"]
 
 
 @dataclass(slots=True)
@@ -17,7 +14,7 @@ class Node:
 
     Args:
         spec: The layer; at the root, the embedding.
-        children: What follows, in the order in which it was first asked for.
+        children: The layers that follow, in the order in which they were first asked for.
         leaves: Indices of the candidates that end here.
         n_leaves: How many candidates end here or below.
     """
@@ -42,7 +39,7 @@ def prefix_trie(tailorings: Sequence[Tailoring]) -> list[Node]:
 
 
 def in_order(tailorings: Sequence[Tailoring]) -> Iterator[tuple[int, int]]:
-    """Go down the trie, depth first, as an engine does.
+    """Walk the trie depth first, as the engine does.
 
     Yields:
         Each candidate's index, and how many layers it has in common with the one before it.
@@ -56,14 +53,8 @@ def in_order(tailorings: Sequence[Tailoring]) -> Iterator[tuple[int, int]]:
     shared = 0
     while pending:
         node, depth = pending.pop()
-        shared = min(shared, max(0, depth - 1))  # it parts from the last one above this node
+        shared = min(shared, max(0, depth - 1))  # it branches off above this node
         for index in node.leaves:
             yield index, shared
             shared = depth
         pending += [(child, depth + 1) for child in reversed(node.children.values())]
-
-
-def shared_share(tailorings: Sequence[Tailoring]) -> float:
-    """The share of layers that need not be run, thanks to common prefixes; 0 is none."""
-    total = sum(len(tailoring.layers) for tailoring in tailorings)
-    return sum(shared for _, shared in in_order(tailorings)) / total

@@ -1,8 +1,7 @@
-"""Tailoring: the words in which a smaller model is written down.
+"""Tailoring: a smaller model as data, and its YAML form.
 
-Equal models are equal objects (see `gptailor.core.layer_spec`), so that ``==``, ``hash`` and
-`Tailoring.digest` can be trusted. Knows nothing of weights; `Tailoring.check` is told how many
-layers there are and which members.
+Equal models are equal objects (see `MergeSpec.canonical`), so that ``==``, ``hash`` and
+`Tailoring.digest` can be trusted.
 """
 
 import hashlib
@@ -25,16 +24,16 @@ _MAX_LAYERS = 1000  # the deepest models have some 130
 
 @dataclass(frozen=True, slots=True)
 class Tailoring:
-    """A smaller model: its layers in order, and who gives what stands outside the layers.
+    """A smaller model: its layers in order, and the sources of its outer parts.
 
     Args:
-        layers: One LayerSpec for each layer of the result; a cut layer is absent.
-        embedding: Who gives the token embedding; sources without a layer.
-        norm: Who gives the final norm; the head's giver when None.
-        head: Who gives the output head.
+        layers: One LayerSpec per layer of the result; a cut layer is absent.
+        embedding: Source of the token embedding, without a layer.
+        norm: Source of the final norm; the head's when None.
+        head: Source of the output head.
 
     Raises:
-        TailoringError: There is no layer, or a part names a layer, or a layer names none.
+        TailoringError: There is no layer, an outer part names a layer, or a layer names none.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -53,7 +52,7 @@ class Tailoring:
                 raise TailoringError(
                     f"layers[{index}]: {spec} names no layer; write 'member:layer'"
                 )
-        for part, spec in reversed(self.outer_parts.items()):  # the head before the norm it gives
+        for part, spec in reversed(self.outer_parts.items()):  # the head before the norm like it
             if any(source.layer is not None for source in spec.sources):
                 raise TailoringError(f"{part}: {spec} names a layer; write the member alone")
         own = hash((self.layers, self.embedding, self.norm, self.head))
@@ -63,12 +62,12 @@ class Tailoring:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What it is made from: another process hashes text otherwise."""
+        """Pickle the arguments, not the hash: another process hashes text differently."""
         return Tailoring, (self.layers, self.embedding, self.norm, self.head)
 
     @property
     def outer_parts(self) -> dict[str, LayerSpec]:
-        """What stands outside the layers: ``embedding``, ``norm`` and ``head``."""
+        """The LayerSpecs of ``embedding``, ``norm`` and ``head``."""
         norm = self.head if self.norm is None else self.norm
         return {"embedding": self.embedding, "norm": norm, "head": self.head}
 
@@ -80,13 +79,13 @@ class Tailoring:
 
     @classmethod
     def whole(cls, member: str, n_layers: int) -> "Tailoring":
-        """One member as it is: nothing cut, nothing merged."""
+        """All of one member: nothing cut, nothing merged."""
         part = LayerSpec((Source(member),))
         layers = tuple(LayerSpec((Source(member, layer),)) for layer in range(n_layers))
         return cls(layers, embedding=part, norm=part, head=part)
 
     def check(self, members: Collection[str], n_layers: int, *, tied: bool = False) -> None:
-        """Hold the tailoring against a family.
+        """Check that the tailoring fits a family.
 
         Args:
             members: Names of the base and the variants.
@@ -94,33 +93,30 @@ class Tailoring:
             tied: Whether the members use the embedding as the head.
 
         Raises:
-            TailoringError: Every error, a sentence each.
+            TailoringError: Every problem, a sentence each.
         """
         if len(self.layers) > _MAX_LAYERS:
             raise TailoringError(
                 f"layers: has {len(self.layers):,} layers; at most {_MAX_LAYERS:,} are made"
             )
         problems = []
-        for place, spec in self._places():
+        layers = {f"layers[{index}]": spec for index, spec in enumerate(self.layers)}
+        for key, spec in (layers | self.outer_parts).items():
             sources = [*spec.sources, *([spec.base] if spec.base else [])]
             for source in dict.fromkeys(sources):
                 if source.member not in members:
-                    problems.append(f"{place}: {unknown('member', source.member, members)}")
+                    problems.append(f"{key}: {unknown('member', source.member, members)}")
                 elif source.layer is not None and source.layer >= n_layers:
                     problems.append(
-                        f"{place}: {source} does not exist; layers go from 0 to {n_layers - 1}"
+                        f"{key}: {source} does not exist; layers go from 0 to {n_layers - 1}"
                     )
         if tied and self.embedding != self.head:
             problems.append(
                 f"head: is {self.head} but the embedding is {self.embedding}; the members of this "
-                "family tie the two, so name the same giver for both"
+                "family tie the two, so give both the same source"
             )
         if problems:
             raise TailoringError(problems)
-
-    def _places(self) -> list[tuple[str, LayerSpec]]:
-        layers = [(f"layers[{index}]", spec) for index, spec in enumerate(self.layers)]
-        return layers + list(self.outer_parts.items())
 
     def to_plain(self) -> dict[str, Any]:
         """The YAML form, short wherever it can be."""
@@ -136,7 +132,7 @@ class Tailoring:
         return dump_yaml(plain | {"layers": Column(plain["layers"])})
 
     def save(self, path: Path) -> None:
-        """Write a ``tailoring.yaml``: the old file or the new, never half of one."""
+        """Write a ``tailoring.yaml``, atomically."""
         write_atomically(path, self.to_yaml())
 
     @classmethod
@@ -144,7 +140,7 @@ class Tailoring:
         """Read a ``tailoring.yaml``.
 
         Raises:
-            TailoringError: The file can't be read, or what it says is invalid.
+            TailoringError: The file can't be read, or its content is invalid.
         """
         return cls.from_plain(read_yaml(path, error_type=TailoringError), where=str(path))
 
@@ -155,10 +151,10 @@ class Tailoring:
 
     @classmethod
     def from_plain(cls, plain: object, where: str = "tailoring") -> "Tailoring":
-        """Read the YAML form, telling every error at once.
+        """Read the YAML form.
 
         Raises:
-            TailoringError: Every error, each naming `where` and the key.
+            TailoringError: Every problem, each naming `where` and the key.
         """
         if not isinstance(plain, Mapping):
             raise TailoringError(f"{where}: a tailoring is a mapping with 'format' and 'layers'")
@@ -170,18 +166,18 @@ class Tailoring:
         if not isinstance(layers, list) or not layers:
             problems.append(f"{where}: layers: must be a list with at least one layer")
             layers = []
-        read: dict[str, LayerSpec] = {}
-        named = [(f"layers[{index}]", item) for index, item in enumerate(layers)]
-        named += [(key, plain[key]) for key in keys[1:4] if key in plain]
-        for place, item in named:
+        items = {f"layers[{index}]": item for index, item in enumerate(layers)}
+        items |= {key: plain[key] for key in keys[1:4] if key in plain}
+        specs: dict[str, LayerSpec] = {}
+        for key, item in items.items():
             try:
-                read[place] = LayerSpec.from_plain(item)
+                specs[key] = LayerSpec.from_plain(item)
             except UserError as error:
-                problems += [f"{where}: {place}: {sentence}" for sentence in error.problems]
+                problems += [f"{where}: {key}: {problem}" for problem in error.problems]
         if problems:
             raise TailoringError(problems)
-        parts = {key: read.pop(key) for key in keys[1:4] if key in read}
+        outer = {key: specs.pop(key) for key in keys[1:4] if key in specs}
         try:
-            return cls(tuple(read.values()), **parts)
+            return cls(tuple(specs.values()), **outer)
         except TailoringError as error:
-            raise TailoringError([f"{where}: {sentence}" for sentence in error.problems]) from None
+            raise TailoringError([f"{where}: {problem}" for problem in error.problems]) from None

@@ -1,8 +1,4 @@
-"""A tailoring's weights, put together in memory under the names that a smaller model gives them.
-
-Taken tensors are the members' own, merged ones are made in float32 and cast once. Knows the family
-and the merge methods; knows nothing of configs and files.
-"""
+"""The weights of a tailoring in memory, by the names that they have in the smaller model."""
 
 from collections.abc import Iterator
 
@@ -22,21 +18,21 @@ def tailored_weights(
     """Collect every tensor of the smaller model, on the CPU.
 
     Args:
-        family: Where the weights are.
-        tailoring: Which of them, and what is made of them.
-        path: Where the model keeps its layers: ``model.layers``.
-        dtype: Of all floating tensors.
+        family: The members.
+        tailoring: The model.
+        path: The name of the model's list of layers, such as ``model.layers``.
+        dtype: Of all floating point tensors.
 
     Returns:
-        State dict name to tensor. No two share their storage: a layer that stands twice is there
-        twice, as a file must have it. A tied head is not there.
+        State dict name to tensor. No two share their storage, as a file requires: a layer that is
+        used twice is copied. A tied head is left out.
     """
     weights: dict[str, Tensor] = {}
     used: set[int] = set()
     for name, tensor in _named(family, tailoring, path, dtype):
         wanted = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
-        place = wanted.untyped_storage().data_ptr()
-        weights[name] = wanted.clone() if place in used else wanted
+        shared = wanted.untyped_storage().data_ptr() in used
+        weights[name] = wanted.clone() if shared else wanted
         used.add(weights[name].untyped_storage().data_ptr())
     return weights
 

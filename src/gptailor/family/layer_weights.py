@@ -1,4 +1,4 @@
-"""The weights of a LayerSpec: a member's own tensors, or merged ones."""
+"""The tensors of a LayerSpec: a member's own, or merged ones."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,7 +10,6 @@ from gptailor.family import Family
 from gptailor.merge import merge_layer
 
 __all__ = ["layer_weights", "outer_weights"]
-
 
 _Named = Mapping[str, Tensor]
 
@@ -27,7 +26,7 @@ def layer_weights(
         family: The members.
         spec: The layer.
         dtype: Of merged tensors.
-        bring: Brings a member's tensors to where they are needed; they are there if None.
+        bring: Moves a member's tensors to the device; None where they are on it.
     """
     bring = bring or (lambda tensors: tensors)
     sources = [bring(family.layer(source)) for source in spec.sources]
@@ -35,9 +34,7 @@ def layer_weights(
     return merge_layer(spec, sources, base, dtype)
 
 
-def outer_weights(
-    family: Family, part: str, spec: LayerSpec, dtype: torch.dtype
-) -> Mapping[str, Tensor]:
+def outer_weights(family: Family, part: str, spec: LayerSpec, dtype: torch.dtype) -> _Named:
     """The tensors of ``embedding``, ``norm`` or ``head``, by their full names."""
     sources = [family.outer_part(part, source.member) for source in spec.sources]
     base = None if spec.base is None else family.outer_part(part, spec.base.member)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from gptailor.core.metrics import METRICS, Metric
 from gptailor.core.objective import Goal, Objective
+from gptailor.core.plugins import MERGE_METHODS
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Proposal, Scores, Trial
 from gptailor.errors import ConfigError, RecordError, UserError
@@ -147,11 +148,24 @@ def read_run(folder: Path) -> RunRecord:
     path = folder / RECORD
     entries = read_record(path)
     header = _header(path, entries)
+    _load_merge_methods(header, path)
     torn = [] if _ends_whole(path) else [_TORN]
     reader = _Reader(header, torn)
     for number, entry in enumerate(entries[1:], start=2):
         reader.take(f"{path}, line {number}", entry)
     return reader.run(folder, _read_evaluation(folder / EVALUATION))
+
+
+def _load_merge_methods(header: Header, path: Path) -> None:
+    """Import what the recorded config, not a tailoring, names as ``module:attribute``."""
+    named = header.config.get("merge")
+    for name in named if isinstance(named, list) else []:
+        try:
+            MERGE_METHODS.load(str(name))
+        except ConfigError as error:
+            raise RecordError(
+                [f"{path}, line 1: {problem}" for problem in error.problems]
+            ) from None
 
 
 def _ends_whole(path: Path) -> bool:

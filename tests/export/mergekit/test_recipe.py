@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gptailor.export.mergekit.known_architectures import KNOWN
 from gptailor.export.mergekit.recipe import export_recipe, mergekit_recipe
 from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, MemberSpec, load_family
+from gptailor.merge import merge_method
 
 of = LayerSpec.of
 TAKEN = [of("base:0"), of("base:1"), of("math:1"), of("code:5"), of("code:5"), of("code:2")]
@@ -258,6 +259,16 @@ def refused(family: Family, tailoring: Tailoring) -> str:
     told = "\n".join(error.value.problems)
     assert told.count("use --format hf instead") == len(error.value.problems)
     return told
+
+
+@merge_method("first")
+def first(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0]
+
+
+def test_a_merge_method_that_mergekit_does_not_have_is_refused(llama: Family) -> None:
+    told = refused(llama, Tailoring((of("math:1", "code:1", merge=first),)))
+    assert "layers[0]: mergekit does not have the merge method" in told
 
 
 @pytest.mark.parametrize("name", ["dare_ties", "dare_linear"])

@@ -1,14 +1,14 @@
-"""What a merge of ours is in mergekit's words, with the same roundings in the same order.
+"""A merge in mergekit's words, with the same roundings in the same order.
 
 mergekit's task arithmetic is ``base + lambda * sum(weight * (t - base))``, summed in the order of
-its inputs; with other bases and weights it says `linear`, `slerp` and `model_stock` as well, whose
-numbers are worked out here, one a tensor. Its `ties` and `breadcrumbs` are ours wherever no two
-changes of one size straddle a threshold. Knows nothing of where members lie, nor of documents.
+its inputs. With other bases and weights it also computes `linear`, `slerp` and `model_stock`, whose
+factors are worked out here, one per tensor. Its `ties` and `breadcrumbs` are ours wherever no
+threshold falls among equally large changes. See decision 0018.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import LayerSpec, Source
 from gptailor.errors import ExportError
+from gptailor.export.mergekit.member_files import USE_HF
 from gptailor.merge.differences import differences
 from gptailor.merge.model_stock import model_stock_step
 from gptailor.merge.slerp import slerp_shares
@@ -28,7 +29,6 @@ Setting = float | bool | list[dict[str, Any]]
 Layer = Mapping[str, Tensor]
 
 _MAX_SUMMED = 4  # beyond, torch sums several at once, in an order that depends on the threads
-_HF = "use --format hf instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +45,33 @@ class Form:
     method: str
     base: Source | None
     inputs: tuple[tuple[Source, Setting], ...]
-    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    parameters: Mapping[str, Setting]
 
 
 def form_of(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
-    """Say a merge in mergekit's words.
+    """Express a merge in mergekit's words.
 
     Args:
         spec: A merge of several sources.
-        sources: Their tensors by name, in order.
+        sources: Their tensors by name, in the order of ``spec.sources``.
         base: The tensors of ``spec.base``, where the method has one.
 
     Raises:
         ExportError: mergekit can't be made to compute the same.
     """
-    assert spec.method is not None
+    if spec.method is None or spec.method not in _FORMS:
+        raise ExportError(f"mergekit does not have the merge method {spec.method}; {USE_HF}")
     form = _FORMS[spec.method](spec, sources, base)
     if len(form.inputs) > _MAX_SUMMED:
         raise ExportError(
             f"{spec} merges {len(spec.sources)} sources, and mergekit sums more than "
-            f"{_MAX_SUMMED} in an order that depends on the machine; {_HF}"
+            f"{_MAX_SUMMED} in an order that depends on the machine; {USE_HF}"
         )
     return form
 
 
 def _task_arithmetic(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
-    return _summed(spec, {"lambda": _number(spec, "scale")})
+    return _of_base(spec, "task_arithmetic", {"lambda": _number(spec, "scale")})
 
 
 def _linear(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
@@ -83,28 +84,32 @@ def _linear(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Fo
 
 
 def _slerp(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
-    t = _number(spec, "t")
     shares = {
-        name: slerp_shares(start.float(), sources[1][name].float(), t)
+        name: slerp_shares(start.float(), sources[1][name].float(), _number(spec, "t"))
         for name, start in sources[0].items()
     }
     inputs = tuple(
-        (source, _each({name: both[index] for name, both in shares.items()}))
+        (source, _by_tensor({name: both[index] for name, both in shares.items()}))
         for index, source in enumerate(spec.sources)
     )
     return Form("task_arithmetic", None, inputs, {"normalize": False})
 
 
 def _model_stock(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
-    steps = {name: model_stock_step(deltas) for name, deltas in _deltas(sources, base).items()}
-    return _summed(spec, {"lambda": _each(steps)})
+    assert base is not None
+    steps = {
+        name: model_stock_step(differences([each[name].float() for each in sources], own.float()))
+        for name, own in base.items()
+    }
+    return _of_base(spec, "task_arithmetic", {"lambda": _by_tensor(steps)})
 
 
 def _ties(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
     density = _number(spec, "density")
     if density > 0:
         _refuse_equals(spec, sources, base, lambda n: (max(1, int(density * n)),))
-    return _elected(spec, density=density, normalize=True)
+    numbers = {"density": density, "lambda": _number(spec, "scale"), "normalize": True}
+    return _of_base(spec, "ties", numbers)
 
 
 def _breadcrumbs(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
@@ -117,21 +122,19 @@ def _breadcrumbs(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) 
 
     _refuse_equals(spec, sources, base, thresholds)
     numbers = {"density": density, "gamma": gamma, "lambda": _number(spec, "scale")}
-    return _summed(spec, {**numbers, "rescale": False}, method="breadcrumbs")
+    return _of_base(spec, "breadcrumbs", {**numbers, "rescale": False})
 
 
 def _dare(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
-    density = _number(spec, "density")
+    density, scale = _number(spec, "density"), _number(spec, "scale")
     if density not in (0.0, 1.0):
         raise ExportError(
             f"{spec} drops changes at random, and mergekit draws and rescales them in "
-            f"another way; {_HF}"
+            f"another way; {USE_HF}"
         )
-    if density == 0.0:
-        return _summed(spec, {"lambda": 0.0})
-    if spec.method == "dare_ties":
-        return _elected(spec, density=density, normalize=False)
-    return _summed(spec, {"lambda": _number(spec, "scale")})
+    if spec.method == "dare_ties" and density == 1.0:
+        return _of_base(spec, "ties", {"density": density, "lambda": scale})
+    return _of_base(spec, "task_arithmetic", {"lambda": density * scale})
 
 
 _FORMS: Mapping[str, Callable[[LayerSpec, Sequence[Layer], Layer | None], Form]] = {
@@ -146,17 +149,9 @@ _FORMS: Mapping[str, Callable[[LayerSpec, Sequence[Layer], Layer | None], Form]]
 }
 
 
-def _summed(
-    spec: LayerSpec, parameters: Mapping[str, Setting], *, method: str = "task_arithmetic"
-) -> Form:
+def _of_base(spec: LayerSpec, method: str, parameters: Mapping[str, Setting]) -> Form:
     inputs = tuple((source, 1.0) for source in spec.sources)
-    return Form(method, spec.base, inputs, {**parameters, "normalize": False})
-
-
-def _elected(spec: LayerSpec, *, density: float, normalize: bool) -> Form:
-    inputs = tuple((source, 1.0) for source in spec.sources)
-    parameters = {"density": density, "lambda": _number(spec, "scale"), "normalize": normalize}
-    return Form("ties", spec.base, inputs, parameters)
+    return Form(method, spec.base, inputs, {"normalize": False, **parameters})
 
 
 def _number(spec: LayerSpec, name: str) -> float:
@@ -165,19 +160,10 @@ def _number(spec: LayerSpec, name: str) -> float:
     return float(value)
 
 
-def _each(values: Mapping[str, float]) -> Setting:
+def _by_tensor(values: Mapping[str, float]) -> Setting:
     """A value for each tensor; the last entry is for tensors of other parts."""
     names = sorted(values, key=lambda name: (-len(name), name))  # a name may end in another's
-    filters = [{"filter": name, "value": values[name]} for name in names]
-    return [*filters, {"value": 1.0}]
-
-
-def _deltas(sources: Sequence[Layer], base: Layer | None) -> dict[str, list[Tensor]]:
-    assert base is not None
-    return {
-        name: differences([source[name].float() for source in sources], tensor.float())
-        for name, tensor in base.items()
-    }
+    return [*({"filter": name, "value": values[name]} for name in names), {"value": 1.0}]
 
 
 def _refuse_equals(
@@ -194,12 +180,12 @@ def _refuse_equals(
             if any(_straddled(sizes, count) for count in thresholds(sizes.size)):
                 raise ExportError(
                     f"{spec} keeps some of several changes that are equally large in "
-                    f"{name} of {source}, and mergekit keeps others of them; {_HF}"
+                    f"{name} of {source}, and mergekit keeps others of them; {USE_HF}"
                 )
 
 
 def _straddled(sizes: np.ndarray[Any, Any], count: int) -> bool:
-    """Whether the `count` largest are not told by their sizes alone."""
+    """Whether entries equal to the `count`-th largest are beyond the `count` largest."""
     if not 0 < count < sizes.size:
         return False
     threshold = np.partition(sizes, sizes.size - count)[sizes.size - count]

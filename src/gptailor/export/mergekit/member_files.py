@@ -1,8 +1,8 @@
-"""How mergekit is told of a family's members, and which families it can be told of.
+"""Which families and member files mergekit can read and write.
 
-A recipe names each member by a folder or a hub id and reads its files anew; so the files must be
-plain checkpoints that hold what the family holds, of an architecture that mergekit writes whole.
-Knows nothing of merges and of the recipe's text.
+A recipe names each member by a folder or a hub id, and mergekit reads its files itself; so these
+must be plain checkpoints that hold what the family holds, of an architecture that mergekit writes
+whole.
 """
 
 import os
@@ -22,25 +22,29 @@ from gptailor.family import Family, MemberSpec
 from gptailor.family.locate import find
 from gptailor.family.weight_files import read_json
 
-__all__ = ["MERGEKIT", "MemberFiles", "files_of", "refuse_family"]
+__all__ = ["MERGEKIT", "USE_HF", "WRITE_OUT", "MemberFiles", "files_of", "refuse_family"]
 
 MERGEKIT = "0.1.5"  # the version whose results are known
-_HF = "use --format hf instead"
+USE_HF = "use --format hf instead"
+WRITE_OUT = (
+    "write the member out with --format hf and a tailoring of all its layers, and name that folder "
+    f"in the family; or {USE_HF}"
+)
 _MISREAD = (" ", '"', "+", "@")  # mergekit fails on the first two, and splits at the others
 
-_Place = tuple[Path, torch.dtype | None]
+_Stored = tuple[Path, torch.dtype | None]
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class MemberFiles:
-    """Where mergekit finds a member.
+    """The files of a member, as mergekit finds them.
 
     Args:
         reference: An absolute folder, or a hub id with its revision.
         names: The tensors in its files.
-        rounded: Whether the family holds them in fewer bits than the files do, so that what is
-            merged must be rounded first.
+        rounded: Whether the family's dtype has fewer bits than the files', so that tensors must be
+            rounded before they are merged.
     """
 
     reference: str
@@ -59,17 +63,17 @@ def refuse_family(family: Family) -> None:
     if known is None:
         raise ExportError(
             f"mergekit {MERGEKIT} can't write models of type {model_type!r} with other layers than "
-            f"before (of these it can: {', '.join(KNOWN)}); {_HF}"
+            f"before (of these it can: {', '.join(KNOWN)}); {USE_HF}"
         )
     if len(set(family.kinds)) > 1:
         raise ExportError(
             f"the layers of this {model_type} model are of different kinds, and mergekit leaves "
-            f"the config's word on them as it was; {_HF}"
+            f"the config's word on them as it was; {USE_HF}"
         )
     if not (known.tied if family.tied else known.untied):
-        told = "tied to the embedding" if family.tied else "of its own"
+        kind = "tied to the embedding" if family.tied else "of its own"
         raise ExportError(
-            f"mergekit {MERGEKIT} can't write {model_type} models with a head {told}; {_HF}"
+            f"mergekit {MERGEKIT} can't write {model_type} models with a head {kind}; {USE_HF}"
         )
     stem = f"{family.layout.layers}.0."
     names = {n.removeprefix(stem) for n in family.states[BASE] if n.startswith(stem)}
@@ -78,12 +82,12 @@ def refuse_family(family: Family) -> None:
         does = "leaves out" if wrong[0] in names else "asks for"
         raise ExportError(
             f"mergekit {MERGEKIT} {does} {wrong[0]} in layers of {model_type} models, which "
-            f"these {'have' if wrong[0] in names else 'lack'}; {_HF}"
+            f"these {'have' if wrong[0] in names else 'lack'}; {USE_HF}"
         )
 
 
 def files_of(family: Family, member: str) -> MemberFiles:
-    """Find a member's files and hold them against the family.
+    """Find a member's files, and check that they hold what the family holds.
 
     Raises:
         ExportError: It is an adapter or a GGUF file, or its files are not what the family holds.
@@ -92,31 +96,28 @@ def files_of(family: Family, member: str) -> MemberFiles:
     if place_of(origin) != origin:
         raise ExportError(
             f"member {member!r} is an adapter ({origin}), which mergekit merges in another "
-            "precision; write the member out with --format hf and a tailoring of all its layers, "
-            f"and name that folder in the family; or {_HF}"
+            f"precision; {WRITE_OUT}"
         )
     source, local = _source_of(origin)
     folder = find(source)
     if not (folder / "config.json").is_file():
         raise ExportError(
-            f"member {member!r} is a GGUF file ({origin}), which mergekit can't read; write the "
-            "member out with --format hf and a tailoring of all its layers, and name that folder "
-            f"in the family; or {_HF}"
+            f"member {member!r} is a GGUF file ({origin}), which mergekit can't read; {WRITE_OUT}"
         )
     reference = os.path.abspath(folder) if local else origin  # a link may lead there
     if local and any(char in reference for char in _MISREAD):
         raise ExportError(
             f"member {member!r} lies in {reference!r}, and mergekit can't read a path with "
             f"{' or '.join(map(repr, _MISREAD))} in it; move or copy the folder to another path "
-            f"and name that in the family; or {_HF}"
+            f"and name that in the family; or {USE_HF}"
         )
     named = read_json(folder / "config.json").get("architectures")
     if named != [KNOWN[family.config.model_type].architecture]:
         raise ExportError(
             f"member {member!r}: architectures is {named} in its config.json, which mergekit goes "
-            f"by; it must be [{KNOWN[family.config.model_type].architecture}], or {_HF}"
+            f"by; it must be [{KNOWN[family.config.model_type].architecture}], or {USE_HF}"
         )
-    stored: dict[str, _Place] = {
+    stored: dict[str, _Stored] = {
         name: (path, dtype) for path in _shards(folder) for name, dtype in _dtypes(path)
     }
     for name in (family.layout.embedding, family.layout.head):
@@ -129,7 +130,7 @@ def files_of(family: Family, member: str) -> MemberFiles:
 
 
 def _source_of(origin: str) -> tuple[MemberSpec, bool]:
-    """The member as the config named it, and whether it lies on this machine."""
+    """The member as the config named it, and whether it is on this machine."""
     path = Path(origin).expanduser()
     if path.exists() or origin.startswith("package://"):
         return MemberSpec(path=origin), True
@@ -137,18 +138,16 @@ def _source_of(origin: str) -> tuple[MemberSpec, bool]:
     return MemberSpec(path=name, revision=revision if at else None), False
 
 
-def _refuse_fitted(member: str, name: str, place: _Place | None, held: Tensor) -> None:
-    """Refuse files whose rows were cut or put in another order to fit the base's vocabulary."""
+def _refuse_fitted(member: str, name: str, stored: _Stored | None, held: Tensor) -> None:
+    """Refuse files whose rows were cut or reordered to fit the base's vocabulary."""
     tensor = None
-    if place is not None:
-        with safe_open(place[0], framework="pt") as file:
+    if stored is not None:
+        with safe_open(stored[0], framework="pt") as file:
             tensor = file.get_tensor(name)
     if tensor is None or not torch.equal(tensor.to(held.dtype), held.cpu()):
         raise ExportError(
             f"member {member!r}: {name} in its files is not what was read from them, for its "
-            "vocabulary was fitted to the base's, or the files have changed; write the member out "
-            "with --format hf and a tailoring of all its layers, and name that folder in the "
-            f"family; or {_HF}"
+            f"vocabulary was fitted to the base's, or the files have changed; {WRITE_OUT}"
         )
 
 
@@ -158,7 +157,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _dtypes(path: Path) -> Iterator[tuple[str, torch.dtype | None]]:
-    """Names and dtypes of a file's tensors; None for what is no float."""
+    """Names and dtypes of a file's tensors; None where it is not floating point."""
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  # not a mapping
             yield name, _DTYPES.get(file.get_slice(name).get_dtype())

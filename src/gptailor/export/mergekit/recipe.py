@@ -1,8 +1,7 @@
 """Write a tailoring as a recipe for mergekit, which rebuilds the checkpoint tensor for tensor.
 
-The recipe is a text of several YAML documents, to be run by ``mergekit-multi``; it names the
-members' own files. What mergekit can't be made to rebuild is refused with the reason. Knows
-mergekit's words, and none of its code.
+The recipe is a text of several YAML documents, run by ``mergekit-multi``; it names the members' own
+files. What mergekit can't rebuild exactly is refused with the reason. Imports nothing of mergekit.
 """
 
 import hashlib
@@ -19,7 +18,13 @@ from gptailor.export.card import places_of
 from gptailor.export.folder import replacing_file
 from gptailor.export.mergekit.documents import Documents, Slice
 from gptailor.export.mergekit.forms import form_of
-from gptailor.export.mergekit.member_files import MERGEKIT, MemberFiles, files_of, refuse_family
+from gptailor.export.mergekit.member_files import (
+    MERGEKIT,
+    WRITE_OUT,
+    MemberFiles,
+    files_of,
+    refuse_family,
+)
 from gptailor.family import Family
 from gptailor.family.layout import OUTER_PARTS
 from gptailor.files.yaml import dump_yaml
@@ -42,9 +47,9 @@ def export_recipe(
     Args:
         family: The members.
         tailoring: The model to rebuild.
-        file: Where to; an earlier recipe of ours is replaced.
-        overwrite: Whether another file that stands there may be replaced.
-        keep: Files that must survive, and folders whose files must; the members are among them.
+        file: The file to write; an earlier recipe of ours is replaced.
+        overwrite: Whether any other file of this name may be replaced.
+        keep: Files and folders that must not be overwritten; the members are added.
 
     Raises:
         TailoringError: The tailoring does not fit the family.
@@ -57,15 +62,15 @@ def export_recipe(
 
 
 def mergekit_recipe(family: Family, tailoring: Tailoring, *, file_name: str = "recipe.yaml") -> str:
-    """Say a tailoring in mergekit's words.
+    """Express a tailoring in mergekit's words.
 
     Args:
-        family: The members; their files are named, and their headers looked at.
+        family: The members; the recipe names their files.
         tailoring: The model to rebuild, in the family's dtype.
-        file_name: What the command in the recipe's head calls the recipe.
+        file_name: The recipe's file name in the command at its top.
 
     Returns:
-        Several YAML documents, with a head that says how to run them.
+        Several YAML documents, with comments on top that say how to run them.
 
     Raises:
         TailoringError: The tailoring does not fit the family.
@@ -136,9 +141,7 @@ def _files(family: Family, tailoring: Tailoring) -> dict[str, MemberFiles]:
     if spare and (len(spare) < len(files) or tailoring.outer_parts["norm"] != tailoring.embedding):
         problems.append(
             f"member {spare[0]!r} ties head and embedding and has a head in its files all the "
-            "same, which mergekit can't leave out; write the member out with --format hf and a "
-            "tailoring of all its layers, and name that folder in the family; or use --format hf "
-            "instead"
+            f"same, which mergekit can't leave out; {WRITE_OUT}"
         )
     if problems:
         raise ExportError(problems)
@@ -146,7 +149,7 @@ def _files(family: Family, tailoring: Tailoring) -> dict[str, MemberFiles]:
 
 
 def _prefix(family: Family, tailoring: Tailoring) -> str:
-    """A name for each recipe: mergekit takes intermediate models that it finds as they are."""
+    """A prefix of its own for each recipe: mergekit reuses intermediate models that it finds."""
     known = repr((tailoring.digest, str(family.dtype), sorted(family.digests.items())))
     return f"gptailor-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
@@ -158,7 +161,7 @@ def _head(tailoring: Tailoring, file_name: str) -> str:
         if spec.method is not None
     ]
     merged += [f"#   {part}: {spec}" for part, spec in tailoring.outer_parts.items() if spec.method]
-    told = ["#", "# What is merged, as gptailor says it:", *merged] if merged else []
+    listed = ["#", "# What is merged, as gptailor says it:", *merged] if merged else []
     lines = [
         f"{_FIRST_LINE} {version('gptailor')}.",
         "# mergekit rebuilds the checkpoint from it tensor for tensor:",
@@ -169,7 +172,7 @@ def _head(tailoring: Tailoring, file_name: str) -> str:
         "#",
         "# The folder `intermediate` is new or empty at first, and may go afterwards. On a GPU",
         "# (--cuda) the last bits of sums may differ.",
-        *told,
+        *listed,
     ]
     return "".join(f"{line}\n" for line in lines)
 
