@@ -230,6 +230,17 @@ def test_members_in_memory_that_do_not_fit_are_all_told(
     assert "'text' is a str; give a transformers model" in str(error.value)
 
 
+def test_equal_tensors_of_members_in_memory_are_one(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    variant = tiny_model("llama")
+    with torch.no_grad():
+        variant.model.layers[2].mlp.up_proj.weight.add_(1.0)
+    states = gt.family_of(tiny_model("llama"), {"math": variant}, tiny_tokenizer).states
+    unlike = [name for name in states["base"] if states["base"][name] is not states["math"][name]]
+    assert unlike == ["model.layers.2.mlp.up_proj.weight"]
+
+
 def test_a_family_in_memory_equals_the_one_loaded_from_its_files(
     family: gt.Family, tiny_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -5,8 +5,9 @@ opened, so memory peaks at the family and one member.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from gptailor.family.locate import find, package_of
 from gptailor.family.members import OpenedMember
 from gptailor.family.memory_map import let_go, map_tensors
 
-__all__ = ["load_family", "open_member"]
+__all__ = ["join_members", "load_family", "open_member"]
 
 
 def load_family(
@@ -58,19 +59,46 @@ def load_family(
         if _is_adapter(locations[name]) and spec.base is None
     ]
     opened = open_member(base, locations[BASE], dtype=torch.float32 if on_base else dtype)
-    layout = Layout.of(skeleton_of(opened.config, dtype))
-    states = {BASE: _cast(opened.state, dtype, device)}
+    openers = {
+        name: partial(open_member, spec, locations[name], dtype=dtype, family_base=opened)
+        for name, spec in variants.items()
+    }
+    return join_members(opened, openers, dtype=dtype, device=device, mapped=mapped)
+
+
+def join_members(
+    base: OpenedMember,
+    variants: Mapping[str, Callable[[], OpenedMember]],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    mapped: bool = False,
+) -> Family:
+    """Fit variants to an opened base, one after the other, and share equal tensors.
+
+    Args:
+        base: The base, opened.
+        variants: Name to a function that opens the variant.
+        dtype: Of every float tensor.
+        device: Where the tensors are to be.
+        mapped: Leave them in files.
+
+    Raises:
+        FamilyError: Every problem of every member, a sentence each.
+    """
+    layout = Layout.of(skeleton_of(base.config, dtype))
+    states = {BASE: _cast(base.state, dtype, device)}
     if mapped:
         states[BASE] = map_tensors(states[BASE])
-    problems = value_problems(BASE, opened.location, states[BASE])
-    paths, notes = {BASE: opened.path}, _reading_notes(opened, dtype)
-    for name, spec in variants.items():
+    problems = [*_name_problems(variants), *value_problems(BASE, base.location, states[BASE])]
+    paths, notes = {BASE: base.path}, _reading_notes(base, dtype)
+    for name, open_variant in variants.items():
         try:
-            member = open_member(spec, locations[name], dtype=dtype, family_base=opened)
+            member = open_variant()
         except FamilyError as error:
             problems += [_naming(name, sentence) for sentence in error.problems]
             continue
-        state, misfits, own_notes = fitted(name, member, opened, layout)
+        state, misfits, own_notes = fitted(name, member, base, layout)
         if not misfits:
             states[name] = _shared(_cast(state, dtype, device), states[BASE])
             own = {k: v for k, v in states[name].items() if v is not states[BASE][k]}
@@ -83,7 +111,7 @@ def load_family(
         notes += [*_reading_notes(member, dtype), *own_notes]
     if problems:
         raise FamilyError(problems)
-    config = copy.deepcopy(opened.config)
+    config = copy.deepcopy(base.config)
     config.dtype = dtype
     return Family(
         config=config,
@@ -92,10 +120,10 @@ def load_family(
         states=states,
         paths=paths,
         notes=tuple(dict.fromkeys((*notes, *_sharing_notes(states)))),
-        generation_config=opened.generation_config,
-        licence=opened.licence,
-        base_tokenizer=opened.tokenizer,
-        multimodal_wrapper=opened.multimodal_wrapper,
+        generation_config=base.generation_config,
+        licence=base.licence,
+        base_tokenizer=base.tokenizer,
+        multimodal_wrapper=base.multimodal_wrapper,
         mapped=mapped,
     )
 
@@ -200,8 +228,8 @@ def _find_all(
     return locations
 
 
-def _name_problems(variants: Mapping[str, MemberSpec]) -> Iterator[str]:
-    for name in variants:
+def _name_problems(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
         try:
             Source(name)
         except TailoringError as error:
