@@ -59,12 +59,7 @@ def ablate(judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], C
 
 
 def ablation_designs(space: Space, cuts: Iterable[Cuts]) -> Iterator[Tailoring]:
-    """Initial designs with good cuts: most of the base's layers, some from variants or merged.
-
-    Args:
-        space: What may be proposed.
-        cuts: The best first, then others that may be as good.
-    """
+    """Initial designs with good cuts, the best first; most have the base's layers."""
     first, *others = cuts
     base = (space.uniform(each) for each in (first, *others))
     variants = (space.uniform(first, (name,)) for name in space.variants)

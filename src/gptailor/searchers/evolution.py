@@ -107,12 +107,7 @@ def _initial_designs(
 ) -> Iterator[tuple[Tailoring, str]]:
     """Initial designs and their origins, the likeliest first, without end.
 
-    Args:
-        space: What may be proposed.
-        cuts: Found by ablation.
-        surrogate: Fitted to the ablations; None where there were none.
-        n_initial: Twice as many other sets of cuts are drawn from the surrogate.
-        rng: Source of all random draws.
+    Where ablation found `cuts`, the first ones have these, or are drawn from the surrogate.
     """
     if surrogate is not None:
         drawn = (_cheapest_cuts(space, surrogate.draw(rng)) for _ in range(2 * n_initial))

@@ -124,10 +124,8 @@ def _treated(space: Space, cuts: Cuts, members: tuple[str, ...]) -> Iterator[Tai
     if len(members) < 2:
         yield space.uniform(cuts, members)
         return
-    for method in space.methods:
+    for method in space.methods_for(len(members)):
         declared = merge_spec(method)
-        if declared.max_sources is not None and len(members) > declared.max_sources:
-            continue
         for scale in _SCALES if declared.scale else (1.0,):
             yield space.uniform(cuts, members, method, **declared.scaled(scale))
 

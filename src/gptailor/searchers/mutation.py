@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring, Value
-from gptailor.searchers.space import Space, kept_positions, on_step, shares
+from gptailor.searchers.space import Space, layers_by_position, on_step, shares
 
 __all__ = ["CHANGES", "crossover", "draw_position", "mutate"]
 
@@ -62,7 +62,9 @@ def mutate(
         return None
     odds = np.array([rates[name] for name in names])
     for _ in range(_TRIES):
-        parts = _Child(_layers(tailoring), tailoring.embedding, tailoring.outer_parts["norm"])
+        parts = _Child(
+            layers_by_position(tailoring), tailoring.embedding, tailoring.outer_parts["norm"]
+        )
         done = set()
         for _ in range(n_changes):
             name = names[rng.choice(len(names), p=odds / odds.sum())]
@@ -98,13 +100,9 @@ def crossover(
 
 
 def draw_position(space: Space, positions: tuple[int, ...], late: float, rng: Generator) -> int:
-    """Draw one of some positions.
+    """Draw one of `positions`.
 
-    Args:
-        space: What is possible.
-        positions: Those to draw from.
-        late: At 0 all are equally likely; at 1 the last is four times as likely as the middle.
-        rng: Source of the draw.
+    With `late` at 0 all are equally likely; at 1 the last is four times as likely as the middle.
     """
     depth = (np.array(positions) + 1.0) / space.n_layers
     weights = (1.0 - late) + late * 3.0 * depth**2  # of mean 1 over all layers
@@ -114,7 +112,7 @@ def draw_position(space: Space, positions: tuple[int, ...], late: float, rng: Ge
 def _mixed(
     space: Space, first: Tailoring, second: Tailoring, from_first: np.ndarray, rng: Generator
 ) -> Tailoring:
-    ours, theirs = _layers(first), _layers(second)
+    ours, theirs = layers_by_position(first), layers_by_position(second)
     cut_ours, cut_theirs = set(space.kept(ours)), set(space.kept(theirs))
     both, either = cut_ours & cut_theirs, cut_ours | cut_theirs
     wanted = [
@@ -229,10 +227,6 @@ def _possible(space: Space, change: str) -> bool:
     return bool(space.variants)
 
 
-def _layers(tailoring: Tailoring) -> Layers:
-    return dict(zip(kept_positions(tailoring), tailoring.layers, strict=True))
-
-
 def _moved(spec: LayerSpec, layer: int) -> LayerSpec:
     """The same sources, merge and parameters at another position."""
     sources = tuple(Source(source.member, layer) for source in spec.sources)
@@ -242,9 +236,9 @@ def _moved(spec: LayerSpec, layer: int) -> LayerSpec:
 def _with_noise(spec: LayerSpec, rng: Generator) -> LayerSpec:
     """Add Gaussian noise to a merge's parameters, within the spans that a search may propose."""
     assert spec.method is not None, "only merges have parameters"
-    facts = merge_spec(spec.method)
+    merge = merge_spec(spec.method)
     params: dict[str, Value] = dict(spec.params)
-    for name, limits in facts.params.items():
+    for name, limits in merge.params.items():
         value = params[name]
         if limits.tunable and not isinstance(value, tuple):
             low, high = limits.span
@@ -260,15 +254,15 @@ def _with_noise(spec: LayerSpec, rng: Generator) -> LayerSpec:
 def _other_members(space: Space, spec: LayerSpec, layer: int, rng: Generator) -> LayerSpec:
     """Add one variant to a merge or remove it; draw weighted merges anew."""
     assert spec.method is not None, "only merges have members"
-    facts = merge_spec(spec.method)
+    merge = merge_spec(spec.method)
     ours = [source.member for source in spec.sources]
     changed = str(space.variants[rng.integers(len(space.variants))])
     members = [member for member in ours if member != changed]
     if changed not in ours:
         members = [*ours, changed]
-    if facts.max_sources is not None and len(members) > facts.max_sources:
+    if merge.max_sources is not None and len(members) > merge.max_sources:
         members = [*ours[1:], changed]
-    if facts.weighted and len(members) > 1:
+    if merge.weighted and len(members) > 1:
         return space.random_merge(layer, rng)
     params = {} if len(members) == 1 else dict(spec.params)
     return space.spec(layer, tuple(members), spec.method if len(members) > 1 else None, **params)

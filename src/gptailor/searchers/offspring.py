@@ -25,11 +25,8 @@ class Offspring:
     Args:
         model: Fits the surrogate that picks children.
         rates: How often each change of `mutation.CHANGES` is made, relative to the others.
-        mutation_rate: Mean number of changes; at least one.
-        crossover_rate: Probability of a crossover instead.
-        share_prefix: See `mutation.draw_position`.
-        surrogate_fraction: Fraction of the children that the surrogate picks.
-        surrogate_pool: From how many children it picks each.
+
+    The others are options of `evolution`.
     """
 
     model: LossModel

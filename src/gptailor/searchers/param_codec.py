@@ -6,7 +6,7 @@ from gptailor.core.merge_spec import merge_spec
 from gptailor.core.params import Range
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.searchers.initial_designs import patterns
-from gptailor.searchers.space import Space, kept_positions, on_step
+from gptailor.searchers.space import Space, layers_by_position, on_step
 
 __all__ = ["ParamCodec"]
 
@@ -40,7 +40,7 @@ class ParamCodec:
 
     def merges_by(self, param: str) -> tuple[str, ...]:
         """Names of the sources that have one of `params`."""
-        method = param.partition(".")[0]
+        method = param.rpartition(".")[0]
         return tuple(name for name, (_, how) in self._sources.items() if how == method)
 
     def encodes(self, tailoring: Tailoring) -> bool:
@@ -50,12 +50,9 @@ class ParamCodec:
     def values(self, tailoring: Tailoring, *, kept: float, cut: float) -> dict[str, float | str]:
         """Convert a tailoring to parameters; a layer without a source name has none.
 
-        Args:
-            tailoring: What to convert.
-            kept: The value of ``cut_3`` where layer 3 is kept.
-            cut: Its value where layer 3 is cut.
+        ``cut_3`` is `kept` or `cut`.
         """
-        layers = dict(zip(kept_positions(tailoring), tailoring.layers, strict=True))
+        layers = layers_by_position(tailoring)
         values: dict[str, float | str] = {
             f"cut_{layer}": kept if layer in layers else cut for layer in self.space.free
         }
@@ -70,11 +67,9 @@ class ParamCodec:
         return values | {part: outer[part].sources[0].member for part in self.outer_parts}
 
     def tailoring(self, values: Mapping[str, object], order: Iterable[int]) -> Tailoring:
-        """Convert parameters to a tailoring.
+        """Convert parameters, those without effect may be absent, to a tailoring.
 
-        Args:
-            values: Parameter to value; those without effect may be absent.
-            order: The layers that may be cut; the first ``n_removed`` of them are.
+        The first layers of `order` are cut, as many as the space removes.
         """
         cuts = list(order)[: self.space.n_removed]
         layers = {layer: self._spec(layer, values) for layer in self.space.kept(cuts)}
@@ -105,7 +100,5 @@ def _sources(space: Space) -> Iterable[tuple[str, tuple[tuple[str, ...], str | N
         if len(members) < 2:
             yield members[0] if members else BASE, (members, None)
             continue
-        for method in space.methods:
-            most = merge_spec(method).max_sources
-            if most is None or len(members) <= most:
-                yield f"{method}({','.join(members)})", (members, method)
+        for method in space.methods_for(len(members)):
+            yield f"{method}({','.join(members)})", (members, method)

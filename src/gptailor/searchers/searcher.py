@@ -76,9 +76,8 @@ class SearchContext:
 class Searcher:
     """Propose candidates, group by group; a pure function of seed and of the trials told.
 
-    `ask` and `tell` alternate strictly. So a study resumes by asking and telling what its record
-    says. No proposal (tailoring and number of examples) is asked twice: the generator is sent the
-    known trial. At most ``max_trials`` are asked. Failed trials have no scores.
+    `ask` and `tell` alternate strictly, so a study resumes by replaying its record. No proposal
+    (tailoring and number of examples) is asked twice, and at most ``max_trials`` are asked.
 
     Args:
         proposals: Yields groups; is sent the trials of each in its order, less those beyond the

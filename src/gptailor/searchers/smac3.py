@@ -220,6 +220,7 @@ class _Maximiser:
         self._challengers = challengers
         self._rng = rng
         self._acquisition_function: Any = None  # SMAC sets it, and checks it by this name
+        self.meta = {"name": "gptailor", "challengers": challengers}  # SMAC records it
 
     @property
     def acquisition_function(self) -> Any:
@@ -229,11 +230,6 @@ class _Maximiser:
     @acquisition_function.setter
     def acquisition_function(self, function: Any) -> None:
         self._acquisition_function = function
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What SMAC records of the maximiser."""
-        return {"name": "gptailor", "challengers": self._challengers}
 
     def maximize(
         self,

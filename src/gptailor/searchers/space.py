@@ -16,7 +16,14 @@ from gptailor.core.params import Range
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring, Value
 from gptailor.errors import ConfigError
 
-__all__ = ["Space", "complexity", "kept_positions", "on_step", "random_params", "shares"]
+__all__ = [
+    "Space",
+    "complexity",
+    "kept_positions",
+    "layers_by_position",
+    "on_step",
+    "shares",
+]
 
 _TRIES = 200  # draws that `allowed` refuses, before giving up
 _STEPS = 100  # of a parameter's span: so equal merged layers recur, and are cached
@@ -102,6 +109,11 @@ class Space:
                 return period
         return 1
 
+    def methods_for(self, n_sources: int) -> list[str]:
+        """Merge methods that merge so many sources."""
+        limits = {method: merge_spec(method).max_sources for method in self.methods}
+        return [method for method, most in limits.items() if most is None or n_sources <= most]
+
     def kept(self, cuts: Iterable[int]) -> tuple[int, ...]:
         """Positions that stay when `cuts` are cut."""
         gone = frozenset(cuts)
@@ -110,13 +122,7 @@ class Space:
     def tailoring(
         self, layers: Mapping[int, LayerSpec], embedding: LayerSpec, norm: LayerSpec
     ) -> Tailoring:
-        """Make a tailoring; the head comes with the norm, or with a tied embedding.
-
-        Args:
-            layers: Position to LayerSpec, for the positions that are kept.
-            embedding: The member of the embedding.
-            norm: The member of the final norm, and of the head unless it is tied.
-        """
+        """Make a tailoring of the layers by position; a head that is not tied is the norm's."""
         head = embedding if self.tied else norm
         ordered = tuple(layers[layer] for layer in sorted(layers))
         return Tailoring(ordered, embedding=embedding, norm=norm, head=head)
@@ -128,12 +134,12 @@ class Space:
         method: str | None = None,
         **params: Value,
     ) -> Tailoring:
-        """Give every kept layer the same sources: the base, one variant, or one merge of several.
+        """Give every kept layer the same sources: the base, one variant, or a merge of several.
 
         Args:
             cuts: Positions to cut.
-            members: None for the base's layers, one variant for its layers, several to merge.
-            method: The merge method of several; the first of `methods` when None.
+            members: None for the base; several are merged.
+            method: The merge method; the first of `methods` when None.
             params: The method's parameters.
         """
         layers = {layer: self.spec(layer, members, method, **params) for layer in self.kept(cuts)}
@@ -192,14 +198,14 @@ class Space:
 
     def random_merge(self, layer: int, rng: Generator) -> LayerSpec:
         """Draw a merge: method, two or more variants, and parameters within their spans."""
-        facts = merge_spec(self.methods[rng.integers(len(self.methods))])
-        most = min(len(self.variants), facts.max_sources or len(self.variants))
+        merge = merge_spec(self.methods[rng.integers(len(self.methods))])
+        most = min(len(self.variants), merge.max_sources or len(self.variants))
         size = int(rng.integers(2, most + 1))
         chosen = rng.choice(len(self.variants), size=size, replace=False)
-        if facts.symmetric:
+        if merge.symmetric:
             chosen.sort()
         members = tuple(self.variants[index] for index in chosen)
-        return self.spec(layer, members, facts.name, **random_params(facts, size, rng))
+        return self.spec(layer, members, merge.name, **_random_params(merge, size, rng))
 
     def random_outer(self, rng: Generator) -> LayerSpec:
         """Draw the member of an outer part."""
@@ -235,14 +241,19 @@ def kept_positions(tailoring: Tailoring) -> tuple[int, ...]:
     return tuple(spec.position for spec in tailoring.layers)
 
 
-def random_params(facts: MergeSpec, n_sources: int, rng: Generator) -> dict[str, Value]:
+def layers_by_position(tailoring: Tailoring) -> dict[int, LayerSpec]:
+    """Position in the base to LayerSpec, in order."""
+    return dict(zip(kept_positions(tailoring), tailoring.layers, strict=True))
+
+
+def _random_params(merge: MergeSpec, n_sources: int, rng: Generator) -> dict[str, Value]:
     """Draw a method's parameters, each uniform over the span that a search may propose."""
     params: dict[str, Value] = {
         name: on_step(limits, float(rng.random()))
-        for name, limits in facts.params.items()
+        for name, limits in merge.params.items()
         if limits.tunable
     }
-    if facts.weighted:
+    if merge.weighted:
         params["weights"] = shares(rng.dirichlet(np.ones(n_sources)))
     return params
 

@@ -1,0 +1,74 @@
+"""What drives a generator function by ask and tell."""
+
+from typing import Annotated
+
+import numpy as np
+import pytest
+
+from gptailor.core.objective import Goal, Objective
+from gptailor.core.params import Range
+from gptailor.core.trial import Measurement, Proposal, Scores, Trial
+from gptailor.errors import ConfigError
+from gptailor.searchers.searcher import (
+    ProposalGenerator,
+    SearchContext,
+    check_options,
+    make_searcher,
+    member_names,
+    rung_index,
+)
+from gptailor.searchers.space import Space
+
+SPACE = Space(4, 1, ("math",), ("task_arithmetic",))
+SCORES = Scores({"t": {"acc": Measurement("acc", (1.0, 0.0))}})
+
+
+def one_by_one(
+    context: SearchContext,
+    *,
+    rung: Annotated[int, rung_index] = -1,
+    member: Annotated[str, member_names] = "base",
+    repeats: Annotated[int, Range(1, 3)] = 1,
+) -> ProposalGenerator:
+    """Ask the same tailoring several times, then another."""
+    rng = np.random.default_rng(context.seed)
+    while True:
+        tailoring = context.space.random(rng)
+        for _ in range(repeats):
+            (trial,) = yield (Proposal(tailoring, context.rungs[rung], member),)
+            assert trial.tailoring == tailoring
+
+
+def context(max_trials: int = 4) -> SearchContext:
+    return SearchContext(SPACE, Objective([Goal("t", "acc")], SCORES), (2, 4), max_trials, seed=0)
+
+
+def asked(about: SearchContext, options: dict[str, object]) -> list[Proposal]:
+    searcher, proposals = make_searcher(one_by_one, about, options), []
+    while group := searcher.ask():
+        proposals += group
+        searcher.tell([Trial(0, proposal, SCORES) for proposal in group])
+    return proposals
+
+
+def test_one_context_makes_any_number_of_searchers() -> None:
+    about = context()
+    first = asked(about, {"rung": 0})
+    assert first == asked(about, {"rung": 0})
+    assert len(first) == about.left == 4
+    assert {proposal.n_examples for proposal in first} == {2}
+
+
+def test_what_was_asked_before_is_answered_from_the_history() -> None:
+    assert asked(context(), {"repeats": 3}) == asked(context(), {})
+
+
+def test_all_options_are_checked_at_once_against_what_the_study_has() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_searcher(one_by_one, context(), {"rung": 2, "member": "maths", "repeat": 2})
+    assert caught.value.problems == (
+        "search.options.rung: must be a whole number from -2 to 1, not 2",
+        "search.options.member: must be one of base, math, not 'maths'",
+        "unknown option of searcher 'repeat'; did you mean 'repeats'? known: rung, member, repeats",
+    )
+    check_options(one_by_one, {"rung": -2, "member": "math"}, SPACE, (2, 4))
