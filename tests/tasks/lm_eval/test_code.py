@@ -1,8 +1,8 @@
 """A task file that means harm: nothing it names is run, and it is refused with a sentence."""
 
+import inspect
 import json
 import pickle
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
-from gptailor.tasks.lm_eval.sandbox import in_sandbox, sandbox_like
+from gptailor.tasks.lm_eval.sandbox import sandbox_like
 
 
 @pytest.fixture
@@ -149,38 +149,38 @@ def write(write_task: Any, write_group: Any) -> tuple[Any, Any]:
 
 
 CODE: list[tuple[dict[str, Any], str]] = [
-    ({"process_docs": "evil.f"}, "process_docs runs code"),
-    ({"process_results": "evil.f"}, "process_results runs code"),
-    ({"custom_dataset": "evil.f"}, "custom_dataset runs code"),
-    ({"use_prompt": "evil.yaml:f"}, "use_prompt runs code"),
-    ({"use_prompt": "promptsource:x"}, "use_prompt runs code"),
-    ({"class": "evil.Task"}, "class runs code"),
-    ({"unsafe_code": True}, "unsafe_code runs code"),
-    ({"doc_to_image": "query"}, "shows images or sound"),
-    ({"doc_to_audio": ["query"]}, "shows images or sound"),
-    ({"fewshot_config": {"process_docs": "evil.f"}}, "fewshot_config: process_docs runs code"),
+    ({"process_docs": "evil.f"}, "process_docs: runs code"),
+    ({"process_results": "evil.f"}, "process_results: runs code"),
+    ({"custom_dataset": "evil.f"}, "custom_dataset: runs code"),
+    ({"use_prompt": "evil.yaml:f"}, "use_prompt: runs code"),
+    ({"use_prompt": "promptsource:x"}, "use_prompt: runs code"),
+    ({"class": "evil.Task"}, "class: runs code"),
+    ({"unsafe_code": True}, "unsafe_code: runs code"),
+    ({"doc_to_image": "query"}, ": shows images or sound"),
+    ({"doc_to_audio": ["query"]}, ": shows images or sound"),
+    ({"fewshot_config": {"process_docs": "evil.f"}}, "fewshot_config.process_docs: runs code"),
     ({"fewshot_config": {"sampler": "evil.S"}}, "fewshot_config.sampler: unknown sampler"),
-    ({"fewshot_config": {"samples": "evil.f"}}, "fewshot_config.samples must list examples"),
-    ({"fewshot_config": "evil"}, "fewshot_config is 'evil'"),
+    ({"fewshot_config": {"samples": "evil.f"}}, "fewshot_config.samples: must be a list"),
+    ({"fewshot_config": "evil"}, "fewshot_config: must be a mapping"),
     ({"metric_list": [{"metric": "acc", "hf_evaluate": True}]}, "loads a metric as a script"),
     ({"metric_list": [{"metric": "evil.py"}]}, "unknown metric 'evil.py'"),
     ({"metric_list": [{"metric": "./evil"}]}, "unknown metric './evil'"),
     ({"metric_list": [{"metric": "acc", "aggregation": "evil.f"}]}, "unknown aggregation 'evil.f'"),
     (
         {"filter_list": [{"name": "x", "filter": [{"function": "custom", "filter_fn": "evil.f"}]}]},
-        "filter_list acts on text that a model writes",
+        "filter_list: acts on text that a model writes",
     ),
-    ({"filter_list": "evil"}, "filter_list acts on text that a model writes"),
-    ({"dataset_path": "pandas"}, "dataset_path is 'pandas'; data are read as arrow, csv"),
-    ({"dataset_path": "sql"}, "dataset_path is 'sql'"),
-    ({"dataset_path": "generator"}, "dataset_path is 'generator'"),
-    ({"dataset_path": "webdataset"}, "dataset_path is 'webdataset'"),
-    ({"dataset_path": "./evil.py"}, "evil.py'; data are read as"),
-    ({"dataset_path": "ftp://host/x"}, "dataset_path is 'ftp://host/x'"),
+    ({"filter_list": "evil"}, "filter_list: acts on text that a model writes"),
+    ({"dataset_path": "pandas"}, "dataset_path: data are read as arrow, csv"),
+    ({"dataset_path": "sql"}, "not as 'sql'"),
+    ({"dataset_path": "generator"}, "not as 'generator'"),
+    ({"dataset_path": "webdataset"}, "not as 'webdataset'"),
+    ({"dataset_path": "./evil.py"}, "data are read as"),
+    ({"dataset_path": "ftp://host/x"}, "not as 'ftp://host/x'"),
     ({"dataset_kwargs": {"data_files": "a", "trust_remote_code": True}}, "would run code"),
-    ({"dataset_kwargs": {"data_files": "a", "cache_dir": "/tmp"}}, "unknown option 'cache_dir'"),
-    ({"dataset_kwargs": {"data_files": "a", "save_infos": True}}, "unknown option 'save_infos'"),
-    ({"dataset_kwargs": {"data_files": "a", "storage_options": {}}}, "unknown option 'storage"),
+    ({"dataset_kwargs": {"data_files": "a", "cache_dir": "/tmp"}}, "unknown key 'cache_dir'"),
+    ({"dataset_kwargs": {"data_files": "a", "save_infos": True}}, "unknown key 'save_infos'"),
+    ({"dataset_kwargs": {"data_files": "a", "storage_options": {}}}, "unknown key 'storage"),
     ({"dataset_kwargs": {"data_files": "reference://::x.json"}}, "is no address of data"),
     ({"dataset_kwargs": {"data_files": {"test": ["zip://a::b"]}}}, "is no address of data"),
     ({"dataset_kwargs": {"data_files": {"test": "ssh://h/a"}}}, "is no address of data"),
@@ -305,38 +305,38 @@ def test_the_sandbox_has_limits(template: str) -> None:
         sandbox_like(utils.env).from_string(template).render(choices=[])
 
 
-def test_lm_eval_has_its_own_environment_back_afterwards() -> None:
+def test_lm_evals_own_environment_is_left_alone(
+    write_task: Any, questions: Any, tiny_tokenizer: Any, witness: Path
+) -> None:
     from lm_eval import utils
 
-    theirs = utils.env
-    with in_sandbox():
-        assert utils.env.sandboxed
-        with pytest.raises(ZeroDivisionError), in_sandbox():
-            raise ZeroDivisionError
-        assert utils.env.sandboxed
+    theirs, render = utils.env, utils.apply_template
+    path = write_task("quiz", {"test": questions(10, 1)})
+    specs = [TaskSpec(name=str(path), metric="acc")]
+    load_tasks(specs, tiny_tokenizer, max_length=64, seed=0, shares=(0.5, 0.2, 0.3))
     assert utils.env is theirs
+    assert utils.apply_template is render
+    assert not utils.env.sandboxed
 
 
-def test_a_thread_that_leaves_the_sandbox_leaves_the_others_inside() -> None:
+def test_every_method_of_lm_eval_that_renders_is_overridden() -> None:
+    """A version of lm-eval that renders a template somewhere else must not go unseen."""
     from lm_eval import utils
+    from lm_eval.api import samplers
+    from lm_eval.api.task import ConfigurableTask, Task
 
-    theirs = utils.env
-    inside, leave = threading.Event(), threading.Event()
+    from gptailor.tasks.lm_eval.sandboxed_task import SandboxedTask
 
-    def stay() -> None:
-        with in_sandbox():
-            inside.set()
-            assert leave.wait(60)
-
-    other = threading.Thread(target=stay)
-    other.start()
-    assert inside.wait(60)
-    with in_sandbox():
-        pass
-    assert utils.env.sandboxed
-    leave.set()
-    other.join()
-    assert utils.env is theirs
+    refused = {"doc_to_image", "doc_to_audio", "doc_to_decontamination_query"}
+    for kind in (Task, ConfigurableTask):
+        for name, method in vars(kind).items():
+            function = method.__func__ if isinstance(method, staticmethod) else method
+            if inspect.isfunction(function) and "apply_template" in inspect.getsource(function):
+                assert name in vars(SandboxedTask) or name in refused
+    for module in (samplers, inspect.getmodule(ConfigurableTask)):
+        assert ".from_string" not in inspect.getsource(module)
+    assert "apply_template" not in inspect.getsource(samplers)
+    assert utils.apply_template.__module__ == "lm_eval.utils"
 
 
 def test_data_are_never_taken_for_templates(

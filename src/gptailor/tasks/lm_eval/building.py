@@ -1,33 +1,40 @@
-"""From lm-eval's task objects to examples: splits, few-shot, requests, right answers.
+"""From lm-eval's task objects to examples: splits, few-shot examples, requests, gold answers.
 
-Speaks to objects that lm-eval made, and never imports it: `harness` does. Every error of a user's
-data becomes a sentence that names the task and the example.
+Every error of a user's data becomes a sentence that names the task and the example. Does not import
+lm-eval.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
 
 from gptailor.core.metrics import METRICS
 from gptailor.errors import TaskError, is_out_of_memory, unknown
 from gptailor.tasks.encoding import Encoder
-from gptailor.tasks.lm_eval.error_origin import asked_last, describe_error, tried_first
 from gptailor.tasks.lm_eval.json_data import place_of_row
-from gptailor.tasks.lm_eval.sandbox import in_sandbox
+from gptailor.tasks.lm_eval.lm_eval_task import LmEvalRequest, LmEvalTask
 from gptailor.tasks.multiple_choice import ChoiceExample, ProcessResults, share_contexts
 from gptailor.tasks.splits import Document
 from gptailor.tasks.task import Example, Passage, TextSize, made_up_outcomes
 from gptailor.tasks.text import ContinuationExample, RollingExample
 
 __all__ = [
+    "BUILD_ERRORS",
+    "FEWSHOT_SEED",
+    "OUTPUT_TYPES",
     "build_examples",
     "choose_split",
+    "example_label",
     "list_documents",
+    "one_line",
     "set_fewshot",
     "told_metrics",
     "why_not_made",
+    "why_refused",
 ]
 
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
@@ -52,7 +59,7 @@ BUILD_ERRORS = (
 )
 
 
-def choose_split(label: str, task: Any, wanted: str | None) -> str:
+def choose_split(label: str, task: LmEvalTask, wanted: str | None) -> str:
     """Make a split the one that lm-eval evaluates.
 
     Args:
@@ -82,7 +89,7 @@ def choose_split(label: str, task: Any, wanted: str | None) -> str:
     return str(split)
 
 
-def set_fewshot(name: str, task: Any, wanted: int | None) -> tuple[str | None, list[str]]:
+def set_fewshot(name: str, task: LmEvalTask, wanted: int | None) -> tuple[str | None, list[str]]:
     """Set the number of worked examples before each question, as lm-eval would.
 
     Returns:
@@ -111,28 +118,58 @@ def set_fewshot(name: str, task: Any, wanted: int | None) -> tuple[str | None, l
     return str(source), notes
 
 
+def one_line(error: BaseException) -> str:
+    """What a library says of an error, in one line."""
+    first = next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), "")
+    if is_out_of_memory(error):
+        return "there is too little memory for what it asks; give the process more, or ask for less"
+    if isinstance(error, TaskError):
+        return first
+    if isinstance(error, SecurityError):
+        return f"a template may not do this: {first}"
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
 def why_not_made(label: str, error: BaseException) -> str:
-    """Why lm-eval could not make a task: a sentence with the key and the example, where known.
-
-    Args:
-        label: What to call the task.
-        error: What lm-eval raised.
-    """
-    tried = tried_first(error)
-    if tried is None:
-        advice = "" if is_out_of_memory(error) else "; check its keys"
-        return f"{label}: lm-eval can't build it ({describe_error(error)}){advice}"
-    task, known = tried
-    place = _place(label, task, 0)
-    if "target" in known and isinstance(known.get("choices"), list):
-        try:
-            _refuse_unanswerable(known["choices"], known["target"])
-        except TaskError as better:
-            return f"{place}: {better}"
-    return f"{place}: {describe_error(error)}"
+    """A sentence about a task that lm-eval can't make."""
+    advice = "" if is_out_of_memory(error) else "; check its keys"
+    return f"{label}: lm-eval can't build it ({one_line(error)}){advice}"
 
 
-def list_documents(name: str, task: Any, label: str) -> list[Document]:
+def why_refused(task: LmEvalTask, doc: Mapping[str, Any]) -> str | None:
+    """What is wrong with a document, in a sentence; None where nothing is found."""
+    try:
+        context, choices, target = _document("", task, 0, doc).raw
+        if choices is not None:
+            _refuse_unanswerable(choices, context if task.multiple_input else target)
+    except (TaskError, *BUILD_ERRORS) as error:
+        return one_line(error)
+    return None
+
+
+def example_label(task: LmEvalTask, index: int) -> str:
+    """Name an example by its number, and by file and line where they are the user's own."""
+    where = None
+    if task.config.process_docs is None:  # else documents are not the file's rows
+        source = {
+            "dataset_path": task.config.dataset_path,
+            "dataset_kwargs": task.config.dataset_kwargs,
+        }
+        split = task.config.test_split or task.config.validation_split
+        where = place_of_row(source, str(split), index)
+    return f"example {index + 1}" + ("" if where is None else f" ({where})")
+
+
+@contextlib.contextmanager
+def _about(label: str, task: LmEvalTask, index: int) -> Iterator[None]:
+    """Let an error say which example it is about."""
+    try:
+        yield
+    except (TaskError, *BUILD_ERRORS) as error:
+        raise TaskError(f"{label}, {example_label(task, index)}: {one_line(error)}") from None
+
+
+def list_documents(name: str, task: LmEvalTask, label: str) -> list[Document]:
     """Every document of the chosen split, with all that a model could be shown of it.
 
     Args:
@@ -142,19 +179,15 @@ def list_documents(name: str, task: Any, label: str) -> list[Document]:
     """
     found = []
     for index, doc in enumerate(task.eval_docs):
-        try:
+        with _about(label, task, index):
             found.append(_document(name, task, index, doc))
-        except TaskError as error:
-            raise TaskError(f"{_place(label, task, index)}: {error}") from None
-        except BUILD_ERRORS as error:
-            raise TaskError(f"{_place(label, task, index)}: {describe_error(error)}") from None
     if not found:
         raise TaskError(f"{label}: its split {task.config.test_split!r} has no examples")
     return found
 
 
 def build_examples(
-    label: str, task: Any, wanted: Sequence[Document], encoder: Encoder
+    label: str, task: LmEvalTask, wanted: Sequence[Document], encoder: Encoder
 ) -> dict[int, Example]:
     """Let lm-eval build the requests of some documents, and tokenise them.
 
@@ -168,31 +201,38 @@ def build_examples(
         Document index to example.
 
     Raises:
-        TaskError: An example can't be asked or has no right answer.
+        TaskError: An example can't be asked or has no gold answer.
     """
-    by_index = {document.index: document for document in wanted}
-    ordered = sorted(by_index)
-    task.set_fewshot_seed(FEWSHOT_SEED)
-    try:
-        task.build_all_requests(samples=ordered, rank=0, world_size=1)
-    except BUILD_ERRORS as error:
-        last = asked_last(error)
-        place = label if last is None else _place(label, task, ordered[last])
-        raise TaskError(f"{place}: {describe_error(error)}") from None
-    grouped: dict[int, list[Any]] = {}
-    for instance in task.instances:
-        grouped.setdefault(ordered[instance.doc_id], []).append(instance)
     make = _MAKERS[task.OUTPUT_TYPE]
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    docs = task.eval_docs
     made: dict[int, Example] = {}
-    for index, instances in grouped.items():
-        instances.sort(key=lambda instance: instance.idx)
-        try:
-            made[index] = make(task, by_index[index], instances, encoder)
-        except TaskError as error:
-            raise TaskError(f"{_place(label, task, index)}: {error}") from None
-        except BUILD_ERRORS as error:
-            raise TaskError(f"{_place(label, task, index)}: {describe_error(error)}") from None
+    for document in sorted(wanted, key=lambda document: document.index):
+        with _about(label, task, document.index):
+            requests = _requests(task, docs[document.index], document.index)
+            made[document.index] = make(task, document, docs[document.index], requests, encoder)
     return made
+
+
+def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int) -> list[LmEvalRequest]:
+    """The requests of one document, as lm-eval's `build_all_requests` makes them."""
+    context = task.fewshot_context(
+        doc,
+        num_fewshot=task.config.num_fewshot or 0,
+        system_instruction=None,
+        apply_chat_template=False,
+        fewshot_as_multiturn=False,
+        chat_template=None,
+        gen_prefix=task.doc_to_prefix(doc),
+    )
+    made = task.construct_requests(
+        doc=doc,
+        ctx=context,
+        metadata=(task.config.task, index, 1),
+        apply_chat_template=False,
+        chat_template=None,
+    )
+    return sorted(made if isinstance(made, list) else [made], key=lambda request: request.idx)
 
 
 def told_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -206,7 +246,7 @@ def _probe(example: Example) -> dict[str, float]:
     return example.score(example.in_order(made_up_outcomes(example.passages)))
 
 
-def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Document:
+def _document(name: str, task: LmEvalTask, index: int, doc: Mapping[str, Any]) -> Document:
     target = task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         _refuse_none("text", target)
@@ -218,7 +258,7 @@ def _document(name: str, task: Any, index: int, doc: Mapping[str, Any]) -> Docum
         return Document(name, index, (str(context), str(target)), (context, None, target))
     given = task.doc_to_choice(doc)
     if not isinstance(given, list | tuple):
-        raise TaskError(f"doc_to_choice gives {str(given)[:60]!r}, which is no list of choices")
+        raise TaskError(f"doc_to_choice: is {str(given)[:60]!r}, which is no list of choices")
     _refuse_unanswerable(given, None)
     choices = [str(choice) for choice in given]
     shown = (*choices, str(target)) if task.multiple_input else (str(context), *choices)
@@ -231,34 +271,30 @@ def _refuse_none(noun: str, text: object) -> None:
         raise TaskError(f"its {noun} is None; is a key missing, or null?")
 
 
-def _own(task: Any, doc: Mapping[str, Any]) -> ProcessResults | None:
+def _own(task: LmEvalTask, doc: Mapping[str, Any]) -> ProcessResults | None:
     """The task's `process_results` override, or None."""
     if callable(task.config.process_results) or _overrides(task):
-        return functools.partial(_process_results, task, doc)
+        return functools.partial(task.process_results, doc)
     return None
 
 
-def _process_results(
-    task: Any, doc: Mapping[str, Any], responses: Sequence[tuple[float, bool]]
-) -> Mapping[str, object]:
-    with in_sandbox():  # it may render templates
-        told: Mapping[str, object] = task.process_results(doc, responses)
-    return told
-
-
-def _overrides(task: Any) -> bool:
+def _overrides(task: LmEvalTask) -> bool:
     return not type(task).process_results.__qualname__.startswith("ConfigurableTask.")
 
 
 def _choices(
-    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+    task: LmEvalTask,
+    document: Document,
+    doc: Mapping[str, Any],
+    requests: Sequence[LmEvalRequest],
+    encoder: Encoder,
 ) -> ChoiceExample:
-    own = _own(task, instances[0].doc)
+    own = _own(task, doc)
     context, choices, target = document.raw
     raw_gold = context if task.multiple_input else target
     _refuse_unanswerable(choices, raw_gold)
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
-    asked = instances if own is not None else instances[: len(choices)]
+    asked = requests if own is not None else requests[: len(choices)]
     passages, positions = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
     gold = _gold(raw_gold, choices)
     answer = str(target) if task.multiple_input else choices[gold[0]]
@@ -292,7 +328,7 @@ def _refuse_unanswerable(choices: Sequence[Any], raw_gold: Any) -> None:
         not 0 <= one < len(choices) for one in _gold(raw_gold, choices)
     ):
         raise TaskError(
-            f"the right answer is {_shown(raw_gold)}, which is none of its "
+            f"the gold answer is {_shown(raw_gold)}, which is none of its "
             f"{len(choices)} choices {_shown(list(choices))}; does this split have labels?"
         )
 
@@ -303,7 +339,7 @@ def _shown(value: object) -> str:
 
 
 def _gold(raw: Any, choices: Sequence[str]) -> tuple[int, ...]:
-    """The indices of the right choices; -1 for one that is none of them."""
+    """The indices of the gold choices; -1 for one that is none of them."""
     many = raw if isinstance(raw, list | tuple) else [raw]
     found = []
     for one in many or [None]:
@@ -315,30 +351,38 @@ def _gold(raw: Any, choices: Sequence[str]) -> tuple[int, ...]:
 
 
 def _continuation(
-    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+    task: LmEvalTask,
+    _: Document,
+    doc: Mapping[str, Any],
+    requests: Sequence[LmEvalRequest],
+    encoder: Encoder,
 ) -> ContinuationExample:
-    context, text = instances[0].args[:2]
+    context, text = requests[0].args[:2]
     if not isinstance(text, str) or not text:
         raise TaskError(f"its continuation is {text!r}; it must be a text that is not empty")
     ((before, after),) = encoder.pairs([(context, text)])
     passages = (Passage(before, (after,)),)
-    return ContinuationExample(passages, TextSize.of(text), _own(task, instances[0].doc))
+    return ContinuationExample(passages, TextSize.of(text), _own(task, doc))
 
 
 def _rolling(
-    task: Any, document: Document, instances: Sequence[Any], encoder: Encoder
+    task: LmEvalTask,
+    _: Document,
+    doc: Mapping[str, Any],
+    requests: Sequence[LmEvalRequest],
+    encoder: Encoder,
 ) -> RollingExample:
-    (text,) = instances[0].args[:1]
+    (text,) = requests[0].args[:1]
     if not isinstance(text, str) or not text:
         raise TaskError(f"its text is {text!r}; it must be a text that is not empty")
     passages = tuple(Passage(before, (after,)) for before, after in encoder.windows(text))
-    own = _own(task, instances[0].doc)
+    own = _own(task, doc)
     if own is None:
         n_bytes, n_words = task.count_bytes(text), task.count_words(text)
         units = {"word_perplexity": n_words, "byte_perplexity": n_bytes, "bits_per_byte": n_bytes}
         return RollingExample(passages, units, TextSize(len(text), n_words, n_bytes))
     # a task of its own words or bytes tells them beside the log-likelihood it was given
-    results = task.process_results(instances[0].doc, (-1.0,))
+    results = task.process_results(doc, (-1.0,))
     told = {k: v for k, v in results.items() if k in METRICS and isinstance(v, tuple)}
     if any(pair[0] != -1.0 for pair in told.values()):
         raise TaskError("its process_results changes the log-likelihood, which can't be followed")
@@ -346,21 +390,11 @@ def _rolling(
     return RollingExample(passages, units, TextSize.of(text))
 
 
-_MAKERS: dict[str, Callable[[Any, Document, Sequence[Any], Encoder], Example]] = {
+_MAKERS: dict[
+    str,
+    Callable[[LmEvalTask, Document, Mapping[str, Any], Sequence[LmEvalRequest], Encoder], Example],
+] = {
     "multiple_choice": _choices,
     "loglikelihood": _continuation,
     "loglikelihood_rolling": _rolling,
 }
-
-
-def _place(label: str, task: Any, index: int) -> str:
-    """Name an example by its task and number, and by file and line where it is the user's own."""
-    where = None
-    if task.config.process_docs is None:  # else documents are not the file's rows
-        source = {
-            "dataset_path": task.config.dataset_path,
-            "dataset_kwargs": task.config.dataset_kwargs,
-        }
-        split = task.config.test_split or task.config.validation_split
-        where = place_of_row(source, str(split), index)
-    return f"{label}, example {index + 1}" + ("" if where is None else f" ({where})")

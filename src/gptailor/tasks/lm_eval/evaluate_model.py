@@ -9,7 +9,6 @@ from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.open_task import FEWSHOT_SEED, open_task, open_test_task
 from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
-from gptailor.tasks.lm_eval.sandbox import in_sandbox
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Outcome, plain_numbers
 
@@ -47,7 +46,7 @@ def evaluate_model(
     """
     import torch
 
-    with torch.random.fork_rng(), as_lm_eval_runs(), in_sandbox():
+    with torch.random.fork_rng(), as_lm_eval_runs():
         backend = _backend(model, tokenizer, max_length, dtype, batch_size)
         return Scores({name: _evaluate(backend, splits) for name, splits in tasks.items()})
 

@@ -22,7 +22,6 @@ from gptailor.tasks.lm_eval.loaded_task import (
 )
 from gptailor.tasks.lm_eval.open_task import open_task, open_test_task
 from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
-from gptailor.tasks.lm_eval.sandbox import in_sandbox
 from gptailor.tasks.splits import TaskSplits, divide, limited
 
 __all__ = ["load_tasks"]
@@ -61,7 +60,7 @@ def load_tasks(
     for spec in specs:
         METRICS.load(spec.metric)  # a spec that was sent to a worker has not been validated there
         try:
-            with as_lm_eval_runs(), in_sandbox():
+            with as_lm_eval_runs():
                 splits = _load(spec, encoder, seed, shares)
         except TaskError as error:
             problems += [local_files.with_file(spec.name, sentence) for sentence in error.problems]

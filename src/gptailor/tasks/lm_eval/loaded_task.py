@@ -5,13 +5,13 @@ Holds lm-eval's task objects and never imports it: `harness` makes them.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gptailor.core.metrics import METRICS
 from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import build_examples, list_documents, told_metrics
+from gptailor.tasks.lm_eval.lm_eval_task import LmEvalTask
 from gptailor.tasks.splits import Document
 from gptailor.tasks.task import ExampleTask, made_up_outcomes
 
@@ -33,7 +33,7 @@ class LoadedTask:
     """
 
     name: str
-    subtasks: Mapping[str, Any]
+    subtasks: Mapping[str, LmEvalTask]
     labels: Mapping[str, str]
     equal_subtasks: frozenset[str]
     splits: Mapping[str, str]

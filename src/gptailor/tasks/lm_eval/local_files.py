@@ -15,7 +15,7 @@ from typing import Any
 from gptailor.errors import TaskError
 from gptailor.files.yaml import read_yaml
 from gptailor.tasks.lm_eval.json_data import json_dataset, json_files
-from gptailor.tasks.lm_eval.task_file import Known, group_problems, task_problems
+from gptailor.tasks.lm_eval.task_file import file_problems
 
 __all__ = [
     "TaskFiles",
@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 _MAX_INCLUDES = 16
+# keys of a group that change no task
+_OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"}
 
 
 def is_path(name: str) -> bool:
@@ -52,7 +54,7 @@ class TaskFiles:
 
 
 def with_file(name: str, sentence: str) -> str:
-    """Let a error of a local task name its file."""
+    """Add the file to a sentence about a local task that does not name it."""
     named = is_path(name) and sentence.startswith(("task ", "group "))
     return f"{name}: {sentence}" if named else sentence
 
@@ -155,25 +157,51 @@ def _members(config: Mapping[str, Any]) -> list[str]:
     return named
 
 
-def prepared(config: Mapping[str, Any], path: Path, *, known: Known) -> dict[str, Any]:
+def prepared(config: Mapping[str, Any], path: Path, task_class: type) -> dict[str, dict[str, Any]]:
     """Make a config ready for lm-eval: JSON data read by us, an evaluated split named.
 
     Args:
-        config: As `read_task_files` gives it.
+        config: As `read_task_files` returns it.
         path: Its file, for messages.
-        known: What lm-eval knows.
+        task_class: Makes every task of the file, and every task that the file changes.
+
+    Returns:
+        Name -> config: the file's own, and the tasks written inside a group.
 
     Raises:
         TaskError: With every error found before lm-eval sees the config.
     """
-    ready = dict(config)
-    name = ready.get("task")
-    if isinstance(name, list):
-        label = f"group {ready.get('group')!r}"
-        _refuse(path, label, group_problems(ready, known))
-        ready["task"] = [_prepared_member(one, path, known) for one in name]
-        return ready
-    _refuse(path, f"task {name!r}", task_problems(ready, known))
+    name, group = config.get("task"), config.get("group")
+    if not isinstance(name, list):
+        return {str(name): _prepared_task(config, path, task_class)}
+    _refuse(file_problems(f"{path}: group {group!r}", config, whole=False))
+    inside: dict[str, dict[str, Any]] = {}
+    members: list[Any] = []
+    for member in name:
+        if not isinstance(member, Mapping):
+            members.append(member)
+        elif isinstance(member.get("task"), list):
+            within = prepared(
+                {**member, "group": f"{group}::{member.get('group')}"}, path, task_class
+            )
+            *others, own = within.items()
+            inside |= dict(others)
+            members.append(own[1] | {"group": member.get("group")})
+        elif "dataset_path" in member:
+            inner = f"{group}::{member.get('task')}"  # as lm-eval calls a task written in a group
+            inside[inner] = _prepared_task({**member, "task": inner}, path, task_class)
+            members.append(inside[inner])
+        else:
+            label = f"{path}: task {member.get('group') or member.get('task')!r}"
+            _refuse(file_problems(label, member, whole=False))
+            members.append(_made_by(task_class, member))
+    return inside | {str(group): _made_by(task_class, {**config, "task": members})}
+
+
+def _prepared_task(config: Mapping[str, Any], path: Path, task_class: type) -> dict[str, Any]:
+    name = config.get("task")
+    _refuse(file_problems(f"{path}: task {name!r}", config, whole=True))
+    ready = {**config, "class": task_class}
     for key in ("should_decontaminate", "doc_to_decontamination_query"):
         ready.pop(key, None)  # nobody asks for it here, and it would be rendered
     if json_files(ready) is not None:
@@ -183,20 +211,14 @@ def prepared(config: Mapping[str, Any], path: Path, *, known: Known) -> dict[str
     return ready
 
 
-def _prepared_member(member: Any, path: Path, known: Known) -> Any:
-    """A member of a group: written inside it, or named, perhaps with keys of its own."""
-    if not isinstance(member, Mapping):
-        return member
-    if "dataset_path" in member or isinstance(member.get("task"), list):
-        return prepared(member, path, known=known)
-    named = member.get("group") or member.get("task")
-    _refuse(path, f"task {named!r}", group_problems(member, known))
-    return member
+def _made_by(task_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Let the class make the tasks of a group, or a named task, if the config changes them."""
+    return {**config, "class": task_class} if set(config) - _OF_GROUPS else dict(config)
 
 
-def _refuse(path: Path, label: str, problems: list[str]) -> None:
+def _refuse(problems: list[str]) -> None:
     if problems:
-        raise TaskError([f"{path}: {label}: {error}" for error in problems])
+        raise TaskError(problems)
 
 
 def _read(path: Path, above: list[Path]) -> dict[str, Any]:

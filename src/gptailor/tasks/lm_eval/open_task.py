@@ -1,6 +1,5 @@
 """Open tasks in lm-eval: its own, and those of local task files."""
 
-import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable
@@ -15,13 +14,11 @@ from gptailor.tasks.lm_eval.building import (
     FEWSHOT_SEED,
     OUTPUT_TYPES,
     choose_split,
+    one_line,
     set_fewshot,
     why_not_made,
 )
-from gptailor.tasks.lm_eval.error_origin import describe_error, one_line, tried_first
 from gptailor.tasks.lm_eval.loaded_task import LoadedTask
-from gptailor.tasks.lm_eval.sandbox import sandbox_like
-from gptailor.tasks.lm_eval.task_file import Known
 
 __all__ = ["FEWSHOT_SEED", "open_task", "open_test_task"]
 
@@ -65,7 +62,7 @@ def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
             splits[subtask] = choose_split(labels[subtask], task, split)
         except BUILD_ERRORS as error:
             raise TaskError(
-                f"{labels[subtask]}: lm-eval can't build it: {describe_error(error)}"
+                f"{labels[subtask]}: lm-eval can't build it: {one_line(error)}"
             ) from None
         notes += told
     group = loaded["groups"].get(own_name)
@@ -97,18 +94,20 @@ def _label(subtask: str, files: local_files.TaskFiles | None) -> str:
 def _make(name: str, manager: Any, files: local_files.TaskFiles | None) -> Any:
     from datasets.exceptions import DatasetsError
 
+    from gptailor.tasks.lm_eval.sandboxed_task import FirstExampleError
+
     try:
         return manager.load([name])
+    except FirstExampleError as error:
+        raise TaskError(f"{_label(error.task, files)}, {error}") from None
+    except OSError as error:
+        raise TaskError(
+            f"{_label(name, files)}: its data are not on this machine and can't be fetched "
+            f"({one_line(error)}); load the task once where there is a network, so that the "
+            "datasets cache has it, or write a YAML file of your own over a JSONL file"
+        ) from None
     except (*BUILD_ERRORS, DatasetsError) as error:
-        tried = tried_first(error)
-        subtask = name if tried is None else str(tried[0].config.task)
-        if tried is None and isinstance(error, OSError):
-            raise TaskError(
-                f"{_label(subtask, files)}: its data are not on this machine and can't be fetched "
-                f"({one_line(error)}); load the task once where there is a network, so that the "
-                "datasets cache has it, or write a YAML file of your own over a JSONL file"
-            ) from None
-        raise TaskError(why_not_made(_label(subtask, files), error)) from None
+        raise TaskError(why_not_made(_label(name, files), error)) from None
 
 
 @functools.cache
@@ -140,49 +139,31 @@ def _local(files: local_files.TaskFiles) -> Any:
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import TaskIndex
 
+    from gptailor.tasks.lm_eval.sandboxed_task import SandboxedTask
+
     manager = TaskManager(include_defaults=False)
     used, foreign = local_files.references(files)
     if foreign:
         for other in foreign:
             _shipped(other)
         manager.task_index.update(_manager().task_index)
-    known = _known()
     problems: list[str] = []
     for name in used:
         path = files.places[name]
         try:
-            config = local_files.prepared(files.configs[name], path, known=known)
+            configs = local_files.prepared(files.configs[name], path, SandboxedTask)
         except TaskError as error:
             problems += error.problems
             continue
-        TaskIndex.process_cfg(config, path, manager.task_index)
-        manager.task_index[name].cfg = config
-        manager.task_index[name].yaml_path = None  # lm-eval takes our config, not the file
+        for inner, config in configs.items():
+            # a config with a class would be taken for a task even where it is a group
+            plain = {key: config[key] for key in config if key != "class"}
+            TaskIndex.process_cfg(plain, path, manager.task_index)
+            manager.task_index[inner].cfg = config
+            manager.task_index[inner].yaml_path = None  # lm-eval takes our config, not the file
     if problems:
         raise TaskError(problems)
     return manager
-
-
-def _known() -> Known:
-    from lm_eval import utils
-    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
-    from lm_eval.api.samplers import SAMPLER_REGISTRY
-    from lm_eval.config.group import GroupConfig
-    from lm_eval.config.task import FewshotConfig, TaskConfig
-
-    keys, group_keys, fewshot_keys = (
-        [one.name for one in dataclasses.fields(kind)]
-        for kind in (TaskConfig, GroupConfig, FewshotConfig)
-    )
-    return Known(
-        keys=[key for key in keys if key != "custom_dataset"],
-        group_keys=group_keys,
-        fewshot_keys=fewshot_keys,
-        metrics=list(METRIC_REGISTRY),
-        aggregations=list(AGGREGATION_REGISTRY),
-        samplers=list(SAMPLER_REGISTRY),
-        sandbox=sandbox_like(utils.env),
-    )
 
 
 def _refuse_unlike(label: str, task: Any) -> None:

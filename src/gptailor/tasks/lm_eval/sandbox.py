@@ -1,21 +1,14 @@
-"""Sandbox: where the templates of task files are rendered, so that none can run code.
+"""The Jinja environment in which the templates of task files are rendered: they can't run code."""
 
-lm-eval renders them in one Jinja environment of its own, which lets a template reach any object of
-Python. Here that environment is exchanged for a sandboxed one that is like it in all else, for as
-long as somebody is inside `in_sandbox`; then lm-eval has its own back. Knows nothing of tasks.
-"""
-
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, MutableMapping
-from functools import lru_cache
+from collections.abc import Callable, MutableMapping
+from functools import cache, lru_cache
 from typing import Any
 
 from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-__all__ = ["in_sandbox", "sandbox_like"]
+__all__ = ["sandbox", "sandbox_like"]
 
 _MAX_ITEMS = 10**6  # of a text or list that a template multiplies
 _MAX_BITS = 10**4  # of a number that it multiplies or raises
@@ -46,43 +39,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().from_string(source, globals, template_class)
 
 
-class _Exchange:
-    """Counts who is inside, in whatever thread; the first takes lm-eval's environment away."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_inside = 0
-        self._theirs: Environment | None = None
-
-    def enter(self, module: Any) -> None:
-        with self._lock:
-            if self._n_inside == 0:
-                self._theirs, module.env = module.env, sandbox_like(module.env)
-            self._n_inside += 1
-
-    def leave(self, module: Any) -> None:
-        with self._lock:
-            self._n_inside -= 1
-            if self._n_inside == 0:
-                module.env, self._theirs = self._theirs, None
-
-
-_exchange = _Exchange()
-
-
-@contextlib.contextmanager
-def in_sandbox() -> Iterator[None]:
-    """Let lm-eval render templates in a sandbox; may be nested, and used by several threads.
-
-    A template that reaches for what it may not raises jinja2's `SecurityError`.
-    """
+@cache
+def sandbox() -> ImmutableSandboxedEnvironment:
+    """The sandbox for lm-eval's templates; one that breaks out raises `SecurityError`."""
     from lm_eval import utils
 
-    _exchange.enter(utils)
-    try:
-        yield
-    finally:
-        _exchange.leave(utils)
+    return sandbox_like(utils.env)
 
 
 def sandbox_like(theirs: Environment) -> ImmutableSandboxedEnvironment:

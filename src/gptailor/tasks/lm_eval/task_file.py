@@ -1,263 +1,272 @@
 """What a local task file may say: plain data and templates, and nothing that names code.
 
-lm-eval would call functions, load metrics and prompts by their paths, and let `datasets` pick any
+lm-eval would call functions, load metrics and prompts by their paths, and let `datasets` choose any
 reader; a file of the user's own may ask for none of that. Every error of a file is found before
-lm-eval sees it. Knows the layout of lm-eval's YAML, but not lm-eval.
+lm-eval sees it.
 """
 
 import importlib.util
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from jinja2 import Environment, TemplateError
+from jinja2 import TemplateError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from gptailor.core.frozen import Frozen
+from gptailor.core.problems import sentences
 from gptailor.errors import unknown
 from gptailor.tasks.lm_eval.json_data import json_files
+from gptailor.tasks.lm_eval.sandbox import sandbox
 
-__all__ = ["TEMPLATES", "Known", "group_problems", "task_problems"]
+__all__ = ["file_problems"]
 
-# keys that lm-eval renders; their values may be what stands beside them, too
-TEMPLATES: Mapping[str, tuple[type, ...]] = {
-    "doc_to_text": (str, int),
-    "doc_to_target": (str, int, list),
-    "doc_to_choice": (str, list, dict),
-    "description": (str,),
-    "gen_prefix": (str,),
-    "doc_to_decontamination_query": (str,),
-}
-_TEXTS = ("target_delimiter", "fewshot_delimiter", "output_type")
-_SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
-# what lm-eval takes functions for, or loads by a path
-_CODE = ("custom_dataset", "process_docs", "process_results", "use_prompt", "class", "unsafe_code")
-_MEDIA = ("doc_to_image", "doc_to_audio")
 _NEED_FILES = frozenset({"json", "csv", "text", "parquet"})  # else the current folder is searched
 _READERS = _NEED_FILES | {"arrow"}
-_OPTIONS = frozenset(
-    [
-        *("data_files", "data_dir", "revision", "name", "field", "trust_remote_code"),
-        *("sep", "delimiter", "header", "names", "column_names", "quotechar", "quoting"),
-        *("escapechar", "skiprows", "encoding", "keep_linebreaks", "sample_by", "columns"),
-    ]
-)
 _ADDRESSES = ("https://", "hf://")
+_SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What lm-eval knows.
+@cache
+def _registered() -> Mapping[str, tuple[str, ...]]:
+    """The names that lm-eval knows of its own."""
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
+    from lm_eval.api.samplers import SAMPLER_REGISTRY
 
-    Args:
-        keys: Of a task.
-        group_keys: Of a group.
-        fewshot_keys: Of a task's `fewshot_config`.
-        metrics: By name.
-        aggregations: By name.
-        samplers: Ways to choose few-shot examples, by name.
-        sandbox: Where templates are rendered.
-    """
-
-    keys: Collection[str]
-    group_keys: Collection[str]
-    fewshot_keys: Collection[str]
-    metrics: Collection[str]
-    aggregations: Collection[str]
-    samplers: Collection[str]
-    sandbox: Environment
+    found = {
+        "metric": METRIC_REGISTRY,
+        "aggregation": AGGREGATION_REGISTRY,
+        "sampler": SAMPLER_REGISTRY,
+    }
+    return {noun: tuple(sorted(names)) for noun, names in found.items()}
 
 
-def task_problems(config: Mapping[str, Any], known: Known) -> list[str]:
-    """Every error of a task, each beginning with its key or what is wrong."""
-    return [*_said_problems(config, known), *_data_problems(config)]
+def _one_of(noun: str, name: str) -> str:
+    if name not in _registered()[noun]:
+        raise ValueError(unknown(noun, name, _registered()[noun]))
+    return name
 
 
-def group_problems(config: Mapping[str, Any], known: Known) -> list[str]:
-    """Every error of a group, or of a task named in one, and of what it says for its tasks."""
-    said = {key: value for key, value in config.items() if key not in known.group_keys}
-    listed = config.get("aggregate_metric_list") or []
-    listed = [listed] if isinstance(listed, Mapping) else listed
-    problems = []
-    if not isinstance(listed, list) or not all(
-        isinstance(one, Mapping) and one.get("metric") in known.metrics for one in listed
-    ):
-        problems = [f"aggregate_metric_list is {listed!r}; write it as [{{metric: acc}}]"]
-    return [*problems, *_said_problems(said, known), *_source_problems(said)]
+def _false(reason: str, value: object) -> object:
+    if value not in (None, False):
+        raise ValueError(reason)
+    return value
 
 
-def _said_problems(config: Mapping[str, Any], known: Known) -> list[str]:
-    return [
-        *_key_problems(config, known.keys),
-        *_metric_problems(config.get("metric_list"), known),
-        *_filter_problems(config.get("filter_list")),
-        *_template_problems(config, known.sandbox),
-        *_fewshot_problems(config, known),
-        *_text_problems(config),
-    ]
+def _template(kinds: tuple[type, ...], value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise ValueError(f"must be text, in quotes: a template or a column's name, not {value!r}")
+    if isinstance(value, str):
+        try:
+            sandbox().from_string(value)
+        except (TemplateError, SyntaxError, RecursionError, OverflowError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"is not a usable template: {reason}") from None
+    return value
 
 
-def _key_problems(config: Mapping[str, Any], keys: Collection[str]) -> Iterator[str]:
-    for key, value in config.items():
-        if key in _CODE:
-            if value not in (None, False):
-                yield (
-                    f"{key} runs code: a task file of your own must be plain data; write it with "
-                    "templates, or use a task that lm-eval ships"
-                )
-        elif key in _MEDIA:
-            if value is not None:
-                yield f"{key} shows images or sound to a model, which is not supported"
-        elif key not in keys:
-            yield unknown("key", str(key), sorted(keys))
+def _tag(value: object) -> object:
+    tags = value if isinstance(value, list) else [value]
+    if not all(tag is None or isinstance(tag, str) for tag in tags):
+        raise ValueError(f"must be text, or a list of texts, not {value!r}")
+    return value
 
 
-def _metric_problems(listed: Any, known: Known) -> Iterator[str]:
-    if listed is None:
-        return
-    if not isinstance(listed, list) or not all(
-        isinstance(one, Mapping) and isinstance(one.get("metric"), str) for one in listed
-    ):
-        yield f"metric_list is {listed!r}; write it as [{{metric: acc}}]"
-        return
-    for number, one in enumerate(listed):
-        if one["metric"] not in known.metrics:
-            yield unknown("metric", one["metric"], sorted(known.metrics))
-        if one.get("hf_evaluate"):
-            yield (
-                f"metric_list[{number}].hf_evaluate loads a metric as a script, which would be "
-                "run; leave it out"
-            )
-        way = one.get("aggregation", "mean")
-        if not isinstance(way, str) or way not in known.aggregations:
-            told = unknown("aggregation", str(way), sorted(known.aggregations))
-            yield f"metric_list[{number}].aggregation: {told}"
-
-
-def _filter_problems(listed: Any) -> Iterator[str]:
+def _filters(value: object) -> object:
     """Filters act on generated text, and none is asked for; the one that does nothing may stay."""
-    if listed is None:
-        return
     steps = [
         step.get("function") if isinstance(step, Mapping) else step
-        for one in (listed if isinstance(listed, list) else [listed])
+        for one in (value if isinstance(value, list) else [value])
         for step in (one.get("filter") if isinstance(one, Mapping) else None) or [one]
     ]
-    if steps != ["take_first"]:
-        yield "filter_list acts on text that a model writes, and none is asked for; leave it out"
+    if value is not None and steps != ["take_first"]:
+        raise ValueError("acts on text that a model writes, and none is asked for; leave it out")
+    return value
 
 
-def _template_problems(config: Mapping[str, Any], sandbox: Environment) -> Iterator[str]:
-    for key, kinds in TEMPLATES.items():
-        value = config.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            yield f"{key} is {value!r}; it must be text, in quotes" + (
-                " (a template, or a column's name)" if key.startswith("doc_to") else ""
+def _reader(value: str) -> str:
+    """Refuse a reader of `datasets` that is not one of ours."""
+    other = "://" in value or "::" in value or value.endswith(".py")
+    if not other and value not in _READERS and value.isidentifier() and not Path(value).exists():
+        other = importlib.util.find_spec(f"datasets.packaged_modules.{value}") is not None
+    if other:
+        raise ValueError(
+            f"data are read as {', '.join(sorted(_READERS))}, or from a folder or a data set of "
+            f"the hub, not as {value!r}"
+        )
+    return value
+
+
+def _addresses(value: object) -> object:
+    for one in _flat(value):
+        if isinstance(one, str) and (
+            "::" in one or ("://" in one and not one.startswith(_ADDRESSES))
+        ):
+            raise ValueError(
+                f"{one!r} is no address of data; name a file, or one of "
+                + " or ".join(f"{address}..." for address in _ADDRESSES)
             )
-        elif isinstance(value, str):
-            try:
-                sandbox.from_string(value)
-            except (TemplateError, SyntaxError, RecursionError, OverflowError) as error:
-                told = str(error).splitlines()[0] if str(error) else type(error).__name__
-                yield f"{key} is not a usable template: {told}"
+    return value
 
 
-def _fewshot_problems(config: Mapping[str, Any], known: Known) -> Iterator[str]:
-    number = config.get("num_fewshot")
-    if number is not None and (
-        not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 64
-    ):
-        yield f"num_fewshot is {number!r}; it must be a whole number from 0 to 64"
-    if config.get("repeats", 1) != 1:
-        yield f"repeats is {config['repeats']!r}; each question is asked once, so leave it out"
-    said = config.get("fewshot_config")
-    if said is None:
-        return
-    if not isinstance(said, Mapping):
-        yield f"fewshot_config is {said!r}; it must be a mapping"
-        return
-    sampler = said.get("sampler", "default")
-    if not isinstance(sampler, str) or sampler not in known.samplers:
-        told = unknown("sampler", str(sampler), sorted(known.samplers))
-        yield f"fewshot_config.sampler: {told}"
-    samples = said.get("samples")
-    if samples is not None and not (
-        isinstance(samples, list) and samples and all(isinstance(one, Mapping) for one in samples)
-    ):
-        yield "fewshot_config.samples must list examples, a mapping each"
-    for error in (
-        *_key_problems(said, known.fewshot_keys),
-        *_template_problems(said, known.sandbox),
-        *_text_problems(said),
-    ):
-        yield f"fewshot_config: {error}"
+_CODE = (
+    "runs code: a task file of your own must be plain data; write it with templates, or use a task "
+    "that lm-eval ships"
+)
+_Code = Annotated[object, AfterValidator(partial(_false, _CODE))]
+_Media = Annotated[
+    object,
+    AfterValidator(partial(_false, "shows images or sound to a model, which is not supported")),
+]
+_Script = Annotated[
+    object,
+    AfterValidator(partial(_false, "loads a metric as a script, which would be run; leave it out")),
+]
+_Text = Annotated[object, AfterValidator(partial(_template, (str, int)))]
+_Target = Annotated[object, AfterValidator(partial(_template, (str, int, list)))]
+_Choices = Annotated[object, AfterValidator(partial(_template, (str, list, dict)))]
+_Plain = Annotated[object, AfterValidator(partial(_template, (str,)))]
+_MetricName = Annotated[str, AfterValidator(partial(_one_of, "metric"))]
 
 
-def _text_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    for key in (*_TEXTS, "dataset_name", *_SPLITS):
-        value = config.get(key)
-        needed = key in _TEXTS and key in config
-        if (needed or value is not None) and not isinstance(value, str):
-            yield f"{key} is {value!r}; it must be text, in quotes"
-    tags = config.get("tag") or []
-    if not all(isinstance(tag, str) for tag in (tags if isinstance(tags, list) else [tags])):
-        yield f"tag is {tags!r}; it must be text, or list some"
+class _Metric(BaseModel):
+    """An entry of `metric_list`; other keys are arguments of the metric."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    metric: _MetricName
+    aggregation: Annotated[str, AfterValidator(partial(_one_of, "aggregation"))] = "mean"
+    hf_evaluate: _Script = None
 
 
-def _source_problems(config: Mapping[str, Any]) -> list[str]:
-    """Problems of where the data come from, as far as it is said."""
-    source, options = config.get("dataset_path"), config.get("dataset_kwargs")
-    problems = []
-    if isinstance(source, str) and _is_other_reader(source):
-        problems.append(
-            f"dataset_path is {source!r}; data are read as {', '.join(sorted(_READERS))}, or from "
-            "a folder or a data set of the hub"
-        )
-    if not isinstance(options, Mapping):
-        if options is not None:
-            problems.append(f"dataset_kwargs is {options!r}; write {{data_files: {{test: FILE}}}}")
-        return problems
-    problems += [
-        f"dataset_kwargs: {unknown('option', str(key), sorted(_OPTIONS))}"
-        for key in options
-        if key not in _OPTIONS
-    ]
-    if options.get("trust_remote_code"):
-        problems.append(
-            "dataset_kwargs.trust_remote_code would run code that comes with data; leave it out"
-        )
-    named = [*_flat(options.get("data_files")), options.get("data_dir")]
-    problems += [
-        f"dataset_kwargs: {one!r} is no address of data; name a file, or one of "
-        + " or ".join(f"{address}..." for address in _ADDRESSES)
-        for one in named
-        if isinstance(one, str)
-        and ("::" in one or ("://" in one and not one.startswith(_ADDRESSES)))
-    ]
+class _GroupMetric(BaseModel):
+    """An entry of `aggregate_metric_list`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    metric: _MetricName
+
+
+class _Fewshot(Frozen):
+    """`fewshot_config`: how few-shot examples are chosen and written."""
+
+    sampler: Annotated[str, AfterValidator(partial(_one_of, "sampler"))] = "default"
+    split: str | None = None
+    process_docs: _Code = None
+    fewshot_indices: list[int] | None = None
+    samples: Annotated[list[dict[str, Any]] | None, Field(min_length=1)] = None
+    doc_to_text: _Text = None
+    doc_to_choice: _Choices = None
+    doc_to_target: _Target = None
+    gen_prefix: _Plain = None
+    fewshot_delimiter: str = ""
+    target_delimiter: str = ""
+
+
+class _Data(Frozen):
+    """`dataset_kwargs`: the options of `datasets.load_dataset` that read files as data."""
+
+    data_files: Annotated[object, AfterValidator(_addresses)] = None
+    data_dir: Annotated[str | None, AfterValidator(_addresses)] = None
+    trust_remote_code: Annotated[
+        object,
+        AfterValidator(partial(_false, "would run code that comes with data; leave it out")),
+    ] = None
+    revision: object = None
+    name: object = None
+    field: object = None
+    sep: object = None
+    delimiter: object = None
+    header: object = None
+    names: object = None
+    column_names: object = None
+    quotechar: object = None
+    quoting: object = None
+    escapechar: object = None
+    skiprows: object = None
+    encoding: object = None
+    keep_linebreaks: object = None
+    sample_by: object = None
+    columns: object = None
+
+
+class TaskFile(Frozen):
+    """A task or group, or what a group says for its tasks."""
+
+    task: object = None
+    task_alias: object = None
+    tag: Annotated[object, AfterValidator(_tag)] = None
+    group: object = None
+    group_alias: object = None
+    aggregate_metric_list: Annotated[
+        list[_GroupMetric] | None,
+        BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value),
+    ] = None
+    dataset_path: Annotated[str, AfterValidator(_reader)] = ""
+    dataset_name: str | None = None
+    dataset_kwargs: _Data | None = None
+    training_split: str | None = None
+    validation_split: str | None = None
+    test_split: str | None = None
+    fewshot_split: str | None = None
+    custom_dataset: _Code = None
+    process_docs: _Code = None
+    process_results: _Code = None
+    use_prompt: _Code = None
+    class_: Annotated[_Code, Field(alias="class")] = None
+    unsafe_code: _Code = None
+    doc_to_image: _Media = None
+    doc_to_audio: _Media = None
+    doc_to_text: _Text = None
+    doc_to_target: _Target = None
+    doc_to_choice: _Choices = None
+    description: _Plain = None
+    gen_prefix: _Plain = None
+    doc_to_decontamination_query: _Plain = None
+    should_decontaminate: object = None
+    target_delimiter: str = ""
+    fewshot_delimiter: str = ""
+    fewshot_config: _Fewshot | None = None
+    num_fewshot: Annotated[int | None, Field(ge=0, le=64)] = None
+    metric_list: list[_Metric] | None = None
+    output_type: str = ""
+    generation_kwargs: object = None
+    repeats: Literal[1] = 1
+    filter_list: Annotated[object, AfterValidator(_filters)] = None
+    metadata: object = None
+
+
+def file_problems(where: str, config: Mapping[str, Any], *, whole: bool) -> list[str]:
+    """Every error of a config, a sentence each.
+
+    Args:
+        where: What each sentence begins with: the file and the task.
+        config: What the file says.
+        whole: Whether it is a task that can be made, rather than what a group says for its tasks.
+    """
+    problems, of_data = [], False
+    try:
+        TaskFile.model_validate(config)
+    except ValidationError as error:
+        problems = sentences(where, TaskFile, error)
+        of_data = any(str(one["loc"][0]).startswith("dataset_") for one in error.errors())
+    if whole and not of_data:
+        problems += [f"{where}: {problem}" for problem in _data_problems(config)]
     return problems
 
 
-def _is_other_reader(source: str) -> bool:
-    """Whether `datasets` would read it with a reader of its own that is not one of ours."""
-    if "://" in source or "::" in source or source.endswith(".py"):
-        return True
-    if source in _READERS or not source.isidentifier() or Path(source).exists():
-        return False
-    return importlib.util.find_spec(f"datasets.packaged_modules.{source}") is not None
-
-
 def _data_problems(config: Mapping[str, Any]) -> list[str]:
+    """What a task lacks to have data and a split to evaluate."""
     source, options = config.get("dataset_path"), config.get("dataset_kwargs")
-    if not isinstance(source, str):
+    if not source:
         return [f"dataset_path is {source!r}; give 'json' for a JSONL file of your own"]
-    problems = _source_problems(config)
-    if problems:
-        return problems
     named = {role: config.get(role) for role in _SPLITS if config.get(role) is not None}
     if source in _NEED_FILES:
         found = (options or {}).get("data_files")
-        if not _are_files(found):
+        if not all(isinstance(path, str) and path for path in _flat(found)):
             return [
                 f"data_files is {found!r}; write dataset_kwargs: {{data_files: {{test: FILE}}}}"
             ]
@@ -269,11 +278,6 @@ def _data_problems(config: Mapping[str, Any]) -> list[str]:
         for role, split in named.items()
         if files is not None and split not in files
     ]
-
-
-def _are_files(files: Any) -> bool:
-    flat = _flat(files)
-    return bool(flat) and all(isinstance(path, str) and path for path in flat)
 
 
 def _flat(files: Any) -> list[Any]:

@@ -1,9 +1,4 @@
-"""Problems of a config as sentences that name the file and the key.
-
-Turns what pydantic says of a config into the house's words: which key, what it must be, what it is,
-and which key may have been meant; and has the checks that several sections share. Knows nothing of
-what a config holds.
-"""
+"""Sentences about mistakes in a file, from what pydantic finds: which key, and what it must be."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -14,12 +9,12 @@ from gptailor.errors import unknown
 
 __all__ = ["not_empty", "not_many", "sentences"]
 
-_MAX_TOLD = 100  # problems
+_MAX_PROBLEMS = 100
 _MAX_ITEMS = 1000  # members or tasks of one config
 _MAX_SHOWN = 60  # characters of a value in a message
 _MAPPING = "must be a mapping, written as 'key: value' lines or {key: value}"
 _LIST = "must be a list, written as [a, b] or '- a' lines"
-_TOLD = {
+_MESSAGES = {
     "bool_type": "must be true or false",
     "dict_type": _MAPPING,
     "float_type": "must be a number",
@@ -35,26 +30,26 @@ _TOLD = {
     "too_short": "must have at least one item",
     "tuple_type": _LIST,
 }
-_BARE = ("missing", "too_short", "string_too_short", "invalid_key")  # the value says nothing more
+_WITHOUT_VALUE = ("missing", "too_short", "string_too_short", "invalid_key")
 
 
 def sentences(where: str, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """Tell every problem, one sentence each; of very many the first, and how many more there are.
+    """Turn a validation error into sentences: the first hundred, and how many more there are.
 
     Args:
-        where: The file.
-        model: What the file was held against.
+        where: What each sentence begins with, such as the file.
+        model: What was validated.
         error: What pydantic found.
     """
-    problems = error.errors(include_url=False)
-    told = [sentence for problem in problems[:_MAX_TOLD] for sentence in _told(model, problem)]
-    if len(problems) > _MAX_TOLD:
-        told.append(f"and {len(problems) - _MAX_TOLD:,} more problems")
-    return [f"{where}: {sentence}" for sentence in told]
+    found = error.errors(include_url=False)
+    problems = [text for one in found[:_MAX_PROBLEMS] for text in _sentences(model, one)]
+    if len(found) > _MAX_PROBLEMS:
+        problems.append(f"and {len(found) - _MAX_PROBLEMS:,} more problems")
+    return [f"{where}: {problem}" for problem in problems]
 
 
 def not_empty(value: object) -> object:
-    """Refuse an empty list; not by `min_length`, which counts what was valid.
+    """Refuse an empty list; not by `min_length`, which counts only the valid items.
 
     Raises:
         ValueError: A sentence; pydantic adds the key.
@@ -65,35 +60,36 @@ def not_empty(value: object) -> object:
 
 
 def not_many(value: object) -> object:
-    """Refuse a list or mapping that nobody wrote by hand, before each item is looked at.
+    """Refuse a list or mapping of more than 1,000 items before each is validated.
 
     Raises:
         ValueError: A sentence; pydantic adds the key.
     """
     if isinstance(value, list | tuple | Mapping) and len(value) > _MAX_ITEMS:
-        raise ValueError(f"has {len(value):,} items; at most {_MAX_ITEMS:,} are taken")
+        raise ValueError(f"has {len(value):,} items; at most {_MAX_ITEMS:,} are allowed")
     return value
 
 
-def _told(model: type[BaseModel], problem: Mapping[str, Any]) -> Iterator[str]:
+def _sentences(model: type[BaseModel], problem: Mapping[str, Any]) -> Iterator[str]:
     location, kind = problem["loc"], problem["type"]
     key = _key(location)
     if kind == "extra_forbidden":
         known = _section(model, location[:-1]).model_fields
-        yield f"{key}: {unknown('key', location[-1], known)}"
-    elif kind == "value_error":  # one of our own validators, which says all there is to say
+        yield f"{key}: {unknown('key', str(location[-1]), known)}"
+    elif kind == "value_error":  # raised by a validator of ours: a whole sentence, or several
         for line in str(problem["ctx"]["error"]).splitlines():
             within = not key or line.startswith(f"{key}.")  # names a key of its own
             yield line if within else f"{key}: {line}"
     else:
-        told = _TOLD.get(kind) or problem["msg"].replace("Input should be", "must be")
-        yield f"{key}: {told}" + ("" if kind in _BARE else f", not {_shown(problem['input'])}")
+        message = _MESSAGES.get(kind) or problem["msg"].replace("Input should be", "must be")
+        value = "" if kind in _WITHOUT_VALUE else f", not {_shown(problem['input'])}"
+        yield f"{key}: {message}{value}"
 
 
 def _key(location: tuple[Any, ...]) -> str:
     """``tasks[0].metric``, from ``("tasks", 0, "metric")``."""
-    parts = [f"[{item}]" if isinstance(item, int) else f".{item}" for item in location]
-    return "".join(parts).lstrip(".")
+    steps = [f"[{item}]" if isinstance(item, int) else f".{item}" for item in location]
+    return "".join(steps).lstrip(".")
 
 
 def _section(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
