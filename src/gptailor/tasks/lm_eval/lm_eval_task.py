@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-__all__ = ["LmEvalConfig", "LmEvalRequest", "LmEvalTask"]
+__all__ = ["FewshotConfig", "LmEvalConfig", "LmEvalRequest", "LmEvalTask"]
 
 Doc = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from gptailor.errors import unknown
 from gptailor.tasks.lm_eval.json_data import json_files
 from gptailor.tasks.lm_eval.sandbox import sandbox
 
-__all__ = ["file_problems"]
+__all__ = ["TaskFile", "file_problems"]
 
 _NEED_FILES = frozenset({"json", "csv", "text", "parquet"})  # else the current folder is searched
 _READERS = _NEED_FILES | {"arrow"}
