@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import find_method, merge_spec
+from gptailor.core.merge_spec import merge_spec
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.merge import merge
 
@@ -30,9 +30,9 @@ def tensors(n: int, *shape: int, seed: int = 0) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_function_takes_the_parameters_declared_and_a_base_where_one_is_needed(name: str) -> None:
-    spec, function = merge_spec(name), find_method(name).function
+    spec = merge_spec(name)
     by_kind: dict[object, list[str]] = {}
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in inspect.signature(spec.function).parameters.values():
         by_kind.setdefault(parameter.kind, []).append(parameter.name)
     assert by_kind.get(inspect.Parameter.KEYWORD_ONLY, []) == list(spec.keywords)
     assert len(by_kind[inspect.Parameter.POSITIONAL_OR_KEYWORD]) == 1 + spec.needs_base
@@ -40,7 +40,7 @@ def test_a_function_takes_the_parameters_declared_and_a_base_where_one_is_needed
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_docstring_names_its_source(name: str) -> None:
-    assert "https://" in (find_method(name).function.__doc__ or "")
+    assert "https://" in (merge_spec(name).function.__doc__ or "")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -193,4 +193,4 @@ def test_the_contract_of_merge_methods_runs_on_it(installed: Path) -> None:
     ]
     done = python(installed, "-m", "pytest", *words)
     assert done.returncode == 0, done.stdout
-    assert re.search(r"[3-9]\d passed", done.stdout), done.stdout
+    assert re.search(r"2\d passed", done.stdout), done.stdout

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from gptailor.core.frozen import Frozen, is_recorded, usable_name
 from gptailor.core.member_spec import MemberSpec
-from gptailor.core.merge_spec import MergeMethod, merge_spec, method_name
+from gptailor.core.merge_spec import MergeSpec, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS, Registry
 from gptailor.core.problems import not_empty, not_many, sentences
 from gptailor.core.tailoring import BASE, Source
@@ -200,7 +200,7 @@ class Config(Frozen):
     def _methods_to_names(cls, value: object) -> object:
         if not isinstance(value, list | tuple):
             return value
-        return tuple(method_name(each) if isinstance(each, MergeMethod) else each for each in value)
+        return tuple(method_name(each) if isinstance(each, MergeSpec) else each for each in value)
 
     @field_validator("merge")
     @classmethod

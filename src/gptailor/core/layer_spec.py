@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptailor.core.merge_spec import MergeMethod, Value, default_base, merge_spec, method_name
+from gptailor.core.merge_spec import MergeSpec, Value, default_base, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.core.source import BASE, Source
 from gptailor.errors import ConfigError, MergeError, TailoringError
@@ -71,7 +71,7 @@ class LayerSpec:
     def of(
         cls,
         *sources: str,
-        merge: str | MergeMethod[..., Any] | None = None,
+        merge: str | MergeSpec | None = None,
         base: str | None = None,
         **params: Value,
     ) -> "LayerSpec":

@@ -8,39 +8,28 @@ here. `gptailor.core.plugins.MERGE_METHODS` lists the built-in methods, one file
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, Generic, ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from gptailor.core.params import Range
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.core.source import BASE, Source
 from gptailor.errors import ConfigError, MergeError, TailoringError, unknown
 
-__all__ = [
-    "MergeMethod",
-    "MergeSpec",
-    "Value",
-    "default_base",
-    "find_method",
-    "merge_method",
-    "merge_spec",
-    "method_name",
-]
+__all__ = ["MergeSpec", "Value", "default_base", "merge_method", "merge_spec", "method_name"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Value = float | int | tuple[float, ...]
 
-_MAX_WEIGHT = 1e6
+_WEIGHT = Range(0.0, 1e6, default=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class MergeSpec:
-    """The declaration of one merge method.
+    """A merge method: its declaration, and the function that computes it.
 
     Args:
-        name: The name in configs, tailorings and `gptailor.merge.merge`.
+        name: What messages call the method.
+        function: ``(tensors, base, **params)``, without ``base`` where none is needed.
         params: Its parameters and their limits. A ``seed`` is made anew for each tensor.
         needs_base: Whether it works on differences from the base's layer.
         symmetric: Whether the order of the sources has no effect.
@@ -51,13 +40,14 @@ class MergeSpec:
     """
 
     name: str
+    function: Callable[..., Any]
     params: Mapping[str, Range] = field(default_factory=dict)
     needs_base: bool = False
     symmetric: bool = True
     max_sources: int | None = None
     weighted: bool = False
     scale: str | None = None
-    identity: Mapping[str, Mapping[float, int]] = field(default_factory=dict)
+    identity: Mapping[str, Mapping[Value, int]] = field(default_factory=dict)
 
     @property
     def keywords(self) -> tuple[str, ...]:
@@ -71,11 +61,7 @@ class MergeSpec:
         return {self.scale: value}
 
     def resolve(self, params: Mapping[str, object], n_sources: int) -> dict[str, Value]:
-        """Check the parameters of a merge and fill in the defaults.
-
-        Args:
-            params: Values by name; ``weights`` is a sequence.
-            n_sources: How many sources are merged.
+        """Check the parameters of a merge of `n_sources` and fill in the defaults.
 
         Returns:
             Every parameter: int or float as its `Range` says, ``weights`` a tuple of floats.
@@ -103,21 +89,13 @@ class MergeSpec:
 
     def _weights(self, weights: object, n_sources: int) -> tuple[float, ...]:
         if not isinstance(weights, list | tuple) or len(weights) != n_sources:
-            raise MergeError(
-                f"{self.name}: weights must be a list of {n_sources} numbers, one per source, "
-                f"not {weights!r}"
-            )
+            problem = f"must be a list of {n_sources} numbers, one per source, not {weights!r}"
+            raise MergeError(f"{self.name}: weights {problem}")
         for weight in weights:
-            number = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if not number or not 0 <= weight <= _MAX_WEIGHT:  # also refuses NaN
-                raise MergeError(
-                    f"{self.name}: weights must be numbers from 0 to {_MAX_WEIGHT:g}, "
-                    f"not {weight!r}"
-                )
+            if (wrong := _WEIGHT.problem(weight)) is not None:
+                raise MergeError(f"{self.name}: weights {wrong}")
         if math.fsum(weights) <= 0:
-            raise MergeError(
-                f"{self.name}: weights must not sum to 0; give at least one source a weight"
-            )
+            raise MergeError(f"{self.name}: weights must not sum to 0; give a source some weight")
         return tuple(map(float, weights))
 
     def canonical(
@@ -150,67 +128,32 @@ class MergeSpec:
             order = [index for index in order if shares[index] != 0]
             values["weights"] = tuple(shares[index] for index in order)
         merged = tuple(sources[index] for index in order)
+        origin = base or default_base(merged)
         if len(merged) > 1:
-            merged = self._unmerged(merged, values, base)
+            merged = self._unmerged(merged, values, origin)
         if len(merged) == 1:
             return merged, {}, None
-        return merged, values, self._base(merged, base)
+        if base is not None and not self.needs_base:
+            raise TailoringError(f"{self.name} takes no base; remove 'base: {base}'")
+        if (origin.layer is None) != (merged[0].layer is None):
+            raise TailoringError(f"base: {base} does not go with {', '.join(map(str, merged))}")
+        return merged, values, origin if self.needs_base else None
 
     def _unmerged(
-        self, sources: tuple[Source, ...], values: Mapping[str, Value], base: Source | None
+        self, sources: tuple[Source, ...], values: Mapping[str, Value], base: Source
     ) -> tuple[Source, ...]:
         """The one source that a merge equals at these values, or all of them."""
         if self.scale is not None and values[self.scale] == 0:
-            return (base or default_base(sources),)
+            return (base,)
         for key, ends in self.identity.items():
-            value = values[key]
-            if not isinstance(value, tuple) and value in ends:
-                return (sources[ends[value]],)
+            if values[key] in ends:
+                return (sources[ends[values[key]]],)
         return sources
-
-    def _base(self, sources: Sequence[Source], base: Source | None) -> Source | None:
-        if not self.needs_base:
-            if base is not None:
-                raise TailoringError(f"{self.name} takes no base; remove 'base: {base}'")
-            return None
-        if base is not None and (base.layer is None) != (sources[0].layer is None):
-            raise TailoringError(f"base: {base} does not go with {', '.join(map(str, sources))}")
-        return base or default_base(sources)
 
 
 def default_base(sources: Sequence[Source]) -> Source:
     """The base member's layer at the first source's index."""
     return Source(BASE, sources[0].layer)
-
-
-def _sort_key(source: Source) -> tuple[int, str]:
-    return (-1 if source.layer is None else source.layer, source.member)
-
-
-def _shares(weights: Sequence[float]) -> tuple[float, ...]:
-    total = math.fsum(weights)
-    if abs(total - 1) <= 1e-9:  # shares already: dividing again would change the last bit
-        return tuple(weights)
-    return tuple(weight / total for weight in weights)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MergeMethod(Generic[P, R]):
-    """A merge method: its declaration and its formula.
-
-    Calling it computes the formula without any check; `gptailor.merge.merge` checks first.
-
-    Args:
-        spec: The declaration.
-        function: ``(tensors, base, **params)``, without ``base`` where none is needed.
-    """
-
-    spec: MergeSpec
-    function: Callable[P, R]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Compute the formula."""
-        return self.function(*args, **kwargs)
 
 
 def merge_method(  # noqa: PLR0913  # the fields of MergeSpec, each a fact of its own
@@ -222,8 +165,8 @@ def merge_method(  # noqa: PLR0913  # the fields of MergeSpec, each a fact of it
     max_sources: int | None = None,
     weighted: bool = False,
     scale: str | None = None,
-    identity: Mapping[str, Mapping[float, int]] | None = None,
-) -> Callable[[Callable[P, R]], MergeMethod[P, R]]:
+    identity: Mapping[str, Mapping[Value, int]] | None = None,
+) -> Callable[[Callable[..., Any]], MergeSpec]:
     """Declare a function on tensors as a merge method; the arguments are `MergeSpec`'s.
 
     The function gets at least two finite float32 tensors of one shape, in the order of the sources;
@@ -233,11 +176,10 @@ def merge_method(  # noqa: PLR0913  # the fields of MergeSpec, each a fact of it
     Raises:
         MergeError: The function's keyword-only arguments are not the parameters declared.
     """
-    spec = MergeSpec(
-        name, params or {}, needs_base, symmetric, max_sources, weighted, scale, identity or {}
-    )
+    facts = (params or {}, needs_base, symmetric, max_sources, weighted, scale, identity or {})
 
-    def declare(function: Callable[P, R]) -> MergeMethod[P, R]:
+    def declare(function: Callable[..., Any]) -> MergeSpec:
+        spec = MergeSpec(name, function, *facts)
         parameters = inspect.signature(function).parameters.values()
         found = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
         if found != set(spec.keywords):
@@ -245,26 +187,27 @@ def merge_method(  # noqa: PLR0913  # the fields of MergeSpec, each a fact of it
                 f"merge method {name!r} declares the parameters {sorted(spec.keywords)}, but its "
                 f"function has the keyword-only arguments {sorted(found)}; make them the same"
             )
-        return MergeMethod(spec, function)
+        return spec
 
     return declare
 
 
-def find_method(name: str) -> MergeMethod[..., Any]:
-    """Look up a merge method; its spec has the name asked for.
+def merge_spec(name: str) -> MergeSpec:
+    """Look up a merge method.
 
     Raises:
         ConfigError: There is no such method, or it was not loaded.
     """
-    return _named(name, MERGE_METHODS.get(name))
+    found = MERGE_METHODS.get(name)
+    if isinstance(found, MergeSpec):
+        return found
+    raise ConfigError(
+        f"merge method {name!r} is a {type(found).__name__}; write @merge_method(...) above its "
+        "function"
+    )
 
 
-def merge_spec(name: str) -> MergeSpec:
-    """Look up the declaration of a merge method, as `find_method` does."""
-    return find_method(name).spec
-
-
-def method_name(method: str | MergeMethod[..., Any]) -> str:
+def method_name(method: str | MergeSpec) -> str:
     """The name of a method in configs and tailorings: of an object, its ``module:attribute``."""
     if isinstance(method, str):
         return method
@@ -272,11 +215,12 @@ def method_name(method: str | MergeMethod[..., Any]) -> str:
     return MERGE_METHODS.add(f"{function.__module__}:{function.__qualname__}", method)
 
 
-@cache
-def _named(name: str, found: object) -> MergeMethod[..., Any]:
-    if not isinstance(found, MergeMethod):
-        raise ConfigError(
-            f"merge method {name!r} is a {type(found).__name__}; write @merge_method(...) above "
-            "its function"
-        )
-    return replace(found, spec=replace(found.spec, name=name))
+def _sort_key(source: Source) -> tuple[int, str]:
+    return (-1 if source.layer is None else source.layer, source.member)
+
+
+def _shares(weights: Sequence[float]) -> tuple[float, ...]:
+    total = math.fsum(weights)
+    if abs(total - 1) <= 1e-9:  # shares already: dividing again would change the last bit
+        return tuple(weights)
+    return tuple(weight / total for weight in weights)

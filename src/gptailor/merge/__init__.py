@@ -6,14 +6,14 @@ layer. Importing this package does not import torch.
 
 from typing import TYPE_CHECKING, Any
 
-from gptailor.core.merge_spec import MergeMethod, merge_method
+from gptailor.core.merge_spec import MergeSpec, merge_method
 from gptailor.core.params import Range
 
 if TYPE_CHECKING:
     from gptailor.merge.apply import merge
     from gptailor.merge.layer import merge_layer
 
-__all__ = ["MergeMethod", "Range", "merge", "merge_layer", "merge_method"]
+__all__ = ["MergeSpec", "Range", "merge", "merge_layer", "merge_method"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import MergeMethod, find_method, method_name
+from gptailor.core.merge_spec import MergeSpec, merge_spec, method_name
 from gptailor.errors import ConfigError, MergeError
 
 __all__ = ["merge", "merge_named"]
 
 
 def merge(
-    method: str | MergeMethod[..., Any],
+    method: str | MergeSpec,
     tensors: Sequence[Tensor],
     base: Tensor | None = None,
     **params: float | Sequence[float],
@@ -40,20 +39,20 @@ def merge(
         tensor([1.])
     """
     try:
-        found = find_method(method_name(method))
+        spec = merge_spec(method_name(method))
     except ConfigError as error:
         raise MergeError(error.problems) from None
     if isinstance(tensors, Tensor):
         raise MergeError(
-            f"{found.spec.name}: tensors must be a list of tensors, one per source, not one tensor"
+            f"{spec.name}: tensors must be a list of tensors, one per source, not one tensor"
         )
     named = {f"tensors[{index}]": tensor for index, tensor in enumerate(tensors)}
-    return merge_named(found, named, base, params)
+    return merge_named(spec, named, base, params)
 
 
 @torch.no_grad()
 def merge_named(
-    method: MergeMethod[..., Any],
+    spec: MergeSpec,
     tensors: Mapping[str, Tensor],
     base: Tensor | None,
     params: Mapping[str, object],
@@ -64,21 +63,20 @@ def merge_named(
         MergeError: A parameter or a tensor is invalid, or the method's function returns no float32
             tensor of the inputs' shape.
     """
-    spec = method.spec
     if not tensors:
         raise MergeError(f"{spec.name}: there is nothing to merge; give at least one tensor")
     values = spec.resolve(params, len(tensors))
-    inputs, merged = dict(tensors), len(tensors) > 1
-    if merged and spec.needs_base:
-        if base is None:
-            raise MergeError(f"{spec.name} merges differences from a base; give the base's tensor")
-        inputs["the base"] = base
-    floats = _as_float32(spec.name, inputs)
-    if not merged:
-        return floats[0]
-    result: object = (
-        method(floats[:-1], floats[-1], **values) if spec.needs_base else method(floats, **values)
-    )
+    if len(tensors) == 1:
+        return _as_float32(spec.name, tensors)[0]
+    result: object
+    if not spec.needs_base:
+        floats = _as_float32(spec.name, tensors)
+        result = spec.function(floats, **values)
+    elif base is None:
+        raise MergeError(f"{spec.name} merges differences from a base; give the base's tensor")
+    else:
+        *floats, origin = _as_float32(spec.name, {**tensors, "the base": base})
+        result = spec.function(floats, origin, **values)
     shape = floats[0].shape
     if isinstance(result, Tensor) and (result.shape, result.dtype) == (shape, torch.float32):
         return result
@@ -86,20 +84,11 @@ def merge_named(
 
 
 def _as_float32(method: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    first = next(iter(tensors))
+    first, like = next(iter(tensors.items()))
     floats = []
     for name, tensor in tensors.items():
-        _refuse_misfit(method, name, tensor)
-        if tensor.shape != tensors[first].shape:
-            raise MergeError(
-                f"{method}: {name} has shape {tuple(tensor.shape)} but {first} has "
-                f"{tuple(tensors[first].shape)}; tensors to be merged must share one shape"
-            )
-        if tensor.device != tensors[first].device:
-            raise MergeError(
-                f"{method}: {name} is on {tensor.device} but {first} is on "
-                f"{tensors[first].device}; move them to one device"
-            )
+        if (problem := _problem(tensor, first, like)) is not None:
+            raise MergeError(f"{method}: {name} {problem}")
         floats.append(tensor.detach().to(torch.float32))
         if not _finite(floats[-1]):
             raise MergeError(
@@ -108,15 +97,22 @@ def _as_float32(method: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return floats
 
 
-def _refuse_misfit(method: str, name: str, tensor: object) -> None:
+def _problem(tensor: object, first: str, like: Tensor) -> str | None:
+    """What is wrong with a tensor, alone or beside the first one."""
     if not isinstance(tensor, Tensor):
-        raise MergeError(f"{method}: {name} is a {type(tensor).__name__}, not a tensor")
+        return f"is a {type(tensor).__name__}, not a tensor"
     if not tensor.is_floating_point():
-        raise MergeError(
-            f"{method}: {name} is of {tensor.dtype}; only floating point tensors can be merged"
-        )
+        return f"is of {tensor.dtype}; only floating point tensors can be merged"
     if tensor.layout is not torch.strided or tensor.is_meta:
-        raise MergeError(f"{method}: {name} is sparse or has no data; give a plain tensor")
+        return "is sparse or has no data; give a plain tensor"
+    if tensor.shape != like.shape:
+        return (
+            f"has shape {tuple(tensor.shape)} but {first} has {tuple(like.shape)}; tensors to be "
+            "merged must share one shape"
+        )
+    if tensor.device != like.device:
+        return f"is on {tensor.device} but {first} is on {like.device}; move them to one device"
+    return None
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -2,12 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import MergeMethod, Value, find_method
+from gptailor.core.merge_spec import MergeSpec, Value, merge_spec
 from gptailor.core.tailoring import LayerSpec
 from gptailor.errors import MergeError
 from gptailor.merge.apply import merge_named
@@ -47,9 +46,9 @@ def merge_layer(
         raise MergeError(f"{spec} needs {len(spec.sources)} sources, but got {len(sources)}")
     if spec.method is None:
         return dict(sources[0])
-    method = find_method(spec.method)
-    used_base = base if method.spec.needs_base else None
-    if method.spec.needs_base and base is None:
+    method = merge_spec(spec.method)
+    used_base = base if method.needs_base else None
+    if method.needs_base and base is None:
         raise MergeError(f"{spec} merges differences from {spec.base}, but got no base")
     named = dict(zip(map(str, spec.sources), sources, strict=True))
     _refuse_other_names(named if used_base is None else named | {_BASE: used_base})
@@ -79,7 +78,7 @@ def _refuse_other_names(named: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _merged(
-    method: MergeMethod[..., Any],
+    method: MergeSpec,
     tensors: Mapping[str, Tensor],
     base: Tensor | None,
     params: Mapping[str, Value],

@@ -198,14 +198,15 @@ class Space:
 
     def random_merge(self, layer: int, rng: Generator) -> LayerSpec:
         """Draw a merge: method, two or more variants, and parameters within their spans."""
-        merge = merge_spec(self.methods[rng.integers(len(self.methods))])
+        method = self.methods[rng.integers(len(self.methods))]
+        merge = merge_spec(method)
         most = min(len(self.variants), merge.max_sources or len(self.variants))
         size = int(rng.integers(2, most + 1))
         chosen = rng.choice(len(self.variants), size=size, replace=False)
         if merge.symmetric:
             chosen.sort()
         members = tuple(self.variants[index] for index in chosen)
-        return self.spec(layer, members, merge.name, **_random_params(merge, size, rng))
+        return self.spec(layer, members, method, **_random_params(merge, size, rng))
 
     def random_outer(self, rng: Generator) -> LayerSpec:
         """Draw the member of an outer part."""
