@@ -1,11 +1,14 @@
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from gptailor.core.merge_spec import merge_spec
+from gptailor.core.merge_spec import MergeSpec, merge_method, merge_spec
+from gptailor.core.params import Range
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.errors import MergeError
 from gptailor.merge import merge
@@ -14,7 +17,9 @@ PAIR = (torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0]))
 BASE = torch.tensor([0.0, 1.0])
 
 
-def error(name: str, tensors: object = PAIR, base: object = BASE, **params: object) -> str:
+def error(
+    name: str | MergeSpec, tensors: object = PAIR, base: object = BASE, **params: object
+) -> str:
     with pytest.raises(MergeError) as caught:
         merge(name, tensors, base=base, **params)
     assert len(caught.value.problems) == 1
@@ -116,3 +121,32 @@ def test_more_sources_than_int8_counts_are_averaged_rightly() -> None:
 def test_many_small_dtypes_are_read() -> None:
     eighth = torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn)
     assert merge("linear", [eighth, eighth]).tolist() == [1.0, 2.0]
+
+
+def test_a_method_that_is_not_in_the_list_is_used_by_its_object() -> None:
+    @merge_method("first", params={"share": Range(0.0, 1.0, default=1.0)}, symmetric=False)
+    def first(tensors: Sequence[Tensor], *, share: float) -> Tensor:
+        return share * tensors[0]
+
+    assert torch.equal(merge(first, PAIR), PAIR[0])
+    assert torch.equal(merge(first, PAIR, share=0.5), PAIR[0] / 2)
+    assert "first: share must be a number from 0 to 1" in error(first, share=2)
+
+
+def test_what_is_declared_is_what_the_function_takes() -> None:
+    with pytest.raises(
+        MergeError, match=r"parameters \['share'\], but its function has.*\['part'\]"
+    ):
+
+        @merge_method("first", params={"share": Range(0.0, 1.0, default=1.0)})
+        def first(tensors: Sequence[Tensor], *, part: float) -> Tensor:
+            return part * tensors[0]
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(2).double(), None])
+def test_a_function_that_returns_something_else_is_told(wrong: Any) -> None:
+    @merge_method("other")
+    def other(tensors: Sequence[Tensor]) -> Tensor:
+        return wrong  # type: ignore[no-any-return]  # what is not checked before it runs
+
+    assert error(other) == "other: its function must return a float32 tensor of (2,)"

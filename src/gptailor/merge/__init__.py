@@ -1,7 +1,7 @@
 """How layers are merged: one file per method, with its declaration and its formula.
 
 `merge` calls a method by its name on tensors of one weight; `merge_layer` merges every tensor of a
-layer. Importing this package does not import torch.
+layer. Importing this package does not import torch, so `Tensor` is for annotations only.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,14 @@ from gptailor.core.merge_spec import MergeSpec, merge_method
 from gptailor.core.params import Range
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gptailor.merge.apply import merge
     from gptailor.merge.layer import merge_layer
+else:
+    Tensor = Any
 
-__all__ = ["MergeSpec", "Range", "merge", "merge_layer", "merge_method"]
+__all__ = ["MergeSpec", "Range", "Tensor", "merge", "merge_layer", "merge_method"]
 
 
 def __getattr__(name: str) -> Any:

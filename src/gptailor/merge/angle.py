@@ -1,12 +1,8 @@
 """The cosine between two tensors."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from gptailor.merge import Tensor
 
 __all__ = ["cosine"]
 

@@ -1,15 +1,9 @@
 """Breadcrumbs: differences without their smallest and largest entries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gptailor.merge import Range, merge_method
+from gptailor.merge import Range, Tensor, merge_method
 from gptailor.merge.differences import add_scaled_, differences, keep_only_, largest
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["breadcrumbs"]
 

@@ -1,15 +1,9 @@
 """DARE: drop entries of the differences at random and rescale the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gptailor.merge import Range, merge_method
+from gptailor.merge import Range, Tensor, merge_method
 from gptailor.merge.differences import add_scaled_, keep_agreeing_, keep_only_
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["dare_linear", "dare_ties"]
 

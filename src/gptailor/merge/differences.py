@@ -3,13 +3,9 @@
 A function with a trailing underscore changes the differences in place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from gptailor.merge import Tensor
 
 __all__ = ["add_scaled_", "differences", "keep_agreeing_", "keep_only_", "largest", "total"]
 

@@ -13,8 +13,6 @@ from gptailor.merge.apply import merge_named
 
 __all__ = ["merge_layer"]
 
-_BASE = "the base"
-
 
 def merge_layer(
     spec: LayerSpec,
@@ -47,21 +45,21 @@ def merge_layer(
     if spec.method is None:
         return dict(sources[0])
     method = merge_spec(spec.method)
-    used_base = base if method.needs_base else None
-    if method.needs_base and base is None:
-        raise MergeError(f"{spec} merges differences from {spec.base}, but got no base")
     named = dict(zip(map(str, spec.sources), sources, strict=True))
-    _refuse_other_names(named if used_base is None else named | {_BASE: used_base})
+    if method.needs_base:
+        if base is None:
+            raise MergeError(f"{spec} merges differences from {spec.base}, but got no base")
+        named["the base"] = base
+    _refuse_other_names(named)
     merged = {}
     for name in sources[0]:
         params = dict(spec.params)
         if "seed" in params:
             params["seed"] = _seed(params["seed"], spec.position, name)
         tensors = {source: theirs[name] for source, theirs in named.items()}
+        own = tensors.pop("the base", None)
         try:
-            merged[name] = _merged(
-                method, tensors, None if used_base is None else used_base[name], params, dtype
-            )
+            merged[name] = _merged(method, tensors, own, params, dtype)
         except MergeError as error:
             raise MergeError(f"{name}: {error}") from None
     return merged
@@ -84,26 +82,19 @@ def _merged(
     params: Mapping[str, Value],
     dtype: torch.dtype,
 ) -> Tensor:
-    first, *others = [*tensors.values(), *([] if base is None else [base])]
+    (source, first), *others = tensors.items()
     if not first.is_floating_point():
-        return _common(tensors)
-    if all(_is_same(first, other) for other in others):
+        for other, tensor in others:
+            if tensor.dtype != first.dtype or not torch.equal(tensor, first):
+                raise MergeError(
+                    f"{source} and {other} differ, and {first.dtype} can't be merged; take this "
+                    "layer from one source"
+                )
+        return first
+    inputs = [tensor for _, tensor in others] + ([] if base is None else [base])
+    if all(_is_same(first, tensor) for tensor in inputs):
         return first.to(dtype)
     return merge_named(method, tensors, base, params).to(dtype)
-
-
-def _common(tensors: Mapping[str, Tensor]) -> Tensor:
-    """The tensor that all sources share; one that is not floating point can't be merged."""
-    first, *others = tensors
-    for other in others:
-        if tensors[other].dtype != tensors[first].dtype or not torch.equal(
-            tensors[other], tensors[first]
-        ):
-            raise MergeError(
-                f"{first} and {other} differ, and {tensors[first].dtype} can't be merged; "
-                "take this layer from one source"
-            )
-    return tensors[first]
 
 
 def _is_same(left: Tensor, right: Tensor) -> bool:

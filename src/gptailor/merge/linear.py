@@ -1,16 +1,10 @@
 """Linear: a weighted mean of the sources ("model soup")."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gptailor.merge import merge_method
+from gptailor.merge import Tensor, merge_method
 from gptailor.merge.differences import total
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["linear"]
 

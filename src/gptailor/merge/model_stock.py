@@ -1,18 +1,12 @@
 """Model Stock: go from the base towards the mean, as far as the differences agree."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gptailor.merge import merge_method
+from gptailor.merge import Tensor, merge_method
 from gptailor.merge.angle import cosine
 from gptailor.merge.differences import add_scaled_, differences
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["model_stock", "model_stock_step"]
 

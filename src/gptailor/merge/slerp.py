@@ -1,16 +1,10 @@
 """Slerp: spherical interpolation between two sources."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gptailor.merge import Range, merge_method
+from gptailor.merge import Range, Tensor, merge_method
 from gptailor.merge.angle import cosine
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["slerp", "slerp_shares"]
 

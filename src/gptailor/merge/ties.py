@@ -1,15 +1,9 @@
 """TIES: trim, elect a sign, average what agrees."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gptailor.merge import Range, merge_method
+from gptailor.merge import Range, Tensor, merge_method
 from gptailor.merge.differences import differences, keep_agreeing_, keep_only_, largest, total
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["ties"]
 
