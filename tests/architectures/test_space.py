@@ -13,7 +13,7 @@ from gptailor.app.assemble import _expressible
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
-from gptailor.core.trial import Measurement, Scores, Trial
+from gptailor.core.trial import Evaluation, Measurement, Scores, Trial
 from gptailor.errors import ConfigError, TailoringError
 from gptailor.family import Family, tailored_config
 from gptailor.family.layout import Layout
@@ -97,7 +97,7 @@ def test_every_proposal_can_be_exported(name: str, n_removed: int, family: Famil
             family.check(proposal.tailoring)
             results += len(proposal.tailoring.layers) == space.n_kept
         told = [(p, scores(p.tailoring, p.n_examples)) for p in group]
-        asking.tell([Trial(next(numbers), proposal, found) for proposal, found in told])
+        asking.tell([Trial(next(numbers), proposal, Evaluation(found)) for proposal, found in told])
     assert results > 0
 
 

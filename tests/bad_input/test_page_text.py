@@ -52,8 +52,14 @@ RICH: list[dict[str, Any]] = [
     SOUND[0]
     | {
         "config": {
-            "family": {"base": {"path": "a base"}, "variants": {"math": {"path": "a variant"}}},
+            "family": {
+                "base": {"path": "a base"},
+                "variants": {"math": {"path": "a variant"}},
+                "dtype": "float32",
+            },
             "search": {"name": "a searcher", "options": {"an option": "its value"}},
+            "engine": {},
+            "budget": {"n_examples": None},
         },
         "machine": {"cpu": "a cpu"},
     },

@@ -1,7 +1,6 @@
 """What every searcher must do, whatever it is called."""
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import Measurement, Proposal, Scores, Trial
+from gptailor.core.trial import Evaluation, Measurement, Proposal, Scores, Trial
 from gptailor.errors import ConfigError, GPTailorError
+from gptailor.record.entries import AskedEntry, AskedProposal, TrialEntry
 from gptailor.searchers.searcher import SearchContext, Searcher, make_searcher
 from gptailor.searchers.space import Space, kept_positions
 
@@ -72,9 +72,9 @@ def evaluated(
     group: Sequence[Proposal], start: int, fails: Callable[[Proposal], bool] = lambda _: False
 ) -> list[Trial]:
     return [
-        Trial(number, proposal, failure="out of memory")
+        Trial(number, proposal, Evaluation(failure="out of memory"))
         if fails(proposal)
-        else Trial(number, proposal, scores(proposal.tailoring, proposal.n_examples))
+        else Trial(number, proposal, Evaluation(scores(proposal.tailoring, proposal.n_examples)))
         for number, proposal in enumerate(group, start)
     ]
 
@@ -149,14 +149,23 @@ def test_the_same_seed_proposes_the_same_and_another_seed_something_else(name: s
         assert first != proposals(drive(make(name, space, seed=1)))
 
 
+def as_recorded(trial: Trial) -> Trial:
+    """The trial as it is read from a record."""
+    asked = AskedEntry(proposals=(AskedProposal.of(trial.number, trial.proposal),))
+    entry = TrialEntry.of(trial.number, trial.evaluation, 0.0)
+    (read,) = AskedEntry.model_validate_json(asked.to_line()).proposals
+    return Trial(
+        read.number, read.proposal, TrialEntry.model_validate_json(entry.to_line()).evaluation
+    )
+
+
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_record_replayed_goes_on_as_if_never_stopped(name: str, stop: int) -> None:
     space = SPACES["three variants"]
     whole = drive(make(name, space))
-    record = json.dumps([[trial.to_plain() for trial in group] for group in whole[:stop]])
     resumed = make(name, space)
-    for told in json.loads(record):
-        trials = [Trial.from_plain(plain) for plain in told]
+    for group in whole[:stop]:
+        trials = [as_recorded(trial) for trial in group]
         assert list(resumed.ask()) == [trial.proposal for trial in trials]
         resumed.tell(trials)
     assert proposals(drive(resumed)) == proposals(whole[stop:])

@@ -8,7 +8,7 @@ import pytest
 from gptailor.core.metrics import METRICS, aggregate
 from gptailor.core.objective import retention
 from gptailor.core.statistics import (
-    Interval,
+    Estimate,
     average_retention,
     bootstrap_interval,
     paired_difference,
@@ -165,5 +165,5 @@ def test_other_examples_or_weights_are_refused_with_a_sentence() -> None:
 
 
 def test_an_interval_tells_whether_it_is_a_point() -> None:
-    assert Interval(0.5, 0.5).is_point
-    assert not Interval(0.5, 0.6).is_point
+    assert Estimate(0.5, 0.5, 0.5).is_point
+    assert not Estimate(0.55, 0.5, 0.6).is_point

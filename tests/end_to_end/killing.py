@@ -24,6 +24,7 @@ from gptailor.config import load_config
 from gptailor.core.tailoring import Tailoring
 from gptailor.export import export_checkpoint
 from gptailor.forecast.costs import record_costs, record_forecast
+from gptailor.record.entries import TrialEntry
 from gptailor.record.journal import Journal, read_record
 from gptailor.record.ranking import BEST, FRONT, write_results
 from gptailor.report import write_report
@@ -106,7 +107,7 @@ def hold_record(run: Path, before: bytes) -> bytes:
     now = path.read_bytes()
     whole = now[: now.rfind(b"\n") + 1]
     assert whole.startswith(before), "what was recorded has changed"
-    told = [entry["number"] for entry in read_record(path) if entry["kind"] == "trial"]
+    told = [e.number for _, e in read_record(path) if isinstance(e, TrialEntry)]
     assert told == sorted(set(told)), "a trial stands twice, or out of order"
     return whole
 

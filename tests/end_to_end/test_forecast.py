@@ -37,7 +37,7 @@ def search(assembly: Assembly, folder: Path) -> list[dict[str, Any]]:
         record_forecast(journal, assembly)
         study.run()
         record_costs(journal, assembly)
-        return list(journal.entries)
+        return [entry.to_plain() for entry in journal.entries]
 
 
 def of(entries: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def test_an_evolution_costs_about_what_was_predicted(job: Job, tmp_path: Path) -
     assert before["layer_tokens"] == pytest.approx(after["layer_tokens"], rel=0.3)
     assert after["seconds"] / 5 < before["seconds"] < after["seconds"] * 5  # others may be at work
     asked = {each["number"] for entry in of(entries, "asked") for each in entry["proposals"]}
-    scored = [*of(entries, "reference"), *of(entries, "finalist"), *of(entries, "reported")]
+    scored = [*of(entries, "reference"), *of(entries, "finalist"), *of(entries, "test")]
     told = [*of(entries, "trial"), *scored]
     assert len(asked) == after["n_trials"]
     assert after["layer_tokens"] == sum(entry["layer_tokens"] for entry in told)

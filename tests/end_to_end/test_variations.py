@@ -24,7 +24,7 @@ def search(config: Path) -> tuple[Trial, list[dict[str, Any]]]:
     assembly = assemble(load_config(config))
     with Journal(config.parent / "run") as journal:
         study = open_study(assembly, journal, on_progress=lambda _: None)
-        return study.run(), list(journal.entries)
+        return study.run(), [entry.to_plain() for entry in journal.entries]
 
 
 @pytest.mark.parametrize("name", SEARCHERS.names)
@@ -35,7 +35,7 @@ def test_every_searcher_runs_the_whole_road(job: Job, name: str) -> None:
     chosen, entries = search(job(search={"name": name}, budget=budget))
     assert chosen.complete
     assert len(chosen.tailoring.layers) == 4
-    assert [e["kind"] for e in entries].count("reported") == 5
+    assert [e["kind"] for e in entries].count("test") == 5
 
 
 @pytest.mark.parametrize("n_variants", [0, 1])
@@ -92,4 +92,4 @@ def test_the_record_can_be_read_by_anything_that_reads_json(job: Job) -> None:
     lines = (config.parent / "run" / "record.jsonl").read_text(encoding="utf-8").splitlines()
     kinds = [json.loads(line)["kind"] for line in lines]
     assert kinds[0] == "header"
-    assert {"reference", "asked", "trial", "finalist", "chosen", "reported"} <= set(kinds)
+    assert {"reference", "asked", "trial", "finalist", "chosen", "test"} <= set(kinds)

@@ -72,7 +72,7 @@ def _reported(run: Path) -> dict[str, Any]:
     """What the engine scored for the result on the test split."""
     lines = (run / "record.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
-    (entry,) = (e for e in entries if e["kind"] == "reported" and e["name"] == "result")
+    (entry,) = (e for e in entries if e["kind"] == "test" and "number" in e)
     return dict(entry["scores"])
 
 

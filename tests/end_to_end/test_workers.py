@@ -36,7 +36,7 @@ def _facts(config: Path) -> list[dict[str, Any]]:
     told = ("number", "name", "member", "proposals", "scores", "failure", "n_tried", "n_trials")
     lines = (config.parent / "runs" / "tailor" / "record.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    kinds = ("reference", "asked", "trial", "finalist", "chosen", "reported")
+    kinds = ("reference", "asked", "trial", "finalist", "chosen", "test")
     kept = [entry for entry in entries if entry["kind"] in kinds]
     return [{"kind": e["kind"]} | {k: e[k] for k in told if k in e} for e in kept]
 

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from gptailor.core.score_table import ScoreRow
+from gptailor.core.score_table import ScoreRow, ScoreTable
+from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.export import CardFacts, card_facts, model_card
 
@@ -21,6 +22,23 @@ MIXED = Tailoring(
         LayerSpec.of("math:3"),
     )
 )
+
+
+def table_of(
+    base: float,
+    result: Estimate,
+    kept: Estimate | None,
+    task: str = "capitals",
+    metric: str = "acc",
+) -> ScoreTable:
+    rows = (
+        ScoreRow(task, metric, "base", 120, Estimate(base, base, base)),
+        ScoreRow(task, metric, "result", 120, result, kept),
+    )
+    return ScoreTable(rows, {})
+
+
+HALF = Estimate(0.5, 0.25, 0.75)
 FACTS = CardFacts(
     name="pico",
     tailoring=MIXED,
@@ -29,7 +47,7 @@ FACTS = CardFacts(
     licence="apache-2.0",
     languages=("en", "no"),
     parameters=(1000, 700),
-    scores=(ScoreRow("capitals", "acc", 0.8, 0.7, (0.6, 0.8), 0.875, (0.75, 1.0), 120),),
+    scores=table_of(0.8, Estimate(0.7, 0.6, 0.8), Estimate(0.875, 0.75, 1.0)),
     n_tried=84,
     notes=("math: read from an adapter",),
     versions={"gptailor": "0.1.0"},
@@ -152,10 +170,11 @@ def test_scores_stand_with_intervals_and_retention() -> None:
 
 
 def test_a_score_that_is_no_number_does_not_reach_the_hubs_data() -> None:
-    row = ScoreRow("capitals", "acc", 0.8, float("nan"), retention=float("nan"))
-    card = model_card(dataclasses.replace(FACTS, scores=(row,)))
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    card = model_card(dataclasses.replace(FACTS, scores=table_of(0.8, nothing, nothing)))
     assert "model-index" not in front_matter(card)
-    assert cells(card, "task") == [["capitals", "acc", "0.8", "nan", "-", ""]]
+    row = ["capitals", "acc", "0.8", "nan [nan, nan]", "- [-, -]", "120"]
+    assert cells(card, "task") == [row]
 
 
 def test_the_tailoring_in_the_card_reads_back_equal() -> None:
@@ -225,7 +244,7 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
         paths={"base": trick, "math": trick},
         licence=trick,
         languages=(trick,),
-        scores=(ScoreRow(trick, trick, 1.0, 0.5),),
+        scores=table_of(1.0, HALF, None, trick, trick),
         scores_note=trick,
         notes=(trick,),
         versions={trick: trick},
@@ -247,6 +266,5 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
 @example(name="a_b_")
 @example(name="__é_")
 def test_any_name_stays_in_its_cell(name: str) -> None:
-    row = ScoreRow(name, "acc", 1.0, 0.5)
-    card = model_card(dataclasses.replace(FACTS, scores=(row,)))
-    assert cells(card, "task") == [[shown(name), "acc", "1", "0.5", "", ""]]
+    card = model_card(dataclasses.replace(FACTS, scores=table_of(1.0, HALF, None, name)))
+    assert cells(card, "task") == [[shown(name), "acc", "1", "0.5 [0.25, 0.75]", "", "120"]]

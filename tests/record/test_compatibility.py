@@ -1,6 +1,7 @@
 """What changed since a record began is told by its name; what may change is let pass."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,17 @@ import pytest
 
 from gptailor.errors import ConfigError, RecordError
 from gptailor.record.compatibility import check_header
+from gptailor.record.entries import Header
+from gptailor.record.journal import Journal
 
 WHERE = Path("runs/mine/record.jsonl")
+SIZES: dict[str, Any] = {"search": 12, "selection": 4, "test": 4, "notes": []}
 HEADER: dict[str, Any] = {
+    "created": "2026-01-02T03:04:05+0000",
+    "machine": {},
+    "seed": 0,
+    "n_kept": 4,
+    "goals": [{"task": "boolq", "metric": "acc", "weight": 1.0}],
     "config": {
         "family": {
             "base": {"path": "/m/base", "strength": 1.0, "base": None, "revision": None},
@@ -36,11 +45,18 @@ HEADER: dict[str, Any] = {
     },
     "versions": {"torch": "2.9.0", "transformers": "5.20.0"},
     "family": {
+        "members": ["base", "math"],
+        "paths": {},
+        "n_layers": 6,
+        "parameters": 9,
+        "layer_parameters": [1] * 6,
+        "nbytes": 9,
+        "notes": [],
         "digests": {"base": "b0", "math": "a0"},
         "model": {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 1e4}},
     },
     "rungs": [4, 12],
-    "tasks": {"boolq": {"digest": "q0"}, "piqa": {"digest": "p0"}},
+    "tasks": {name: {**SIZES, "digest": "d0"} for name in ("boolq", "piqa")},
 }
 
 
@@ -55,14 +71,18 @@ def put(plain: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return changed
 
 
+def check(now: dict[str, Any], recorded: dict[str, Any] = HEADER) -> None:
+    check_header(Header.model_validate(recorded), Header.model_validate(now), WHERE)
+
+
 def problems(now: dict[str, Any]) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as error:
-        check_header(HEADER, now, WHERE)
+        check(now)
     return error.value.problems
 
 
 def test_the_same_header_goes_on() -> None:
-    check_header(HEADER, copy.deepcopy(HEADER), WHERE)
+    check(copy.deepcopy(HEADER))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +100,7 @@ def test_the_same_header_goes_on() -> None:
     ],
 )
 def test_what_may_change_and_a_default_that_is_now_said_go_on(place: str, value: Any) -> None:
-    check_header(HEADER, put(HEADER, place, value), WHERE)
+    check(put(HEADER, place, value))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +159,7 @@ def test_other_examples_and_another_number_of_them_are_both_told() -> None:
 def test_a_header_that_tells_no_model_is_gone_on_with() -> None:
     old = copy.deepcopy(HEADER)
     del old["family"]["model"]
-    check_header(old, HEADER, WHERE)
+    check(HEADER, recorded=old)
 
 
 def test_digests_that_differ_because_the_config_does_are_not_told_twice() -> None:
@@ -149,22 +169,23 @@ def test_digests_that_differ_because_the_config_does_are_not_told_twice() -> Non
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "key"),
     [
-        lambda header: header.pop("config"),
-        lambda header: header["config"].pop("engine"),
-        lambda header: header["config"]["family"].update(dtype=None),
-        lambda header: header.update(versions=[]),
-        lambda header: header["family"].pop("digests"),
-        lambda header: header.update(rungs=4),
-        lambda header: header["tasks"].update(piqa=7),
-        lambda header: header["tasks"]["piqa"].clear(),
+        (lambda header: header.pop("config"), "config"),
+        (lambda header: header["config"].pop("engine"), "config.engine"),
+        (lambda header: header["config"]["family"].update(dtype=None), "config.family.dtype"),
+        (lambda header: header.update(versions=[]), "versions"),
+        (lambda header: header["family"].pop("digests"), "family.digests"),
+        (lambda header: header.update(rungs=4), "rungs"),
+        (lambda header: header["tasks"].update(piqa=7), "tasks.piqa"),
+        (lambda header: header["tasks"]["piqa"].clear(), "tasks.piqa.search"),
     ],
 )
 def test_a_header_that_lacks_what_must_be_compared_is_refused(
-    spoil: Callable[[dict[str, Any]], object],
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], object], key: str
 ) -> None:
-    broken = copy.deepcopy(HEADER)
+    broken = {"kind": "header", "format": "gptailor-record/1", **copy.deepcopy(HEADER)}
     spoil(broken)
-    with pytest.raises(RecordError, match=r"line 1: the header lacks"):
-        check_header(broken, HEADER, WHERE)
+    (tmp_path / "record.jsonl").write_text(json.dumps(broken) + "\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=rf"line 1: {key}: .*name a new folder"):
+        Journal(tmp_path)

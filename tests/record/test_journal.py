@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from studies import HEADER, FormulaPool, run_study
 
 from gptailor.errors import RecordError
 from gptailor.record.journal import Journal, read_record
@@ -47,7 +48,7 @@ def test_a_second_process_is_refused_and_the_lock_of_a_dead_one_is_not(
     holder.join()
     assert (tmp_path / ".lock").exists()  # it stays, and means nothing once nobody holds it
     with Journal(tmp_path) as journal:
-        journal.append("header", format="gptailor-record/1")
+        journal.append(HEADER)
     here.close()
     there.close()
 
@@ -132,8 +133,8 @@ def test_a_torn_header_begins_anew(tmp_path: Path, left: bytes) -> None:
     (tmp_path / "record.jsonl").write_bytes(left)
     with Journal(tmp_path) as journal:
         assert journal.header() is None
-        journal.append("header", format="gptailor-record/1")
-    assert read_record(tmp_path / "record.jsonl")[0]["kind"] == "header"
+        journal.append(HEADER)
+    assert read_record(tmp_path / "record.jsonl")[0][1] == HEADER
 
 
 def removed(folder: Path) -> None:
@@ -160,9 +161,9 @@ def written(folder: Path) -> None:
 
 @pytest.mark.parametrize("change", [removed, renamed, replaced, shortened, written])
 def test_a_study_stops_at_once_when_its_record_is_changed_underneath(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path, change: Callable[[Path], None]
+    tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    folder, pool = tmp_path / "run", formula()
+    folder, pool = tmp_path / "run", FormulaPool()
 
     def look(progress: Progress) -> None:
         if progress.last is not None and progress.last.number == 5:
@@ -190,22 +191,20 @@ def told_numbers(folder: Path) -> list[int]:
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_study_on_a_full_disk_stops_and_goes_on_when_there_is_room(
-    run_study: Callable[..., Any],
-    formula: Any,
     files_of_at_most: Callable[..., Any],
     tmp_path: Path,
     seed: int,
 ) -> None:
-    _, number = run_study(tmp_path / "roomy", formula())
+    _, number = run_study(tmp_path / "roomy", FormulaPool())
     size = (tmp_path / "roomy" / "record.jsonl").stat().st_size
     room = int(np.random.default_rng(seed).integers(200, size))
     full = tmp_path / "full"
     with files_of_at_most(room), pytest.raises(RecordError, match="recorded is safe: make room"):
-        run_study(full, formula())
+        run_study(full, FormulaPool())
     told = told_numbers(full)
     assert (full / "record.jsonl").stat().st_size <= room
     assert told == list(range(len(told)))
-    again = formula()
+    again = FormulaPool()
     _, resumed = run_study(full, again)
     assert resumed == number
     assert told_numbers(full) == told_numbers(tmp_path / "roomy")

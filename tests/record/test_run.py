@@ -37,8 +37,11 @@ def test_a_whole_record_is_read_as_it_was_written(make_run: MakeRun) -> None:
         assert run.elapsed[trial.number] == line["elapsed"]
     assert set(run.references) == {"base", "math", "code", "common"}
     assert run.chosen is not None
-    assert run.result is not None
-    assert run.result.number == run.chosen.number
+    assert run.chosen_trial is not None
+    assert run.chosen_trial.number == run.chosen.number
+    assert run.best_trial == run.chosen_trial
+    assert run.chosen_trial in run.able
+    assert {t.number for t in run.front} <= {t.number for t in run.able}
     assert run.evaluation is not None
     assert run.open_numbers == ()
     assert run.notes == ()
@@ -88,15 +91,13 @@ def test_a_result_that_was_chosen_before_gives_way(make_run: MakeRun) -> None:
     lines = lines_of(folder)
     first = next(line for line in lines if line["kind"] == "chosen")["number"]
     other = next(n for n in range(20) if n != first)
-    result = next(line for line in lines if line.get("name") == "result")
+    result = next(line for line in lines if line["kind"] == "test" and "number" in line)
     lines.insert(lines.index(result), result | {"number": other})
     result["number"] = first
-    lines.append(
-        {"kind": "reported", "name": "result", "number": other, "scores": result["scores"]}
-    )
+    lines.append({"kind": "test", "number": other, "scores": result["scores"]})
     rewrite(folder, lines)
     run = read_run(folder)
-    assert run.reported["result"].to_plain() == result["scores"]
+    assert run.test_scores["result"].to_plain() == result["scores"]
 
 
 def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
@@ -144,17 +145,22 @@ def spoil_value(lines: list[dict[str, Any]], value: Any) -> list[dict[str, Any]]
         (lambda lines: header_only(lines, format="gptailor-record/9"), "gptailor-record/9"),
         (lambda lines: header_only(lines, kind="trial"), "begins with a header, not with 'trial'"),
         (lambda lines: header_only(lines, goals=[]), "line 1: goals"),
-        (lambda lines: header_only(lines, family={"members": ["base"]}), r"family\.n_layers"),
+        (lambda lines: header_only(lines, family={"members": ["base"]}), r"family\.paths"),
         (
-            lambda lines: header_only(lines, goals=[{"task": "capitals", "metric": "rouge"}]),
+            lambda lines: header_only(
+                lines, goals=[{"task": "capitals", "metric": "rouge", "weight": 1.0}]
+            ),
             "'rouge' of task 'capitals' is not a metric",
         ),
-        (lambda lines: drop(lines, "asked"), "trial 0 was told, but never asked"),
+        (lambda lines: drop(lines, "asked"), "trial 0 has an outcome, but was never asked"),
         (lambda lines: alter(lines, "trial", scores=None), "must have scores or a failure"),
         (lambda lines: alter(lines, "trial", number=-1), "number: input should be greater"),
         (lambda lines: alter(lines, "trial", seconds="soon"), "seconds: input should be a valid"),
         (lambda lines: alter(lines, "reference", scores={}), "lack acc of task 'capitals'"),
-        (lambda lines: alter(lines, "finalist", member=None, number=999), "999 was never tried"),
+        (
+            lambda lines: alter(lines, "finalist", member=None, number=999),
+            "999 was never evaluated",
+        ),
         (lambda lines: alter(lines, "chosen", number=999), "999 was never scored"),
         (lambda lines: spoil_tailoring(lines, "maths:1"), "maths"),
         (lambda lines: spoil_tailoring(lines, "base:30"), "layers go from 0 to 29"),
@@ -188,7 +194,7 @@ def test_a_damaged_line_in_the_middle_is_refused(make_run: MakeRun) -> None:
         ("{", "not usable as JSON"),
         ("[]", "format must be 'gptailor-evaluation/1', not None"),
         ('{"format": "gptailor-evaluation/2"}', "gptailor-evaluation/2"),
-        ('{"format": "gptailor-evaluation/1"}', "models: field required"),
+        ('{"format": "gptailor-evaluation/1"}', "backend: field required"),
         ("[" * 100_000, "not usable as JSON"),
     ],
 )

@@ -16,7 +16,7 @@ from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError, UserError
 from gptailor.record.run import read_run
 from gptailor.report import write_report
-from gptailor.report.progress import progress
+from gptailor.report.progress import search_chart
 from gptailor.report.words import decimal, percent
 
 MakeRun = Callable[..., Path]
@@ -52,6 +52,11 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+
+def measurement_of(metric: str, plain: dict[str, Any]) -> Measurement:
+    weights = plain.get("weights")
+    return Measurement(metric, tuple(plain["values"]), None if weights is None else tuple(weights))
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -127,7 +132,7 @@ def test_the_numbers_are_those_worked_out_from_the_examples(make_run: MakeRun) -
         assert f"keeps {percent(kept[-1])}" in text
     assert f"The result keeps {percent(sum(kept) / 3)} of the base's score" in text
     pairs = [
-        tuple(Measurement.from_plain(metric, models[name][task][metric]) for name in pair)
+        tuple(measurement_of(metric, models[name][task][metric]) for name in pair)
         for task, metric in (("capitals", "acc"), ("stories", "acc"), ("python", "bits_per_byte"))
         for pair in [("result", "base")]
     ]
@@ -149,12 +154,12 @@ def test_parameters_are_counted_layer_by_layer(shared_run: MakeRun) -> None:
 
 def test_the_best_line_and_every_trial_are_drawn(make_run: MakeRun) -> None:
     run = read_run(make_run(n_trials=60))
-    drawn = progress(run)
+    drawn = search_chart(run)
     assert drawn is not None
     assert run.objective is not None
     spent = 0
     for trial, point in zip(run.trials, drawn.points, strict=True):
-        spent += trial.layer_tokens
+        spent += trial.evaluation.layer_tokens
         assert point.layer_tokens == spent
         assert (point.loss is None) == (trial.scores is None)
         if trial.scores is not None:
@@ -205,7 +210,7 @@ def test_the_page_says_which_examples_its_scores_come_from(shared_run: MakeRun) 
         assert "examples that neither the search nor the choice saw" in told[kind]
     assert "lm-eval hf" in told["whole"]
     assert "by the search's own engine" in told["engine's scores"]
-    assert "lean to the good side" in told["selection split only"]
+    assert "picked for doing well on them" in told["selection split only"]
     assert "the very examples that candidates were selected on" in told["going on"]
     assert "This study has not ended: 20 trials so far" in told["going on"]
 
@@ -216,7 +221,7 @@ def test_an_evaluation_on_seen_examples_is_not_passed_off_as_unseen(make_run: Ma
     evaluation["split"] = "selection"
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     text = Page(write_report(folder).read_text(encoding="utf-8")).text
-    assert "lean to the good side" in text
+    assert "picked for doing well on them" in text
     assert "examples that neither the search nor the choice saw" not in text
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import Measurement, Proposal, Scores, Trial
+from gptailor.core.trial import Evaluation, Measurement, Proposal, Scores, Trial
 from gptailor.searchers.searcher import Searcher
 from gptailor.searchers.space import Space, kept_positions
 
@@ -102,10 +102,10 @@ class Landscape:
             for proposal in group:
                 number = len(trials) + len(told)
                 if fails is not None and fails(proposal):
-                    told.append(Trial(number, proposal, failure="out of memory"))
+                    told.append(Trial(number, proposal, Evaluation(failure="out of memory")))
                     continue
                 scores = self.scores(proposal.tailoring, proposal.n_examples)
-                told.append(Trial(number, proposal, scores))
+                told.append(Trial(number, proposal, Evaluation(scores)))
             trials += told
             searcher.tell(told)
         return trials

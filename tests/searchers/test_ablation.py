@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.core.trial import Proposal, Trial
+from gptailor.core.trial import Evaluation, Proposal, Trial
 from gptailor.searchers.evolution import evolution
 from gptailor.searchers.searcher import SearchContext, make_searcher
 from gptailor.searchers.space import Space, kept_positions
@@ -20,7 +20,8 @@ def groups(
     told: list[list[Trial]] = []
     while group := searcher.ask():
         trials = [
-            Trial(0, each, landscape.scores(each.tailoring, each.n_examples)) for each in group
+            Trial(0, each, Evaluation(landscape.scores(each.tailoring, each.n_examples)))
+            for each in group
         ]
         told.append(trials)
         searcher.tell(trials)

@@ -6,7 +6,7 @@ import pytest
 
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.tailoring import LayerSpec, Tailoring
-from gptailor.core.trial import Measurement, Proposal, Scores, Trial
+from gptailor.core.trial import Evaluation, Measurement, Proposal, Scores, Trial
 from gptailor.searchers.halving import Judge, SuccessiveHalving
 from gptailor.searchers.history import History, first_examples
 from gptailor.searchers.searcher import SearchContext
@@ -39,7 +39,7 @@ def search(*trials: Trial) -> SearchContext:
 
 def told(tailoring: Tailoring, n: int, scores: Scores | None) -> Trial:
     failure = "out of memory" if scores is None else None
-    return Trial(0, Proposal(tailoring, n), scores, failure)
+    return Trial(0, Proposal(tailoring, n), Evaluation(scores, failure))
 
 
 def test_low_rungs_rank_by_the_proxy_and_the_last_by_the_users_metric() -> None:

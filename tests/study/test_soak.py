@@ -1,11 +1,10 @@
 """A long study keeps of a trial what the record says of it, and no more as it grows."""
 
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from studies import FormulaPool, run_study
 
 from gptailor.record.journal import read_record
 from gptailor.study import Progress
@@ -17,31 +16,23 @@ MOST_PER_BYTE = 12
 
 
 @pytest.mark.slow
-def test_memory_grows_with_the_record_and_not_faster(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_memory_grows_with_the_record_and_not_faster(tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
+    pool = FormulaPool()
     seen: dict[int, tuple[int, int]] = {}
 
     def look(progress: Progress) -> None:
         if progress.last is not None and progress.n_trials in (50, 100, 150):
+            pool.jobs.clear()  # the pool's own memory would grow
             seen[progress.n_trials] = (tracemalloc.get_traced_memory()[0], record.stat().st_size)
-
-    class Forgetful(formula):  # type: ignore[misc]  # a fixture
-        """The pool of other tests remembers its jobs; here that would be what grows."""
-
-        def evaluate(self, jobs: Any) -> Any:
-            done = super().evaluate(jobs)
-            self.jobs.clear()
-            return done
 
     tracemalloc.start()
     try:
-        study, _ = run_study(tmp_path, Forgetful(), look, max_trials=N_TRIALS)
+        study, _ = run_study(tmp_path, pool, look, max_trials=N_TRIALS)
     finally:
         tracemalloc.stop()
     assert len(study.trials) == N_TRIALS
     (held_1, size_1), (held_2, size_2), (held_3, size_3) = (seen[n] for n in sorted(seen))
     assert held_2 - held_1 <= MOST_PER_BYTE * (size_2 - size_1)
     assert held_3 - held_2 <= MOST_PER_BYTE * (size_3 - size_2)
-    assert sum(entry["kind"] == "trial" for entry in read_record(record)) == N_TRIALS
+    assert sum(entry.kind == "trial" for _, entry in read_record(record)) == N_TRIALS

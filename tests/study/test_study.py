@@ -1,18 +1,17 @@
 """Killed and resumed equals never killed; failures are facts, not scores."""
 
-import dataclasses
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from studies import HEADER, FormulaPool, run_study, score
 
 from gptailor.core.objective import Goal
-from gptailor.core.trial import Evaluation, Job, Measurement, Scores
+from gptailor.core.trial import Job, Measurement, Scores
 from gptailor.errors import RecordError
 from gptailor.record.journal import Journal
 
@@ -27,15 +26,13 @@ def facts(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in entry.items() if k not in _TIMES} for entry in kept]
 
 
-def test_a_study_leaves_every_kind_of_fact(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
-    study, number = run_study(tmp_path, formula())
+def test_a_study_leaves_every_kind_of_fact(tmp_path: Path) -> None:
+    study, number = run_study(tmp_path, FormulaPool())
     entries = facts(tmp_path)
     kinds = [entry["kind"] for entry in entries]
     assert kinds.count("reference") == 3
     assert kinds.count("trial") == 30
-    assert kinds.count("reported") == 4
+    assert kinds.count("test") == 4
     (chosen,) = (entry for entry in entries if entry["kind"] == "chosen")
     assert chosen["number"] == number
     sized = {t.tailoring for t in study.trials if len(t.tailoring.layers) == 4}
@@ -53,113 +50,92 @@ SEEDS = [
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_record_cut_anywhere_goes_on_as_if_nothing_had_happened(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path, seed: int
+    tmp_path: Path, seed: int
 ) -> None:
     """Whatever the instant of a kill, the disk holds a beginning of the record."""
     rng = np.random.default_rng(seed)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    _, number = run_study(whole, formula())
+    _, number = run_study(whole, FormulaPool())
     record = (whole / "record.jsonl").read_bytes()
     first_line = record.index(b"\n") + 1
     cut.mkdir()
     (cut / "record.jsonl").write_bytes(record[: rng.integers(first_line, len(record))])
-    study, resumed = run_study(cut, formula())
+    study, resumed = run_study(cut, FormulaPool())
     assert resumed == number
     assert facts(cut) == facts(whole)
     assert [trial.number for trial in study.trials] == list(range(30))
 
 
-def test_what_was_scored_is_not_scored_again(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
-    run_study(tmp_path, formula())
-    again = formula()
+def test_what_was_scored_is_not_scored_again(tmp_path: Path) -> None:
+    run_study(tmp_path, FormulaPool())
+    again = FormulaPool()
     run_study(tmp_path, again)
     assert again.jobs == []
 
 
-def test_going_from_few_to_more_examples_hands_the_known_scores_on(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
-    pool = formula()
+def test_going_from_few_to_more_examples_hands_the_known_scores_on(tmp_path: Path) -> None:
+    pool = FormulaPool()
     run_study(tmp_path, pool)
     promoted = [job for job in pool.jobs if job.split == "search" and job.known is not None]
     assert promoted
     assert all(job.known.n_examples == 3 and job.n_examples == 9 for job in promoted)
 
 
-def test_failed_trials_have_a_reason_and_no_score_and_are_never_chosen(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_failed_trials_have_a_reason_and_no_score_and_are_never_chosen(tmp_path: Path) -> None:
     def fails(job: Job) -> str | None:
         bad = job.split == "search" and len(job.tailoring.layers) == 4
         return "out of memory" if bad and int(job.tailoring.digest, 16) % 3 == 0 else None
 
-    study, number = run_study(tmp_path, formula(fails))
+    study, number = run_study(tmp_path, FormulaPool(fails))
     failed = [trial for trial in study.trials if not trial.complete]
     assert failed
     assert all(trial.failure == "out of memory" and trial.scores is None for trial in failed)
     assert study.trials[number].complete
 
 
-def test_a_study_whose_trials_all_fail_stops_and_says_why(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_a_study_whose_trials_all_fail_stops_and_says_why(tmp_path: Path) -> None:
     def fails(job: Job) -> str | None:
         return "out of memory" if len(job.tailoring.layers) == 4 else None
 
     with pytest.raises(RecordError, match=r"all failed.*out of memory"):
-        run_study(tmp_path, formula(fails))
+        run_study(tmp_path, FormulaPool(fails))
 
 
 @pytest.mark.parametrize("n_trials", [1, 5])
-def test_a_study_of_few_trials_that_all_fail_says_why(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path, n_trials: int
-) -> None:
+def test_a_study_of_few_trials_that_all_fail_says_why(tmp_path: Path, n_trials: int) -> None:
     def fails(job: Job) -> str | None:
         return "out of memory" if len(job.tailoring.layers) < 6 else None
 
     with pytest.raises(RecordError, match=rf"all {n_trials} candidates failed.*: out of memory;"):
-        run_study(tmp_path, formula(fails), max_trials=n_trials)
+        run_study(tmp_path, FormulaPool(fails), max_trials=n_trials)
 
 
-def test_a_study_whose_probes_all_fail_stops_too(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_a_study_whose_probes_all_fail_stops_too(tmp_path: Path) -> None:
     def fails(job: Job) -> str | None:
         return "out of memory" if len(job.tailoring.layers) < 6 else None
 
-    pool = formula(fails)
+    pool = FormulaPool(fails)
     with pytest.raises(RecordError, match=r"the first \d+ candidates all failed"):
         run_study(tmp_path, pool, max_trials=1000)
     assert sum(len(job.tailoring.layers) < 6 for job in pool.jobs) <= 24
 
 
-def test_a_base_that_cannot_be_scored_stops_the_study(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_a_base_that_cannot_be_scored_stops_the_study(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="base can't be scored: non-finite"):
-        run_study(tmp_path, formula(lambda job: "non-finite"))
+        run_study(tmp_path, FormulaPool(lambda job: "non-finite"))
 
 
-def test_a_score_too_large_for_a_number_is_a_failure(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_a_score_too_large_for_a_number_is_a_failure(tmp_path: Path) -> None:
     def is_huge(job: Job) -> bool:
         return len(job.tailoring.layers) < 6 and int(job.tailoring.digest, 16) % 2 == 0
 
-    class Perplexed(formula):  # type: ignore[misc]  # a fixture's class
-        def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
-            done = []
-            for job, told in zip(jobs, super().evaluate(jobs), strict=True):
-                nats = (800.0 if is_huge(job) else 2.0,) * job.n_examples  # exp(800) is no number
-                texts = {"word_perplexity": Measurement("word_perplexity", nats)}
-                scores = Scores({**told.scores.tasks, "texts": texts})
-                done.append(dataclasses.replace(told, scores=scores))
-            return done
+    def perplexed(job: Job) -> Scores:
+        nats = (800.0 if is_huge(job) else 2.0,) * job.n_examples  # exp(800) is no number
+        texts = {"word_perplexity": Measurement("word_perplexity", nats)}
+        return Scores({**score(job).tasks, "texts": texts})
 
     goals = (Goal("which", "acc"), Goal("texts", "word_perplexity"))
-    study, chosen = run_study(tmp_path, Perplexed(), goals=goals)
+    study, chosen = run_study(tmp_path, FormulaPool(scores=perplexed), goals=goals)
     failed = [trial for trial in study.trials if not trial.complete]
     assert 0 < len(failed) < len(study.trials)
     assert {trial.failure for trial in failed} == {
@@ -169,21 +145,17 @@ def test_a_score_too_large_for_a_number_is_a_failure(
     assert study.trials[chosen].complete
 
 
-def test_a_study_out_of_time_says_so_and_goes_on_with_the_same_record(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_a_study_out_of_time_says_so_and_goes_on_with_the_same_record(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"no candidate with 2 layers cut"):
-        run_study(tmp_path, formula(), timeout_s=1e-9)
+        run_study(tmp_path, FormulaPool(), timeout_s=1e-9)
     before = len(facts(tmp_path))
-    study, _ = run_study(tmp_path, formula())
+    study, _ = run_study(tmp_path, FormulaPool())
     assert len(study.trials) == 30
     assert len(facts(tmp_path)) > before
 
 
-def test_a_finalist_that_fails_on_the_choose_part_is_not_chosen(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
-    _, best = run_study(tmp_path / "first", formula())
+def test_a_finalist_that_fails_on_the_selection_split_is_not_chosen(tmp_path: Path) -> None:
+    _, best = run_study(tmp_path / "first", FormulaPool())
     entries = facts(tmp_path / "first")
     asked = {p["number"]: p for e in entries if e["kind"] == "asked" for p in e["proposals"]}
 
@@ -191,65 +163,54 @@ def test_a_finalist_that_fails_on_the_choose_part_is_not_chosen(
         winner = job.tailoring.to_plain() == asked[best]["tailoring"]
         return "non-finite" if job.split == "selection" and winner else None
 
-    _, number = run_study(tmp_path / "second", formula(fails))
+    _, number = run_study(tmp_path / "second", FormulaPool(fails))
     assert number != best
     failed = [e for e in facts(tmp_path / "second") if e["kind"] == "finalist" and "failure" in e]
     assert [entry["number"] for entry in failed] == [best]
 
 
-def test_a_torn_header_is_taken_off_and_the_record_begins_anew(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
+def test_a_torn_header_is_taken_off_and_the_record_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "record.jsonl").write_bytes(b'{"kind":"header","format":"gptailor-rec')
-    run_study(tmp_path, formula())
-    again = formula()
+    run_study(tmp_path, FormulaPool())
+    again = FormulaPool()
     run_study(tmp_path, again)
     assert again.jobs == []
 
 
 def test_a_full_disk_stops_the_study_with_a_sentence_and_leaves_whole_lines(
-    tmp_path: Path,
+    files_of_at_most: Callable[[int], AbstractContextManager[None]], tmp_path: Path
 ) -> None:
-    code = (
-        "import resource, sys; from pathlib import Path\n"
-        "from gptailor.errors import RecordError; from gptailor.record.journal import Journal\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "try:\n"
-        "    with Journal(Path(sys.argv[1])) as journal:\n"
-        "        journal.append('header', format='gptailor-record/1')\n"
-        "        while True: journal.append('note', text='x' * 300)\n"
-        "except RecordError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert "what was recorded is safe" in done.stdout
+    def fill(journal: Journal) -> None:
+        while True:
+            journal.append(HEADER)
+
+    with (
+        files_of_at_most(4096),
+        Journal(tmp_path) as journal,
+        pytest.raises(RecordError, match="what was recorded is safe"),
+    ):
+        fill(journal)
     lines = (tmp_path / "record.jsonl").read_bytes().split(b"\n")
     assert lines[-1] == b""
     assert all(json.loads(line) for line in lines[:-1])
 
 
-def test_a_record_of_another_search_is_refused(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
-    run_study(tmp_path, formula())
+def test_a_record_of_another_search_is_refused(tmp_path: Path) -> None:
+    run_study(tmp_path, FormulaPool())
     path = tmp_path / "record.jsonl"
     path.write_text(path.read_text().replace('"base:0"', '"math:0"'))
     with pytest.raises(RecordError, match="proposes another trial"):
-        run_study(tmp_path, formula())
+        run_study(tmp_path, FormulaPool())
 
 
-def test_a_damaged_line_in_the_middle_is_refused_by_its_number(
-    run_study: Callable[..., Any], formula: Any, tmp_path: Path
-) -> None:
-    run_study(tmp_path, formula())
+def test_a_damaged_line_in_the_middle_is_refused_by_its_number(tmp_path: Path) -> None:
+    run_study(tmp_path, FormulaPool())
     path = tmp_path / "record.jsonl"
     lines = path.read_bytes().split(b"\n")
     lines[3] = lines[3][: len(lines[3]) // 2]
     path.write_bytes(b"\n".join(lines))
     with pytest.raises(RecordError, match="line 4: damaged"):
-        run_study(tmp_path, formula())
+        run_study(tmp_path, FormulaPool())
 
 
 def test_two_processes_can_not_hold_one_folder(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
-from gptailor.core.trial import Job, Scores
+from gptailor.core.trial import Job, Measurement, Scores
 from gptailor.workers.grouping import grouped
 
 
@@ -91,7 +91,7 @@ def test_children_of_one_parent_stay_together() -> None:
 
 
 def test_examples_that_are_known_cost_nothing() -> None:
-    known = Scores.from_plain({"t": {"acc": {"values": [1.0] * 90}}})
+    known = Scores({"t": {"acc": Measurement("acc", (1.0,) * 90)}})
     fresh, going_on = _job("abc", 100), _job("Abc", 100)
     going_on = Job(going_on.tailoring, 100, "search", known)
     jobs = [fresh, going_on, Job(_job("ABc").tailoring, 10), Job(_job("ABC").tailoring, 10)]

@@ -70,8 +70,8 @@ def _card(family: Family, found: Provenance, out: Path) -> str:
     """The model card, with the scores that the run recorded."""
     facts = dataclasses.replace(
         card_facts(family, found.tailoring, out.resolve().name),
-        scores=found.rows,
-        scores_note=found.rows_note,
+        scores=found.scores,
+        scores_note=found.scores_note,
         n_tried=found.n_tried,
     )
     return model_card(facts)

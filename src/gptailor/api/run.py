@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from gptailor.core.trial import Scores, Trial
 from gptailor.errors import RecordError, UserError
-from gptailor.record.ranking import front_of
 from gptailor.record.run import RunRecord, read_run
 from gptailor.report import write_report
 
@@ -43,12 +42,12 @@ class Run:
         Raises:
             RecordError: The search has not ended yet.
         """
-        if self.record.result is None:
+        if self.record.chosen_trial is None:
             raise RecordError(
                 f"{self.folder}: no candidate was chosen yet; finish the search: call search with "
                 "the same config and folder"
             )
-        return self.record.result
+        return self.record.chosen_trial
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -58,15 +57,12 @@ class Run:
     @property
     def front(self) -> tuple[Trial, ...]:
         """The trials that no other beats on every task, among those on the most examples."""
-        objective = self.record.objective
-        if objective is None:
-            return ()
-        return tuple(front_of(self.trials, objective, self.record.n_kept))
+        return self.record.front
 
     @property
     def scores(self) -> Mapping[str, Scores]:
         """Member, or ``result``, to its scores on the test split; empty before the search ends."""
-        return self.record.reported
+        return self.record.test_scores
 
     def export(  # what the command's options are
         self,
@@ -148,9 +144,9 @@ class Run:
             "loss": loss,
             **{f"{task} {metric}": value for (task, metric), value in values.items()},
             "failure": trial.failure,
-            "seconds": trial.seconds,
-            "layer_tokens": trial.layer_tokens,
-            "chosen": trial == self.record.result,
+            "seconds": trial.evaluation.seconds,
+            "layer_tokens": trial.evaluation.layer_tokens,
+            "chosen": trial == self.record.chosen_trial,
             "layers": ", ".join(map(str, trial.tailoring.layers)),
         }
 

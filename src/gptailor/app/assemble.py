@@ -6,7 +6,6 @@ Knows every part by its constructor; no part knows the config.
 import functools
 import importlib.metadata
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, load_family, tailored_config
 from gptailor.family.in_memory import MEMORY
-from gptailor.record.compatibility import check_header, refuse_unusable
+from gptailor.record.compatibility import check_header
+from gptailor.record.entries import Header
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.searchers.searcher import SearchContext, Searcher, check_options, make_searcher
 from gptailor.searchers.space import Space
@@ -325,7 +325,7 @@ def open_study(
     if recorded is not None:
         check_header(recorded, header, journal.path)
     else:
-        journal.append("header", created=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **header)
+        journal.append(header)
     return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
 
 
@@ -334,13 +334,10 @@ def with_recorded_settings(config: Config, folder: Path) -> Config:
 
     That is ``dtype: auto``, and the order of the variants: a mapping has none, but a searcher does.
     """
-    if not (folder / RECORD).exists():
+    lines = read_record(folder / RECORD) if (folder / RECORD).exists() else []
+    if not lines or not isinstance(header := lines[0][1], Header):
         return config
-    entries = read_record(folder / RECORD)
-    if not entries:
-        return config
-    refuse_unusable(entries[0], folder / RECORD)
-    recorded, family = entries[0]["config"]["family"], config.family
+    recorded, family = header.config["family"], config.family
     update: dict[str, Any] = {"dtype": recorded["dtype"]} if family.dtype == "auto" else {}
     order = recorded.get("variants")
     if isinstance(order, Mapping) and set(order) == set(family.variants):

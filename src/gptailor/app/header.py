@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from gptailor.config import Config
 from gptailor.core.metrics import METRICS
 from gptailor.engine.device import cpu_name, device_of
 from gptailor.family import Family
+from gptailor.record.entries import FamilyFacts, GoalFacts, Header, MetricFacts, TaskFacts
 from gptailor.study import Plan
 from gptailor.tasks.splits import TaskSplits
 
@@ -32,69 +34,72 @@ _PASSING = (
 
 def header_of(
     config: Config, family: Family, tasks: Mapping[str, TaskSplits], *, plan: Plan
-) -> dict[str, Any]:
-    """The header of a study: config, versions, machine, family, goals, tasks."""
+) -> Header:
+    """Describe a study that begins now."""
     plain = config.model_dump(mode="json")
-    plain["family"]["dtype"] = str(family.dtype).removeprefix("torch.")
+    dtype = plain["family"]["dtype"] = str(family.dtype).removeprefix("torch.")
     libraries = (*_LIBRARIES, *_OF_SEARCHERS.get(config.search.name, ()))
-    return {
-        "format": "gptailor-record/1",
-        "config": plain,
-        "versions": {name: importlib.metadata.version(name) for name in libraries},
-        "machine": {
+    return Header(
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        config=plain,
+        versions={name: importlib.metadata.version(name) for name in libraries},
+        machine={
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
             "device": device_of(config.engine.device),
-            "dtype": plain["family"]["dtype"],
+            "dtype": dtype,
             "python": platform.python_version(),
         },
-        "seed": config.seed,
-        "family": {
-            "members": list(family.members),
-            "paths": dict(family.paths),
-            "n_layers": family.n_layers,
-            "parameters": family.parameters,
-            "layer_parameters": list(family.layer_parameters),
-            "nbytes": family.nbytes,
-            "notes": list(family.notes),
-            "digests": dict(family.digests),
-            "model": model_facts(family),
-        },
-        "remove": plan.n_removed,
-        "goals": [
-            {
-                "task": goal.task,
-                "metric": goal.metric,
-                "weight": goal.weight,
-                "proxy": goal.measured(proxy=True),
-            }
-            for goal in plan.goals
-        ],
-        "metrics": METRICS.facts(
-            goal.measured(proxy=proxy) for goal in plan.goals for proxy in (False, True)
+        seed=config.seed,
+        family=FamilyFacts(
+            members=family.members,
+            paths=dict(family.paths),
+            n_layers=family.n_layers,
+            parameters=family.parameters,
+            layer_parameters=family.layer_parameters,
+            nbytes=family.nbytes,
+            notes=family.notes,
+            digests=dict(family.digests),
+            model=model_facts(family),
         ),
-        "rungs": list(plan.rungs),
-        "tasks": {
-            name: {
-                "search": parts.search.n_examples,
-                "selection": parts.selection.n_examples,
-                "test": parts.test.n_examples,
-                "notes": list(parts.notes),
-                "digest": task_digest(parts),
-            }
-            for name, parts in tasks.items()
+        n_kept=plan.n_kept,
+        goals=tuple(
+            GoalFacts(
+                task=goal.task,
+                metric=goal.metric,
+                weight=goal.weight,
+                proxy=goal.measured(proxy=True),
+            )
+            for goal in plan.goals
+        ),
+        metrics={
+            name: MetricFacts(**facts)
+            for name, facts in METRICS.facts(
+                goal.measured(proxy=proxy) for goal in plan.goals for proxy in (False, True)
+            ).items()
         },
-    }
+        rungs=plan.rungs,
+        tasks={
+            name: TaskFacts(
+                search=splits.search.n_examples,
+                selection=splits.selection.n_examples,
+                test=splits.test.n_examples,
+                notes=splits.notes,
+                digest=task_digest(splits),
+            )
+            for name, splits in tasks.items()
+        },
+    )
 
 
 def model_facts(family: Family) -> dict[str, Any]:
-    """What the members' config says of how they compute: their weights do not tell it."""
+    """The keys of the members' config that say how they compute, as JSON."""
     plain = family.config.to_dict()
     known = {key: plain[key] for key in sorted(plain) if key not in _PASSING}
-    told: dict[str, Any] = json.loads(json.dumps(known, default=str))
-    return told
+    facts: dict[str, Any] = json.loads(json.dumps(known, default=str))
+    return facts
 
 
-def task_digest(parts: TaskSplits) -> str:
-    """What tells whether a task's examples, or their division into parts, changed."""
-    return f"{parts.search.digest}-{parts.selection.digest}-{parts.test.digest}"
+def task_digest(splits: TaskSplits) -> str:
+    """A digest of a task's examples and of their division into splits."""
+    return f"{splits.search.digest}-{splits.selection.digest}-{splits.test.digest}"

@@ -1,27 +1,20 @@
-"""What is to be exported, and what is known of it: read from a run, or from a config.
-
-Knows the record's format; knows nothing of weights.
-"""
+"""What is to be exported, and what is known of it: read from a run, or from a config."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from gptailor.config import Config, load_config
 from gptailor.core.frozen import RECORDED
-from gptailor.core.score_table import ScoreRow
-from gptailor.core.statistics import bootstrap_interval, retention_interval
+from gptailor.core.score_table import RESULT, ScoreTable, score_table
 from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import Scores
 from gptailor.errors import ConfigError, RecordError
-from gptailor.record.journal import RECORD, read_record
-from gptailor.record.run import read_run
+from gptailor.record.entries import Header
+from gptailor.record.run import RunRecord, read_run
 
-__all__ = ["Provenance", "chosen_of", "find_provenance", "recorded_config", "recorded_header"]
+__all__ = ["Provenance", "find_provenance", "recorded_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +24,18 @@ class Provenance:
     Args:
         config: With which it was searched, or for which it was written.
         tailoring: What is to be exported.
-        rows: Its scores on examples the search never saw, if they are recorded.
-        rows_note: Which examples these are.
+        scores: Those of the base and of the tailoring on the test split, if they are recorded.
+        scores_note: Which examples these are.
         n_tried: How many candidates were tried; None where there was no search.
         header: The header of the run's record; None where there is no run.
     """
 
     config: Config
     tailoring: Tailoring
-    rows: tuple[ScoreRow, ...] = ()
-    rows_note: str = ""
+    scores: ScoreTable | None = None
+    scores_note: str = ""
     n_tried: int | None = None
-    header: Mapping[str, Any] | None = None
+    header: Header | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -69,87 +62,47 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
         if tailoring is None:
             raise ConfigError(f"export: {run} is a config; name a tailoring.yaml with --tailoring")
         return Provenance(load_config(run), Tailoring.load(tailoring))
-    read_run(run)  # every line is held against its kind: a damaged record is told here
-    config, entries = recorded_config(run), read_record(run / RECORD)
+    record = read_run(run)
+    config = recorded_config(record)
     if tailoring is not None:
-        return Provenance(config, Tailoring.load(tailoring), header=entries[0])
-    chosen = [entry for entry in entries if entry["kind"] == "chosen"]
-    if trial is None and not chosen:
+        return Provenance(config, Tailoring.load(tailoring), header=record.header)
+    if trial is None and record.chosen is None:
         raise RecordError(
             f"{run}: nothing was chosen yet; finish the search, or name a trial with --trial"
         )
-    number = chosen[-1]["number"] if trial is None else trial
-    found = _tailoring_of(run, entries, number)
-    n_tried = chosen[-1]["n_tried"] if chosen else None
-    rows = _rows(entries, number)
+    number = record.chosen.number if trial is None and record.chosen is not None else trial
+    if number is None or number not in record.proposals:
+        raise RecordError(f"{run}: there is no trial {number}; see the report for their numbers")
+    scores = _scores(record, number)
     note = "Examples that neither the search nor the choice among finalists had seen."
-    return Provenance(config, found, rows, note if rows else "", n_tried, entries[0])
+    return Provenance(
+        config,
+        record.proposals[number].tailoring,
+        scores,
+        note if scores is not None else "",
+        None if record.chosen is None else record.chosen.n_tried,
+        record.header,
+    )
 
 
-def chosen_of(run: Path) -> Tailoring | None:
-    """The tailoring that a run chose last, or None if it has not chosen yet."""
-    entries = read_record(run / RECORD)
-    numbers = [entry["number"] for entry in entries if entry["kind"] == "chosen"]
-    return _tailoring_of(run, entries, numbers[-1]) if numbers else None
+def _scores(record: RunRecord, number: int) -> ScoreTable | None:
+    """Scores of base and trial on the test split, where that trial was scored there."""
+    if BASE not in record.on_test or number not in record.on_test:
+        return None
+    models = {BASE: record.on_test[BASE], RESULT: record.on_test[number]}
+    return score_table(models, {goal.task: goal.metric for goal in record.goals})
 
 
-def _tailoring_of(run: Path, entries: Sequence[Mapping[str, Any]], number: int) -> Tailoring:
-    for entry in entries:
-        for proposal in entry.get("proposals", ()):
-            if proposal["number"] == number:
-                return Tailoring.from_plain(proposal["tailoring"])
-    raise RecordError(f"{run}: there is no trial {number}; see the report for their numbers")
-
-
-def _rows(entries: Sequence[Mapping[str, Any]], number: int) -> tuple[ScoreRow, ...]:
-    """Scores of base and result on the test split, where that trial was scored there."""
-    reported = [e for e in entries if e["kind"] == "reported" and "scores" in e]  # else it failed
-    base = [entry for entry in reported if entry["name"] == BASE]
-    result = [entry for entry in reported if entry.get("number") == number]
-    if not base or not result:
-        return ()
-    theirs = Scores.from_plain(base[-1]["scores"])
-    ours = Scores.from_plain(result[-1]["scores"])
-    rows = []
-    for goal in entries[0]["goals"]:
-        task, metric = goal["task"], goal["metric"]
-        mine, base_m = ours.tasks[task][metric], theirs.tasks[task][metric]
-        own = bootstrap_interval(mine)
-        kept = retention_interval(mine, base_m)
-        rows.append(
-            ScoreRow(
-                task,
-                metric,
-                base=base_m.value,
-                result=mine.value,
-                interval=(own.low, own.high),
-                retention=None if kept is None else kept.value,
-                retention_interval=None if kept is None else (kept.low, kept.high),
-                n_examples=len(mine.values),
-            )
-        )
-    return tuple(rows)
-
-
-def recorded_header(run: Path) -> Mapping[str, Any]:
-    """The first line of a run's record.
+def recorded_config(record: RunRecord) -> Config:
+    """The config that a run was begun with, every default filled in; imports no plug-in metric.
 
     Raises:
-        RecordError: The folder is not a run's.
+        RecordError: This version can't read it.
     """
-    entries = read_record(run / RECORD)
-    if not entries or entries[0].get("kind") != "header":
-        raise RecordError(f"{run / RECORD}: has no header; name the folder of a run")
-    return entries[0]
-
-
-def recorded_config(run: Path) -> Config:
-    """The config that a run was begun with, every default filled in; imports no plug-in metric."""
     try:
-        return Config.model_validate_json(
-            json.dumps(recorded_header(run)["config"]), context=RECORDED
-        )
-    except (ValidationError, KeyError):
+        plain = json.dumps(record.header.config)
+        return Config.model_validate_json(plain, context=RECORDED)
+    except ValidationError:
         raise RecordError(
-            f"{run}: its config is not one of this version; use the version that searched"
+            f"{record.folder}: its config is not one of this version; use the version that searched"
         ) from None

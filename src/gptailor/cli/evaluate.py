@@ -1,8 +1,9 @@
 """``gptailor evaluate``: lm-eval on unseen examples; base, variants and result side by side."""
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -10,6 +11,11 @@ from rich.table import Table
 
 from gptailor.cli.console import errors, named, screen
 from gptailor.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gptailor.core.score_table import ScoreRow, ScoreTable
+    from gptailor.core.statistics import Estimate
+    from gptailor.record.entries import EvaluatedModel
 
 __all__ = ["command"]
 
@@ -30,17 +36,19 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Score a finished model, its base and the variants on examples the search never saw."""
-    from gptailor.app.selection import chosen_of, recorded_config, recorded_header
+    from gptailor.app.selection import recorded_config
     from gptailor.config import load_config
     from gptailor.core.metrics import METRICS
-    from gptailor.core.objective import Goal
+    from gptailor.core.score_table import score_table
     from gptailor.core.tailoring import Tailoring
+    from gptailor.record.run import read_run
 
     if run is None and config is None:
         raise ConfigError("evaluate: name the run with --run, or the config with --config")
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: has no config.json; name a folder that `export` made")
-    loaded = load_config(config) if config is not None else recorded_config(run or Path())
+    record = None if run is None else read_run(run, with_evaluation=False)
+    loaded = load_config(config or Path()) if record is None or config else recorded_config(record)
     unloaded = [task.metric for task in loaded.tasks if task.metric not in METRICS.names]
     if unloaded:  # named by the record alone, which must not import anything
         raise ConfigError(
@@ -49,7 +57,7 @@ def command(
         )
     if all(task.metric == "divergence" for task in loaded.tasks):
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
-    tailoring = None if run is None else Tailoring.load(model / "tailoring.yaml")
+    tailoring = None if record is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
     from gptailor.app.assemble import (  # slow: problems come first
         load_members,
@@ -57,15 +65,15 @@ def command(
         open_tasks,
     )
     from gptailor.app.header import model_facts, task_digest
-    from gptailor.evaluation.side_by_side import evaluate_side_by_side, save_evaluation, table
+    from gptailor.evaluation.side_by_side import evaluate_side_by_side, save_evaluation
     from gptailor.record.compatibility import changed_model, changes
 
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
-    if run is not None:
-        digests = {name: task_digest(parts) for name, parts in tasks.items()}
-        problems = changes(recorded_header(run), family.digests, digests, where=run)
-        problems += changed_model(recorded_header(run), model_facts(family), run)
+    if record is not None:
+        digests = {name: task_digest(splits) for name, splits in tasks.items()}
+        problems = changes(record.header, family.digests, digests, where=record.folder)
+        problems += changed_model(record.header, model_facts(family), record.folder)
         if problems:
             raise ConfigError(problems)
     models = evaluate_side_by_side(
@@ -76,49 +84,61 @@ def command(
         batch_size=batch_size,
         on_model=lambda name: errors.print(f"evaluating {name} ...", style="dim"),
     )
-    goals = [Goal(name, task.metric) for name, task in zip(tasks, loaded.tasks, strict=True)]
-    rows = table(models, goals)
+    metrics = {name: task.metric for name, task in zip(tasks, loaded.tasks, strict=True)}
+    table = score_table({each.name: each.scores for each in models}, metrics)
     if as_json:
-        typer.echo(json.dumps(rows, allow_nan=False))
+        typer.echo(json.dumps(_plain(table, models), allow_nan=False))
     else:
-        screen.print(_drawn(rows))
+        screen.print(_drawn(table))
         screen.print(
             "the metric and its 95 % bootstrap interval, on examples that the search never saw; "
             "below, the share of the base's score that is kept, and its interval (paired)"
         )
-    if run is not None and tailoring is not None:
-        if tailoring == chosen_of(run):
-            save_evaluation(run, models, tailoring)
+    if record is not None and tailoring is not None:
+        if record.chosen_trial is not None and tailoring == record.chosen_trial.tailoring:
+            save_evaluation(record.folder, models, tailoring)
         else:
             errors.print(f"{model} is not the model that {run} chose; its scores are not saved")
 
 
-def _drawn(rows: list[dict[str, Any]]) -> Table:
-    names = list(dict.fromkeys(row["model"] for row in rows))
-    drawn = Table("task", *names, box=SIMPLE_HEAD, show_lines=True)
-    for task in dict.fromkeys(row["task"] for row in rows):
-        cells = [_cell(row) for row in rows if row["task"] == task]
-        first = next(row for row in rows if row["task"] == task)
-        label = "mean kept"
-        if task is not None:
-            label = f"{task}\n{first['metric']}\non {first['n_examples']}"
-        drawn.add_row(label, *cells)
+def _plain(table: "ScoreTable", models: "list[EvaluatedModel]") -> list[dict[str, Any]]:
+    """One row a task and model, and one a model for the mean over the tasks."""
+    rows = []
+    for model in models:
+        rows += [row.to_plain() for row in table.rows if row.model == model.name]
+        if mean := table.averages.get(model.name):
+            limits = [end if math.isfinite(end) else None for end in (mean.low, mean.high)]
+            row = {"model": model.name, "task": None, "retention": mean.value}
+            rows.append(row | {"retention_interval": limits, "parameters": model.parameters})
+    return rows
+
+
+def _drawn(table: "ScoreTable") -> Table:
+    drawn = Table("task", *table.models, box=SIMPLE_HEAD, show_lines=True)
+    for task in table.tasks:
+        cells = [_cell(table.row(model, task.task)) for model in table.models]
+        drawn.add_row(f"{task.task}\n{task.metric}\non {task.n_examples}", *cells)
+    if table.averages:
+        means = [table.averages.get(model) for model in table.models]
+        drawn.add_row("mean kept", *("" if mean is None else _kept(mean) for mean in means))
     return drawn
 
 
-def _cell(row: dict[str, Any]) -> str:
-    kept = "share not known"
-    if row["retention"] is not None:
-        low, high = (_limit(end, ".0%") for end in row["retention_interval"])
-        kept = f"{row['retention']:.1%}\n{low}-{high}"
-    elif row["value"] is not None:
+def _cell(row: "ScoreRow | None") -> str:
+    if row is None:
+        return ""
+    score, kept = row.score, "share not known"
+    if row.retention is not None and math.isfinite(row.retention.value):
+        kept = _kept(row.retention)
+    elif math.isfinite(score.value):
         kept = "the base scored 0"
-    if row["task"] is None:
-        return kept
-    low, high = (_limit(end, ".2f") for end in row["interval"])
-    value = "too large" if row["value"] is None else f"{row['value']:.3f}"
-    return f"{value}\n{low}-{high}\n{kept}"
+    value = f"{score.value:.3f}" if math.isfinite(score.value) else "too large"
+    return f"{value}\n{_limit(score.low, '.2f')}-{_limit(score.high, '.2f')}\n{kept}"
 
 
-def _limit(end: float | None, form: str) -> str:
-    return "no limit" if end is None else format(end, form)
+def _kept(share: "Estimate") -> str:
+    return f"{share.value:.1%}\n{_limit(share.low, '.0%')}-{_limit(share.high, '.0%')}"
+
+
+def _limit(end: float, form: str) -> str:
+    return format(end, form) if math.isfinite(end) else "no limit"

@@ -9,7 +9,6 @@ import typer
 from gptailor.cli.console import errors, named, screen
 from gptailor.cli.progress_bar import progress_display
 from gptailor.cli.show_costs import show_costs
-from gptailor.record.journal import RECORD, read_record
 from gptailor.record.ranking import BEST
 
 if TYPE_CHECKING:
@@ -34,23 +33,24 @@ def command(
     except KeyboardInterrupt:
         errors.print("stopped; what was scored is recorded: run the same command to go on")
         raise typer.Exit(130) from None
-    last = {entry["kind"]: entry for entry in read_record(run.folder / RECORD)}
-    chosen = last["chosen"]
+    record, chosen = run.record, run.record.chosen
+    assert chosen is not None, "a search that ends has chosen"
     if as_json:
-        result = {key: chosen[key] for key in ("number", "n_tried", "n_trials")}
+        result = chosen.model_dump(include={"number", "n_tried", "n_trials"})
         result |= {"run": str(run.folder), "tailoring": run.best.tailoring.to_plain()}
-        result |= {key: last.get(key) for key in ("forecast", "spent")}
+        costs = {"forecast": record.forecast, "spent": record.spent}
+        result |= {key: None if cost is None else cost.to_plain() for key, cost in costs.items()}
         typer.echo(json.dumps(result))
         return
     screen.print(
-        f"{chosen['n_tried']} candidates of {run.record.n_kept} out of "
-        f"{run.record.header.family.n_layers} layers tried, in {chosen['n_trials']} trials; "
-        f"trial {chosen['number']} is the best"
+        f"{chosen.n_tried} candidates of {record.header.n_kept} out of "
+        f"{record.header.family.n_layers} layers tried, in {chosen.n_trials} trials; "
+        f"trial {chosen.number} is the best"
     )
     screen.print(f"the run:       {run.folder}")
     screen.print(f"the tailoring: {run.folder / BEST}")
     screen.print(f"next:          gptailor export {run.folder} -o DIR")
-    show_costs(last.get("forecast"), last["spent"])
+    show_costs(record.forecast, record.spent)
 
 
 def _run(path: Path, out: Path | None) -> "Run":

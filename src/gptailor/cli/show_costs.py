@@ -1,18 +1,19 @@
 """What a search was to cost and what it cost, as a small table."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from gptailor.cli.console import screen
 
+if TYPE_CHECKING:
+    from gptailor.record.entries import CostEntry
+
 __all__ = ["show_costs"]
 
 
-def show_costs(forecast: Mapping[str, Any] | None, spent: Mapping[str, Any]) -> None:
+def show_costs(forecast: "CostEntry | None", spent: "CostEntry | None") -> None:
     """Print two entries of a record side by side; nothing where there was no forecast."""
-    from gptailor.record.entries import Costs
     from gptailor.report.cost_table import cost_rows
 
     if forecast is None:
@@ -20,6 +21,6 @@ def show_costs(forecast: Mapping[str, Any] | None, spent: Mapping[str, Any]) -> 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
     for name in ("cost", "predicted", "actual", "off by"):
         table.add_column(name, justify="left" if name == "cost" else "right")
-    for row in cost_rows(Costs.model_validate(forecast), Costs.model_validate(spent)):
+    for row in cost_rows(forecast, spent):
         table.add_row(row.name, row.predicted, row.actual, row.off)
     screen.print(table)

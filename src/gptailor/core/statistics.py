@@ -24,7 +24,6 @@ from gptailor.errors import RecordError
 
 __all__ = [
     "Estimate",
-    "Interval",
     "average_retention",
     "bootstrap_interval",
     "paired_difference",
@@ -35,24 +34,6 @@ Floats = NDArray[np.float64]
 _CHUNK = 1_000_000  # examples drawn at once: 8 MB of indices
 _TINY = 1e-9  # a score nearer to 0 is 0
 _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Two limits, both in the metric's own unit.
-
-    Args:
-        low: The lower limit.
-        high: The upper limit; infinite where nothing bounds it.
-    """
-
-    low: float
-    high: float
-
-    @property
-    def is_point(self) -> bool:
-        """Whether it has no width: one example, or all of them alike, so no spread was seen."""
-        return self.low == self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +58,7 @@ class Estimate:
 
 def bootstrap_interval(
     measurement: Measurement, *, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0
-) -> Interval:
+) -> Estimate:
     """Bound one metric of one model.
 
     Args:
@@ -88,7 +69,7 @@ def bootstrap_interval(
 
     Example:
         >>> bootstrap_interval(Measurement("acc", (1.0, 0.0, 1.0, 1.0)), seed=0)
-        Interval(low=0.25, high=1.0)
+        Estimate(value=0.75, low=0.25, high=1.0)
     """
     (drawn,) = _resampled((measurement,), n_resamples, np.random.default_rng(seed))
     return _cut(drawn, level, measurement.value)
@@ -117,8 +98,7 @@ def paired_difference(
     ours_drawn, theirs_drawn = _pair(ours, theirs, n_resamples, np.random.default_rng(seed))
     gaps = _gaps(ours_drawn, theirs_drawn)
     value = float(_gaps(np.array(ours.value), np.array(theirs.value)))
-    limits = _cut(gaps, level, value)
-    return Estimate(value, limits.low, limits.high)
+    return _cut(gaps, level, value)
 
 
 def retention_interval(
@@ -181,8 +161,7 @@ def average_retention(
     if not values:
         return None
     mean = float(np.mean(values))
-    limits = _cut(np.mean(shares, axis=0), level, mean)
-    return Estimate(mean, limits.low, limits.high)
+    return _cut(np.mean(shares, axis=0), level, mean)
 
 
 def _pair(
@@ -238,17 +217,17 @@ def _ratios(ours: Floats, reference: Floats, metric: str) -> Floats:
         return above / below
 
 
-def _cut(drawn: Floats, level: float, value: float) -> Interval:
-    """Cut both ends off; what has no value is left out, and `value` stands for nothing left."""
+def _cut(drawn: Floats, level: float, value: float) -> Estimate:
+    """The estimate of `value` whose limits cut both ends off the drawn numbers; NaN is left out."""
     known = drawn[~np.isnan(drawn)]
     if not known.size or _alike(known):
-        return Interval(value, value)
+        return Estimate(value, value, value)
     n_off = min(math.floor((1 - level) / 2 * known.size + 1e-9), (known.size - 1) // 2)
     ranks = n_off, known.size - 1 - n_off
     # as many off at both ends, and draws rather than blends of two: so there is no inf - inf, and
     # turning a metric over turns its interval over
     low, high = np.partition(known, ranks)[list(ranks)]
-    return Interval(float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def _gaps(ours: Floats, theirs: Floats) -> Floats:

@@ -1,8 +1,4 @@
-"""Proposal, Job, Scores, Trial: what is asked of an evaluation and what comes back.
-
-All frozen, all plain numbers, all with a JSON form that reads back equal: a trial from the record
-is the trial that was told. Knows nothing of how scores are measured.
-"""
+"""Proposal, Job, Evaluation, Scores, Trial: what is asked of an evaluation and what comes back."""
 
 import math
 from collections.abc import Mapping
@@ -17,11 +13,11 @@ __all__ = ["Evaluation", "Job", "Measurement", "Proposal", "Scores", "Trial"]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One metric of one task: one number an example, and what they add up to.
+    """One metric of one task: a number for each example, and their aggregate.
 
     Args:
         metric: A name in `gptailor.core.metrics.METRICS`.
-        values: One number an example, in the task's own order: so two candidates compare in pairs.
+        values: One number an example, in the task's order, so that candidates compare in pairs.
         weights: How much each example counts; None when all count the same.
     """
 
@@ -35,16 +31,10 @@ class Measurement:
         return aggregate(self.metric, self.values, self.weights)
 
     def to_plain(self) -> dict[str, Any]:
-        """The JSON form."""
-        value = self.value if math.isfinite(self.value) else None  # JSON knows no infinity
-        plain: dict[str, Any] = {"value": value, "values": list(self.values)}
+        """The JSON form; an infinite value is None."""
+        value = self.value
+        plain = {"value": value if math.isfinite(value) else None, "values": list(self.values)}
         return plain if self.weights is None else plain | {"weights": list(self.weights)}
-
-    @classmethod
-    def from_plain(cls, metric: str, plain: Mapping[str, Any]) -> "Measurement":
-        """Read the JSON form."""
-        weights = plain.get("weights")
-        return cls(metric, tuple(plain["values"]), None if weights is None else tuple(weights))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +42,7 @@ class Scores:
     """What one tailoring scored: task by task, metric by metric, example by example.
 
     Args:
-        tasks: Task name to metric name to `Measurement`; every metric that the task can tell.
+        tasks: Task name to metric name to `Measurement`.
     """
 
     tasks: Mapping[str, Mapping[str, Measurement]] = field(default_factory=dict)
@@ -81,20 +71,10 @@ class Scores:
             for task, metrics in self.tasks.items()
         }
 
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Scores":
-        """Read the JSON form."""
-        return cls(
-            {
-                task: {name: Measurement.from_plain(name, item) for name, item in metrics.items()}
-                for task, metrics in plain.items()
-            }
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A tailoring and on how many examples of each task it is to be tried.
+    """A tailoring, and on how many examples of each task it is to be evaluated.
 
     Args:
         tailoring: The candidate.
@@ -105,75 +85,6 @@ class Proposal:
     tailoring: Tailoring
     n_examples: int
     origin: str = ""
-
-    def to_plain(self) -> dict[str, Any]:
-        """The JSON form."""
-        return {
-            "tailoring": self.tailoring.to_plain(),
-            "n_examples": self.n_examples,
-            "origin": self.origin,
-        }
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Proposal":
-        """Read the JSON form."""
-        tailoring = Tailoring.from_plain(plain["tailoring"])
-        return cls(tailoring, int(plain["n_examples"]), str(plain.get("origin", "")))
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """The frozen facts of one evaluation: complete with scores, or failed with a reason.
-
-    Args:
-        number: Its place in the record, from 0.
-        proposal: What was asked.
-        scores: What it scored; None if it failed.
-        failure: Why it failed; None if it is complete. There is never a score and a failure.
-        seconds: Wall-clock time spent on it: its share, where candidates were run together.
-        layer_tokens: Tokens times layers that were really run for it, after all sharing.
-    """
-
-    number: int
-    proposal: Proposal
-    scores: Scores | None = None
-    failure: str | None = None
-    seconds: float = 0.0
-    layer_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        assert (self.scores is None) != (self.failure is None), "scores or a failure, never both"
-
-    @property
-    def complete(self) -> bool:
-        """Whether it has scores."""
-        return self.scores is not None
-
-    @property
-    def tailoring(self) -> Tailoring:
-        """The candidate that was tried."""
-        return self.proposal.tailoring
-
-    def to_plain(self) -> dict[str, Any]:
-        """The JSON form."""
-        plain: dict[str, Any] = {"number": self.number, **self.proposal.to_plain()}
-        plain |= {"seconds": round(self.seconds, 4), "layer_tokens": self.layer_tokens}
-        if self.scores is None:
-            return plain | {"failure": self.failure}
-        return plain | {"scores": self.scores.to_plain()}
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Trial":
-        """Read the JSON form."""
-        scores = plain.get("scores")
-        return cls(
-            number=int(plain["number"]),
-            proposal=Proposal.from_plain(plain),
-            scores=None if scores is None else Scores.from_plain(scores),
-            failure=plain.get("failure"),
-            seconds=float(plain["seconds"]),
-            layer_tokens=int(plain["layer_tokens"]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +106,7 @@ class Job:
 
     @classmethod
     def of(cls, proposal: Proposal, known: Scores | None) -> "Job":
-        """What a proposal asks for on the search split, going on from what is known if it can.
-
-        Asked on no more examples than are known, there is nothing to go on from.
-        """
+        """Make the job of a proposal on the search split; use known scores of fewer examples."""
         if known is not None and known.n_examples >= proposal.n_examples:
             known = None
         return cls(proposal.tailoring, proposal.n_examples, "search", known)
@@ -211,16 +119,54 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What came of a job: scores, or the reason why there are none.
+    """The result of a job: scores, or the reason why there are none.
 
     Args:
         scores: Every metric of every task; None if it failed.
-        failure: Why it failed.
-        seconds: Its share of the wall-clock time.
-        layer_tokens: Its share of the tokens times layers that were run.
+        failure: Why it failed; None if it has scores. There are never both.
+        seconds: Wall-clock time; its share, where candidates were run together.
+        layer_tokens: Tokens times layers that were run for it, after all sharing.
     """
 
-    scores: Scores | None
-    failure: str | None
-    seconds: float
-    layer_tokens: int
+    scores: Scores | None = None
+    failure: str | None = None
+    seconds: float = 0.0
+    layer_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        assert (self.scores is None) != (self.failure is None), "scores or a failure, never both"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The recorded evaluation of one proposal.
+
+    Args:
+        number: Its position in the record, from 0.
+        proposal: What was asked.
+        evaluation: What came of it.
+    """
+
+    number: int
+    proposal: Proposal
+    evaluation: Evaluation
+
+    @property
+    def tailoring(self) -> Tailoring:
+        """The candidate."""
+        return self.proposal.tailoring
+
+    @property
+    def scores(self) -> Scores | None:
+        """What it scored; None if it failed."""
+        return self.evaluation.scores
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed; None if it has scores."""
+        return self.evaluation.failure
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has scores."""
+        return self.scores is not None

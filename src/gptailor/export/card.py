@@ -15,7 +15,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.score_table import ScoreRow
+from gptailor.core.score_table import RESULT, ScoreTable
+from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 
 __all__ = ["CardFacts", "model_card", "place_of", "places_of"]
@@ -41,7 +42,7 @@ class CardFacts:
         licence: The base's licence, as hub metadata writes it; None if not known.
         languages: Language codes, if known.
         parameters: Of the base and of the result; None if not known.
-        scores: The table of scores, on examples that the search did not see.
+        scores: Of the base and the result, on examples that the search did not see.
         scores_note: A sentence on which examples these are.
         n_tried: How many candidates were tried; None if there was no search.
         notes: Sentences on what happened to the members when they were read.
@@ -57,7 +58,7 @@ class CardFacts:
     licence: str | None = None
     languages: tuple[str, ...] = ()
     parameters: tuple[int, int] | None = None
-    scores: tuple[ScoreRow, ...] = ()
+    scores: ScoreTable | None = None
     scores_note: str = ""
     n_tried: int | None = None
     notes: tuple[str, ...] = ()
@@ -106,17 +107,17 @@ def _front_matter(facts: CardFacts) -> str:
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _eval_results(scores: Sequence[ScoreRow]) -> list[EvalResult]:
+def _eval_results(scores: ScoreTable | None) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=_clean(row.task),
             dataset_name=_clean(row.task),
             metric_type=_clean(row.metric),
-            metric_value=row.result,
+            metric_value=row.score.value,
         )
-        for row in scores
-        if math.isfinite(row.result)  # JSON, which hubs turn this into, has no NaN
+        for row in (() if scores is None else scores.rows_of(RESULT))
+        if math.isfinite(row.score.value)  # JSON, which hubs turn this into, has no NaN
     ]
 
 
@@ -168,23 +169,21 @@ def _members(facts: CardFacts) -> str:
 
 
 def _scores(facts: CardFacts) -> str:
-    if not facts.scores:
+    if facts.scores is None:
         return ""
     rows = [
         (
             _text(row.task),
             _text(row.metric),
-            _number(row.base),
-            _number(row.result) + _interval(row.interval, _number),
-            ""
-            if row.retention is None
-            else _percent(row.retention) + _interval(row.retention_interval, _percent),
-            "" if row.n_examples is None else f"{row.n_examples:,}",
+            "" if (base := facts.scores.row(BASE, row.task)) is None else _number(base.score.value),
+            _estimate(row.score, _number),
+            "" if row.retention is None else _estimate(row.retention, _percent),
+            f"{row.n_examples:,}",
         )
-        for row in facts.scores
+        for row in facts.scores.rows_of(RESULT)
     ]
     head = ("task", "metric", "base", "result [95 % interval]", "retention", "examples")
-    metrics = dict.fromkeys(row.metric for row in facts.scores if row.metric in METRICS)
+    metrics = dict.fromkeys(row.metric for row in facts.scores.rows if row.metric in METRICS)
     legend = "".join(f"\n- {_text(name)}: {_meaning(name)}" for name in metrics)
     note = f"{_text(facts.scores_note)}\n\n" if facts.scores_note else ""
     return f"## Scores\n\n{note}{_table(head, rows)}" + (f"\n{legend}" if legend else "")
@@ -307,8 +306,8 @@ def _percent(value: float) -> str:
     return f"{value:.1%}" if math.isfinite(value) else "-"
 
 
-def _interval(interval: tuple[float, float] | None, told: Callable[[float], str]) -> str:
-    return "" if interval is None else f" [{told(interval[0])}, {told(interval[1])}]"
+def _estimate(estimate: Estimate, told: Callable[[float], str]) -> str:
+    return f"{told(estimate.value)} [{told(estimate.low)}, {told(estimate.high)}]"
 
 
 def _value(value: object) -> str:

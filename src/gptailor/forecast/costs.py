@@ -5,18 +5,15 @@ themselves, so that stops and restarts add up too. Knows nothing of how either i
 """
 
 import dataclasses
-import json
-from typing import Any
 
 from gptailor.app.assemble import Assembly, evaluates_apart
 from gptailor.engine.device import device_of
 from gptailor.forecast.forecast import forecast
 from gptailor.forecast.memory import peak_bytes
+from gptailor.record.entries import AskedEntry, CostEntry, Header, ModelEntry, TrialEntry
 from gptailor.record.journal import Journal
 
 __all__ = ["record_costs", "record_forecast"]
-
-_OTHERS = ("reference", "finalist", "reported")  # entries of evaluations that are no trials
 
 
 def record_forecast(journal: Journal, assembly: Assembly) -> None:
@@ -26,38 +23,31 @@ def record_forecast(journal: Journal, assembly: Assembly) -> None:
     little about theirs.
     """
     apart = evaluates_apart(assembly.config)
-    if not apart and [entry["kind"] for entry in journal.entries] == ["header"]:
-        journal.append("forecast", **dataclasses.asdict(forecast(assembly)))
+    if not apart and [type(entry) for entry in journal.entries] == [Header]:
+        journal.append(CostEntry(kind="forecast", **dataclasses.asdict(forecast(assembly))))
 
 
-def record_costs(journal: Journal, assembly: Assembly) -> dict[str, Any]:
+def record_costs(journal: Journal, assembly: Assembly) -> CostEntry:
     """Write what was spent so far, over all starts; nothing where nothing was added.
 
     Returns:
         The last entry: trials, candidates, layer-tokens, seconds (the search by the clock, the
         other evaluations by their own), and the most memory of any start that came to its end.
     """
-    entries = journal.entries  # from the disk, once
-    trials = [entry for entry in entries if entry["kind"] == "trial"]
-    others = [entry for entry in entries if entry["kind"] in _OTHERS]
-    numbers = {entry["number"] for entry in trials}
-    tailorings = {
-        json.dumps(plain["tailoring"], sort_keys=True)
-        for entry in entries
-        if entry["kind"] == "asked"
-        for plain in entry["proposals"]
-        if plain["number"] in numbers
-    }
-    searched = max((entry["elapsed"] for entry in trials), default=0.0)
-    spent = {
-        "n_trials": len(trials),
-        "n_candidates": len(tailorings),
-        "layer_tokens": sum(entry.get("layer_tokens", 0) for entry in [*trials, *others]),
-        "seconds": round(searched + sum(entry.get("seconds", 0.0) for entry in others), 3),
-    }
-    told = list(journal.of("spent"))
-    if told and all(told[-1][name] == value for name, value in spent.items()):
-        return told[-1]
-    before = max((entry["peak_bytes"] for entry in told), default=0)
-    peak = max(before, peak_bytes(device_of(assembly.config.engine.device)))
-    return journal.append("spent", **spent, peak_bytes=peak)
+    trials, others = list(journal.of(TrialEntry)), list(journal.of(ModelEntry))
+    asked = {p.number: p.tailoring for entry in journal.of(AskedEntry) for p in entry.proposals}
+    searched = max((entry.elapsed for entry in trials), default=0.0)
+    earlier = list(journal.of(CostEntry, "spent"))
+    before = max((entry.peak_bytes for entry in earlier), default=0)
+    spent = CostEntry(
+        kind="spent",
+        n_trials=len(trials),
+        n_candidates=len({asked[entry.number] for entry in trials}),
+        layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others]),
+        seconds=round(searched + sum(entry.seconds for entry in others), 3),
+        peak_bytes=max(before, peak_bytes(device_of(assembly.config.engine.device))),
+    )
+    if earlier and earlier[-1].model_copy(update={"peak_bytes": spent.peak_bytes}) == spent:
+        return earlier[-1]
+    journal.append(spent)
+    return spent

@@ -148,7 +148,7 @@ def _search(assembly: Assembly, objective: Objective, stage: "_Stage") -> list[T
         jobs = [Job.of(proposal, known.get(proposal.tailoring)) for proposal in proposals]
         for proposal, done in zip(proposals, stage.run("search", jobs, asking), strict=True):
             assert done.scores is not None, "made-up scores never fail"
-            trials.append(Trial(len(trials), proposal, done.scores))
+            trials.append(Trial(len(trials), proposal, done))
             before = known.get(proposal.tailoring)
             if before is None or before.n_examples < done.scores.n_examples:
                 known[proposal.tailoring] = done.scores

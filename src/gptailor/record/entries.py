@@ -1,105 +1,138 @@
-"""The shapes of a record's lines, as far as the report needs them.
+"""The entries of a record: one class for every kind of line, written and read through it.
 
-Only what is drawn is required; whatever else a line says is passed over, so that a record of a
-later version with more to say can still be read. Knows nothing of files.
+A key without a value is left out of a line. A reader passes over keys and kinds that it does not
+know, so that a record of a later version can still be read. ``evaluation.json``, which stands
+beside the record, is here too.
 """
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from gptailor.core.metrics import METRICS
-from gptailor.core.trial import Measurement, Scores
+from gptailor.core.trial import Evaluation, Proposal
+from gptailor.record.fields import Part, ScoresField, Seconds, TailoringField
 
 __all__ = [
-    "Asked",
+    "EVALUATION_FORMAT",
+    "RECORD_FORMAT",
+    "AskedEntry",
     "AskedProposal",
-    "Chosen",
-    "Costs",
+    "ChosenEntry",
+    "CostEntry",
+    "Entry",
     "EvaluatedModel",
-    "Evaluation",
+    "EvaluationFile",
     "FamilyFacts",
-    "Finalist",
     "GoalFacts",
     "Header",
-    "MeasurementLine",
     "MetricFacts",
-    "Reference",
-    "Repaired",
-    "Reported",
-    "Resumed",
+    "ModelEntry",
+    "ModelKind",
+    "RepairedEntry",
+    "ResumedEntry",
     "TaskFacts",
     "TrialEntry",
-    "to_scores",
+    "read_entry",
 ]
 
-_MOST = 1e15  # of one example; sums of more could be too large for a number
-Seconds = Annotated[FiniteFloat, Field(ge=0)]
+EVALUATION_FORMAT: Literal["gptailor-evaluation/1"] = "gptailor-evaluation/1"
+RECORD_FORMAT: Literal["gptailor-record/1"] = "gptailor-record/1"
 
 
-class _Line(BaseModel):
-    """Frozen; unknown keys are passed over."""
+class _Entry(Part):
+    """One line of a record."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    def to_plain(self) -> dict[str, Any]:
+        """The JSON form."""
+        return self.model_dump(exclude_none=True)
+
+    def to_line(self) -> bytes:
+        """The line, its end included.
+
+        Raises:
+            ValueError: A number is infinite or NaN, which JSON can't say.
+        """
+        text = json.dumps(
+            self.to_plain(), ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        )
+        return text.encode() + b"\n"
 
 
-class MeasurementLine(_Line):
-    """One metric of one task; the value is computed again from the examples."""
+class _EvaluatedEntry(_Entry):
+    """The JSON form of an `Evaluation`, flat in its entry."""
 
-    values: Annotated[
-        tuple[Annotated[FiniteFloat, Field(ge=-_MOST, le=_MOST)], ...], Field(min_length=1)
-    ]
-    weights: tuple[Annotated[FiniteFloat, Field(ge=0, le=_MOST)], ...] | None = None
+    scores: ScoresField | None = None
+    failure: str | None = None
+    seconds: Seconds = 0.0
+    layer_tokens: NonNegativeInt = 0
 
     @model_validator(mode="after")
-    def _weighted(self) -> "MeasurementLine":
-        if self.weights is not None and len(self.weights) != len(self.values):
-            raise ValueError(f"{len(self.values)} values have {len(self.weights)} weights")
-        if self.weights is not None and not any(self.weights):
-            raise ValueError("all weights are 0")
+    def _scored_or_failed(self) -> "_EvaluatedEntry":
+        if (self.scores is None) == (self.failure is None):
+            raise PydanticCustomError("evaluated", "must have scores or a failure, and not both")
         return self
 
-
-ScoresLine = dict[str, dict[str, MeasurementLine]]
-
-
-def to_scores(line: ScoresLine) -> Scores:
-    """Turn the JSON form into `Scores`, without the metrics that this version does not know."""
-    return Scores(
-        {
-            task: {
-                name: Measurement(name, item.values, item.weights)
-                for name, item in metrics.items()
-                if name in METRICS
-            }
-            for task, metrics in line.items()
-        }
-    )
+    @property
+    def evaluation(self) -> Evaluation:
+        """What came of the evaluation."""
+        return Evaluation(self.scores, self.failure, self.seconds, self.layer_tokens)
 
 
-class FamilyFacts(_Line):
-    """What the record says of the family."""
+def _flat(evaluation: Evaluation) -> dict[str, Any]:
+    """The keys of an evaluation, its seconds rounded."""
+    return {
+        "scores": evaluation.scores,
+        "failure": evaluation.failure,
+        "seconds": round(evaluation.seconds, 4),
+        "layer_tokens": evaluation.layer_tokens,
+    }
+
+
+class FamilyFacts(Part):
+    """What a header says of the family.
+
+    Args:
+        members: Names of the base and the variants, in order.
+        paths: Member to where it came from.
+        n_layers: Layers of each member.
+        parameters: Of the base.
+        layer_parameters: Of each layer.
+        nbytes: Of all members' weights in memory.
+        notes: What happened to members when they were read, a sentence each.
+        digests: Member to the digest of its weights.
+        model: What the members' config says of how they compute; None in an older record.
+    """
 
     members: Annotated[tuple[str, ...], Field(min_length=1)]
-    paths: dict[str, str] = {}
-    n_layers: Annotated[int, Field(gt=0)]
-    parameters: NonNegativeInt = 0
-    layer_parameters: tuple[NonNegativeInt, ...] = ()
-    nbytes: NonNegativeInt = 0
-    notes: tuple[str, ...] = ()
-    digests: dict[str, str] = {}
+    paths: dict[str, str]
+    n_layers: PositiveInt
+    parameters: NonNegativeInt
+    layer_parameters: tuple[NonNegativeInt, ...]
+    nbytes: NonNegativeInt
+    notes: tuple[str, ...]
+    digests: dict[str, str]
+    model: dict[str, Any] | None = None
 
 
-class GoalFacts(_Line):
-    """What is wanted of one task."""
+class GoalFacts(Part):
+    """What is wanted of one task; see `gptailor.core.objective.Goal`."""
 
     task: str
     metric: str
-    weight: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    weight: Annotated[FiniteFloat, Field(gt=0)]
     proxy: str | None = None
 
 
-class MetricFacts(_Line):
+class MetricFacts(Part):
     """What must be known of a plug-in metric to read its scores."""
 
     higher_is_better: bool
@@ -107,132 +140,273 @@ class MetricFacts(_Line):
     transform: Literal["identity", "exp"] = "identity"
 
 
-class TaskFacts(_Line):
-    """How many examples of one task stand in which part."""
+class TaskFacts(Part):
+    """How many examples each split of a task has, and the digest of them all."""
 
-    search: NonNegativeInt = 0
-    selection: NonNegativeInt = 0
-    test: NonNegativeInt = 0
-    notes: tuple[str, ...] = ()
-    digest: str = ""
+    search: NonNegativeInt
+    selection: NonNegativeInt
+    test: NonNegativeInt
+    notes: tuple[str, ...]
+    digest: str
 
 
-class Header(_Line):
-    """The first line: what the study is."""
+class _ComparedFamily(Part):
+    dtype: str
 
-    format: str
-    created: str = ""
-    config: dict[str, Any] = {}
-    versions: dict[str, str | None] = {}
-    machine: dict[str, Any] = {}
-    seed: int = 0
+
+class _ComparedBudget(Part):
+    n_examples: Any
+
+
+class _ComparedConfig(Part):
+    """What a config must say for a study to go on with it."""
+
+    family: _ComparedFamily
+    engine: dict[str, Any]
+    budget: _ComparedBudget
+
+
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    _ComparedConfig.model_validate(config)
+    return config
+
+
+ModelKind = Literal["reference", "finalist", "test"]
+
+
+class Header(_Entry):
+    """The first line: what the study is.
+
+    Args:
+        created: When it began.
+        config: The whole config, defaults filled in.
+        versions: Library to version; None where it is not installed.
+        machine: ``cpu``, ``threads``, ``device``, ``dtype``, ``python``.
+        seed: Of every random draw.
+        family: The members.
+        n_kept: Layers of a candidate that may be chosen.
+        goals: What is wanted, one a task.
+        metrics: Plug-in metrics of the goals, so that their scores can be read without the plug-in.
+        rungs: Numbers of examples at which candidates are compared, rising.
+        tasks: Task to its splits.
+    """
+
+    kind: Literal["header"] = "header"
+    format: Literal["gptailor-record/1"] = RECORD_FORMAT
+    created: str
+    config: Annotated[dict[str, Any], AfterValidator(_compared)]
+    versions: dict[str, str | None]
+    machine: dict[str, Any]
+    seed: int
     family: FamilyFacts
-    remove: NonNegativeInt = 0
+    n_kept: PositiveInt
     goals: Annotated[tuple[GoalFacts, ...], Field(min_length=1)]
-    metrics: dict[str, MetricFacts] = {}
-    rungs: tuple[int, ...] = ()
-    tasks: dict[str, TaskFacts] = {}
+    metrics: dict[str, MetricFacts] = Field(default_factory=dict)
+    rungs: tuple[int, ...]
+    tasks: dict[str, TaskFacts]
 
 
-class Reference(_Line):
-    """A whole member on the search split; without scores the study stopped, and tried it again."""
+class CostEntry(_Entry):
+    """What a study is to cost (``forecast``), or has cost so far over all starts (``spent``).
 
-    member: str
-    scores: ScoresLine | None = None
-    failure: str | None = None
+    Args:
+        kind: ``forecast`` or ``spent``.
+        n_trials: Evaluations in the search.
+        n_candidates: Distinct tailorings among them.
+        layer_tokens: Tokens times layers run, after all sharing, of the whole study.
+        seconds: Wall-clock time of the whole study.
+        peak_bytes: Most memory of a process that evaluates.
+        shared: Share of the search's layer-tokens saved by sharing; of a forecast.
+        family_bytes: Memory of the members' weights; of a forecast.
+        merged_bytes: Most memory of merged layers; of a forecast.
+    """
 
-
-class AskedProposal(_Line):
-    """One proposal of a group, with the number of its trial."""
-
-    number: NonNegativeInt
-    tailoring: dict[str, Any]
-    n_examples: NonNegativeInt
-    origin: str = ""
-
-
-class Asked(_Line):
-    """A group of proposals."""
-
-    proposals: tuple[AskedProposal, ...]
-
-
-class TrialEntry(_Line):
-    """The outcome of one trial: scores or a failure."""
-
-    number: NonNegativeInt
-    scores: ScoresLine | None = None
-    failure: str | None = None
-    seconds: Seconds = 0.0
-    layer_tokens: NonNegativeInt = 0
-    elapsed: Seconds = 0.0
-
-
-class Costs(_Line):
-    """What a study is to cost, or has cost by now."""
-
+    kind: Literal["forecast", "spent"]
     n_trials: NonNegativeInt
     n_candidates: NonNegativeInt
     layer_tokens: NonNegativeInt
     seconds: Seconds
     peak_bytes: NonNegativeInt
+    shared: FiniteFloat | None = None
+    family_bytes: NonNegativeInt | None = None
+    merged_bytes: NonNegativeInt | None = None
 
 
-class Resumed(_Line):
-    """The study went on after a stop."""
+class ModelEntry(_EvaluatedEntry):
+    """A whole member or a candidate evaluated outside the search.
 
-    time: str = ""
-    elapsed: Seconds = 0.0
+    Args:
+        kind: ``reference`` (a member on the search split), ``finalist`` (the base or a candidate on
+            the selection split) or ``test`` (a member or the chosen candidate on the test split).
+        member: A member's name; None for a candidate.
+        number: A candidate's trial; None for a member.
+    """
 
-
-class Repaired(_Line):
-    """A torn last line was taken off at a restart."""
-
-    dropped_bytes: NonNegativeInt = 0
-
-
-class Finalist(_Line):
-    """A candidate, or a member for comparison, on the selection split."""
-
-    number: NonNegativeInt | None = None
+    kind: ModelKind
     member: str | None = None
-    scores: ScoresLine | None = None
-    failure: str | None = None
+    number: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> "ModelEntry":
+        if (self.member is None) == (self.number is None):
+            raise PydanticCustomError("named", "must have a member or the number of a trial")
+        return self
+
+    @classmethod
+    def of(cls, kind: ModelKind, model: str | int, evaluation: Evaluation) -> "ModelEntry":
+        """Make the entry of a member or of a trial's candidate."""
+        member, number = (model, None) if isinstance(model, str) else (None, model)
+        return cls(kind=kind, member=member, number=number, **_flat(evaluation))
+
+    @property
+    def model(self) -> str | int:
+        """The member's name, or the candidate's trial."""
+        return self.member if self.member is not None else self.number or 0
 
 
-class Chosen(_Line):
-    """The pick among the finalists."""
+class AskedProposal(Part):
+    """One proposal of a group, with the number of its trial."""
 
     number: NonNegativeInt
-    n_tried: NonNegativeInt = 0
-    reason: str = ""
+    tailoring: TailoringField
+    n_examples: NonNegativeInt
+    origin: str = ""
+
+    @classmethod
+    def of(cls, number: int, proposal: Proposal) -> "AskedProposal":
+        """Number a proposal."""
+        return cls(
+            number=number,
+            tailoring=proposal.tailoring,
+            n_examples=proposal.n_examples,
+            origin=proposal.origin,
+        )
+
+    @property
+    def proposal(self) -> Proposal:
+        """What was asked."""
+        return Proposal(self.tailoring, self.n_examples, self.origin)
 
 
-class Reported(_Line):
-    """A member or the result on the test split, by the engine; as a reference without scores."""
+class AskedEntry(_Entry):
+    """A group of proposals, written before any of them is evaluated."""
+
+    kind: Literal["asked"] = "asked"
+    proposals: tuple[AskedProposal, ...]
+
+
+class TrialEntry(_EvaluatedEntry):
+    """The outcome of one trial.
+
+    Args:
+        number: Of the trial; its proposal is in the `AskedEntry`.
+        elapsed: Seconds of search over all starts when it was recorded.
+    """
+
+    kind: Literal["trial"] = "trial"
+    number: NonNegativeInt
+    elapsed: Seconds
+
+    @classmethod
+    def of(cls, number: int, evaluation: Evaluation, elapsed: float) -> "TrialEntry":
+        """Make the entry of an evaluation."""
+        return cls(number=number, elapsed=round(elapsed, 3), **_flat(evaluation))
+
+
+class ResumedEntry(_Entry):
+    """The study went on after a stop, having searched for `elapsed` seconds before."""
+
+    kind: Literal["resumed"] = "resumed"
+    time: str
+    elapsed: Seconds
+
+
+class RepairedEntry(_Entry):
+    """A torn last line was taken off at a restart."""
+
+    kind: Literal["repaired"] = "repaired"
+    dropped_bytes: NonNegativeInt
+
+
+class ChosenEntry(_Entry):
+    """The pick among the finalists.
+
+    Args:
+        number: Of the chosen trial.
+        n_tried: Distinct candidates that could have been chosen.
+        n_trials: Evaluations in the search.
+        reason: In words.
+    """
+
+    kind: Literal["chosen"] = "chosen"
+    number: NonNegativeInt
+    n_tried: NonNegativeInt
+    n_trials: NonNegativeInt
+    reason: str
+
+
+Entry: TypeAlias = (
+    Header
+    | CostEntry
+    | ModelEntry
+    | AskedEntry
+    | TrialEntry
+    | ResumedEntry
+    | RepairedEntry
+    | ChosenEntry
+)
+_CLASSES: dict[str, type[Entry]] = {
+    kind: entry
+    for entry in get_args(Entry)
+    for kind in get_args(entry.model_fields["kind"].annotation)
+}
+
+
+def read_entry(plain: dict[str, Any]) -> Entry | None:
+    """Read the JSON form of an entry.
+
+    Returns:
+        None for a kind that this version does not know.
+
+    Raises:
+        ValidationError: A key is missing or invalid.
+    """
+    found = _CLASSES.get(str(plain["kind"]))
+    return None if found is None else found.model_validate(plain)
+
+
+class EvaluatedModel(Part):
+    """One model of an evaluation by lm-eval.
+
+    Args:
+        name: A member's name, or ``result``.
+        path: Where it came from.
+        parameters: How many it has.
+        scores: Example by example.
+    """
 
     name: str
-    number: NonNegativeInt | None = None
-    scores: ScoresLine | None = None
-    failure: str | None = None
+    path: str
+    parameters: NonNegativeInt
+    scores: ScoresField
 
 
-class EvaluatedModel(_Line):
-    """One model of an evaluation."""
+class EvaluationFile(Part):
+    """``evaluation.json``: what ``gptailor evaluate`` measured.
 
-    name: str
-    path: str = ""
-    parameters: NonNegativeInt | None = None
-    scores: ScoresLine
+    Args:
+        split: The examples.
+        tailoring: Digest of the result's tailoring.
+        backend: What ran the models.
+        n_resamples: Of the bootstrap.
+        versions: Library to version.
+        models: Members and result.
+    """
 
-
-class Evaluation(_Line):
-    """What ``gptailor evaluate`` wrote."""
-
-    format: str
+    format: Literal["gptailor-evaluation/1"] = EVALUATION_FORMAT
     split: Literal["test", "selection", "search"] = "test"
     tailoring: str | None = None
+    backend: str
+    n_resamples: Annotated[int, Field(gt=0, le=1_000_000)]
+    versions: dict[str, str | None]
     models: tuple[EvaluatedModel, ...]
-    versions: dict[str, str | None] = {}
-    n_resamples: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
-    backend: str = ""

@@ -1,9 +1,8 @@
-"""The record of a study: one JSON object a line, only ever appended to.
+"""The record of a study on disk: one JSON object a line, only ever appended to.
 
 A line is on the disk before anyone acts on what it says. A line torn by a kill or a power cut is
 taken off at the next start, and that is recorded too. One process at a time may write; a record
-that is taken away or written by something else is not written on. Knows nothing of what the lines
-mean.
+that something else removes or changes is not written on.
 """
 
 import contextlib
@@ -13,19 +12,31 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from gptailor.errors import RecordError
+from pydantic import ValidationError
+
+from gptailor.core.metrics import METRICS, Metric
+from gptailor.core.plugins import MERGE_METHODS
+from gptailor.errors import ConfigError, RecordError
+from gptailor.record.entries import (
+    RECORD_FORMAT,
+    Entry,
+    Header,
+    RepairedEntry,
+    read_entry,
+)
+from gptailor.record.fields import first_problem
 
 __all__ = ["RECORD", "Journal", "read_record"]
 
 RECORD = "record.jsonl"
-FORMAT = "gptailor-record/1"
 _BEGINNING = b'{"kind":"header",'
-_MANY = ("asked", "trial")  # read from the disk when asked for: they would fill the memory
+
+EntryT = TypeVar("EntryT", bound=Entry)
 
 logger = logging.getLogger(__name__)
 
@@ -34,39 +45,41 @@ class Journal:
     """An open record. Use it as a context manager: the lock goes with it.
 
     Args:
-        folder: The run's folder; made if it is not there.
+        folder: The run's folder; made if it does not exist.
+
+    Attributes:
+        path: The file.
+        entries: Every entry, in order; those of kinds that this version does not know are left out.
 
     Raises:
-        RecordError: The folder can't be written, another process holds it, or a line in the
-            middle of the record is damaged.
+        RecordError: The folder can't be written, another process holds it, or a line of the
+            record is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
-        with _told_to_user(folder):
-            _made(folder)
-            self._lock = _locked(folder)
+        with _os_errors(folder):
+            _make_folder(folder)
+            self._lock = _lock(folder)
         try:
-            with _told_to_user(folder):
-                self._file = _opened(self.path)
+            with _os_errors(folder):
+                self._file = _open(self.path)
         except BaseException:
             self._lock.close()
             raise
-        self._few: list[dict[str, Any]] = []
         try:
-            entries, end = _parse(self.path)
-            self._few = [entry for entry in entries if entry["kind"] not in _MANY]
-            self._end = end
-            with _told_to_user(folder):
-                dropped = self.path.stat().st_size - end
+            read, self._end = _parse(self.path)
+            self.entries = [entry for _, entry in read]
+            with _os_errors(folder):
+                dropped = self.path.stat().st_size - self._end
                 if dropped:
-                    if not entries:
+                    if not self._end:
                         _refuse_foreign(self.path)
-                    self._file.truncate(end)
+                    self._file.truncate(self._end)
             if dropped:
                 logger.warning("%s: took off a torn last line of %d bytes", self.path, dropped)
-                if entries:  # a torn header leaves an empty record: it begins anew
-                    self.append("repaired", dropped_bytes=dropped)
+                if self._end:  # a torn header leaves an empty record: it begins anew
+                    self.append(RepairedEntry(dropped_bytes=dropped))
         except BaseException:
             self.close()
             raise
@@ -77,19 +90,17 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, kind: str, **fields: Any) -> dict[str, Any]:
+    def append(self, entry: Entry) -> None:
         """Write one line and wait until it is on the disk.
 
         Raises:
             RecordError: The disk is full or the file can't be written; nothing of the line is left.
-                Or the record is not where it was, or not as this process left it.
+                Or the record was moved or changed by something else.
         """
-        entry = {"kind": kind, **fields}
-        line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        plain = line.encode() + b"\n"
+        line = entry.to_line()
         self._refuse_changed()
         try:
-            if self._file.write(plain) != len(plain):
+            if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -99,47 +110,36 @@ class Journal:
                 f"{self.path}: can't be written ({error.strerror}) after {self._end:,} bytes; what "
                 "was recorded is safe: make room and run the same command again"
             ) from None
-        self._end += len(plain)
-        read: dict[str, Any] = json.loads(line)  # what a later start would read
-        if kind not in _MANY:
-            self._few.append(read)
-        return read
+        self._end += len(line)
+        self.entries.append(entry)
 
     def _refuse_changed(self) -> None:
-        """Stop where a line would be written into a file that nobody finds, or behind a stranger's.
-
-        Raises:
-            RecordError: The record was removed, replaced or written by something else.
-        """
-        told = None
+        """Refuse to write where the record was removed, replaced or written by something else."""
+        change = None
         try:
-            there = self.path.stat()
+            now = self.path.stat()
         except OSError as error:
-            told = f"is gone ({error.strerror})"
+            change = f"is gone ({error.strerror})"
         else:
-            if not os.path.samestat(there, os.fstat(self._file.fileno())):
-                told = "was replaced by another file"
-            elif there.st_size != self._end:
-                told = f"has {there.st_size:,} bytes, not the {self._end:,} that were written"
-        if told is not None:
+            if not os.path.samestat(now, os.fstat(self._file.fileno())):
+                change = "was replaced by another file"
+            elif now.st_size != self._end:
+                change = f"has {now.st_size:,} bytes, not the {self._end:,} that were written"
+        if change is not None:
             raise RecordError(
-                f"{self.path}: {told}: something else changed it while the study ran, so the study "
-                "stops; put it back and run the same command again, or name a new folder with --out"
+                f"{self.path}: {change}: something else changed it while the study ran, so the "
+                "study stops; put it back and run the same command again, or name a new folder "
+                "with --out"
             )
 
-    @property
-    def entries(self) -> list[dict[str, Any]]:
-        """Every entry in order, read from the disk."""
-        return _parse(self.path)[0]
+    def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
+        """The entries of one type, or of one kind of it, in order."""
+        found = (entry for entry in self.entries if isinstance(entry, entry_type))
+        return (entry for entry in found if kind in (None, entry.kind))
 
-    def of(self, kind: str) -> Iterator[dict[str, Any]]:
-        """The entries of one kind, in order."""
-        entries = self.entries if kind in _MANY else self._few
-        return (entry for entry in entries if entry["kind"] == kind)
-
-    def header(self) -> Mapping[str, Any] | None:
+    def header(self) -> Header | None:
         """The first line, or None if nothing is recorded yet."""
-        return next(self.of("header"), None)
+        return next(self.of(Header), None)
 
     def close(self) -> None:
         """Close the file and let go of the lock."""
@@ -147,8 +147,8 @@ class Journal:
         self._lock.close()
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
-    """Read a record without locking it; a torn last line is passed over.
+def read_record(path: Path) -> list[tuple[int, Entry]]:
+    """Read a record without locking it: line numbers and entries; a torn last line is left out.
 
     Raises:
         RecordError: There is no record, or a line of it is damaged.
@@ -158,17 +158,17 @@ def read_record(path: Path) -> list[dict[str, Any]]:
     return _parse(path)[0]
 
 
-def _made(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     """Make the folder and those above it, each on the disk with its name."""
     if not folder.exists():
-        _made(folder.parent)
+        _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         with contextlib.suppress(PermissionError):  # a parent that may not be listed
-            _settle(folder.parent)
+            _sync_names(folder.parent)
 
 
-def _locked(folder: Path) -> IO[bytes]:
-    """Hold the folder; the system lets go when the process dies, however it dies."""
+def _lock(folder: Path) -> IO[bytes]:
+    """Lock the folder; the system unlocks it when the process dies, however it dies."""
     path = folder / ".lock"
     if path.exists():
         _refuse_odd(path)
@@ -185,18 +185,18 @@ def _locked(folder: Path) -> IO[bytes]:
     return lock
 
 
-def _opened(path: Path) -> FileIO:
-    """Open the record; a new one is on the disk with its name, so that no power cut takes it."""
+def _open(path: Path) -> FileIO:
+    """Open the record; the name of a new one is on the disk, so that no power cut takes it."""
     fresh = not path.exists()
     if not fresh:
         _refuse_odd(path)
     file = path.open("a+b", buffering=0)
     if fresh:
-        _settle(path.parent)
+        _sync_names(path.parent)
     return file
 
 
-def _settle(folder: Path) -> None:
+def _sync_names(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -206,34 +206,26 @@ def _settle(folder: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse to take off a first line that no header of ours began with.
-
-    Raises:
-        RecordError: The file is something else.
-    """
-    told = path.read_bytes().rstrip(b"\0\n")  # a power cut leaves zeros
-    if not told.startswith(_BEGINNING) and not _BEGINNING.startswith(told):
+    """Refuse to take off a first line that is not the beginning of a header."""
+    found = path.read_bytes().rstrip(b"\0\n")  # a power cut leaves zeros
+    if not found.startswith(_BEGINNING) and not _BEGINNING.startswith(found):
         raise RecordError(
             f"{path}: is no record of gptailor's; move it away, or name another folder with --out"
         )
 
 
 def _refuse_odd(path: Path) -> None:
-    """Refuse what is read without end, or waited for.
-
-    Raises:
-        RecordError: There is a device or a pipe in the record's place.
-    """
+    """Refuse a device or a pipe, which would be read without end or waited for."""
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is told when it is opened
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails anyway
         raise RecordError(
             f"{path}: is no plain file (a pipe, say, or a device); name the folder of a run"
         )
 
 
 @contextlib.contextmanager
-def _told_to_user(folder: Path) -> Iterator[None]:
-    """What the system says becomes a sentence about the folder."""
+def _os_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's errors into a sentence about the folder."""
     try:
         yield
     except OSError as error:
@@ -243,33 +235,76 @@ def _told_to_user(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The entries, and where the last whole line ends."""
+def _parse(path: Path) -> tuple[list[tuple[int, Entry]], int]:
+    """Line numbers and entries, and the offset in bytes at which the last whole line ends."""
     try:
         _refuse_odd(path)
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise RecordError(f"{path}: can't be read: {error.strerror}") from None
-    entries: list[dict[str, Any]] = []
+    entries: list[tuple[int, Entry]] = []
     end = 0
     for number, line in enumerate(lines[:-1], start=1):
-        entry = _entry(line)
-        if entry is None and number == len(lines) - 1 and not lines[-1]:
+        plain = _json_object(line)
+        if plain is None and number == len(lines) - 1 and not lines[-1]:
             return entries, end  # torn, and the newline was written before the rest
-        if entry is None:
+        if plain is None:
             raise RecordError(
                 f"{path}, line {number}: damaged; restore it from a copy, or name a new folder"
             )
-        entries.append(entry)
+        if number == 1:
+            _check_first(path, plain)
+        try:
+            entry = read_entry(plain)
+        except ValidationError as error:
+            raise RecordError(
+                f"{path}, line {number}: {first_problem(error)}; restore the file from a copy, or "
+                "name a new folder"
+            ) from None
+        if isinstance(entry, Header):
+            _know_plugins(entry, f"{path}, line {number}")
+        if entry is not None:
+            entries.append((number, entry))
         end += len(line) + 1
-    if entries and entries[0].get("format") != FORMAT:
-        raise RecordError(f"{path}: its format is {entries[0].get('format')!r}, not {FORMAT!r}")
     return entries, end
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _know_plugins(header: Header, where: str) -> None:
+    """Import the merge methods that the recorded config names, and know the metrics by their facts.
+
+    Raises:
+        RecordError: There is no such merge method or metric.
+    """
+    merge = header.config.get("merge")
     try:
-        entry = json.loads(line)
+        for name in merge if isinstance(merge, list) else []:
+            MERGE_METHODS.load(str(name))
+        for name, facts in header.metrics.items():
+            METRICS.remember(name, Metric(facts.higher_is_better, facts.meaning, facts.transform))
+    except ConfigError as error:
+        raise RecordError([f"{where}: {problem}" for problem in error.problems]) from None
+    known = {*METRICS.builtin, *header.metrics}
+    for goal in header.goals:
+        if goal.metric not in known or (goal.proxy or goal.metric) not in known:
+            raise RecordError(
+                f"{where}: {goal.metric!r} of task {goal.task!r} is not a metric of this version, "
+                "and the record does not say which way is better; use the version that searched"
+            )
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        plain = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and "kind" in entry else None
+    return plain if isinstance(plain, dict) and "kind" in plain else None
+
+
+def _check_first(path: Path, plain: dict[str, Any]) -> None:
+    if plain.get("format") != RECORD_FORMAT:
+        raise RecordError(f"{path}: its format is {plain.get('format')!r}, not {RECORD_FORMAT!r}")
+    if plain["kind"] != "header":
+        raise RecordError(
+            f"{path}, line 1: a record begins with a header, not with {plain['kind']!r}; restore "
+            "the file from a copy"
+        )

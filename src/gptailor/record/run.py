@@ -1,51 +1,46 @@
-"""Read a run's folder: what was asked, told, chosen and evaluated.
+"""Read a run's folder: what was asked, scored, chosen and evaluated.
 
 A study that is still going on, was killed, or has no complete trial is read as far as it goes; a
-record that can't be used is refused with a sentence. Knows nothing of pages, and writes nothing.
+record that can't be used is refused with a sentence.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from gptailor.core.metrics import METRICS, Metric
 from gptailor.core.objective import Goal, Objective
-from gptailor.core.plugins import MERGE_METHODS
-from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.score_table import RESULT
+from gptailor.core.tailoring import BASE
 from gptailor.core.trial import Proposal, Scores, Trial
-from gptailor.errors import ConfigError, RecordError, UserError
+from gptailor.errors import RecordError, UserError
 from gptailor.files.safe_read import read_plain
 from gptailor.record.entries import (
-    Asked,
-    AskedProposal,
-    Chosen,
-    Costs,
-    Evaluation,
-    Finalist,
+    EVALUATION_FORMAT,
+    AskedEntry,
+    ChosenEntry,
+    CostEntry,
+    Entry,
+    EvaluationFile,
     Header,
-    Reference,
-    Repaired,
-    Reported,
-    Resumed,
+    ModelEntry,
+    RepairedEntry,
+    ResumedEntry,
     TrialEntry,
-    to_scores,
 )
+from gptailor.record.fields import first_problem
 from gptailor.record.journal import RECORD, read_record
+from gptailor.record.ranking import front_of, ranked
 
-__all__ = ["RunRecord", "read_run"]
+__all__ = ["EVALUATION", "RunRecord", "read_run"]
 
 EVALUATION = "evaluation.json"
 _MOST = 2**30  # bytes of an evaluation: a hundred tasks with all their examples
 _TORN = "The last line of the record is not whole yet, or torn, and was left out."
 _OUTDATED = "evaluation.json is of a model that was chosen before; run 'gptailor evaluate' again."
-_EVALUATION_FORMAT = "gptailor-evaluation/1"
-
-LineT = TypeVar("LineT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +51,15 @@ class RunRecord:
         folder: The run's folder.
         header: What the study is.
         references: Member to its scores on the search split.
+        proposals: Trial number to what was asked.
         trials: The finished trials by number, complete or failed.
-        elapsed: Trial number to seconds of search when it was told.
-        open_numbers: Trials that were asked and have not been told.
-        resumed: One line a restart.
-        finalists: Candidate number to its scores on the selection split.
-        compared: Member to its scores on the selection split.
+        elapsed: Trial number to seconds of search when it was recorded.
+        resumed: One entry a restart.
+        on_selection: Finalist's number, or ``base``, to its scores on the selection split.
+        on_test: Chosen trial's number, or a member, to its scores on the test split.
         chosen: The pick; None where the study has not ended.
-        reported: Model name to its scores on the test split, by the engine.
         evaluation: What ``gptailor evaluate`` wrote; None where it has not been run.
-        forecast: What the study was to cost; None where an older version began it.
+        forecast: What the study was to cost; None where other processes evaluated.
         spent: What it cost in the end, over all starts; None before it came to an end.
         notes: What was passed over in reading, one sentence each.
     """
@@ -73,17 +67,16 @@ class RunRecord:
     folder: Path
     header: Header
     references: Mapping[str, Scores] = field(default_factory=dict)
+    proposals: Mapping[int, Proposal] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     elapsed: Mapping[int, float] = field(default_factory=dict)
-    open_numbers: tuple[int, ...] = ()
-    resumed: tuple[Resumed, ...] = ()
-    finalists: Mapping[int, Scores] = field(default_factory=dict)
-    compared: Mapping[str, Scores] = field(default_factory=dict)
-    chosen: Chosen | None = None
-    reported: Mapping[str, Scores] = field(default_factory=dict)
-    evaluation: Evaluation | None = None
-    forecast: Costs | None = None
-    spent: Costs | None = None
+    resumed: tuple[ResumedEntry, ...] = ()
+    on_selection: Mapping[str | int, Scores] = field(default_factory=dict)
+    on_test: Mapping[str | int, Scores] = field(default_factory=dict)
+    chosen: ChosenEntry | None = None
+    evaluation: EvaluationFile | None = None
+    forecast: CostEntry | None = None
+    spent: CostEntry | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -95,7 +88,7 @@ class RunRecord:
 
     @property
     def rank_metrics(self) -> tuple[str, ...]:
-        """The continuous metrics that stand in for the user's own on few examples."""
+        """The continuous metrics that rank candidates on few examples."""
         return tuple(dict.fromkeys(goal.measured(proxy=True) for goal in self.goals))
 
     @property
@@ -115,30 +108,63 @@ class RunRecord:
         return tuple(trial for trial in self.trials if not trial.complete)
 
     @property
-    def n_kept(self) -> int:
-        """Layers of a candidate that may be chosen."""
-        return self.header.family.n_layers - self.header.remove
+    def open_numbers(self) -> tuple[int, ...]:
+        """Trials that were asked and have no outcome yet."""
+        return tuple(sorted(set(self.proposals) - {trial.number for trial in self.trials}))
 
     @property
     def able(self) -> tuple[Trial, ...]:
         """Complete trials of the size wanted, on the most examples that any of them has."""
-        sized = [t for t in self.complete if len(t.tailoring.layers) == self.n_kept]
+        sized = [t for t in self.complete if len(t.tailoring.layers) == self.header.n_kept]
         most = max((trial.proposal.n_examples for trial in sized), default=0)
         return tuple(trial for trial in sized if trial.proposal.n_examples == most)
 
     @property
-    def result(self) -> Trial | None:
+    def front(self) -> tuple[Trial, ...]:
+        """The trials that no other beats on every task; see `front_of`."""
+        if self.objective is None:
+            return ()
+        return tuple(front_of(self.trials, self.objective, self.header.n_kept))
+
+    @property
+    def chosen_trial(self) -> Trial | None:
         """The chosen trial; None where the study has not ended."""
         if self.chosen is None:
             return None
         return next(trial for trial in self.trials if trial.number == self.chosen.number)
 
+    @property
+    def selection_scores(self) -> dict[str, Scores]:
+        """``base`` and ``result`` to their scores on the selection split."""
+        return self._with_result(self.on_selection)
 
-def read_run(folder: Path) -> RunRecord:
+    @property
+    def test_scores(self) -> dict[str, Scores]:
+        """Member, or ``result``, to its scores on the test split."""
+        return self._with_result(self.on_test)
+
+    def _with_result(self, models: Mapping[str | int, Scores]) -> dict[str, Scores]:
+        """The members and the chosen trial's candidate, which is called ``result``."""
+        named = {name: scores for name, scores in models.items() if isinstance(name, str)}
+        if self.chosen is not None and self.chosen.number in models:
+            named[RESULT] = models[self.chosen.number]
+        return named
+
+    @property
+    def best_trial(self) -> Trial | None:
+        """The chosen trial, else the best so far; None before any could be chosen."""
+        objective = self.objective
+        if self.chosen is not None or objective is None:
+            return self.chosen_trial
+        return next(iter(ranked(self.able, objective, self.header.n_kept)), None)
+
+
+def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
     """Read ``record.jsonl`` and, where there is one, ``evaluation.json``.
 
     Args:
         folder: The folder that ``gptailor search`` wrote.
+        with_evaluation: Whether to read ``evaluation.json``.
 
     Raises:
         RecordError: The folder, the record or the evaluation can't be used.
@@ -146,26 +172,36 @@ def read_run(folder: Path) -> RunRecord:
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; name the one that 'gptailor search' wrote")
     path = folder / RECORD
-    entries = read_record(path)
-    header = _header(path, entries)
-    _load_merge_methods(header, path)
-    torn = [] if _ends_whole(path) else [_TORN]
-    reader = _Reader(header, torn)
-    for number, entry in enumerate(entries[1:], start=2):
-        reader.take(f"{path}, line {number}", entry)
-    return reader.run(folder, _read_evaluation(folder / EVALUATION))
-
-
-def _load_merge_methods(header: Header, path: Path) -> None:
-    """Import what the recorded config, not a tailoring, names as ``module:attribute``."""
-    named = header.config.get("merge")
-    for name in named if isinstance(named, list) else []:
+    lines = read_record(path)
+    if not lines or not isinstance(header := lines[0][1], Header):
+        raise RecordError(f"{path}: the record is empty; run 'gptailor search' again")
+    reader = _Reader(header)
+    for number, entry in lines[1:]:
         try:
-            MERGE_METHODS.load(str(name))
-        except ConfigError as error:
-            raise RecordError(
-                [f"{path}, line 1: {problem}" for problem in error.problems]
-            ) from None
+            reader.add(entry)
+        except UserError as error:
+            raise RecordError([f"{path}, line {number}: {p}" for p in error.problems]) from None
+    notes = [*([] if _ends_whole(path) else [_TORN]), *reader.notes]
+    evaluation = _read_evaluation(folder / EVALUATION) if with_evaluation else None
+    if evaluation is not None and reader.is_outdated(evaluation):
+        evaluation = None
+        notes.append(_OUTDATED)
+    return RunRecord(
+        folder=folder,
+        header=header,
+        references={str(name): scores for name, scores in reader.models["reference"].items()},
+        proposals=reader.proposals,
+        trials=tuple(reader.trials[number] for number in sorted(reader.trials)),
+        elapsed=reader.elapsed,
+        resumed=tuple(reader.resumed),
+        on_selection=reader.models["finalist"],
+        on_test=reader.models["test"],
+        chosen=reader.chosen,
+        evaluation=evaluation,
+        forecast=reader.costs.get("forecast"),
+        spent=reader.costs.get("spent"),
+        notes=tuple(notes),
+    )
 
 
 def _ends_whole(path: Path) -> bool:
@@ -174,218 +210,106 @@ def _ends_whole(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def _parsed(model: type[LineT], plain: object, where: str) -> LineT:
-    try:
-        return model.model_validate(plain)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(step) for step in first["loc"]) or "the line"
-        raise RecordError(f"{where}: {place}: {first['msg'].lower()}") from None
-
-
-def _header(path: Path, entries: Sequence[dict[str, Any]]) -> Header:
-    if not entries:
-        raise RecordError(f"{path}: the record is empty; run 'gptailor search' again")
-    if entries[0]["kind"] != "header":
-        raise RecordError(
-            f"{path}, line 1: a record begins with a header, not with {entries[0]['kind']!r}; "
-            "restore the file from a copy"
-        )
-    header = _parsed(Header, entries[0], f"{path}, line 1")
-    _know_metrics(header, f"{path}, line 1")
-    return header
-
-
-def _know_metrics(header: Header, where: str) -> None:
-    """Know the plug-in metrics by what the header says of them; nothing is imported."""
-    try:
-        for name, facts in header.metrics.items():
-            recorded = Metric(facts.higher_is_better, facts.meaning, facts.transform)
-            METRICS.remember(name, recorded)
-    except ConfigError as error:
-        raise RecordError(f"{where}: {error}") from None
-    known = {*METRICS.builtin, *header.metrics}
-    for goal in header.goals:
-        if goal.metric not in known or (goal.proxy or goal.metric) not in known:
-            raise RecordError(
-                f"{where}: {goal.metric!r} of task {goal.task!r} is not a metric of this version, "
-                "and the record does not say which way is better; use the version that searched"
-            )
-
-
-def _read_evaluation(path: Path) -> Evaluation | None:
+def _read_evaluation(path: Path) -> EvaluationFile | None:
     if not path.exists():
         return None
     again = "run 'gptailor evaluate' again, or remove the file"
-    read = read_plain(
+    text = read_plain(
         path, most=_MOST, noun="file that 'gptailor evaluate' wrote", error_type=RecordError
     )
     try:
-        plain = json.loads(read)
+        plain = json.loads(text)
     except (ValueError, RecursionError):
         raise RecordError(f"{path}: not usable as JSON; {again}") from None
     found = plain.get("format") if isinstance(plain, dict) else None
-    if found != _EVALUATION_FORMAT:
-        raise RecordError(f"{path}: format must be {_EVALUATION_FORMAT!r}, not {found!r}; {again}")
-    return _parsed(Evaluation, plain, str(path))
+    if found != EVALUATION_FORMAT:
+        raise RecordError(f"{path}: format must be {EVALUATION_FORMAT!r}, not {found!r}; {again}")
+    try:
+        return EvaluationFile.model_validate(plain)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {first_problem(error)}; {again}") from None
 
 
 class _Reader:
-    """Takes the lines in order and holds them against each other."""
+    """Collects entries in order and checks them against each other."""
 
-    def __init__(self, header: Header, notes: Iterable[str]) -> None:
+    def __init__(self, header: Header) -> None:
         self._header = header
-        self._notes = list(notes)
-        self._asked: dict[int, AskedProposal] = {}
-        self._trials: dict[int, Trial] = {}
-        self._elapsed: dict[int, float] = {}
-        self._references: dict[str, Scores] = {}
-        self._resumed: list[Resumed] = []
-        self._finalists: dict[int, Scores] = {}
-        self._compared: dict[str, Scores] = {}
-        self._reported: dict[tuple[str, int | None], Scores] = {}
-        self._chosen: Chosen | None = None
-        self._costs: dict[str, Costs] = {}
-        self._takers: dict[str, Callable[[str, dict[str, Any]], None]] = {
-            "reference": self._take_reference,
-            "asked": self._take_asked,
-            "forecast": self._take_costs,
-            "spent": self._take_costs,
-            "trial": self._take_trial,
-            "resumed": self._take_resumed,
-            "finalist": self._take_finalist,
-            "chosen": self._take_chosen,
-            "reported": self._take_reported,
-            "repaired": self._take_repaired,
+        self.proposals: dict[int, Proposal] = {}
+        self.trials: dict[int, Trial] = {}
+        self.elapsed: dict[int, float] = {}
+        self.models: dict[str, dict[str | int, Scores]] = {
+            "reference": {},
+            "finalist": {},
+            "test": {},
         }
+        self.resumed: list[ResumedEntry] = []
+        self.chosen: ChosenEntry | None = None
+        self.costs: dict[str, CostEntry] = {}
+        self.notes: list[str] = []
 
-    def take(self, where: str, plain: dict[str, Any]) -> None:
-        """Take one line; a kind that this version does not know is passed over."""
-        taker = self._takers.get(str(plain["kind"]))
-        if taker is not None:
-            taker(where, plain)
+    def add(self, entry: Entry) -> None:
+        """Add one entry.
 
-    def run(self, folder: Path, evaluation: Evaluation | None) -> RunRecord:
-        """Everything taken so far."""
-        if evaluation is not None and self._outdated(evaluation):
-            evaluation = None
-            self._notes.append(_OUTDATED)
-        return RunRecord(
-            folder=folder,
-            header=self._header,
-            references=self._references,
-            trials=tuple(self._trials[number] for number in sorted(self._trials)),
-            elapsed=self._elapsed,
-            open_numbers=tuple(sorted(set(self._asked) - set(self._trials))),
-            resumed=tuple(self._resumed),
-            finalists=self._finalists,
-            compared=self._compared,
-            chosen=self._chosen,
-            reported=self._reported_now(),
-            evaluation=evaluation,
-            forecast=self._costs.get("forecast"),
-            spent=self._costs.get("spent"),
-            notes=tuple(self._notes),
-        )
+        Raises:
+            UserError: It contradicts the header or an earlier entry.
+        """
+        match entry:
+            case AskedEntry():
+                self._add_asked(entry)
+            case TrialEntry():
+                self._add_trial(entry)
+            case ModelEntry():
+                self._add_model(entry)
+            case ChosenEntry():
+                trial = self.trials.get(entry.number)
+                if trial is None or not trial.complete:
+                    raise RecordError(f"the chosen trial {entry.number} was never scored")
+                self.chosen = entry
+            case CostEntry():
+                self.costs[entry.kind] = entry
+            case ResumedEntry():
+                self.resumed.append(entry)
+            case RepairedEntry():
+                self.notes.append(
+                    f"A line of {entry.dropped_bytes:,} bytes, torn by a kill, was taken off the "
+                    "record when the study was started again; nothing that was scored was lost."
+                )
 
-    def _outdated(self, evaluation: Evaluation) -> bool:
-        """Whether it is of another tailoring than the one chosen now."""
-        if self._chosen is None or evaluation.tailoring is None:
+    def is_outdated(self, evaluation: EvaluationFile) -> bool:
+        """Whether an evaluation is of another tailoring than the one chosen last."""
+        if self.chosen is None or evaluation.tailoring is None:
             return False
-        return evaluation.tailoring != self._trials[self._chosen.number].tailoring.digest
+        return evaluation.tailoring != self.trials[self.chosen.number].tailoring.digest
 
-    def _reported_now(self) -> dict[str, Scores]:
-        """Without the results that were chosen before, and then were not."""
-        current = None if self._chosen is None else self._chosen.number
-        return {
-            name: scores
-            for (name, number), scores in self._reported.items()
-            if number in (None, current)
-        }
+    def _add_asked(self, entry: AskedEntry) -> None:
+        family = self._header.family
+        for asked in entry.proposals:
+            asked.tailoring.check(family.members, family.n_layers)
+            self.proposals[asked.number] = asked.proposal
 
-    def _wanted(self, scores: Scores, where: str) -> Scores:
+    def _add_trial(self, entry: TrialEntry) -> None:
+        number = entry.number
+        if number not in self.proposals:
+            raise RecordError(f"trial {number} has an outcome, but was never asked")
+        if number in self.trials:
+            raise RecordError(f"trial {number} has two outcomes")
+        self._check_scores(entry.scores)
+        self.elapsed[number] = entry.elapsed
+        self.trials[number] = Trial(number, self.proposals[number], entry.evaluation)
+
+    def _add_model(self, entry: ModelEntry) -> None:
+        if entry.number is not None and entry.number not in self.trials:
+            raise RecordError(f"trial {entry.number} was never evaluated")
+        self._check_scores(entry.scores)
+        if entry.scores is not None:  # else it failed, and is tried again at the next start
+            self.models[entry.kind][entry.model] = entry.scores
+
+    def _check_scores(self, scores: Scores | None) -> None:
         """Refuse scores that lack a metric which the study is about."""
-        for goal in self._header.goals:
-            if goal.metric not in scores.tasks.get(goal.task, {}):
-                raise RecordError(f"{where}: the scores lack {goal.metric} of task {goal.task!r}")
-        return scores
-
-    def _scores_or_failure(
-        self, line: Reference | Finalist | Reported, where: str
-    ) -> Scores | None:
-        """The scores of a line, or None where it tells why there are none."""
-        if line.scores is not None:
-            return self._wanted(to_scores(line.scores), where)
-        if line.failure is None:
-            raise RecordError(f"{where}: scores: field required, or a failure")
-        return None
-
-    def _take_reference(self, where: str, plain: dict[str, Any]) -> None:
-        line = _parsed(Reference, plain, where)
-        scores = self._scores_or_failure(line, where)
-        if scores is not None:
-            self._references[line.member] = scores
-
-    def _take_asked(self, where: str, plain: dict[str, Any]) -> None:
-        for proposal in _parsed(Asked, plain, where).proposals:
-            self._asked[proposal.number] = proposal
-
-    def _take_trial(self, where: str, plain: dict[str, Any]) -> None:
-        line = _parsed(TrialEntry, plain, where)
-        asked = self._asked.get(line.number)
-        if asked is None:
-            raise RecordError(f"{where}: trial {line.number} was told, but never asked")
-        if line.number in self._trials:
-            raise RecordError(f"{where}: trial {line.number} stands twice")
-        if (line.scores is None) == (line.failure is None):
-            raise RecordError(f"{where}: trial {line.number} must have scores or a failure")
-        try:
-            tailoring = Tailoring.from_plain(asked.tailoring)
-            tailoring.check(self._header.family.members, self._header.family.n_layers)
-        except UserError as error:
-            told = [f"{where}: trial {line.number}: {sentence}" for sentence in error.problems]
-            raise RecordError(told) from None
-        scores = None if line.scores is None else self._wanted(to_scores(line.scores), where)
-        proposal = Proposal(tailoring, asked.n_examples, asked.origin)
-        self._elapsed[line.number] = line.elapsed
-        self._trials[line.number] = Trial(
-            line.number, proposal, scores, line.failure, line.seconds, line.layer_tokens
-        )
-
-    def _take_costs(self, where: str, plain: dict[str, Any]) -> None:
-        self._costs[plain["kind"]] = _parsed(Costs, plain, where)
-
-    def _take_resumed(self, where: str, plain: dict[str, Any]) -> None:
-        self._resumed.append(_parsed(Resumed, plain, where))
-
-    def _take_finalist(self, where: str, plain: dict[str, Any]) -> None:
-        line = _parsed(Finalist, plain, where)
-        scores = self._scores_or_failure(line, where)
         if scores is None:
-            return  # it failed on the selection split, and was not compared
-        if line.number is not None:
-            if line.number not in self._trials:
-                raise RecordError(f"{where}: finalist {line.number} was never tried")
-            self._finalists[line.number] = scores
-        elif line.member is not None:
-            self._compared[line.member] = scores
-
-    def _take_chosen(self, where: str, plain: dict[str, Any]) -> None:
-        line = _parsed(Chosen, plain, where)
-        trial = self._trials.get(line.number)
-        if trial is None or not trial.complete:
-            raise RecordError(f"{where}: the chosen trial {line.number} was never scored")
-        self._chosen = line
-
-    def _take_reported(self, where: str, plain: dict[str, Any]) -> None:
-        line = _parsed(Reported, plain, where)
-        scores = self._scores_or_failure(line, where)
-        if scores is not None:
-            self._reported[line.name, line.number] = scores
-
-    def _take_repaired(self, where: str, plain: dict[str, Any]) -> None:
-        line = _parsed(Repaired, plain, where)
-        self._notes.append(
-            f"A line of {line.dropped_bytes:,} bytes, torn by a kill, was taken off the record "
-            "when the study was started again; nothing that was scored was lost."
-        )
+            return
+        for goal in self._header.goals:
+            for metric in (goal.metric, goal.proxy or goal.metric):
+                if metric not in scores.tasks.get(goal.task, {}):
+                    raise RecordError(f"the scores lack {metric} of task {goal.task!r}")

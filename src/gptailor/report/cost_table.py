@@ -1,12 +1,9 @@
-"""What a search was to cost beside what it cost, as words.
-
-Knows nothing of how either was found.
-"""
+"""The predicted and the actual costs of a search, as a table of words."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gptailor.record.entries import Costs
+from gptailor.record.entries import CostEntry
 from gptailor.report.words import amount, duration
 
 __all__ = ["CostRow", "cost_rows"]
@@ -20,7 +17,7 @@ class CostRow:
         name: What it is.
         predicted: Before the search.
         actual: Afterwards.
-        off: How far the prediction was above (+) or below, as percent of what came.
+        off: How far the prediction was above (+) or below, as percent of the cost.
     """
 
     name: str
@@ -29,11 +26,13 @@ class CostRow:
     off: str
 
 
-def cost_rows(forecast: Costs | None, spent: Costs | None) -> tuple[CostRow, ...]:
-    """Put a forecast beside what came; no rows where either is not known.
+def cost_rows(forecast: CostEntry | None, spent: CostEntry | None) -> tuple[CostRow, ...]:
+    """Compare a forecast with the costs; no rows where either is not known.
 
     Example:
-        >>> costs = Costs(n_trials=9, n_candidates=5, layer_tokens=1200, seconds=75, peak_bytes=1)
+        >>> costs = CostEntry(
+        ...     kind="spent", n_trials=9, n_candidates=5, layer_tokens=9, seconds=75, peak_bytes=1
+        ... )
         >>> twice = costs.model_copy(update={"seconds": 150.0})
         >>> next(row for row in cost_rows(twice, costs) if row.name == "time")
         CostRow(name='time', predicted='2 min 30 s', actual='1 min 15 s', off='+100%')
@@ -49,9 +48,9 @@ def cost_rows(forecast: Costs | None, spent: Costs | None) -> tuple[CostRow, ...
     )
 
 
-def _row(name: str, predicted: float, actual: float, told: Callable[[float], str]) -> CostRow:
+def _row(name: str, predicted: float, actual: float, form: Callable[[float], str]) -> CostRow:
     off = f"{predicted / actual - 1:+.0%}" if actual else ""
-    return CostRow(name, told(predicted), told(actual), off)
+    return CostRow(name, form(predicted), form(actual), off)
 
 
 def _mebibytes(n_bytes: float) -> str:

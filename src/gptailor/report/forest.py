@@ -1,23 +1,20 @@
-"""The scores as a picture: what is kept of the base's score, task by task, with intervals.
+"""The scores as a picture: the share of the base's score that is kept, with intervals."""
 
-Knows nothing of where the scores come from.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from gptailor.core.score_table import RESULT, ScoreTable
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import BASE
-from gptailor.report.scores import RESULT, Row, ScoreTable
-from gptailor.report.svg import Scale, picture, tag, text
+from gptailor.report.svg import Axes, Scale, dot, picture, square, tag, text
 from gptailor.report.words import percent
 
 __all__ = ["forest"]
 
 _WIDTH, _RIGHT = 1040.0, 1020.0
 _ROW, _TOP = 30.0, 12.0
-_WIDEST = 2.5  # above 250% the number in the table must do
+_WIDEST = 2.5  # larger shares are drawn at the end of the scale
 
 
 def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
@@ -28,107 +25,71 @@ def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
         members: The family in order, for the colours.
 
     Returns:
-        None where nothing is kept of anything: no base or no result, or a base that scored 0.
+        None where there is no retention: no base or no result, or a base that scored 0.
     """
-    result = table.result
-    names = [column.task for column in table.columns]
-    if result is None or not any(_retentions(result)):
+    tasks = [row.task for row in table.tasks]
+    kept = {model: _retentions(table, model, tasks) for model in table.models if model != BASE}
+    result = kept.pop(RESULT, [])
+    if not any(result):
         return None
-    others = [row for row in table.rows if row.name not in (BASE, RESULT)]
-    lines = [(name, index) for index, name in enumerate(names)]
-    if len(names) > 1:
-        lines.append(("average", len(names)))
-    left = 24.0 + 7.0 * max(len(_short(name)) for name, _ in lines)
-    x = _scale([result, *others], left)
-    foot = _TOP + _ROW * len(lines)
-    drawn = _axis(x, foot)
-    for row, (name, index) in enumerate(lines):
-        y = _TOP + _ROW * (row + 0.5)
-        strong = " strong" if name == "average" and index == len(names) else ""
-        drawn.append(text(left - 12, y + 4, _short(name), class_=f"tick end{strong}"))
-        drawn += [
-            _square(x, y, _retentions(other)[index], other.name, members)
-            for other in others
-            if _retentions(other)[index] is not None
-        ]
-        kept = _retentions(result)[index]
-        if kept is not None:
-            drawn += _whisker(x, y, kept, name)
+    names = [*map(_short, tasks), *(["average"] if len(tasks) > 1 else [])]
+    left = 24.0 + 7.0 * max(map(len, names))
+    foot = _TOP + _ROW * len(names)
+    axes = Axes(_scale(result, kept.values(), left), Scale(0.0, len(names), _TOP, foot))
+    drawn = [*axes.columns(8), axes.vertical(1.0, "base-line")]
+    drawn.append(axes.x_label("share of the base's score (1 = the base)", foot))
+    for index, name in enumerate(names):
+        y = axes.y(index + 0.5)
+        strong = " strong" if index == len(tasks) else ""
+        drawn.append(text(left - 12, y + 4, name, class_=f"tick end{strong}"))
+        for model, shares in kept.items():
+            share, color = shares[index], members.index(model) % 9 if model in members else 0
+            if share is not None:
+                title = f"{model}: {_words(share)}"
+                drawn.append(square(axes.x(share.value), y, 8, f"m{color}", title))
+        share = result[index]
+        if share is None:
+            drawn.append(text(axes.x(1.0) + 8, y + 4, "the base scored 0", class_="note"))
         else:
-            drawn.append(text(x(1.0) + 8, y + 4, "the base scored 0", class_="note"))
+            drawn += _whisker(axes.x, y, share, f"result, {name}: {_words(share)}")
     about = "A line at 100% is the base. " + " ".join(
-        f"{name}: {_told(_retentions(result)[index])}." for name, index in lines
+        f"{name}: {_words(share)}." for name, share in zip(names, result, strict=False)
     )
     title = "Share of the base's score that the result keeps"
     return picture(_WIDTH, foot + 42, drawn, title=title, about=about)
 
 
-def _retentions(row: Row) -> list[Estimate | None]:
-    """One a column, and the average last."""
-    return [None if cell is None else cell.retention for cell in row.cells] + [row.average]
+def _retentions(table: ScoreTable, model: str, tasks: Sequence[str]) -> list[Estimate | None]:
+    """One a task, and the average last."""
+    rows = [table.row(model, task) for task in tasks]
+    kept = [None if row is None else row.retention for row in rows]
+    return [*kept, table.averages.get(model)]
 
 
-def _scale(rows: Sequence[Row], left: float) -> Scale:
-    values = [1.0]
-    for row in rows:
-        for kept in _retentions(row):
-            if kept is not None:
-                limits = [kept.low, kept.high] if row.name == RESULT else []
-                values += [min(max(value, 0.0), _WIDEST) for value in [kept.value, *limits]]
-    margin = 0.05 * (max(values) - min(values)) or 0.1
-    return Scale(min(values) - margin, max(values) + margin, left, _RIGHT)
+def _scale(
+    result: Sequence[Estimate | None], others: Iterable[Sequence[Estimate | None]], left: float
+) -> Scale:
+    values = [end for share in result if share for end in (share.low, share.high)]
+    values += [share.value for shares in (result, *others) for share in shares if share]
+    shown = [1.0, *(min(max(value, 0.0), _WIDEST) for value in values)]
+    margin = 0.05 * (max(shown) - min(shown)) or 0.1
+    return Scale(min(shown) - margin, max(shown) + margin, left, _RIGHT)
 
 
-def _axis(x: Scale, foot: float) -> list[Markup]:
-    drawn = []
-    for value in x.ticks(8):
-        place = x(value)
-        kind = "base-line" if abs(value - 1) < 1e-9 else "grid"
-        if kind == "grid":
-            drawn.append(tag("line", x1=place, x2=place, y1=_TOP, y2=foot, class_=kind))
-        drawn.append(text(place, foot + 16, f"{value:.4g}".replace("nan", ""), class_="tick mid"))
-    drawn.append(tag("line", x1=x(1.0), x2=x(1.0), y1=_TOP, y2=foot, class_="base-line"))
-    words = "share of the base's score (1 = the base)"
-    drawn.append(text((x.start + x.stop) / 2, foot + 36, words, class_="axis mid"))
-    return drawn
-
-
-def _square(x: Scale, y: float, kept: Estimate | None, name: str, members: Sequence[str]) -> Markup:
-    assert kept is not None, "checked by the caller"
-    row = members.index(name) % 9 if name in members else 0
-    return tag(
-        "rect",
-        tag("title", f"{name}: {_told(kept)}"),
-        x=round(x(kept.value) - 4, 1),
-        y=y - 4,
-        width=8,
-        height=8,
-        rx=1.5,
-        class_=f"m{row}",
-    )
-
-
-def _whisker(x: Scale, y: float, kept: Estimate, name: str) -> list[Markup]:
-    low, high = x(kept.low), x(kept.high)
+def _whisker(x: Scale, y: float, share: Estimate, title: str) -> list[Markup]:
+    low, high = x(share.low), x(share.high)
     return [
         tag("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"),
         tag("line", x1=low, x2=low, y1=y - 4, y2=y + 4, class_="whisker"),
         tag("line", x1=high, x2=high, y1=y - 4, y2=y + 4, class_="whisker"),
-        tag(
-            "circle",
-            tag("title", f"result, {name}: {_told(kept)}"),
-            cx=x(kept.value),
-            cy=y,
-            r=5,
-            class_="dot top",
-        ),
+        dot(x(share.value), y, 5, "dot top", title),
     ]
 
 
-def _told(kept: Estimate | None) -> str:
-    if kept is None:
+def _words(share: Estimate | None) -> str:
+    if share is None:
         return "not known"
-    return f"{percent(kept.value)} ({percent(kept.low)} to {percent(kept.high)})"
+    return f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
 
 
 def _short(name: str) -> str:

@@ -1,13 +1,9 @@
-"""Put the page together and write it: one file, nothing fetched, nothing run but its own script.
-
-The template escapes every value. Knows nothing of how a picture is drawn or a number computed.
-"""
+"""Write the page: one file that fetches nothing and runs nothing but its own script."""
 
 import base64
 import hashlib
 import shlex
 from collections import Counter
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,21 +12,21 @@ import jinja2
 from markupsafe import Markup
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.statistics import Estimate
+from gptailor.core.score_table import RESULT, ScoreTable
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
 from gptailor.record.run import RunRecord, read_run
 from gptailor.report import words
-from gptailor.report.choice import choice
 from gptailor.report.cost_table import cost_rows
+from gptailor.report.finalists import finalist_table
 from gptailor.report.forest import forest
 from gptailor.report.front import front
 from gptailor.report.layer_map import layer_picture
-from gptailor.report.progress import progress, rung_radius
-from gptailor.report.scores import ScoreTable, best_trial, parameters_of, score_table
+from gptailor.report.progress import rung_radius, search_chart
+from gptailor.report.scores import evidence, parameters_of, table_of
 
-__all__ = ["Headline", "render", "write_report"]
+__all__ = ["render", "write_report"]
 
 _GENERATOR = b'<meta name="generator" content="GPTailor">'  # as the template writes it
 _FILE = "report.html"
@@ -93,48 +89,53 @@ def _template() -> tuple[jinja2.Template, dict[str, str]]:
     return environment.get_template("page.html.jinja"), look
 
 
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """What was made, in numbers.
+def _facts(run: RunRecord) -> dict[str, Any]:
+    """Everything the template shows."""
+    header, best, found = run.header, run.best_trial, evidence(run)
+    table = None if found is None else table_of(run, found)
+    members, n_layers = header.family.members, header.family.n_layers
+    return {
+        "run": run,
+        "name": run.folder.resolve().name,
+        "folder": shlex.quote(str(run.folder)),
+        "header": header,
+        "headline": _headline(run, table),
+        "evidence": found,
+        "table": table,
+        "forest": None if table is None else forest(table, members),
+        "best": best,
+        "layers": None if best is None else layer_picture(best.tailoring, members, n_layers),
+        "tailoring_yaml": "" if best is None else best.tailoring.to_yaml(),
+        "progress": search_chart(run),
+        "rung_radius": rung_radius,
+        "costs": cost_rows(run.forecast, run.spent),
+        "front": front(run),
+        "finalists": finalist_table(run),
+        "failures": run.failed[:_SHOWN_FAILURES],
+        "reasons": Counter(trial.failure or "" for trial in run.failed).most_common(5),
+        "config_yaml": dump_yaml(header.config),
+        "metrics": METRICS,
+        "notes": _notes(run),
+    }
 
-    Args:
-        state: ``done``, ``open`` (candidates were scored, none is chosen yet), ``failed`` (none
-            could be scored) or ``empty``.
-        parameters: Of the base; None where the record does not tell.
-        kept_parameters: Of the result.
-        n_kept: Layers of the result, or those wanted.
-        retention: The mean share of the base's score that is kept.
-        n_candidates: Distinct candidates that were scored.
-        layer_tokens: Of the search.
-        seconds: Of the search, over all starts.
-    """
 
-    state: str
-    parameters: int | None
-    kept_parameters: int | None
-    n_kept: int
-    retention: Estimate | None
-    n_candidates: int
-    layer_tokens: int
-    seconds: float
-
-
-def _headline(run: RunRecord, table: ScoreTable | None) -> Headline:
-    best = best_trial(run)
-    result = None if table is None else table.result
-    return Headline(
-        state=_state(run),
-        parameters=run.header.family.parameters or None,
-        kept_parameters=None if best is None else parameters_of(run.header, best.tailoring),
-        n_kept=run.n_kept if best is None else len(best.tailoring.layers),
-        retention=None if result is None else result.average,
-        n_candidates=len({trial.tailoring for trial in run.complete}),
-        layer_tokens=sum(trial.layer_tokens for trial in run.trials),
-        seconds=max(run.elapsed.values(), default=0.0),
-    )
+def _headline(run: RunRecord, table: ScoreTable | None) -> dict[str, Any]:
+    """What was made, in numbers; None where the record does not say."""
+    best, family = run.best_trial, run.header.family
+    return {
+        "state": _state(run),
+        "parameters": family.parameters or None,
+        "kept_parameters": None if best is None else parameters_of(run.header, best.tailoring),
+        "n_kept": run.header.n_kept if best is None else len(best.tailoring.layers),
+        "retention": None if table is None else table.averages.get(RESULT),
+        "n_candidates": len({trial.tailoring for trial in run.complete}),
+        "layer_tokens": sum(trial.evaluation.layer_tokens for trial in run.trials),
+        "seconds": max(run.elapsed.values(), default=0.0),
+    }
 
 
 def _state(run: RunRecord) -> str:
+    """``done``, ``open`` (none is chosen yet), ``failed`` (all did) or ``empty`` (no trial)."""
     if run.chosen is not None:
         return "done"
     if not run.trials:
@@ -142,37 +143,7 @@ def _state(run: RunRecord) -> str:
     return "open" if run.complete else "failed"
 
 
-def _facts(run: RunRecord) -> dict[str, Any]:
-    """Everything the template shows."""
-    header, best, table = run.header, best_trial(run), score_table(run)
-    members = header.family.members
-    return {
-        "run": run,
-        "name": run.folder.resolve().name,
-        "folder": shlex.quote(str(run.folder)),
-        "header": header,
-        "headline": _headline(run, table),
-        "table": table,
-        "forest": None if table is None else forest(table, members),
-        "best": best,
-        "layers": None
-        if best is None
-        else layer_picture(best.tailoring, members, header.family.n_layers),
-        "tailoring_yaml": "" if best is None else best.tailoring.to_yaml(),
-        "progress": progress(run),
-        "rung_radius": rung_radius,
-        "costs": cost_rows(run.forecast, run.spent),
-        "front": front(run),
-        "choice": choice(run),
-        "failures": run.failed[:_SHOWN_FAILURES],
-        "reasons": Counter(trial.failure or "" for trial in run.failed).most_common(5),
-        "config_yaml": dump_yaml(header.config) if header.config else "",
-        "metrics": METRICS,
-        "notes": _notes(run),
-    }
-
-
 def _notes(run: RunRecord) -> list[str]:
-    """What was noticed in reading the record, the family and the tasks."""
+    """Notes on the record, the family and the tasks."""
     tasks = [f"{task}: {note}" for task, facts in run.header.tasks.items() for note in facts.notes]
     return [*run.notes, *run.header.family.notes, *tasks]

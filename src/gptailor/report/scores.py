@@ -1,43 +1,21 @@
-"""The scores to show: of which models, on which examples, with which intervals.
+"""The scores to show: of which models, on which examples.
 
-The best evidence wins: an evaluation by lm-eval, else the engine's scores on the test split, else
-those on the selection split, else the search's own. Knows nothing of pages.
+The best evidence is shown: an evaluation by lm-eval, else the engine's scores on the test split,
+else those on the selection split, else the search's own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.statistics import (
-    Estimate,
-    Interval,
-    average_retention,
-    bootstrap_interval,
-    retention_interval,
-)
-from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import Measurement, Scores, Trial
-from gptailor.errors import RecordError
-from gptailor.record.entries import Header, to_scores
+from gptailor.core.score_table import N_RESAMPLES, RESULT, ScoreTable, score_table
+from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Measurement, Scores
+from gptailor.record.entries import Header
 from gptailor.record.run import RunRecord
 
-__all__ = [
-    "RESULT",
-    "Cell",
-    "Column",
-    "Evidence",
-    "Row",
-    "ScoreTable",
-    "best_trial",
-    "evidence",
-    "like",
-    "parameters_of",
-    "score_table",
-]
-
-RESULT = "result"
-_N_RESAMPLES = 10_000
+__all__ = ["Evidence", "evidence", "like", "parameters_of", "table_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,84 +24,21 @@ class Evidence:
 
     Args:
         split: The examples: ``test``, ``selection`` or ``search``.
-        judge: Who scored: ``evaluation`` (lm-eval) or ``engine``.
-        models: Model name to scores; the base and the result among them where known.
-        parameters: Model name to its parameters where an evaluation told them.
+        judge: What scored: ``evaluation`` (lm-eval) or ``engine``.
+        models: Model name to scores: members in order, then ``result``.
+        parameters: Model name to how many parameters it has; None where not known.
         n_resamples: Of the bootstrap.
     """
 
     split: Literal["test", "selection", "search"]
     judge: Literal["evaluation", "engine"]
     models: Mapping[str, Scores]
-    parameters: Mapping[str, int]
-    n_resamples: int = _N_RESAMPLES
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One metric of one model: its value, its interval, and what is kept of the base's."""
-
-    value: float
-    interval: Interval
-    retention: Estimate | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One model; a cell is None where the model was not scored on the column."""
-
-    name: str
-    parameters: int | None
-    cells: tuple[Cell | None, ...]
-    average: Estimate | None
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One metric of one task, and on how many examples."""
-
-    task: str
-    metric: str
-    n_examples: int
-    is_goal: bool
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Which way is better."""
-        return METRICS[self.metric].higher_is_better
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """Models by tasks."""
-
-    evidence: Evidence
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def result(self) -> Row | None:
-        """The row of the tailored model."""
-        return next((row for row in self.rows if row.name == RESULT), None)
-
-    @property
-    def has_points(self) -> bool:
-        """Whether an interval has no width, which wants a word of explanation."""
-        return any(cell and cell.interval.is_point for row in self.rows for cell in row.cells)
-
-
-def best_trial(run: RunRecord) -> Trial | None:
-    """The chosen trial, else the best so far on the most examples."""
-    if run.result is not None:
-        return run.result
-    objective = run.objective
-    if objective is None or not run.able:
-        return None
-    return min(run.able, key=lambda trial: objective.scalar(_scores(trial)))
+    parameters: Mapping[str, int | None]
+    n_resamples: int = N_RESAMPLES
 
 
 def parameters_of(header: Header, tailoring: Tailoring) -> int | None:
-    """Parameters of a tailoring; None where the record does not tell them per layer."""
+    """Parameters of a tailoring; None where the record does not have them per layer."""
     per_layer = header.family.layer_parameters
     if len(per_layer) != header.family.n_layers or not header.family.parameters:
         return None
@@ -133,102 +48,47 @@ def parameters_of(header: Header, tailoring: Tailoring) -> int | None:
 
 def evidence(run: RunRecord) -> Evidence | None:
     """The best scores that a run has; None where no candidate was scored at all."""
-    if run.evaluation is not None and run.evaluation.models:
-        models = {model.name: to_scores(model.scores) for model in run.evaluation.models}
-        told = {m.name: m.parameters for m in run.evaluation.models if m.parameters is not None}
-        split, n_resamples = run.evaluation.split, run.evaluation.n_resamples
-        return Evidence(split, "evaluation", models, told, n_resamples)
-    if RESULT in run.reported:
-        return Evidence("test", "engine", run.reported, {})
-    best = best_trial(run)
-    if best is None:
+    evaluation, best = run.evaluation, run.best_trial
+    if evaluation is not None and evaluation.models:
+        models = {model.name: model.scores for model in evaluation.models}
+        sizes = {model.name: model.parameters for model in evaluation.models}
+        split, n_resamples = evaluation.split, evaluation.n_resamples
+        return Evidence(split, "evaluation", _ordered(run, models), sizes, n_resamples)
+    if best is None or best.scores is None:
         return None
-    if run.chosen is not None and best.number in run.finalists:
-        models = {**run.compared, RESULT: run.finalists[best.number]}
-        return Evidence("selection", "engine", models, {})
-    scores = _scores(best)
-    models = {name: like(other, scores) for name, other in run.references.items()}
-    return Evidence("search", "engine", {**models, RESULT: scores}, {})
+    whole = run.header.family.parameters or None
+    parameters: dict[str, int | None] = dict.fromkeys(run.header.family.members, whole)
+    parameters[RESULT] = parameters_of(run.header, best.tailoring)
+    if RESULT in run.test_scores:
+        split, models = "test", run.test_scores
+    elif run.chosen is not None and best.number in run.on_selection:
+        split, models = "selection", run.selection_scores
+    else:
+        models = {name: like(scores, best.scores) for name, scores in run.references.items()}
+        split, models = "search", models | {RESULT: best.scores}
+    return Evidence(split, "engine", _ordered(run, models), parameters)
 
 
-def score_table(run: RunRecord) -> ScoreTable | None:
-    """Base, variants and result by task, with intervals; None where nothing was scored.
+def _ordered(run: RunRecord, models: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Members, the result, then what else was evaluated."""
+    order = [*run.header.family.members, RESULT]
+    order += [name for name in models if name not in order]
+    return {name: models[name] for name in order if name in models}
+
+
+def table_of(run: RunRecord, found: Evidence) -> ScoreTable:
+    """Base, variants and result by task: the goals first, then what else was evaluated.
 
     Raises:
         RecordError: Two models were not measured on the same examples.
     """
-    found = evidence(run)
-    if found is None:
-        return None
-    columns = _columns(run, found)
-    order = [*run.header.family.members, RESULT]
-    names = [name for name in order if name in found.models]
-    names += [name for name in found.models if name not in order]
-    rows = tuple(_row(run, found, columns, name) for name in names)
-    return ScoreTable(found, columns, rows)
-
-
-def _columns(run: RunRecord, found: Evidence) -> tuple[Column, ...]:
-    """The goals first, then what else was evaluated, each by its first metric."""
-    wanted = {goal.task: goal.metric for goal in run.goals}
-    first: dict[str, str] = {}
+    metrics = {goal.task: goal.metric for goal in run.goals}
     for scores in found.models.values():
-        for task, metrics in scores.tasks.items():
-            if metrics:
-                first.setdefault(task, next(iter(metrics)))
-    columns = []
-    for task in [*wanted, *(task for task in first if task not in wanted)]:
-        metric = wanted.get(task, first.get(task, ""))
-        counts = [
-            len(scores.tasks[task][metric].values)
-            for scores in found.models.values()
-            if metric in scores.tasks.get(task, {})
-        ]
-        if counts:
-            columns.append(Column(task, metric, max(counts), task in wanted))
-    return tuple(columns)
-
-
-def _row(run: RunRecord, found: Evidence, columns: Sequence[Column], name: str) -> Row:
-    base = None if name == BASE else found.models.get(BASE)
-    cells: list[Cell | None] = []
-    pairs = []
-    for column in columns:
-        ours = _measured(found.models[name], column)
-        theirs = None if base is None else _measured(base, column)
-        if ours is None:
-            cells.append(None)
-            continue
-        kept = None
-        if theirs is not None:
-            kept = _kept(name, column, ours, theirs, found.n_resamples)
-            pairs.append((ours, theirs))
-        interval = bootstrap_interval(ours, n_resamples=found.n_resamples)
-        cells.append(Cell(ours.value, interval, kept))
-    average = average_retention(pairs, n_resamples=found.n_resamples) if pairs else None
-    return Row(name, _parameters(run, found, name), tuple(cells), average)
-
-
-def _kept(
-    name: str, column: Column, ours: Measurement, theirs: Measurement, n_resamples: int
-) -> Estimate | None:
-    try:
-        return retention_interval(ours, theirs, n_resamples=n_resamples)
-    except RecordError as error:
-        raise RecordError(f"task {column.task!r}, {name!r} and 'base': {error}") from None
-
-
-def _parameters(run: RunRecord, found: Evidence, name: str) -> int | None:
-    if name in found.parameters:
-        return found.parameters[name]
-    if name != RESULT:
-        return run.header.family.parameters or None
-    best = best_trial(run)
-    return None if best is None else parameters_of(run.header, best.tailoring)
-
-
-def _measured(scores: Scores, column: Column) -> Measurement | None:
-    return scores.tasks.get(column.task, {}).get(column.metric)
+        for task, measured in scores.tasks.items():
+            for metric in measured:
+                if metric in METRICS:
+                    metrics.setdefault(task, metric)
+    return score_table(found.models, metrics, n_resamples=found.n_resamples)
 
 
 def like(scores: Scores, pattern: Scores) -> Scores:
@@ -248,8 +108,3 @@ def like(scores: Scores, pattern: Scores) -> Scores:
             for task, metrics in pattern.tasks.items()
         }
     )
-
-
-def _scores(trial: Trial) -> Scores:
-    assert trial.scores is not None, "only complete trials are shown with scores"
-    return trial.scores

@@ -1,22 +1,34 @@
-"""Draw: elements, scales and axes of inline SVG.
+"""Draw inline SVG: elements, marks, scales and axes.
 
-Every text and attribute is escaped on its way in, so what comes out is safe to put into a page.
-Colours are left to the page's style sheet. Knows nothing of runs.
+Every text and attribute is escaped, so the result is safe to put into a page. Colours are left to
+the page's style sheet.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Scale", "dots", "path", "picture", "tag", "text", "ticks"]
+__all__ = [
+    "Axes",
+    "Panel",
+    "Scale",
+    "dot",
+    "dots",
+    "path",
+    "picture",
+    "square",
+    "tag",
+    "text",
+    "ticks",
+]
 
 
 def tag(name: str, *children: str | Markup, **attributes: object) -> Markup:
     """One element; ``class_`` stands for ``class`` and ``stroke_width`` for ``stroke-width``."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_told(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_format(value))}"'
         for key, value in attributes.items()
     )
     inside = "".join(escape(child) for child in children)
@@ -24,7 +36,7 @@ def tag(name: str, *children: str | Markup, **attributes: object) -> Markup:
 
 
 def text(x: float, y: float, words: str, **attributes: object) -> Markup:
-    """A line of text at a place."""
+    """A line of text."""
     return tag("text", words, x=x, y=y, **attributes)
 
 
@@ -32,6 +44,18 @@ def path(points: Iterable[tuple[float, float]], **attributes: object) -> Markup:
     """A line through points."""
     steps = " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     return tag("path", d=f"M{steps}", **attributes)
+
+
+def dot(x: float, y: float, r: float, class_: str, title: str = "") -> Markup:
+    """A circle, with a text on hovering."""
+    titles = [tag("title", title)] if title else []
+    return tag("circle", *titles, cx=round(x, 1), cy=round(y, 1), r=r, class_=class_)
+
+
+def square(x: float, y: float, size: float, class_: str, title: str) -> Markup:
+    """A square around a point, with a text on hovering."""
+    corner = {"x": round(x - size / 2, 1), "y": round(y - size / 2, 1)}
+    return tag("rect", tag("title", title), **corner, width=size, height=size, rx=2, class_=class_)
 
 
 def dots(points: Iterable[tuple[float, float]], **attributes: object) -> Markup:
@@ -42,7 +66,7 @@ def dots(points: Iterable[tuple[float, float]], **attributes: object) -> Markup:
 def picture(
     width: float, height: float, children: Sequence[Markup], *, title: str, about: str
 ) -> Markup:
-    """A whole picture, with a name and a description for who can't see it."""
+    """A whole picture, with a name and a description for screen readers."""
     return tag(
         "svg",
         tag("title", title),
@@ -56,8 +80,17 @@ def picture(
 
 
 @dataclass(frozen=True, slots=True)
+class Panel:
+    """One of several pictures that the reader switches between."""
+
+    name: str
+    label: str
+    svg: Markup
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
-    """A linear map from values to places on the page.
+    """A linear map from values to pixels.
 
     Args:
         low: The value at `start`.
@@ -72,7 +105,7 @@ class Scale:
     stop: float
 
     def __call__(self, value: float) -> float:
-        """The place of a value; values outside are put at the nearer end."""
+        """The pixel of a value; values outside are put at the nearer end."""
         if self.high == self.low:
             return (self.start + self.stop) / 2
         share = (value - self.low) / (self.high - self.low)
@@ -81,6 +114,52 @@ class Scale:
     def ticks(self, n: int = 5) -> list[float]:
         """About n round values within the limits."""
         return ticks(self.low, self.high, n)
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Two scales, and the lines and labels around what is drawn by them."""
+
+    x: Scale
+    y: Scale
+
+    @property
+    def foot(self) -> float:
+        """The lower end, in pixels."""
+        return max(self.y.start, self.y.stop)
+
+    def vertical(self, value: float, class_: str = "grid") -> Markup:
+        """A line from top to bottom."""
+        x = self.x(value)
+        return tag(
+            "line", x1=x, x2=x, y1=min(self.y.start, self.y.stop), y2=self.foot, class_=class_
+        )
+
+    def horizontal(self, value: float, class_: str = "grid") -> Markup:
+        """A line from left to right."""
+        y = self.y(value)
+        return tag("line", x1=self.x.start, x2=self.x.stop, y1=y, y2=y, class_=class_)
+
+    def columns(self, n: int = 5) -> list[Markup]:
+        """Vertical lines at round values, labelled below."""
+        values = self.x.ticks(n)
+        return [*map(self.vertical, values), *self.x_ticks(values, self.foot)]
+
+    def rows(self) -> list[Markup]:
+        """Horizontal lines at round values, labelled on the left."""
+        values, left = self.y.ticks(), min(self.x.start, self.x.stop) - 8
+        labels = [text(left, self.y(v) + 4, f"{v:g}", class_="tick end") for v in values]
+        return [*map(self.horizontal, values), *labels]
+
+    def x_ticks(
+        self, values: Iterable[float], y: float, form: Callable[[float], str] = "{:g}".format
+    ) -> list[Markup]:
+        """Labels of values, below `y`."""
+        return [text(self.x(v), y + 17, form(v), class_="tick mid") for v in values]
+
+    def x_label(self, words: str, y: float) -> Markup:
+        """What the axis across measures, in the middle below `y`."""
+        return text((self.x.start + self.x.stop) / 2, y + 36, words, class_="axis mid")
 
 
 def ticks(low: float, high: float, n: int = 5) -> list[float]:
@@ -100,5 +179,5 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

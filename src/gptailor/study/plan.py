@@ -1,7 +1,4 @@
-"""Plan and Progress: what a study is to do, and how far it is.
-
-Plain frozen facts; know nothing of how the study does it.
-"""
+"""Plan and Progress: what a study is to do, and how far it is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +17,9 @@ class Plan:
         goals: One a task.
         members: The base and the variants, whose whole models are scored for comparison.
         n_layers: Layers of each member.
-        n_removed: Layers to cut; only candidates with just so many cut can be chosen.
+        n_removed: Layers to cut; only candidates with exactly so many cut can be chosen.
         rungs: Numbers of examples at which candidates are compared, rising.
-        sizes: Part to the most examples that any task has there.
+        sizes: Split to the most examples that any task has there.
         max_trials: Evaluations in all.
         timeout_s: Wall-clock seconds of search over all starts; None for no limit.
         finalists: How many candidates are compared on the selection split.
@@ -38,21 +35,26 @@ class Plan:
     timeout_s: float | None = None
     finalists: int = 8
 
+    @property
+    def n_kept(self) -> int:
+        """Layers of a candidate that can be chosen."""
+        return self.n_layers - self.n_removed
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a study is, for whoever shows it.
+    """How far a study is.
 
     Args:
-        phase: ``references``, ``search``, ``choose``, ``report`` or ``done``.
-        n_trials: Trials told so far.
+        phase: ``references``, ``search``, ``selection``, ``test`` or ``done``.
+        n_trials: Trials finished so far.
         max_trials: Trials in all.
         elapsed: Seconds of search over all starts.
         best: The best trial so far: its number, its loss, and on how many examples; None before
             there is one. More examples go before a lower loss.
         examples: Examples scored in this start, over all tasks.
         seconds: Seconds of this start.
-        last: The trial that was just told; None at a change of phase.
+        last: The trial that just finished; None at a change of phase.
         timeout_s: Seconds of search after which the study stops; None for no limit.
     """
 

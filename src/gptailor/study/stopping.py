@@ -1,26 +1,20 @@
-"""When a study stops before its searcher is done. Knows nothing of searchers or models."""
+"""When a study stops before its searcher is done."""
 
 from collections.abc import Sequence
 
 from gptailor.core.trial import Trial
 from gptailor.errors import RecordError
 
-__all__ = ["nothing_to_choose", "out_of_time", "refuse_hopeless"]
+__all__ = ["nothing_to_choose", "refuse_hopeless"]
 
 _HOPELESS = 8  # trials that all failed, before anything succeeded
-
-
-def out_of_time(elapsed: float, timeout_s: float | None) -> bool:
-    """Whether the wall-clock budget is used up; seconds over all starts of the study."""
-    return timeout_s is not None and elapsed >= timeout_s
 
 
 def refuse_hopeless(trials: Sequence[Trial]) -> None:
     """Stop a study whose trials all fail.
 
     Args:
-        trials: All of them; or those with as many layers cut as are to be cut, for searchers may
-            probe others too.
+        trials: All of them; or those of the size wanted, where searchers ablate others too.
 
     Raises:
         RecordError: The first trials failed, every one of them.
@@ -33,10 +27,10 @@ def refuse_hopeless(trials: Sequence[Trial]) -> None:
 
 
 def nothing_to_choose(trials: Sequence[Trial], n_removed: int) -> RecordError:
-    """Say why there is no candidate to choose, and what to do.
+    """The error of a study without a candidate to choose: why, and what to do.
 
     Args:
-        trials: All of them; searchers may have probed tailorings of another size, too.
+        trials: All of them; some may be of another size.
         n_removed: Layers that are to be cut.
     """
     failed = [trial for trial in trials if not trial.complete]
