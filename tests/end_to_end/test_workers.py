@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.app.assemble import EvaluatorRecipe, assemble, open_study
+from gptailor.app.assemble import ConfigEvaluatorFactory, assemble, open_study
 from gptailor.cli import main
 from gptailor.config import load_config
 from gptailor.errors import ConfigError
@@ -86,10 +86,12 @@ def test_a_search_on_ray_is_the_same_as_in_this_process(
 def test_a_worker_that_reads_other_files_is_refused(job: Make) -> None:
     """As on a machine whose copy of a member or a task is another."""
     assembly = assemble(load_config(job(**BRIEF)))
-    recipe = assembly.recipe()
-    facts = {what: fact for what, fact in recipe.facts.items() if "math" in what}
+    factory = assembly.evaluator_factory()
+    facts = {what: fact for what, fact in factory.facts.items() if "math" in what}
     assert len(facts) == 1
-    other = EvaluatorRecipe(recipe.config, {**recipe.facts, **dict.fromkeys(facts, "0" * 16)})
+    other = ConfigEvaluatorFactory(
+        factory.config, {**factory.facts, **dict.fromkeys(facts, "0" * 16)}
+    )
     with pytest.raises(ConfigError, match=r"the digest of member math is .* but 0000") as caught:
         other(device="cpu", threads=1)
     assert len(caught.value.problems) == 1

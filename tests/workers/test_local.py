@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from gptailor.core.plugins import WORKERS
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError
-from gptailor.workers.local import LocalPool, local_pool, local_slots
+from gptailor.workers.local import LocalPool, local_slots
 
 JOBS = [Job(Tailoring.whole("base", n), n) for n in range(1, 6)]
 
@@ -38,8 +39,8 @@ def test_a_group_is_handed_on_before_the_next_is_begun() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "8", True, None])
 def test_a_group_size_that_is_no_count_is_refused(size: object) -> None:
-    with pytest.raises(ConfigError, match="group_size"):
-        LocalPool(Counting(), group_size=size)  # type: ignore[arg-type]  # what a config may say
+    (problem,) = WORKERS.problems("local", {"group_size": size})
+    assert problem.startswith("workers.options.group_size: must be a whole number")
 
 
 @pytest.mark.parametrize(
@@ -83,9 +84,8 @@ def test_more_workers_than_devices_are_refused(
 
 
 def test_all_options_at_fault_are_told_at_once() -> None:
-    with pytest.raises(ConfigError) as caught:
-        local_pool(Counting(), recipe=lambda: None, n_workers=0, group_size=2.5)  # type: ignore[arg-type, return-value]  # what a config may say
-    assert [error.partition(":")[0] for error in caught.value.problems] == [
-        "workers.options.group_size",
+    problems = WORKERS.problems("local", {"n_workers": 0, "group_size": 2.5})
+    assert [problem.partition(":")[0] for problem in problems] == [
         "workers.options.n_workers",
+        "workers.options.group_size",
     ]

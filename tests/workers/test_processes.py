@@ -46,10 +46,10 @@ def pool(tmp_path: Path, scorers_path: None) -> Iterator[Make]:
     made = []
 
     def make(
-        n_workers: int = 2, group_size: int = 16, *, first: str = "cpu", **recipe: str
+        n_workers: int = 2, group_size: int = 16, *, first: str = "cpu", **factory: str
     ) -> SupervisedPool:
         places = [Slot(first, 1), *[Slot("cpu", 1)] * (n_workers - 1)]
-        backend = ProcessBackend(WaywardFactory(tmp_path, **recipe), places)
+        backend = ProcessBackend(WaywardFactory(tmp_path, **factory), places)
         made.append(
             SupervisedPool(backend, setup=WorkerSetup(n_workers, "cpu", 1), group_size=group_size)
         )

@@ -28,6 +28,7 @@ from scorers import (
     job,
 )
 
+from gptailor.core.plugins import WORKERS
 from gptailor.errors import ConfigError, FamilyError, RecordError
 from gptailor.workers.pool import WorkerSetup
 
@@ -67,14 +68,14 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def pool(cluster: Any, tmp_path: Path) -> Iterator[Make]:
     """Factory: a pool on the cluster with wayward scorers; closed at the end."""
-    from gptailor.workers.ray.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import ray_pool
 
     made = []
 
     def make(failure: str = "", device: str = "auto", **options: Any) -> Any:
-        recipe = WaywardFactory(tmp_path, failure=failure, device=device)
+        factory = WaywardFactory(tmp_path, failure=failure, device=device)
         options = {"address": cluster.address} | options
-        made.append(RayPool(Wayward(tmp_path), recipe=lambda: recipe, **options))
+        made.append(ray_pool(Wayward(tmp_path), get_factory=lambda: factory, **options))
         return made[-1]
 
     yield make
@@ -124,11 +125,13 @@ def test_workers_end_when_the_process_that_searches_is_killed(
     script = f"""
 from pathlib import Path
 from scorers import DRIVER, Note, Wayward, WaywardFactory, job
-from gptailor.workers.ray.ray_pool import RayPool
+from gptailor.workers.ray.ray_pool import ray_pool
 folder = Path({str(tmp_path)!r})
 Note(folder, "driver").add()
-recipe = WaywardFactory(folder)
-pool = RayPool(Wayward(folder), recipe=lambda: recipe, address={cluster.address!r}, n_workers=1)
+factory = WaywardFactory(folder)
+pool = ray_pool(
+    Wayward(folder), get_factory=lambda: factory, address={cluster.address!r}, n_workers=1
+)
 list(pool.evaluate([job(1, DRIVER)]))
 """
     done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
@@ -165,54 +168,49 @@ def test_a_node_that_is_lost_in_the_middle_is_survived_and_a_new_one_helps(
         ({"address": "127.0.0.1:1"}, r"127\.0\.0\.1:1 can't be reached"),
         ({"address": "nowhere"}, "must be auto, local, or the host:port"),
         ({"address": "ray://head:10001"}, "must be auto, local, or the host:port"),
-        ({"address": 6379}, "must be auto, local, or the host:port"),
-        ({"n_workers": 0}, "n_workers: must be a whole number of 1 or more"),
-        ({"group_size": "many"}, "group_size: must be a whole number"),
-        ({"devices_per_worker": 2}, "devices_per_worker: must be 1, a fraction"),
-        ({"devices_per_worker": True}, "devices_per_worker: must be 1, a fraction"),
+        ({"devices_per_worker": 0.00001}, "devices_per_worker: must be 0 or 0.0001 to 1"),
     ],
 )
-def test_an_option_at_fault_is_told_before_anything_is_joined(
+def test_an_option_at_fault_is_told_in_a_sentence(
     options: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    from gptailor.workers.ray.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import ray_pool
 
-    recipe = WaywardFactory(tmp_path)
+    factory = WaywardFactory(tmp_path)
+    options = {"address": "local"} | options
     with pytest.raises(ConfigError, match=told):
-        RayPool(Wayward(tmp_path), recipe=lambda: recipe, **options)
+        ray_pool(Wayward(tmp_path), get_factory=lambda: factory, **options)
     assert not ray.is_initialized()
 
 
-def test_all_options_at_fault_are_told_at_once(tmp_path: Path) -> None:
-    from gptailor.workers.ray.ray_pool import RayPool
-
-    with pytest.raises(ConfigError) as caught:
-        RayPool(
-            Wayward(tmp_path),
-            recipe=lambda: WaywardFactory(tmp_path),
-            n_workers=0,
-            group_size=True,
-            devices_per_worker=0.00001,
-        )
-    assert [error.partition(":")[0].rpartition(".")[2] for error in caught.value.problems] == [
-        "group_size",
-        "n_workers",
-        "devices_per_worker",
+def test_all_options_at_fault_are_told_at_once_before_anything_is_joined() -> None:
+    options = {"address": 6379, "n_workers": 0, "devices_per_worker": 2, "group_size": "many"}
+    assert [
+        problem.removeprefix("workers.options.") for problem in (WORKERS.problems("ray", options))
+    ] == [
+        "address: must be text, not 6379",
+        "n_workers: must be a whole number of 1 or more, not 0",
+        "devices_per_worker: must be a number from 0 to 1, not 2",
+        "group_size: must be a whole number of 1 or more, not 'many'",
     ]
+    assert WORKERS.problems("ray", {"devices_per_worker": True})
+    assert not ray.is_initialized()
 
 
 def test_a_port_that_is_not_a_clusters_is_told_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gptailor.workers.ray import cluster as ray_cluster
-    from gptailor.workers.ray.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import ray_pool
 
     monkeypatch.setattr(ray_cluster, "_JOIN_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:  # takes calls, says nothing
         address = f"127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()
         with pytest.raises(ConfigError, match=f"{address} did not answer as a Ray cluster within"):
-            RayPool(Wayward(tmp_path), recipe=lambda: WaywardFactory(tmp_path), address=address)
+            ray_pool(
+                Wayward(tmp_path), get_factory=lambda: WaywardFactory(tmp_path), address=address
+            )
         assert time.monotonic() - started < 20
 
 
@@ -226,7 +224,7 @@ def test_a_cluster_of_another_version_is_told(pool: Make, cluster: Any, tmp_path
     where = (usage_constants.CLUSTER_METADATA_KEY, ray_constants.KV_NAMESPACE_CLUSTER)
     known = client.internal_kv_get(where[0], namespace=where[1])
     other = json.dumps(json.loads(known) | {"ray_version": "2.9.3"}).encode()
-    ray_cluster._try_out.cache_clear()
+    ray_cluster._try.cache_clear()
     try:
         client.internal_kv_put(where[0], other, True, where[1])
         with pytest.raises(ConfigError, match=r"Ray: 2\.9\.3 .*; give every machine the same vers"):
@@ -274,12 +272,12 @@ def test_a_cluster_that_never_has_room_is_not_waited_for_for_ever(
 def test_the_environments_address_is_held_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptailor.workers.ray.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import ray_pool
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    recipe = WaywardFactory(tmp_path)
+    factory = WaywardFactory(tmp_path)
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1 can't be reached"):
-        RayPool(Wayward(tmp_path), recipe=lambda: recipe)
+        ray_pool(Wayward(tmp_path), get_factory=lambda: factory)
 
 
 @pytest.mark.parametrize(
@@ -293,11 +291,13 @@ def test_a_device_that_the_cluster_lacks_is_told(pool: Make, device: str, told: 
 
 
 def test_a_worker_that_no_node_holds_is_told(cluster: Any, tmp_path: Path) -> None:
-    from gptailor.workers.ray.ray_pool import RayPool
+    from gptailor.workers.ray.ray_pool import ray_pool
 
-    recipe = WaywardFactory(tmp_path, threads=64)
+    factory = WaywardFactory(tmp_path, threads=64)
     with pytest.raises(ConfigError, match="no node of the Ray cluster has 64 CPU"):
-        RayPool(Wayward(tmp_path), recipe=lambda: recipe, address=cluster.address, n_workers=1)
+        ray_pool(
+            Wayward(tmp_path), get_factory=lambda: factory, address=cluster.address, n_workers=1
+        )
 
 
 def test_a_process_that_has_joined_already_stays_joined(

@@ -38,7 +38,7 @@ from gptailor.workers import WorkerPool
 
 __all__ = [
     "Assembly",
-    "EvaluatorRecipe",
+    "ConfigEvaluatorFactory",
     "assemble",
     "evaluates_apart",
     "load_members",
@@ -81,19 +81,19 @@ class Assembly:
         Raises:
             ConfigError: An option, or the machine or cluster it asks for, is invalid.
         """
-        return _pool(self.config, self.evaluator, self.recipe)
+        return _pool(self.config, self.evaluator, self.evaluator_factory)
 
-    def recipe(self) -> "EvaluatorRecipe":
+    def evaluator_factory(self) -> "ConfigEvaluatorFactory":
         """How another process, here or elsewhere, makes this evaluator."""
         dtype = str(self.family.dtype).removeprefix("torch.")
         family = self.config.family.model_copy(update={"dtype": dtype})
-        return EvaluatorRecipe(
+        return ConfigEvaluatorFactory(
             self.config.model_copy(update={"family": family}), _facts(self.family, self.tasks)
         )
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluatorRecipe:
+class ConfigEvaluatorFactory:
     """How a worker makes the evaluator of a study.
 
     Args:
@@ -116,7 +116,7 @@ class EvaluatorRecipe:
         return self.config.engine.threads
 
     def __call__(self, *, device: str, threads: int) -> Evaluator:
-        """Put everything together in this process, and hold it against the first one's.
+        """Make an evaluator in this process, and compare it with the first one.
 
         Raises:
             UserError: Something is invalid here, or differs from where the study runs.
@@ -262,14 +262,15 @@ def assemble(
 
 def probe_workers(config: Config) -> WorkerPool:
     """The pool of a config without its evaluator: tells early what it lacks; to be closed last."""
-    return _pool(config, None, lambda: EvaluatorRecipe(config, {}))
+    return _pool(config, None, lambda: ConfigEvaluatorFactory(config, {}))
 
 
 def _pool(
-    config: Config, evaluator: Evaluator | None, recipe: Callable[[], EvaluatorRecipe]
+    config: Config, evaluator: Evaluator | None, get_factory: Callable[[], ConfigEvaluatorFactory]
 ) -> WorkerPool:
     chosen = config.workers
-    pool: WorkerPool = WORKERS.get(chosen.name)(evaluator, recipe=recipe, **chosen.options)
+    make = WORKERS.get(chosen.name)
+    pool: WorkerPool = make(evaluator, get_factory=get_factory, **chosen.options)
     return pool
 
 

@@ -38,8 +38,6 @@ class Registry:
         group: The entry point group that other packages add to, such as ``gptailor.searchers``.
         reserved: Arguments that the program fills in, never the user.
         section: The section of a config that names one; `noun` when None.
-        checks: Name to the ``"module:attribute"`` that returns the problems of its options' values,
-            a sentence each, in place of the limits in its signature.
     """
 
     def __init__(
@@ -50,13 +48,12 @@ class Registry:
         group: str | None = None,
         reserved: Iterable[str] = (),
         section: str | None = None,
-        checks: Mapping[str, str] | None = None,
     ) -> None:
         self.noun, self._section = noun, section or noun
         self.builtin = dict(builtin)
         self._group = group
         self._loaded: dict[str, Any] = {}
-        self._reserved, self._checks = frozenset(reserved), dict(checks or {})
+        self._reserved = frozenset(reserved)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,10 +138,7 @@ class Registry:
             declared = self._options(name, self.load(name))
         except ConfigError as error:
             return list(error.problems)
-        if name in self._checks:
-            declared = dict.fromkeys(declared, Any)
-        problems = option_problems(declared, options, f"{self.noun} {name}", self._section)
-        return problems + (_imported(self._checks[name])(options) if name in self._checks else [])
+        return option_problems(declared, options, f"{self.noun} {name}", self._section)
 
     def defaults(self, name: str) -> dict[str, Any]:
         """The plug-in's options that may be left out, and their defaults.
@@ -253,12 +247,8 @@ SEARCHERS = Registry(
 
 WORKERS = Registry(
     "worker pool",
-    {"local": "gptailor.workers.local:local_pool", "ray": "gptailor.workers.ray.ray_pool:RayPool"},
+    {"local": "gptailor.workers.local:local_pool", "ray": "gptailor.workers.ray.ray_pool:ray_pool"},
     group="gptailor.workers",
     section="workers",
-    reserved=("evaluator", "recipe"),
-    checks={
-        "local": "gptailor.workers.option_checks:local_problems",
-        "ray": "gptailor.workers.option_checks:ray_problems",
-    },
+    reserved=("evaluator", "get_factory"),
 )

@@ -4,12 +4,14 @@ This process is the common case. Several processes serve several GPUs or share t
 and survive what kills one of them.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
+from gptailor.core.params import Range
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError
-from gptailor.workers.option_checks import refuse_bad_counts
 from gptailor.workers.pool import Evaluator, EvaluatorFactory, WorkerPool, WorkerSetup
 from gptailor.workers.processes import ProcessBackend, Slot
 from gptailor.workers.supervisor import SupervisedPool
@@ -25,13 +27,9 @@ class LocalPool:
     Args:
         evaluator: Scores the candidates.
         group_size: Most candidates run together; fewer share less and lose less at a kill.
-
-    Raises:
-        ConfigError: The group size is not a whole number of 1 or more.
     """
 
     def __init__(self, evaluator: Evaluator, *, group_size: int = 16) -> None:
-        refuse_bad_counts(group_size=group_size)
         self._evaluator, self._group_size = evaluator, group_size
 
     @property
@@ -50,28 +48,27 @@ class LocalPool:
 def local_pool(
     evaluator: Evaluator,
     *,
-    recipe: Callable[[], EvaluatorFactory],
-    group_size: int = 16,
-    n_workers: int | None = None,
+    get_factory: Callable[[], EvaluatorFactory],
+    group_size: Annotated[int, Range(1, math.inf)] = 16,
+    n_workers: Annotated[int | None, Range(1, math.inf)] = None,
 ) -> WorkerPool:
     """Make the pool of this machine.
 
     Args:
         evaluator: Scores candidates in this process.
-        recipe: Returns how another process makes one like it; not called if there is none.
+        get_factory: Returns how another process makes one like it; not called if there is none.
         group_size: Most candidates run together.
         n_workers: How many processes: on a machine with GPUs one for each GPU, else they share the
             machine's cores. None runs everything in this process.
 
     Raises:
-        ConfigError: An option is invalid, or there are fewer devices than workers.
+        ConfigError: There are fewer devices than workers.
     """
     if n_workers is None:
         return LocalPool(evaluator, group_size=group_size)
-    refuse_bad_counts(group_size=group_size, n_workers=n_workers)
     import torch  # slow to import, and not needed by a pool in this process
 
-    factory = recipe()
+    factory = get_factory()
     slots = local_slots(
         factory.device,
         n_workers,

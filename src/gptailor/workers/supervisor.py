@@ -7,14 +7,13 @@ are tried again one by one, by other workers where there are others, and fail af
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import RecordError
 from gptailor.workers.grouping import divided
-from gptailor.workers.option_checks import refuse_bad_counts
 from gptailor.workers.pool import WorkerSetup
 
 __all__ = ["Answer", "Lost", "Ready", "SupervisedPool", "WorkerBackend"]
@@ -86,14 +85,19 @@ class SupervisedPool:
         backend: The workers.
         setup: How many they are and where they run, for reports and forecasts.
         group_size: Most candidates run together.
-
-    Raises:
-        ConfigError: The group size is not a whole number of 1 or more.
+        on_close: Called after the last worker has ended.
     """
 
-    def __init__(self, backend: WorkerBackend, *, setup: WorkerSetup, group_size: int = 16) -> None:
-        refuse_bad_counts(group_size=group_size)
+    def __init__(
+        self,
+        backend: WorkerBackend,
+        *,
+        setup: WorkerSetup,
+        group_size: int = 16,
+        on_close: Callable[[], object] | None = None,
+    ) -> None:
         self._workers, self._setup, self._group_size = _Workers(backend), setup, group_size
+        self._on_close = on_close
 
     @property
     def setup(self) -> WorkerSetup:
@@ -115,6 +119,8 @@ class SupervisedPool:
             self._workers.backend.stop(worker)
         self._workers.starting.clear()
         self._workers.idle.clear()
+        if self._on_close is not None:
+            self._on_close()
 
 
 @dataclass(slots=True)

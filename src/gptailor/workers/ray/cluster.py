@@ -6,6 +6,7 @@ tries to join first, with a time limit.
 
 import functools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,10 +17,11 @@ from typing import Any
 import ray
 
 from gptailor.errors import ConfigError
-from gptailor.workers.option_checks import ADDRESS, FINEST_SHARE, address_problems
 
 __all__ = ["Needs", "in_short", "join", "needs_of"]
 
+_ADDRESS = "workers.options.address"
+_FINEST_SHARE = 1e-4  # Ray counts devices in ten thousandths
 _JOIN_S = 15.0  # for a cluster to answer; a running one takes a second or two
 _CONNECT_S = 5.0  # for a machine to answer
 _MAX_REASON = 240  # characters of Ray's own messages
@@ -72,6 +74,10 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
         ConfigError: The cluster has no such device, or it names one of a single machine.
     """
     kind, _, number = device.partition(":")
+    if 0 < share < _FINEST_SHARE:
+        raise ConfigError(
+            f"workers.options.devices_per_worker: must be 0 or {_FINEST_SHARE:g} to 1, not {share}"
+        )
     if number or kind == "mps":
         raise ConfigError(
             f"engine.device: {device} names a device of one machine; with workers on Ray "
@@ -86,7 +92,7 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
         )
     if kind != "cpu" and has_gpus and share:
         # rounded down, so that as many share a GPU as was meant
-        return Needs("cuda", threads or 1, int(share / FINEST_SHARE + 1e-6) * FINEST_SHARE)
+        return Needs("cuda", threads or 1, int(share / _FINEST_SHARE + 1e-6) * _FINEST_SHARE)
     return Needs("cpu", threads or 1, 0.0)
 
 
@@ -96,13 +102,13 @@ def join(address: str) -> bool:
     Raises:
         ConfigError: The address is invalid, or there is no cluster of our version.
     """
-    where = ADDRESS
+    where = _ADDRESS
     _refuse_address(address, where)
     if ray.is_initialized():
         return False
     named = os.environ.get("RAY_ADDRESS")
     if address == "auto" and named:  # as Ray reads it
-        where, address = f"RAY_ADDRESS (read for {ADDRESS}: auto)", named
+        where, address = f"RAY_ADDRESS (read for {_ADDRESS}: auto)", named
         _refuse_address(address, where)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports nothing
     if address != "local":
@@ -122,8 +128,14 @@ def in_short(error: BaseException) -> str:
 
 
 def _refuse_address(address: str, where: str) -> None:
-    if problems := address_problems(address, where):
-        raise ConfigError(problems)
+    host, _, port = address.rpartition(":")
+    is_port = port.isdecimal() and 0 < int(port) < 2**16
+    if not (re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host) and is_port) and (
+        address not in ("auto", "local")
+    ):
+        raise ConfigError(
+            f"{where}: must be auto, local, or the host:port of a cluster's head, not {address!r}"
+        )
 
 
 def _joined(address: str, where: str) -> None:

@@ -7,14 +7,15 @@ go through the object store; only tailorings and scores are sent. Lost actors ar
 """
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
+from gptailor.core.params import Range
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import ConfigError, RecordError
-from gptailor.workers.option_checks import ray_problems
 from gptailor.workers.pool import Evaluator, EvaluatorFactory, WorkerSetup
 from gptailor.workers.protocol import Broken, Crashed, Refused, catching, unwrapped
 from gptailor.workers.supervisor import Answer, Lost, Ready, SupervisedPool
@@ -30,7 +31,7 @@ except ImportError as missing:
 
 from gptailor.workers.ray.cluster import Needs, in_short, join, needs_of
 
-__all__ = ["RayBackend", "RayPool", "RayWorker"]
+__all__ = ["RayBackend", "RayWorker", "ray_pool"]
 
 _PATIENCE_S = 600.0  # while no node has room for any worker
 _POLL_S = 5.0
@@ -161,64 +162,43 @@ class RayBackend:
         return not set(self._asked.values()) <= set(self._pings.values())
 
 
-class RayPool:
-    """Run jobs on a Ray cluster.
+def ray_pool(  # an option each
+    evaluator: Evaluator,
+    *,
+    get_factory: Callable[[], EvaluatorFactory],
+    address: str = "auto",
+    n_workers: Annotated[int | None, Range(1, math.inf)] = None,
+    devices_per_worker: Annotated[float, Range(0, 1)] = 1,
+    group_size: Annotated[int, Range(1, math.inf)] = 16,
+) -> SupervisedPool:
+    """Make the pool of a Ray cluster.
 
     Args:
         evaluator: Scores candidates in this process; not used.
-        recipe: Returns how each worker makes one like it.
+        get_factory: Returns how each worker makes one like it.
         address: ``auto`` for the cluster that this machine belongs to, ``host:port`` for one by its
             head, ``local`` to start one on this machine and end it afterwards.
-        n_workers: How many workers; None for as many as the cluster holds now.
+        n_workers: How many workers; None for as many as the cluster has room for now.
         devices_per_worker: GPUs of each; a fraction shares one. Where no node has a GPU, a worker
             has one CPU core for each of its threads instead.
         group_size: Most candidates run together.
 
     Raises:
-        ConfigError: An option is invalid, or there is no such cluster.
+        ConfigError: There is no such cluster, or it has no room for a worker.
     """
-
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        *,
-        recipe: Callable[[], EvaluatorFactory],
-        address: str = "auto",
-        n_workers: int | None = None,
-        devices_per_worker: float = 1,
-        group_size: int = 16,
-    ) -> None:
-        options: dict[str, object] = {"address": address, "n_workers": n_workers}
-        options |= {"devices_per_worker": devices_per_worker, "group_size": group_size}
-        if problems := ray_problems(options):
-            raise ConfigError(problems)
-        self._joined = join(address)
-        try:
-            factory = recipe()
-            needs = needs_of(factory.device, factory.threads, devices_per_worker)
-            room = needs.room()
-            backend = RayBackend(factory, needs, n_workers or room)
-            setup = WorkerSetup(min(backend.n_workers, room), needs.device, needs.threads)
-            self._pool = SupervisedPool(backend, setup=setup, group_size=group_size)
-        except BaseException:
-            self._disconnect()
-            raise
-
-    @property
-    def setup(self) -> WorkerSetup:
-        """The workers, as many as there is room for now."""
-        return self._pool.setup
-
-    def evaluate(self, jobs: Sequence[Job]) -> Iterable[Evaluation]:
-        """Run the jobs on the cluster; yield the evaluations in the jobs' order."""
-        return self._pool.evaluate(jobs)
-
-    def close(self) -> None:
-        """End the workers, and the connection if it was made here."""
-        self._pool.close()
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self._joined:
-            self._joined = False
+    joined_here = join(address)
+    try:
+        factory = get_factory()
+        needs = needs_of(factory.device, factory.threads, devices_per_worker)
+        room = needs.room()
+        backend = RayBackend(factory, needs, n_workers or room)
+        return SupervisedPool(
+            backend,
+            setup=WorkerSetup(min(backend.n_workers, room), needs.device, needs.threads),
+            group_size=group_size,
+            on_close=ray.shutdown if joined_here else None,
+        )
+    except BaseException:
+        if joined_here:
             ray.shutdown()
+        raise
