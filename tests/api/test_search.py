@@ -215,6 +215,18 @@ def test_the_program_on_the_page_about_python_runs(
     assert run.record.header.config["search"]["name"] == "shown:best_of_eight"
 
 
+def test_a_searcher_that_is_no_generator_function_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="searcher: must be a name or a generator function"):
+        gt.search(CONFIG, tmp_path / "run", searcher=len)
+
+
+def test_a_misspelt_key_of_a_task_is_told(family: gt.Family) -> None:
+    with pytest.raises(
+        ConfigError, match=r"tasks\[0\]: metrik: unknown key 'metrik'; did you mean"
+    ):
+        gt.load_tasks([{"name": "arc_easy", "metrik": "acc"}], family)
+
+
 def test_members_in_memory_that_do_not_fit_are_all_told(
     tiny_model: Callable[..., Any], tiny_tokenizer: Any
 ) -> None:

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
+from gptailor.core.problems import sentences
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.task_spec import TaskSpec
 from gptailor.core.trial import Job, Scores
@@ -39,17 +42,24 @@ def load_tasks(
         Task name to its splits.
 
     Raises:
-        TaskError: Every problem of every task, a sentence each.
+        UserError: Every problem of every task, a sentence each.
     """
     known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
     return load(
-        [task if isinstance(task, TaskSpec) else TaskSpec(**task) for task in tasks],
+        [_checked(f"tasks[{index}]", task) for index, task in enumerate(tasks)],
         family.tokenizer,
         max_length=max_length or min(known or _MAX_LENGTH, _MAX_LENGTH),
         seed=seed,
         shares=shares,
         n_tokens=family.config.vocab_size,
     )
+
+
+def _checked(where: str, task: TaskSpec | Mapping[str, Any]) -> TaskSpec:
+    try:
+        return TaskSpec.model_validate(task)
+    except ValidationError as error:
+        raise ConfigError(sentences(where, TaskSpec, error)) from None
 
 
 def evaluate(

@@ -1,6 +1,7 @@
 """Make a `Config` from a file, a mapping or a `Config`, and from what is already in memory."""
 
 from collections.abc import Callable, Mapping
+from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ def settings_of(
         plain = dict(plain)
         if searcher is not None:
             if not isinstance(searcher, str):
+                if not isfunction(searcher):
+                    raise ConfigError(
+                        f"searcher: must be a name or a generator function, not {searcher!r}"
+                    )
                 place = f"{searcher.__module__}:{searcher.__qualname__}"
                 searcher = SEARCHERS.add(place, searcher)
             plain["search"] = _section(plain, "search") | {"name": searcher}
