@@ -6,7 +6,6 @@ whole.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from gptailor.export.card import place_of
 from gptailor.export.mergekit.known_architectures import KNOWN
 from gptailor.family import Family, MemberSpec
 from gptailor.family.locate import find
-from gptailor.family.weight_files import read_json
+from gptailor.family.weight_files import read_json, tensors_of
 
 __all__ = ["MERGEKIT", "USE_HF", "WRITE_OUT", "MemberFiles", "files_of", "refuse_family"]
 
@@ -32,8 +31,7 @@ WRITE_OUT = (
 )
 _MISREAD = (" ", '"', "+", "@")  # mergekit fails on the first two, and splits at the others
 
-_Stored = tuple[Path, torch.dtype | None]
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_STORED_AS = {torch.float16: "F16", torch.bfloat16: "BF16"}  # fewer bits than float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +115,13 @@ def files_of(family: Family, member: str) -> MemberFiles:
             f"member {member!r}: architectures is {named} in its config.json, which mergekit goes "
             f"by; it must be [{KNOWN[family.config.model_type].architecture}], or {USE_HF}"
         )
-    stored: dict[str, _Stored] = {
-        name: (path, dtype) for path in _shards(folder) for name, dtype in _dtypes(path)
-    }
+    stored = tensors_of(folder)
     for name in (family.layout.embedding, family.layout.head):
         if name in family.states[member]:
-            _refuse_fitted(member, name, stored.get(name), family.states[member][name])
-    rounded = family.dtype != torch.float32 and any(
-        dtype != family.dtype for _, dtype in stored.values()
-    )
+            file = folder / stored[name].file if name in stored else None
+            _refuse_fitted(member, name, file, family.states[member][name])
+    wanted = _STORED_AS.get(family.dtype)
+    rounded = wanted is not None and any(each.dtype != wanted for each in stored.values())
     return MemberFiles(reference, frozenset(stored), rounded)
 
 
@@ -138,26 +134,14 @@ def _source_of(origin: str) -> tuple[MemberSpec, bool]:
     return MemberSpec(path=name, revision=revision if at else None), False
 
 
-def _refuse_fitted(member: str, name: str, stored: _Stored | None, held: Tensor) -> None:
+def _refuse_fitted(member: str, name: str, path: Path | None, held: Tensor) -> None:
     """Refuse files whose rows were cut or reordered to fit the base's vocabulary."""
     tensor = None
-    if stored is not None:
-        with safe_open(stored[0], framework="pt") as file:
+    if path is not None:
+        with safe_open(path, framework="pt") as file:
             tensor = file.get_tensor(name)
     if tensor is None or not torch.equal(tensor.to(held.dtype), held.cpu()):
         raise ExportError(
             f"member {member!r}: {name} in its files is not what was read from them, for its "
             f"vocabulary was fitted to the base's, or the files have changed; {WRITE_OUT}"
         )
-
-
-def _shards(folder: Path) -> list[Path]:
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-
-
-def _dtypes(path: Path) -> Iterator[tuple[str, torch.dtype | None]]:
-    """Names and dtypes of a file's tensors; None where it is not floating point."""
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  # not a mapping
-            yield name, _DTYPES.get(file.get_slice(name).get_dtype())

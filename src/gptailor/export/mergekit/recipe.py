@@ -85,18 +85,17 @@ def mergekit_recipe(family: Family, tailoring: Tailoring, *, file_name: str = "r
         family.layout.head,
     )
     norm_is_head = tailoring.outer_parts["norm"] == tailoring.head
-    places = tailoring.outer_parts | {
-        f"layers[{i}]": spec for i, spec in enumerate(tailoring.layers)
-    }
+    layers = {f"layers[{index}]": spec for index, spec in enumerate(tailoring.layers)}
+    specs = tailoring.outer_parts | layers
     if norm_is_head or family.tied:  # a tied head is the embedding
-        del places["head"]
+        del specs["head"]
     slices: dict[str, Slice] = {}
     problems: list[str] = []
-    for place, spec in places.items():
+    for key, spec in specs.items():
         try:
-            slices[place] = _slice(documents, family, place, spec, norm_is_head=norm_is_head)
+            slices[key] = _slice(documents, family, key, spec, norm_is_head=norm_is_head)
         except ExportError as error:
-            problems += [f"{place}: {sentence}" for sentence in error.problems]
+            problems += [f"{key}: {problem}" for problem in error.problems]
     if problems:
         raise ExportError(problems)
     embedding, norm = slices.pop("embedding"), slices.pop("norm")
@@ -107,16 +106,16 @@ def mergekit_recipe(family: Family, tailoring: Tailoring, *, file_name: str = "r
 
 
 def _slice(
-    documents: Documents, family: Family, place: str, spec: LayerSpec, *, norm_is_head: bool
+    documents: Documents, family: Family, key: str, spec: LayerSpec, *, norm_is_head: bool
 ) -> Slice:
     if spec.method is None:
         return documents.taken(spec.sources[0])
 
     def tensors(source: Source) -> Mapping[str, Tensor]:
-        if place not in OUTER_PARTS:
+        if key not in OUTER_PARTS:
             return family.layer(source)
-        part = family.outer_part(place, source.member)
-        if place == "norm" and norm_is_head:  # one slice makes both
+        part = family.outer_part(key, source.member)
+        if key == "norm" and norm_is_head:  # one slice makes both
             own = family.outer_part("head", source.member)
             embedding = family.outer_part("embedding", source.member)[family.layout.embedding]
             part = {**part, **(own or {family.layout.head: embedding})}
@@ -124,7 +123,7 @@ def _slice(
 
     base = None if spec.base is None else tensors(spec.base)
     form = form_of(spec, [tensors(source) for source in spec.sources], base)
-    return documents.merged_part(place, form) if place in OUTER_PARTS else documents.merged(form)
+    return documents.merged_part(key, form) if key in OUTER_PARTS else documents.merged(form)
 
 
 def _files(family: Family, tailoring: Tailoring) -> dict[str, MemberFiles]:
