@@ -10,6 +10,7 @@ default and its limits there: ``population: Annotated[int, Range(1, 1000)] = 4``
 import importlib
 import importlib.metadata
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from gptailor.core.params import Choice, Range
 from gptailor.errors import ConfigError, unknown
 
 __all__ = ["MERGE_METHODS", "SEARCHERS", "WORKERS", "Registry", "option_problems", "options_of"]
+
+_PLACE = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*")  # module:attribute
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _MISSING = inspect.Parameter.empty
@@ -69,7 +72,7 @@ class Registry:
         Raises:
             ConfigError: As `get`; or there is no such module, or nothing of that name in it.
         """
-        if name not in self and ":" in name:
+        if name not in self and _PLACE.fullmatch(name):
             self._loaded[name] = self._imported(name, name)
         return self.get(name)
 
@@ -100,7 +103,7 @@ class Registry:
         return place
 
     def _not_found(self, name: str) -> str:
-        if ":" not in name:
+        if not _PLACE.fullmatch(name):
             return unknown(self.noun, name, self.names)
         return (
             f"unknown {self.noun} {name!r}; a module:attribute is imported only where tailor.yaml "
