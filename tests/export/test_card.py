@@ -45,7 +45,6 @@ FACTS = CardFacts(
     n_layers=5,
     paths={"base": "makers/pico-1b", "math": "./adapters/math", "code": "someone/pico-code"},
     licence="apache-2.0",
-    languages=("en", "no"),
     parameters=(1000, 700),
     scores=table_of(0.8, Estimate(0.7, 0.6, 0.8), Estimate(0.875, 0.75, 1.0)),
     n_tried=84,
@@ -102,7 +101,6 @@ def test_front_matter_reads_back_as_the_hub_reads_it() -> None:
     assert data.license == "apache-2.0"
     assert data.base_model_relation == "merge"
     assert data.library_name == "transformers"
-    assert data.language == ["en", "no"]
     assert data.eval_results[0].metric_value == 0.7
     assert {"gptailor", "merge"} <= set(data.tags)
 
@@ -243,7 +241,6 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
         name=trick,
         paths={"base": trick, "math": trick},
         licence=trick,
-        languages=(trick,),
         scores=table_of(1.0, HALF, None, trick, trick),
         scores_note=trick,
         notes=(trick,),

@@ -1,4 +1,4 @@
-"""What leaves the house: a tailoring as a checkpoint with its card, a GGUF file, or a recipe."""
+"""Exports of a tailoring: a checkpoint with its card, a GGUF file, or a recipe for mergekit."""
 
 from gptailor.export.card import CardFacts, model_card
 from gptailor.export.checkpoint import card_facts, export_checkpoint

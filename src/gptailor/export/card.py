@@ -1,8 +1,7 @@
-"""The model card: what the model is, where every layer comes from, what it scores.
+"""The model card: what the model is, the source of every layer, its scores.
 
-A pure function of plain facts, but for one look at the disk: a source that exists here is no hub
-id, and hubs refuse a card whose ``base_model`` is a path. Every name and path is made harmless for
-Markdown and YAML. Knows nothing of weights.
+Names and paths are escaped for Markdown and YAML. The disk is read once: hubs refuse a card whose
+``base_model`` is a path, and a path that exists here is no hub id.
 """
 
 import math
@@ -19,7 +18,7 @@ from gptailor.core.score_table import RESULT, ScoreTable
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 
-__all__ = ["CardFacts", "model_card", "place_of", "places_of"]
+__all__ = ["CardFacts", "model_card", "path_only", "paths_only"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|\\`*[]~$"}
@@ -28,24 +27,36 @@ _PIPELINES = {
     "AutoModelForImageTextToText": "image-text-to-text",
 }
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # within a word it is text
+_USE = """## How to use it
+
+A stock checkpoint: it needs nothing but `transformers`, and every program that reads such folders.
+
+```python
+from transformers import {auto_class}, AutoTokenizer
+
+folder = "."  # the folder of this file
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {auto_class}.from_pretrained(folder, dtype="auto")
+inputs = tokenizer("The capital of France is", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
+```"""
 
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """All that a card tells.
+    """The contents of a card.
 
     Args:
-        name: What the model is called.
+        name: The model's name.
         tailoring: How it was made.
         n_layers: How many layers each member has.
-        paths: Member to where it came from: a hub id, a folder, a file.
+        paths: Member to its path: a hub id, a folder, a file.
         licence: The base's licence, as hub metadata writes it; None if not known.
-        languages: Language codes, if known.
         parameters: Of the base and of the result; None if not known.
         scores: Of the base and the result, on examples that the search did not see.
         scores_note: A sentence on which examples these are.
         n_tried: How many candidates were tried; None if there was no search.
-        notes: Sentences on what happened to the members when they were read.
+        notes: Sentences on the reading of the members.
         versions: Program to version.
         uniform: Whether all layers of the members are of one kind.
         auto_class: The class of transformers that reads the checkpoint.
@@ -56,7 +67,6 @@ class CardFacts:
     n_layers: int
     paths: Mapping[str, str]
     licence: str | None = None
-    languages: tuple[str, ...] = ()
     parameters: tuple[int, int] | None = None
     scores: ScoreTable | None = None
     scores_note: str = ""
@@ -79,25 +89,33 @@ def model_card(facts: CardFacts) -> str:
     sections = (
         _front_matter(facts),
         _headline(facts),
-        _use(facts),
+        _USE.format(auto_class=facts.auto_class),
         _members(facts),
-        _scores(facts),
-        _lineage(facts),
+        "" if facts.scores is None else _scores(facts.scores, facts.scores_note),
+        _layers(facts),
         _exact(facts),
-        _made_with(facts),
+        _versions(facts.versions),
     )
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def paths_only(paths: Mapping[str, str]) -> list[Path]:
+    """The members' folders and files, which an export of them must never replace."""
+    return [Path(path_only(path)) for path in paths.values()]
+
+
+def path_only(path: str) -> str:
+    """A path without its remark: ``./math`` of ``./math (adapter on makers/pico)``."""
+    return path.partition(" (adapter on ")[0]
+
+
 def _front_matter(facts: CardFacts) -> str:
-    sources = [facts.paths.get(member) for member in _members_used(facts.tailoring)]
-    named = [_hub_name(place_of(source)) for source in sources if source is not None]
-    ids = list(dict.fromkeys(name for name in named if name))
+    paths = [facts.paths[name] for name in _members_used(facts.tailoring) if name in facts.paths]
+    ids = [name for name in dict.fromkeys(_hub_name(path_only(path)) for path in paths) if name]
     data = ModelCardData(
         base_model=ids or None,
         base_model_relation="merge" if ids else None,
         eval_results=_eval_results(facts.scores) or None,
-        language=[_clean(language) for language in facts.languages] or None,
         library_name="transformers",
         license=None if facts.licence is None else _clean(facts.licence),
         model_name=_clean(facts.name),
@@ -122,100 +140,76 @@ def _eval_results(scores: ScoreTable | None) -> list[EvalResult]:
 
 
 def _headline(facts: CardFacts) -> str:
-    n_kept = len(facts.tailoring.layers)
-    told = (
-        f"A smaller language model of {n_kept} layers, made without training from a family of "
-        f"models with {facts.n_layers} layers each: whole layers were cut, taken from one member "
-        "or merged from several, as written below."
+    text = (
+        f"A smaller language model of {len(facts.tailoring.layers)} layers, made without training "
+        f"from a family of models with {facts.n_layers} layers each: whole layers were cut, taken "
+        "from one member or merged from several, as written below."
     )
     if facts.parameters is not None:
         base, result = facts.parameters
-        told += (
+        text += (
             f" It has {result:,} parameters; the base has {base:,}, "
             f"so {1 - result / base:.1%} were removed."
         )
     if facts.n_tried is not None:
-        told += f" It was chosen among {facts.n_tried:,} candidates that were tried."
-    return f"# {_text(facts.name)}\n\n{told}"
-
-
-def _use(facts: CardFacts) -> str:
-    return f"""## How to use it
-
-A stock checkpoint: it needs nothing but `transformers`, and every program that reads such folders.
-
-```python
-from transformers import {facts.auto_class}, AutoTokenizer
-
-folder = "."  # where this file stands
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {facts.auto_class}.from_pretrained(folder, dtype="auto")
-inputs = tokenizer("The capital of France is", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
-```"""
+        text += f" It was chosen among {facts.n_tried:,} candidates that were tried."
+    return f"# {_text(facts.name)}\n\n{text}"
 
 
 def _members(facts: CardFacts) -> str:
-    rows = [
-        (_text(member), _text(facts.paths.get(member, "not known")))
-        for member in _members_used(facts.tailoring)
-    ]
-    table = _table(("member", "where it came from"), rows)
+    names = _members_used(facts.tailoring)
+    rows = [(_text(name), _text(facts.paths.get(name, "not known"))) for name in names]
     licence = "The licence of the base is not known to this program; look it up before you share."
     if facts.licence is not None:
         licence = f"The base's licence is {_text(facts.licence)}; the variants' may ask for more."
-    notes = "".join(f"\n- {_text(note)}" for note in facts.notes)
-    return f"## The family\n\n{table}\n\n{licence}" + (f"\n{notes}" if notes else "")
+    notes = _bullets(_text(note) for note in facts.notes)
+    return f"## The family\n\n{_table(('member', 'path'), rows)}\n\n{licence}{notes}"
 
 
-def _scores(facts: CardFacts) -> str:
-    if facts.scores is None:
-        return ""
+def _scores(scores: ScoreTable, note: str) -> str:
     rows = [
         (
             _text(row.task),
             _text(row.metric),
-            "" if (base := facts.scores.row(BASE, row.task)) is None else _number(base.score.value),
+            "" if (base := scores.row(BASE, row.task)) is None else _number(base.score.value),
             _estimate(row.score, _number),
             "" if row.retention is None else _estimate(row.retention, _percent),
             f"{row.n_examples:,}",
         )
-        for row in facts.scores.rows_of(RESULT)
+        for row in scores.rows_of(RESULT)
     ]
     head = ("task", "metric", "base", "result [95 % interval]", "retention", "examples")
-    metrics = dict.fromkeys(row.metric for row in facts.scores.rows if row.metric in METRICS)
-    legend = "".join(f"\n- {_text(name)}: {_meaning(name)}" for name in metrics)
-    note = f"{_text(facts.scores_note)}\n\n" if facts.scores_note else ""
-    return f"## Scores\n\n{note}{_table(head, rows)}" + (f"\n{legend}" if legend else "")
+    legend = _bullets(
+        f"{_text(name)}: {_text(METRICS[name].meaning)}; "
+        f"{'higher' if METRICS[name].higher_is_better else 'lower'} is better"
+        for name in dict.fromkeys(row.metric for row in scores.rows)
+        if name in METRICS
+    )
+    return f"## Scores\n\n{_text(note)}\n\n{_table(head, rows)}{legend}"
 
 
-def _meaning(metric: str) -> str:
-    way = "higher" if METRICS[metric].higher_is_better else "lower"
-    return f"{_text(METRICS[metric].meaning)}; {way} is better"
-
-
-def _lineage(facts: CardFacts) -> str:
+def _layers(facts: CardFacts) -> str:
     layers = facts.tailoring.layers
-    rows = [(str(index), *_origin(spec)) for index, spec in enumerate(layers)]
-    rows += [(part, *_origin(spec)) for part, spec in facts.tailoring.outer_parts.items()]
-    drawn_on = {source.layer for spec in layers for source in spec.sources}
-    cut = [layer for layer in range(facts.n_layers) if layer not in drawn_on]
-    told = f"Cut: {', '.join(map(str, cut))}." if cut else "No layer was cut."
+    rows = [(str(index), *_source(spec)) for index, spec in enumerate(layers)]
+    rows += [(part, *_source(spec)) for part, spec in facts.tailoring.outer_parts.items()]
+    used = {source.layer for spec in layers for source in spec.sources}
+    cut = [layer for layer in range(facts.n_layers) if layer not in used]
+    text = f"Cut: {', '.join(map(str, cut))}." if cut else "No layer was cut."
     if len(cut) + len(layers) != facts.n_layers:
-        told += " Some layers were moved, folded into others or stand more than once."
+        text += " Some layers were moved, merged into others or are there more than once."
     return (
-        "## Where every layer comes from\n\n"
-        f"{_table(('layer', 'from', 'how'), rows)}\n\n{told} Layers are counted from 0."
+        "## The source of every layer\n\n"
+        f"{_table(('layer', 'from', 'how'), rows)}\n\n{text} Layers are counted from 0."
     )
 
 
-def _origin(spec: LayerSpec) -> tuple[str, str]:
+def _source(spec: LayerSpec) -> tuple[str, str]:
     sources = ", ".join(str(source) for source in spec.sources)
     if spec.method is None:
         return _text(sources), "taken"
-    told = [spec.method, *(f"{key} {_value(value)}" for key, value in spec.params)]
-    told += [f"differences from {spec.base}"] if spec.base is not None else []
-    return _text(sources), _text(f"merged: {', '.join(told)}")
+    how = [spec.method, *(f"{key} {_value(value)}" for key, value in spec.params)]
+    how += [f"differences from {spec.base}"] if spec.base is not None else []
+    return _text(sources), _text(f"merged: {', '.join(how)}")
 
 
 def _exact(facts: CardFacts) -> str:
@@ -237,8 +231,8 @@ def _exact(facts: CardFacts) -> str:
 def _pruned(facts: CardFacts) -> tuple[str, list[int]]:
     """The only member, and its layers that were cut, from 0; no layers if more was done to it.
 
-    Nothing where layers differ in kind: llama.cpp goes by a block's number there, or by lists that
-    it leaves as long as they were.
+    None where layers differ in kind: llama.cpp derives the kind from a block's number, or from
+    lists that it leaves as long as they were.
     """
     specs = [*facts.tailoring.layers, *facts.tailoring.outer_parts.values()]
     members = {member for spec in specs for member in spec.members}
@@ -249,11 +243,9 @@ def _pruned(facts: CardFacts) -> tuple[str, list[int]]:
     return members.pop(), [layer for layer in range(facts.n_layers) if layer not in kept]
 
 
-def _made_with(facts: CardFacts) -> str:
-    if not facts.versions:
-        return ""
-    rows = [(_text(name), _text(version)) for name, version in facts.versions.items()]
-    return f"## Made with\n\n{_table(('program', 'version'), rows)}"
+def _versions(versions: Mapping[str, str]) -> str:
+    named = ", ".join(f"{_text(name)} {_text(version)}" for name, version in versions.items())
+    return f"Made with {named}." if named else ""
 
 
 def _members_used(tailoring: Tailoring) -> list[str]:
@@ -262,22 +254,12 @@ def _members_used(tailoring: Tailoring) -> list[str]:
     return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
 
 
-def places_of(sources: Mapping[str, str]) -> list[Path]:
-    """Where members lie, by member: what an export of them must never replace."""
-    return [Path(place_of(source)) for source in sources.values()]
-
-
-def place_of(source: str) -> str:
-    """What a source says before its remarks: ``./math`` of ``./math (adapter on makers/pico)``."""
-    return source.partition(" (adapter on ")[0]
-
-
-def _hub_name(place: str) -> str:
+def _hub_name(path: str) -> str:
     """A hub id, without its revision; of a folder or a file the last name alone."""
-    hub_id = place.partition("@")[0]
-    if _HUB_ID.match(hub_id) and not Path(place).exists():
+    hub_id = path.partition("@")[0]
+    if _HUB_ID.match(hub_id) and not Path(path).exists():
         return hub_id
-    name = place.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    name = path.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
 
 
@@ -286,15 +268,21 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def _bullets(lines: Iterable[str]) -> str:
+    """A list below a paragraph or table; nothing without lines."""
+    text = "".join(f"\n- {line}" for line in lines)
+    return f"\n{text}" if text else ""
+
+
 def _clean(text: str) -> str:
-    """One line without control characters, whatever the text was."""
+    """One line without control characters, for any text."""
     kinds = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
     plain = (" " if unicodedata.category(char) in kinds else char for char in text)
     return " ".join("".join(plain).split())
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
+    """Text that Markdown shows unchanged, in a table too."""
     return _EDGE_UNDERSCORE.sub("&#95;", _clean(text).translate(_ENTITIES))
 
 
@@ -306,8 +294,9 @@ def _percent(value: float) -> str:
     return f"{value:.1%}" if math.isfinite(value) else "-"
 
 
-def _estimate(estimate: Estimate, told: Callable[[float], str]) -> str:
-    return f"{told(estimate.value)} [{told(estimate.low)}, {told(estimate.high)}]"
+def _estimate(estimate: Estimate, format_: Callable[[float], str]) -> str:
+    low, high = format_(estimate.low), format_(estimate.high)
+    return f"{format_(estimate.value)} [{low}, {high}]"
 
 
 def _value(value: object) -> str:

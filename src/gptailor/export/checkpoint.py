@@ -1,9 +1,8 @@
-"""Write a tailoring as a checkpoint that needs nothing of ours to be loaded.
+"""Write a tailoring as a stock checkpoint, which loads without GPTailor.
 
-The folder holds what transformers itself saves for a model of the smaller config, so that tied
-weights, the names of experts and shards are its business; beside it the tokenizer, the
-generation config, ``tailoring.yaml`` and the model card. It appears whole or not at all, and only
-after it was read back and scored what was tailored.
+transformers saves the smaller model, so tied weights, names of experts and shards are as in its own
+checkpoints. Added are the tokenizer, the generation config, ``tailoring.yaml`` and the model card.
+The folder appears whole or not at all, and only after it was read back and compared.
 """
 
 import copy
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError
-from gptailor.export.card import CardFacts, model_card, places_of
+from gptailor.export.card import CardFacts, model_card, paths_only
 from gptailor.export.folder import MANIFEST, replacing_folder
 from gptailor.export.read_back import check_checkpoint
 from gptailor.export.tailored_weights import tailored_weights
@@ -54,7 +53,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     Args:
         family: The members.
         tailoring: The model to write.
-        folder: Where to; an earlier export, and only that, is replaced.
+        folder: Its path; an earlier export, and only that, is replaced.
         card: The text of README.md; a card without scores when None.
         extra_files: Name to text of further files.
         dtype: Of the weights on disk; the family's own when None.
@@ -65,14 +64,14 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     Raises:
         TailoringError: The tailoring does not fit the family.
         ExportError: The folder can't be written or replaced, or the stock model of this
-            architecture can't say the tailoring.
+            architecture can't express the tailoring.
     """
     dtype = family.dtype if dtype is None else dtype
     _refuse_options(dtype, shard_bytes, extra_files)
     family.check(tailoring)
     tokenizer = family.tokenizer
     n_bytes = _n_bytes(family, tailoring, dtype)
-    needed = [*keep, *places_of(family.paths)]
+    needed = [*keep, *paths_only(family.paths)]
     with (
         quiet(),
         replacing_folder(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
@@ -98,12 +97,12 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
 
 
 def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
-    """What a family and a tailoring tell of themselves; scores may be added with `replace`.
+    """The facts for a card from a family and a tailoring; add scores with `dataclasses.replace`.
 
     Args:
         family: The members.
         tailoring: How the model was made.
-        name: What the model is called.
+        name: The model's name.
     """
     around = family.multimodal_wrapper
     config = family.config if around is None else around.config
@@ -135,8 +134,7 @@ def _n_bytes(family: Family, tailoring: Tailoring, dtype: torch.dtype) -> int:
 
 def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[str, str]) -> None:
     if dtype not in SAVED_DTYPES.values():
-        told = ", ".join(SAVED_DTYPES)
-        raise ExportError(f"{dtype}: a checkpoint is written in one of {told}")
+        raise ExportError(f"{dtype}: a checkpoint is written in one of {', '.join(SAVED_DTYPES)}")
     if shard_bytes < 1:
         raise ExportError(f"a file of {shard_bytes} bytes holds no weights; give 1 or more")
     for name in extra_files:
@@ -147,7 +145,7 @@ def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[s
 def _assembled(
     family: Family, tailoring: Tailoring, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """The smaller model on the CPU, its parameters being the assembled tensors."""
+    """The smaller model on the CPU; its parameters are the assembled tensors."""
     config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
     if "quantization_config" in config.to_dict():
         del config.quantization_config  # the members were dequantised when they were read
@@ -167,6 +165,6 @@ def _assembled(
 
 
 def _save_generation_config(generation_config: Any, folder: Path) -> None:
-    """Carry it over as it is; transformers would refuse to save some that it did read."""
+    """Copy it unchanged; transformers refuses to save some that it has read."""
     if generation_config is not None:
         copy.deepcopy(generation_config).to_json_file(folder / "generation_config.json")

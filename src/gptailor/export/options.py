@@ -1,7 +1,4 @@
-"""What may be asked of an export on the command line, checked before anything is loaded.
-
-Knows the words for formats, dtypes and sizes; knows nothing of members and files.
-"""
+"""The options of an export on the command line, checked before anything is loaded."""
 
 import re
 from dataclasses import dataclass
@@ -23,11 +20,11 @@ _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """A format, and what was asked of it.
+    """A format and its options.
 
     Args:
         format: One of `FORMATS`.
-        dtype: In that format's words; None for its own default.
+        dtype: One of the format's own names; None for its default.
         shard_bytes: The most bytes of one file of a checkpoint; None for the default.
     """
 
@@ -39,14 +36,14 @@ class ExportOptions:
     def of(
         cls, format_: str, out: Path, *, dtype: str | None = None, shard_size: str | None = None
     ) -> "ExportOptions":
-        """Check what was asked for.
+        """Check the options.
 
         Example:
             >>> ExportOptions.of("hf", Path("model"), shard_size="2GB").shard_bytes
             2000000000
 
         Raises:
-            ConfigError: Every error at once.
+            ConfigError: Every problem at once.
         """
         if format_ not in FORMATS:
             raise ConfigError(f"--format: must be one of {', '.join(FORMATS)}, not {format_!r}")
@@ -73,12 +70,12 @@ class ExportOptions:
 
     @property
     def gguf_dtype(self) -> str:
-        """What the matrices of a GGUF file are stored in."""
+        """The type of the matrices in a GGUF file."""
         return self.dtype or "f16"
 
     @property
     def hf_arguments(self) -> dict[str, Any]:
-        """What `export_checkpoint` is called with."""
+        """Arguments of `export_checkpoint`."""
         arguments: dict[str, Any] = {}
         if self.dtype is not None:
             arguments["dtype"] = SAVED_DTYPES[self.dtype]
@@ -88,6 +85,6 @@ class ExportOptions:
 
 
 def _bytes_of(size: str) -> int:
-    """A size in bytes; 0 where it is none."""
+    """A size in bytes; 0 where it is not one."""
     match = _SIZE.fullmatch(size)
     return 0 if match is None else int(float(match[1]) * _UNITS[match[2]])

@@ -1,9 +1,9 @@
-"""Every export checks itself: read back by stock transformers, it scores what was tailored.
+"""Read an exported checkpoint back by stock transformers and compare tensors and logits.
 
-The truth it is held against does not know the edited config: the base's own full-length model says
-with which mask, positions and rotary embedding each original layer is called, and the tailoring's
-layers are run by hand, one after another, with what the base gives to a layer of their original
-position. Matching names and shapes alone would let a sliding-window layer lose its window.
+The reference does not use the edited config. The base's own full-length model shows with which
+mask, positions and rotary embedding each of its layers is called; the tailoring's layers are run
+one after another, each with the arguments of the base's layer at its original position. Names and
+shapes alone would not show that a sliding-window layer has lost its window.
 """
 
 import copy
@@ -25,7 +25,7 @@ from gptailor.family.multimodal import MultimodalWrapper, language_model
 __all__ = ["check_checkpoint"]
 
 _N_TOKENS = 64
-_WINDOW = 16  # shorter than the text, so that a layer without its window is noticed
+_WINDOW = 16  # shorter than the text, so that a missing window is noticed
 _WINDOW_FIELDS = ("sliding_window", "attention_chunk_size")
 _TOLERANCE = 1e-4  # of the largest logit; the same sums in the same order, in float32
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -34,14 +34,14 @@ _Call = tuple[tuple[Any, ...], dict[str, Any]]
 def check_checkpoint(
     folder: Path, family: Family, tailoring: Tailoring, weights: Mapping[str, Tensor]
 ) -> None:
-    """Read a checkpoint back and compare it with what was assembled.
+    """Read a checkpoint back and compare it with the assembled model.
 
-    Both are computed in float32, one layer at a time, whatever they are stored in.
+    Both are computed in float32, one layer at a time, whatever their stored dtype.
 
     Args:
         folder: The checkpoint.
-        family: The family it was made from.
-        tailoring: How.
+        family: The members.
+        tailoring: How the model was made.
         weights: All its tensors, as they were assembled in memory.
 
     Raises:
@@ -64,7 +64,7 @@ def check_checkpoint(
         raise ExportError(
             f"the checkpoint read back by transformers differs from the tailored model by "
             f"{difference:.2g} in its logits, where {limit:.2g} is allowed; "
-            f"model type {family.config.model_type!r} can't say this tailoring"
+            f"model type {family.config.model_type!r} can't express this tailoring"
         )
 
 
@@ -75,24 +75,24 @@ def _scale(logits: Tensor) -> float:
 def _reread(
     folder: Path, weights: Mapping[str, Tensor], multimodal_wrapper: MultimodalWrapper | None
 ) -> PreTrainedModel:
-    """Load the checkpoint as anybody would; hold each tensor against the one in memory.
+    """Load the checkpoint as a user would; compare each tensor with the one in memory.
 
-    What is returned is the language model with the tensors that were read, but buffers made in
-    float32: a model read in bfloat16 rounds Gemma's embedding scale.
+    Returns the language model with the tensors that were read, but with buffers made in float32:
+    a model read in bfloat16 rounds Gemma's embedding scale.
     """
     reader = (
         AutoModelForCausalLM
         if multimodal_wrapper is None
         else auto_class(multimodal_wrapper.config)
     )
-    whole, told = reader.from_pretrained(
+    whole, info = reader.from_pretrained(
         folder,
         dtype="auto",
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
     )
-    wrong = {kind: sorted(map(str, names)) for kind, names in told.items() if names}
+    wrong = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
     stock = language_model(whole)
     state, around = stock.state_dict(), multimodal_wrapper.state if multimodal_wrapper else {}
     different = [n for n, t in weights.items() if not _same(t, state.get(n))]
@@ -103,8 +103,8 @@ def _reread(
         if names:
             raise ExportError(
                 f"the checkpoint read back by transformers has {len(names)} tensors that are "
-                f"{kind.removesuffix('_keys')}, {names[0]} among them; "
-                f"model type {stock.config.model_type!r} can't say this tailoring"
+                f"{kind.removesuffix('_keys')}, {names[0]} among them; model type "
+                f" {stock.config.model_type!r} can't express this tailoring"
             )
     model = skeleton_of(stock.config, torch.float32)
     model.load_state_dict(state, strict=False, assign=True)
@@ -113,22 +113,23 @@ def _reread(
 
 
 def _same(wanted: Tensor, found: Tensor | None) -> bool:
-    # transformers may widen a tensor that it wants in float32, such as a router's bias
+    # transformers may widen a tensor that it uses in float32, such as a router's bias
     return found is not None and torch.equal(wanted, found.to(wanted.dtype))
 
 
 def _tailored_logits(
     family: Family, tailoring: Tailoring, weights: Mapping[str, Tensor], tokens: Tensor
 ) -> Tensor:
-    """Run the tailoring by hand inside the base's own full-length model.
+    """The logits of the tailoring's layers, run inside the base's own full-length model.
 
-    The base's layers all run, so that the model calls them as ever; what the last of them returns
-    is then replaced by what the tailoring's layers make of the embedded tokens.
+    All of the base's layers run, with their usual arguments; the output of the last one is then
+    replaced by the output of the tailoring's layers on the embedded tokens.
     """
     model = skeleton_of(family.config, torch.float32)
     path = layers_path(model)
     layers = _layers(model)
-    kinds = copy.deepcopy(layers)  # without weights, but with each position's window and the like
+    # without weights, but with each position's window and other settings
+    kinds = copy.deepcopy(layers)
     for position, layer in enumerate(layers):
         tensors = family.layer(Source(BASE, position))
         layer.load_state_dict({name: t.cpu() for name, t in tensors.items()}, assign=True)
@@ -141,7 +142,7 @@ def _tailored_logits(
         calls.append((args, arguments))
 
     def by_hand(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        hidden = calls[0][0][0]  # what the first layer was called with: the embedded tokens
+        hidden = calls[0][0][0]  # the first layer's input: the embedded tokens, (B, T, H)
         for index, spec in enumerate(tailoring.layers):
             layer = copy.deepcopy(kinds[spec.position])
             prefix = f"{path}.{index}."
@@ -149,7 +150,7 @@ def _tailored_logits(
             layer.load_state_dict(own, assign=True)
             args, arguments = calls[spec.position]
             made = layer.float()(hidden, *args[1:], **arguments)
-            hidden = made if isinstance(made, Tensor) else made[0]  # Falcon's layers give a tuple
+            hidden = made if isinstance(made, Tensor) else made[0]  # Falcon's layers return a tuple
         return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
     _ready(model)
@@ -166,7 +167,7 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
-    """Let a model compute in float32, each layer widened only while it runs; shorten windows."""
+    """Make a model compute in float32, each layer cast only while it runs; shorten windows."""
 
     def widen(layer: nn.Module, _: tuple[Any, ...]) -> None:
         layer.float()

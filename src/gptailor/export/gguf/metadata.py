@@ -1,6 +1,6 @@
-"""What a GGUF file says of a model beside its weights and tokens: sizes, epsilons, ropes, windows.
+"""The metadata of a GGUF file from a transformers config: sizes, epsilons, ropes, windows.
 
-Knows transformers' configs and the keys that llama.cpp reads; what llama.cpp can't do is refused.
+A config that llama.cpp can't run is refused.
 """
 
 import math
@@ -17,7 +17,7 @@ __all__ = ["add_numbers", "context_of", "whole_context_of"]
 
 Fields = Mapping[str, Any]
 
-_LEAST_CONTEXT = 1024  # with a shorter one a model is of no use
+_LEAST_CONTEXT = 1024  # a model with a shorter context is of no use
 _CONTEXT = ("max_position_embeddings", "n_positions")
 _SIZE = ("hidden_size", "n_embd")
 _HEADS = ("num_attention_heads", "n_head")
@@ -30,12 +30,12 @@ def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architectur
     """Add every number that llama.cpp needs to run the model.
 
     Args:
-        writer: Of the file; its architecture is `known`'s.
+        writer: Of the file, for the architecture of `known`.
         config: The tailored model's.
-        known: How its model type is written.
+        known: How models of its type are written.
 
     Raises:
-        ExportError: llama.cpp can't do what the config says.
+        ExportError: llama.cpp can't run a model of this config.
     """
     fields: Fields = fields_of(config)
     n_heads = int(_first(fields, *_HEADS))
@@ -69,10 +69,10 @@ def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architectur
 
 
 def context_of(config: PreTrainedConfig, known: Architecture) -> int:
-    """How many tokens the file may be run with: where llama.cpp has no window, what one holds.
+    """Tokens that the file may be run with: those of a window where llama.cpp has no windows.
 
     Raises:
-        ExportError: That is too few to be of use.
+        ExportError: They are too few.
     """
     fields = fields_of(config)
     context = whole_context_of(config)
@@ -88,7 +88,7 @@ def context_of(config: PreTrainedConfig, known: Architecture) -> int:
 
 
 def whole_context_of(config: PreTrainedConfig) -> int:
-    """How many tokens the model takes."""
+    """Tokens that the model can process."""
     return int(_first(fields_of(config), *_CONTEXT, default=2048))  # Falcon's names none
 
 
@@ -155,12 +155,12 @@ def _add_windows(writer: GGUFWriter, fields: Fields, known: Architecture) -> Non
         return
     if any(sliding):
         window = int(fields["sliding_window"])
-    elif fields["model_type"] == "gemma2":  # llama.cpp stops where no layer has a window
+    elif fields["model_type"] == "gemma2":  # llama.cpp aborts where no layer has a window
         sliding[0], window = True, int(_first(fields, *_CONTEXT))
     else:
         return
     writer.add_sliding_window(window)
-    # a list, since a cut breaks every pattern that could be said by its period
+    # a list, since a cut breaks every periodic pattern
     writer.add_sliding_window_pattern(sliding)
 
 
@@ -220,7 +220,7 @@ def _add_yarn(writer: GGUFWriter, rope: Fields) -> None:
 
 
 def _longrope_factor(fields: Fields, rope: Fields, original: int) -> float:
-    """By what transformers multiplies the rotation; `_compute_longrope_parameters`."""
+    """The attention factor; as transformers' `_compute_longrope_parameters`."""
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     scale = float(rope.get("factor") or fields["max_position_embeddings"] / original)

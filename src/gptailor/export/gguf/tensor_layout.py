@@ -1,8 +1,7 @@
-"""What llama.cpp calls each model type, and how it wants that type's weights and numbers.
+"""llama.cpp's name of each model type, and its layout of that type's weights.
 
-One row of `ARCHITECTURES` a model type; a model type without a row, or a config that says something
-the row does not know, is refused with a sentence. Each row is held against llama.cpp itself by the
-tests. Knows configs and single tensors; knows nothing of families, tokenizers and files.
+`ARCHITECTURES` has a row for each model type. A model type without a row, or a config that differs
+from what its row requires, is refused. The tests compare each row with llama.cpp itself.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ def _as_it_is(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
 
 
 def _interleaved(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
-    """Rows of each head's query and key from two halves to pairs, as llama.cpp rotates them."""
+    """Reorder rows of each head's query and key from halves to pairs, as llama.cpp rotates them."""
     n_heads = fields["num_attention_heads"]
     n_of = {"q_proj": n_heads, "k_proj": fields.get("num_key_value_heads") or n_heads}
     heads = n_of.get(name.split(".")[-2])
@@ -56,7 +55,7 @@ def _interleaved(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
 
 
 def _experts(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
-    """Gate and up of all experts, which transformers keeps in one tensor, apart."""
+    """Split gate and up of all experts, which transformers keeps in one tensor."""
     name = name.replace(".block_sparse_moe.router.", ".mlp.gate.")  # Granite's
     name = name.replace(".block_sparse_moe.", ".mlp.")
     if name.endswith("experts.gate_up_proj"):
@@ -71,12 +70,12 @@ def _experts(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
 
 
 def _norms_plus_one(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
-    """The norm multiplies with 1 + weight; llama.cpp multiplies with the weight."""
+    """Add 1 to norms: the model multiplies by 1 + weight, llama.cpp by the weight."""
     yield name, tensor + 1 if name.endswith("norm.weight") else tensor
 
 
 def _gemma(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
-    """Norms plus one, and the query scaled where llama.cpp would scale scores differently."""
+    """Add 1 to norms, and scale the query where llama.cpp scales scores differently."""
     wanted = 1 / math.sqrt(fields["query_pre_attn_scalar"])
     factor = wanted / _llama_cpp_scale(fields)
     for new, made in _norms_plus_one(name, tensor, fields):
@@ -85,7 +84,7 @@ def _gemma(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
 
 
 def _llama_cpp_scale(fields: Fields) -> float:
-    """What llama.cpp multiplies attention scores with: it knows 27B by its count of layers."""
+    """llama.cpp's factor of attention scores; it recognises 27B by its number of layers."""
     n_layers_27b = 62 if fields["model_type"] == "gemma3_text" else 46
     if fields["num_hidden_layers"] == n_layers_27b:
         return 1 / math.sqrt(fields["hidden_size"] // fields["num_attention_heads"])
@@ -93,7 +92,7 @@ def _llama_cpp_scale(fields: Fields) -> float:
 
 
 def _gpt_neox(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
-    """Query, key and value of each head in turn become all queries, all keys, all values."""
+    """Reorder query, key and value of each head to all queries, all keys, all values."""
     if ".query_key_value." in name:
         n_heads = fields["num_attention_heads"]
         per_head = tensor.reshape(n_heads, 3, -1, *tensor.shape[1:])
@@ -102,7 +101,7 @@ def _gpt_neox(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
 
 
 def _falcon(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
-    """Each group's queries, key and value in turn become all queries, all keys, all values."""
+    """Reorder queries, key and value of each group to all queries, all keys, all values."""
     if ".query_key_value." in name:
         n_heads, n_kv = fields["num_attention_heads"], _falcon_kv(fields)
         size = fields["hidden_size"] // n_heads
@@ -120,7 +119,7 @@ def _falcon_kv(fields: Fields) -> int:
 
 
 def _gpt2(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
-    """GPT-2 keeps its matrices the other way round."""
+    """Transpose GPT-2's matrices."""
     turned = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
     yield name, tensor.T.contiguous() if name.endswith(turned) else tensor
 
@@ -130,15 +129,15 @@ class Architecture:
     """How one model type is written.
 
     Args:
-        arch: llama.cpp's name for it.
-        reshape: From a tensor of transformers to the tensors of llama.cpp, names still Hugging
-            Face's; works on tensors without data, too.
-        activations: What `hidden_act` may be; llama.cpp has the function built in.
+        arch: llama.cpp's name.
+        reshape: From a tensor of transformers to the tensors of llama.cpp, by transformers' names;
+            works on tensors without data, too.
+        activations: Allowed values of `hidden_act`; llama.cpp has the function built in.
         biases: The tensors of a layer that may have one, beside query, key and value.
-        rope: Types of rope scaling that are written.
+        rope: Supported types of rope scaling.
         windowed: Whether llama.cpp reads which layers have a sliding window.
         needs_head: Whether the file must have a head; a tied one is then written twice.
-        fixed: What the config must say, since llama.cpp has it built in.
+        fixed: Config fields and their allowed values, since llama.cpp has them built in.
         scales: Config field to the method of GGUFWriter that writes it.
     """
 
@@ -177,7 +176,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3": Architecture(MODEL_ARCH.QWEN3),
     "qwen2_moe": Architecture(MODEL_ARCH.QWEN2MOE, _experts, fixed=(("norm_topk_prob", (False,)),)),
     "qwen3_moe": Architecture(MODEL_ARCH.QWEN3MOE, _experts, fixed=(("norm_topk_prob", (True,)),)),
-    "olmoe": Architecture(  # whose norms of query and key must be of one width
+    "olmoe": Architecture(  # its norms of query and key must be of one width
         MODEL_ARCH.OLMOE,
         _experts,
         fixed=(("norm_topk_prob", (False,)), ("clip_qkv", (None,))),
@@ -265,7 +264,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def fields_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a config says, without what its class does not know and therefore does not read."""
+    """A config's fields, without those that its class does not declare and so does not read."""
     said: dict[str, Any] = config.to_dict()
     known = {field.name for field in dataclasses.fields(config)} | {"model_type", "head_dim"}
     known |= set(config.attribute_map.values())
@@ -273,10 +272,10 @@ def fields_of(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
-    """How this model is written, if llama.cpp can run what its config says.
+    """How this model is written, if llama.cpp can run its config.
 
     Raises:
-        ExportError: It can't, or the writer does not know how.
+        ExportError: It can't, or there is no row for the model type.
     """
     known = ARCHITECTURES.get(config.model_type)
     if known is None:
@@ -311,7 +310,7 @@ def _refuse_rope_pattern(has_rope: Sequence[int]) -> None:
 def reshaped(
     known: Architecture, name: str, tensor: Tensor, fields: Fields
 ) -> Iterator[tuple[str, Tensor]]:
-    """What becomes of one tensor, under Hugging Face's names; for `gguf.get_tensor_name_map`."""
+    """The tensors of llama.cpp from one tensor, by names for `gguf.get_tensor_name_map`."""
     yield from known.reshape(name, tensor, fields)
 
 
@@ -329,7 +328,7 @@ def extra_tensors(fields: Fields) -> dict[str, Tensor]:
 
 
 def _llama3_factors(fields: Fields, rope: Fields) -> Tensor:
-    """By what each frequency is divided; as `_compute_llama3_parameters` of transformers."""
+    """Divisors of the frequencies; as transformers' `_compute_llama3_parameters`."""
     size = fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"]
     steps = torch.arange(0, size, 2, dtype=torch.float64) / size
     wavelength = 2 * torch.pi * float(rope["rope_theta"]) ** steps

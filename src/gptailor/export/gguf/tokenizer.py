@@ -1,8 +1,7 @@
 """A tokenizer as llama.cpp reads it: tokens, their kinds, merges or scores, and the template.
 
-llama.cpp does not run a tokenizer's own rules; it has some built in, by name. Which of them a
-tokenizer follows is read off its rules here, never guessed: rules without a name are refused.
-Knows tokenizers; knows nothing of weights.
+llama.cpp does not run a tokenizer's own rules; it has some built in, by name. The name is found by
+comparing the rules, never guessed: other rules are refused.
 """
 
 import dataclasses
@@ -33,14 +32,14 @@ _REST_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def _cased(after: str, numbers: str) -> str:
-    """The split of the newer families, which tells upper from lower case."""
+    """The pattern of newer families, which distinguishes upper from lower case."""
     return (
         f"{_BEFORE}{_UPPER}*{_LOWER}+{after}|{_BEFORE}{_UPPER}+{_LOWER}*{after}"
         rf"|\p{{N}}{numbers}|{_REST_SLASH}"
     )
 
 
-# (what splits text before the merges, whether whole words are looked up first) -> llama.cpp's name
+# (pattern that splits text before the merges, whether whole words are tried first) -> its name
 _SPLITS: Mapping[tuple[str, bool], str] = {
     (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}", True): "llama-bpe",
     (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}", False): "dbrx",
@@ -59,23 +58,23 @@ _NAMES: Mapping[tuple[Step, ...], str] = {
         ("split", "[0-9][0-9][0-9]"),
     ): "falcon",
 }
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's character for a space
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All that llama.cpp is told of a tokenizer.
+    """A tokenizer as a GGUF file describes it.
 
     Args:
         model: "gpt2" for merges of bytes, "llama" for pieces with scores.
-        pre: llama.cpp's name for how text is split before the merges.
+        pre: llama.cpp's name of the rules that split text before the merges.
         tokens: The text of each row of the embedding.
         kinds: Of each token: normal, control, user defined, byte, unknown, unused.
-        merges: For "gpt2": pairs, the most urgent first.
+        merges: For "gpt2": pairs, the first to be merged first.
         scores: For "llama": the highest is merged first.
         ids: Special token's name in the file to its id.
-        flags: Key to yes or no: whether a beginning or an end is added, a space put in front.
-        templates: Name to chat template; "default" is the one that is used.
+        flags: Key to yes or no: whether a beginning, an end or a leading space is added.
+        templates: Name to chat template; "default" is used unless another is named.
     """
 
     model: str
@@ -118,7 +117,7 @@ def vocabulary_of(tokenizer: Any, n_rows: int, ends: Sequence[int] = ()) -> Voca
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        n_rows: How many rows the embedding has; what the tokenizer lacks is filled up.
+        n_rows: Rows of the embedding; rows without a token get a name.
         ends: Further tokens that end an answer, from the generation config.
 
     Raises:
@@ -176,7 +175,7 @@ def _refusal(reason: str) -> ExportError:
 
 
 def _steps(rules: Rules | None) -> tuple[Step, ...]:
-    """What is done to text before the merges, as pairs that can be compared."""
+    """The steps that split text before the merges, as pairs that can be compared."""
     if rules is None:
         return ()
     if rules["type"] == "Sequence":
@@ -189,10 +188,10 @@ def _steps(rules: Rules | None) -> tuple[Step, ...]:
             steps = (("digits", rules["individual_digits"]),)
         case "Punctuation":
             steps = (("punctuation", rules["behavior"]),)
-        case "Split" if rules["behavior"] in ("Isolated", "Removed") and not _odd(rules):
+        case "Split" if rules["behavior"] in ("Isolated", "Removed") and not _inverted(rules):
             steps = (("split", next(iter(rules["pattern"].values()))),)
         case "Split" if rules["pattern"] == {"String": " "}:
-            steps = ()  # Gemma's: no space is left when it comes to splitting
+            steps = ()  # Gemma's: the normalizer has replaced all spaces before
         case "Metaspace" if not rules.get("split", True) and rules["replacement"] == _SPACE:
             steps = (("space", rules["prepend_scheme"] != "never"),)
         case other:
@@ -200,8 +199,8 @@ def _steps(rules: Rules | None) -> tuple[Step, ...]:
     return steps
 
 
-def _odd(rules: Rules) -> bool:
-    """Whether a split is not the usual one, that keeps what the pattern matches."""
+def _inverted(rules: Rules) -> bool:
+    """Whether a split does not keep what the pattern matches, as the usual one does."""
     removed: bool = rules["behavior"] == "Removed"
     inverted: bool = rules["invert"]
     return inverted != removed
@@ -213,8 +212,8 @@ def _name_of(steps: tuple[Step, ...], *, ignore_merges: bool) -> str:
     match steps:
         case (("split", pattern), ("bytes", False)) if (pattern, ignore_merges) in _SPLITS:
             return _SPLITS[pattern, ignore_merges]
-    told = ", ".join(f"{kind} {value}" for kind, value in steps)
-    raise _refusal(f"the tokenizer splits text by {told[:160]}")
+    shown = ", ".join(f"{kind} {value}" for kind, value in steps)
+    raise _refusal(f"the tokenizer splits text by {shown[:160]}")
 
 
 def _refuse_normalizer(rules: Rules | None) -> None:
@@ -227,7 +226,7 @@ def _refuse_normalizer(rules: Rules | None) -> None:
 
 
 def _space_in_front(rules: Rules, steps: tuple[Step, ...]) -> bool:
-    """Whether a space is put in front of text, of a tokenizer on pieces.
+    """Whether a tokenizer on pieces adds a leading space to text.
 
     Raises:
         ExportError: Text is changed in another way.
@@ -244,12 +243,12 @@ def _space_in_front(rules: Rules, steps: tuple[Step, ...]) -> bool:
 
 
 def _tokens(tokenizer: Any, n_rows: int) -> tuple[str, ...]:
-    """The text of every row; those without one are numbered."""
+    """The text of every row; rows without a token are numbered."""
     tokens = [f"[PAD{number}]" for number in range(n_rows)]
     added = tokenizer.added_tokens_decoder
     for token, number in tokenizer.get_vocab().items():
         if number >= n_rows and number in added:
-            continue  # the model has no row for it, so nobody can use it
+            continue  # the model has no row for it, so it can't be used
         if number >= n_rows:
             raise _refusal(f"token {token!r} is number {number} of an embedding of {n_rows} rows")
         tokens[number] = token
@@ -277,11 +276,11 @@ def _kinds(tokenizer: Any, tokens: Sequence[str], *, pieces: bool) -> tuple[int,
 def _scores(
     tokens: Sequence[str], kinds: Sequence[int], pairs: Sequence[Pair]
 ) -> tuple[float, ...]:
-    """Of each piece the rank of its merges, the first being the highest.
+    """The score of each piece: minus the rank of its merges.
 
     llama.cpp merges any two pieces that make a third, the one with the highest score first; the
-    tokenizer merges pairs by their rank. Both are the same if the merges of one piece stand
-    together, and if every pair that makes a piece is among them.
+    tokenizer merges pairs by their rank. Both give the same result if the merges of one piece are
+    neighbours, and if every pair that makes a piece is among them.
 
     Raises:
         ExportError: They are not the same.
@@ -318,10 +317,10 @@ def _ids(tokenizer: Any, n_rows: int, ends: Sequence[int]) -> dict[str, int]:
 
 
 def _added(tokenizer: Any) -> dict[str, bool]:
-    """Whether the tokenizer puts a beginning before a text and an end behind it.
+    """Whether the tokenizer adds a beginning before a text and an end after it.
 
     Raises:
-        ExportError: It puts something else there.
+        ExportError: It adds other tokens.
     """
     plain = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a", add_special_tokens=True)

@@ -1,8 +1,8 @@
-"""Write a tailoring as one GGUF file that llama.cpp runs, checked before it appears.
+"""Write a tailoring as one GGUF file for llama.cpp, read back before it appears.
 
-Layer after layer is put together, turned into llama.cpp's layout, cast and written, so that one
-layer is in memory at a time. Then the file is read back and each tensor is held against what was
-to be written. Knows the format by the `gguf` library, which llama.cpp's authors publish.
+Layers are assembled, brought into llama.cpp's layout, cast and written one at a time. Then the file
+is read back and each tensor is compared. The format is that of the `gguf` library, which the
+authors of llama.cpp publish.
 """
 
 import errno
@@ -32,7 +32,7 @@ from transformers import PreTrainedConfig
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError, FamilyError
-from gptailor.export.card import places_of
+from gptailor.export.card import paths_only
 from gptailor.export.folder import replacing_file
 from gptailor.export.gguf.metadata import add_numbers, context_of, whole_context_of
 from gptailor.export.gguf.tensor_layout import (
@@ -64,15 +64,15 @@ _TYPES = {
     "q8_0": GGMLQuantizationType.Q8_0,
     "f32": GGMLQuantizationType.F32,
 }
-_OURS = "gptailor.core.tailoring"  # the file's key with the exact tailoring
-_HEADER_BYTES = 4096  # within which that key stands in our files
-_FULL = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd")  # llama.cpp wants float32 here
+_OURS = "gptailor.core.tailoring"  # the key of the exact tailoring
+_HEADER_BYTES = 4096  # our files have that key within these
+_FULL = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd")  # float32 in llama.cpp
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """One tensor of the file: its name, what it holds in float32, and how that is stored."""
+    """One tensor of the file: its name, its values in float32, and its stored type."""
 
     name: str
     tensor: Tensor
@@ -83,7 +83,7 @@ class _Made:
         """Its bytes, as an array.
 
         Raises:
-            ExportError: It holds what the type can't say.
+            ExportError: A value is not finite in that type.
         """
         array = self.tensor.contiguous().numpy()
         with np.errstate(over="ignore"):
@@ -108,15 +108,15 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
 ) -> None:
     """Write a tailoring as a GGUF file, read back before it appears.
 
-    Norms, biases and routers are float32, as llama.cpp wants them; in q8_0 a matrix whose rows are
-    no multiple of 32 is float16.
+    Norms, biases and routers are float32, as llama.cpp needs them; in q8_0 a matrix whose row
+    length is no multiple of 32 is float16.
 
     Args:
         family: The members.
         tailoring: The model to write.
-        file: Where to; an earlier export, and only that, is replaced.
+        file: Its path; an earlier export, and only that, is replaced.
         dtype: Of the matrices: "f16", "bf16", "q8_0" or "f32".
-        name: What the model is called; the file's name when None.
+        name: The model's name; the file's when None.
         overwrite: Whether a file that no export wrote may be replaced.
         keep: Files and folders that must survive: the run, the config, the tasks.
 
@@ -129,9 +129,9 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
     family.check(tailoring)
     config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
     plan = _Plan(family, tailoring, config, architecture_of(config), dtype)
-    _tell_of_context(config, plan.known)
+    _warn_of_context(config, plan.known)
     writer = plan.header(name or file.stem)
-    needed = [*keep, *places_of(family.paths)]
+    needed = [*keep, *paths_only(family.paths)]
     with replacing_file(
         file,
         is_ours=_is_ours,
@@ -148,12 +148,12 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
             n_written = writer.fout[0].tell() if writer.fout else 0
         finally:
             writer.close()
-        if beside.stat().st_size < n_written:  # the library does not tell of a full disk
+        if beside.stat().st_size < n_written:  # the library does not report a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _check(beside, plan)
 
 
-def _tell_of_context(config: PreTrainedConfig, known: Architecture) -> None:
+def _warn_of_context(config: PreTrainedConfig, known: Architecture) -> None:
     most, context = whole_context_of(config), context_of(config, known)
     if context < most:
         logger.warning(
@@ -166,7 +166,7 @@ def _tell_of_context(config: PreTrainedConfig, known: Architecture) -> None:
 
 
 class _Plan:
-    """What stands in the file, in order; asked twice, for writing and for checking."""
+    """The contents of the file, in order; used twice, for writing and for checking."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class _Plan:
         self.names = get_tensor_name_map(known.arch, len(tailoring.layers))
 
     def header(self, name: str) -> GGUFWriter:
-        """Everything but the weights' values, not yet written."""
+        """A writer with everything but the weights' values."""
         arch = MODEL_ARCH_NAMES[self.known.arch]
         writer = GGUFWriter(path=None, arch=arch)
         writer.add_string(_OURS, self.tailoring.to_yaml())
@@ -209,7 +209,7 @@ class _Plan:
         return writer
 
     def tensors(self, *, shapes_only: bool = False) -> Iterator[_Made]:
-        """Each tensor of the file in turn; without values, nothing is merged."""
+        """Each tensor of the file in turn; for shapes only, nothing is merged."""
         tied: Tensor | None = None
         has_head = False
         for name, tensor in self._members(shapes_only=shapes_only):
@@ -225,7 +225,7 @@ class _Plan:
             yield _Made(new, empty, GGMLQuantizationType.F32)
 
     def _members(self, *, shapes_only: bool) -> Iterator[tuple[str, Tensor]]:
-        """The tailored model's tensors in float32 under transformers' names."""
+        """The tailored model's tensors in float32 by transformers' names."""
         family = self.family
         for part, spec in self.tailoring.outer_parts.items():
             if shapes_only:
@@ -273,14 +273,14 @@ def _plain(tensor: Tensor, shapes_only: bool) -> Tensor:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether an export wrote it: our key is among the first of such a file."""
+    """Whether an export wrote it: it has our key among its first."""
     with file.open("rb") as opened:
         start = opened.read(_HEADER_BYTES)
     return start.startswith(b"GGUF") and _OURS.encode() in start
 
 
 def _check(file: Path, plan: _Plan) -> None:
-    """Read a file back and hold every tensor against what was to be written.
+    """Read a file back and compare every tensor with what was to be written.
 
     Raises:
         ExportError: Something is missing, left over or different.
@@ -305,7 +305,7 @@ def _check(file: Path, plan: _Plan) -> None:
 
 
 def _agrees(found: Any, wanted: Any, kind: GGMLQuantizationType) -> bool:
-    """Whether read values are what the type can say of the wanted ones."""
+    """Whether the values read are the wanted ones, as far as the type is exact."""
     if kind != GGMLQuantizationType.Q8_0:
         return bool(np.array_equal(found, _rounded(wanted, kind)))
     blocks = wanted.reshape(-1, GGML_QUANT_SIZES[kind][0])
@@ -315,6 +315,6 @@ def _agrees(found: Any, wanted: Any, kind: GGMLQuantizationType) -> bool:
 
 
 def _rounded(wanted: Any, kind: GGMLQuantizationType) -> Any:
-    """By torch, not by the library that wrote the file."""
+    """Rounded by torch, not by the library that wrote the file."""
     dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     return torch.from_numpy(wanted).to(dtypes[kind.name]).float().numpy()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import BASE
 from gptailor.errors import ExportError
-from gptailor.export.card import place_of
+from gptailor.export.card import path_only
 from gptailor.export.mergekit.known_architectures import KNOWN
 from gptailor.family import Family, MemberSpec
 from gptailor.family.locate import find
@@ -91,7 +91,7 @@ def files_of(family: Family, member: str) -> MemberFiles:
         ExportError: It is an adapter or a GGUF file, or its files are not what the family holds.
     """
     origin = family.paths[member]
-    if place_of(origin) != origin:
+    if path_only(origin) != origin:
         raise ExportError(
             f"member {member!r} is an adapter ({origin}), which mergekit merges in another "
             f"precision; {WRITE_OUT}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.errors import ExportError
-from gptailor.export.card import places_of
+from gptailor.export.card import paths_only
 from gptailor.export.folder import replacing_file
 from gptailor.export.mergekit.documents import Documents, Slice
 from gptailor.export.mergekit.forms import form_of
@@ -56,7 +56,7 @@ def export_recipe(
         ExportError: The file can't be written, or mergekit can't rebuild the tailoring.
     """
     text = mergekit_recipe(family, tailoring, file_name=file.name)
-    needed = [*keep, *places_of(family.paths)]
+    needed = [*keep, *paths_only(family.paths)]
     with replacing_file(file, is_ours=_is_ours, overwrite=overwrite, keep=needed) as beside:
         beside.write_text(text, encoding="utf-8")
 
