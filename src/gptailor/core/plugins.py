@@ -25,7 +25,6 @@ __all__ = ["MERGE_METHODS", "SEARCHERS", "WORKERS", "Registry", "option_problems
 _PLACE = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*")  # module:attribute
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_MISSING = inspect.Parameter.empty
 
 
 class Registry:
@@ -83,24 +82,24 @@ class Registry:
             ConfigError: No plug-in has this name, or a library that it needs is not installed.
         """
         if name not in self._loaded:
-            place = self.builtin.get(name) or self._entry_points.get(name)
-            if place is None:
+            reference = self.builtin.get(name) or self._entry_points.get(name)
+            if reference is None:
                 raise ConfigError(self._not_found(name))
-            self._loaded[name] = self._imported(name, place)
+            self._loaded[name] = self._imported(name, reference)
         return self._loaded[name]
 
-    def add(self, place: str, plugin: Any) -> str:
+    def add(self, reference: str, plugin: Any) -> str:
         """Make an object of the running program a plug-in, and return its name.
 
         Args:
-            place: ``module:attribute``, which is its name unless it has another one already.
+            reference: ``module:attribute``, which is its name unless it has another one already.
             plugin: The object.
         """
         for name, known in {**self._entry_points, **self.builtin}.items():
-            if known == place:
+            if known == reference:
                 return name
-        self._loaded[place] = plugin
-        return place
+        self._loaded[reference] = plugin
+        return reference
 
     def _not_found(self, name: str) -> str:
         if not _PLACE.fullmatch(name):
@@ -118,9 +117,9 @@ class Registry:
         found = importlib.metadata.entry_points(group=self._group)
         return {point.name: point.value for point in sorted(found, key=lambda point: point.name)}
 
-    def _imported(self, name: str, place: str) -> Any:
+    def _imported(self, name: str, reference: str) -> Any:
         try:
-            return _imported(place)
+            return _imported(reference)
         except ModuleNotFoundError as error:
             missing = str(error.name).partition(".")[0]
             if missing == "gptailor":  # our own mistake, not the user's
@@ -131,8 +130,8 @@ class Registry:
             ) from None
         except AttributeError:
             raise ConfigError(
-                f"{self.noun} {name!r}: {place.partition(':')[0]} has no such attribute; name it "
-                "as module:attribute"
+                f"{self.noun} {name!r}: {reference.partition(':')[0]} has no such attribute; "
+                "name it as module:attribute"
             ) from None
 
     def problems(self, name: str, options: Mapping[str, object]) -> list[str]:
@@ -149,29 +148,28 @@ class Registry:
         Raises:
             ConfigError: No plug-in has this name, or a library that it needs is not installed.
         """
-        defaults = inspect.signature(self.get(name)).parameters
         options = self._options(name, self.get(name))
-        return {k: defaults[k].default for k in options if defaults[k].default is not _MISSING}
+        return {k: each.default for k, each in options.items() if each.default is not each.empty}
 
-    def _options(self, name: str, plugin: Any) -> dict[str, Any]:
+    def _options(self, name: str, plugin: Any) -> dict[str, inspect.Parameter]:
         try:
             return {k: v for k, v in options_of(plugin).items() if k not in self._reserved}
         except (TypeError, ValueError, NameError) as error:
             raise ConfigError(f"{self.noun} {name!r} has no usable signature: {error}") from None
 
 
-def options_of(plugin: Callable[..., object]) -> dict[str, Any]:
-    """Option to annotation, from the keyword-only parameters of a plug-in's signature.
+def options_of(plugin: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a plug-in's signature, with their annotations resolved.
 
     Raises:
         TypeError, ValueError, NameError: It can't be called, or an annotation can't be resolved.
     """
-    parameters = inspect.signature(plugin, eval_str=True).parameters.values()
-    return {each.name: each.annotation for each in parameters if each.kind is each.KEYWORD_ONLY}
+    parameters = inspect.signature(plugin, eval_str=True).parameters
+    return {k: each for k, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
 
 
 def option_problems(
-    declared: Mapping[str, Any],
+    declared: Mapping[str, inspect.Parameter],
     options: Mapping[str, object],
     noun: str,
     section: str,
@@ -190,7 +188,7 @@ def option_problems(
     for key, value in options.items():
         if key not in declared:
             problems.append(unknown(f"option of {noun}", key, declared))
-        elif message := _problem(declared[key], value, context):
+        elif message := _problem(declared[key].annotation, value, context):
             problems.append(f"{section}.options.{key}: {message}")
     return problems
 
@@ -215,8 +213,8 @@ def _problem(annotation: Any, value: object, context: tuple[object, ...]) -> str
     return None if fits or not known else f"must be {' or '.join(known)}, not {value!r}"
 
 
-def _imported(place: str) -> Any:
-    module, _, attribute = place.partition(":")
+def _imported(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

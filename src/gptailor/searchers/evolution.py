@@ -97,7 +97,7 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
         elite = _elite(judge)[:population]
         first, size = halving.bracket(context.left, children)
         parent, drawn = offspring.draw(judge, elite, size, rng) if elite else (None, [])
-        if not drawn:  # all failed, or everything near was tried
+        if not drawn:  # all failed, or everything near was evaluated
             drawn = [(context.space.random(rng), "random") for _ in range(size)]
         yield from halving.run(drawn, judge, first, parent)
 

@@ -35,7 +35,7 @@ def greedy(
     has ``space.n_kept`` layers are results. The best of those are asked again on the last rung.
 
     Where the budget is too small for one layer a step, a step cuts several at once; where it is
-    too small for one whole step, only late layers are tried; with one trial, a late block is cut.
+    too small for one whole step, only late layers are; with one trial, a late block is cut.
     The last trial of the budget is always kept for a result. The seed is used only where nothing
     but a random draw is left that the family allows.
 

@@ -1,4 +1,4 @@
-"""History of a search: every trial told, found again by its tailoring and number of examples.
+"""History of a search: every trial, found by its tailoring and number of examples.
 
 Subsets are nested, so a trial on n examples also has the scores on the first m < n of them:
 `History.scores` returns these, and nothing is asked twice.
@@ -13,19 +13,19 @@ __all__ = ["History", "first_examples"]
 
 
 class History:
-    """The trials told so far."""
+    """The trials so far."""
 
     def __init__(self) -> None:
         self._trials: dict[tuple[Tailoring, int], Trial] = {}
         self._most: dict[Tailoring, int] = {}
-        self._tried: set[Tailoring] = set()
+        self._evaluated: set[Tailoring] = set()
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Add trials."""
         for trial in trials:
             n_examples = trial.proposal.n_examples
             self._trials[trial.tailoring, n_examples] = trial
-            self._tried.add(trial.tailoring)
+            self._evaluated.add(trial.tailoring)
             if trial.complete:
                 most = self._most.get(trial.tailoring, 0)
                 self._most[trial.tailoring] = max(most, n_examples)
@@ -38,9 +38,9 @@ class History:
         """Every tailoring that has scores, in the order of its first trial with scores."""
         return list(self._most)
 
-    def tried(self, tailoring: Tailoring) -> bool:
+    def evaluated(self, tailoring: Tailoring) -> bool:
         """Whether it has a trial on any number of examples, complete or failed."""
-        return tailoring in self._tried
+        return tailoring in self._evaluated
 
     def trial(self, tailoring: Tailoring, n_examples: int) -> Trial | None:
         """The trial of exactly this proposal, complete or failed."""
@@ -52,7 +52,7 @@ class History:
         return tuple(trial for trial in found if trial is not None)
 
     def complete(self, n_examples: int | None = None) -> tuple[Trial, ...]:
-        """Complete trials in the order told; of one number of examples, or of any."""
+        """Complete trials in order; of one number of examples, or of any."""
         return tuple(
             each
             for each in self._trials.values()

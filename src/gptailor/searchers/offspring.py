@@ -50,7 +50,7 @@ class Offspring:
             if len(drawn) == wanted:
                 break
             child = self._child(parent, elite, rng)
-            if child is not None and not self.model.context.history.tried(child[0]):
+            if child is not None and not self.model.context.history.evaluated(child[0]):
                 drawn.setdefault(*child)
         children = list(drawn)
         if surrogate is not None and len(children) > size:

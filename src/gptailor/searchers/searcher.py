@@ -74,7 +74,7 @@ class SearchContext:
 
 
 class Searcher:
-    """Propose candidates, group by group; a pure function of seed and of the trials told.
+    """Propose candidates, group by group; a pure function of seed and of its trials.
 
     `ask` and `tell` alternate strictly, so a study resumes by replaying its record. No proposal
     (tailoring and number of examples) is asked twice, and at most ``max_trials`` are asked.
