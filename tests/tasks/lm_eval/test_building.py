@@ -11,12 +11,11 @@ from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import (
     build_examples,
-    choose_split,
+    common_metrics,
     list_documents,
-    set_fewshot,
-    told_metrics,
 )
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
+from gptailor.tasks.lm_eval.loaded_task import choose_split, set_fewshot
 from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
 from gptailor.tasks.task import Outcome
 
@@ -71,7 +70,7 @@ def test_a_tasks_own_metrics_are_asked_of_the_task(make: Any, build: Any) -> Non
     example = build(make(process_results=process, metric_list=[{"metric": "acc"}]))[0]
     assert example.score([Outcome(-7.0, False), Outcome(-9.0, False)])["acc"] == 1.0
     assert example.score([Outcome(-1.0, False), Outcome(-9.0, False)])["acc"] == 0.0
-    assert told_metrics([example]) == ("acc", "gold_bits_per_byte", "choice_logprob")
+    assert common_metrics([example]) == ("acc", "gold_bits_per_byte", "choice_logprob")
 
 
 def test_a_text_that_counts_its_own_words_keeps_its_count(make: Any, build: Any) -> None:

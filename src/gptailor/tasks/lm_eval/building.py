@@ -7,13 +7,14 @@ lm-eval.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 
 from gptailor.core.metrics import METRICS
-from gptailor.errors import TaskError, is_out_of_memory, unknown
+from gptailor.errors import TaskError, is_out_of_memory
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.json_data import place_of_row
 from gptailor.tasks.lm_eval.lm_eval_task import LmEvalRequest, LmEvalTask
@@ -27,12 +28,10 @@ __all__ = [
     "FEWSHOT_SEED",
     "OUTPUT_TYPES",
     "build_examples",
-    "choose_split",
+    "common_metrics",
     "example_label",
     "list_documents",
     "one_line",
-    "set_fewshot",
-    "told_metrics",
     "why_not_made",
     "why_refused",
 ]
@@ -57,65 +56,6 @@ BUILD_ERRORS = (
     TypeError,
     ValueError,
 )
-
-
-def choose_split(label: str, task: LmEvalTask, wanted: str | None) -> str:
-    """Make a split the one that lm-eval evaluates.
-
-    Args:
-        label: What to call the task in messages.
-        task: lm-eval's task object; its `test_split` is set.
-        wanted: A split of the data, or ``train``, ``validation``, ``test`` for what the task calls
-            so; None for the task's validation split, else its test, else its training split.
-
-    Returns:
-        The split, as the data call it.
-    """
-    roles = {
-        "validation": task.config.validation_split,
-        "test": task.config.test_split,
-        "train": task.config.training_split,
-    }
-    known = list(task.dataset)
-    split = wanted
-    if wanted is None:
-        split = next((role for role in roles.values() if role is not None), None)
-    elif wanted not in known:
-        split = roles.get(wanted)
-    if split not in known:
-        raise TaskError(f"{label}: " + unknown("split", split or wanted, known))
-    task.set_config("test_split", split)
-    task.features = list(task.eval_docs.features)
-    return str(split)
-
-
-def set_fewshot(name: str, task: LmEvalTask, wanted: int | None) -> tuple[str | None, list[str]]:
-    """Set the number of worked examples before each question, as lm-eval would.
-
-    Returns:
-        The split that they are drawn from (None where there are none, or the task lists them), and
-        notes for the user.
-    """
-    notes = []
-    if wanted is not None:
-        if task.config.num_fewshot == 0 and wanted != 0:
-            notes.append(f"task {name!r}: its own num_fewshot of 0 is kept, as lm-eval keeps it")
-        else:
-            task.set_config("num_fewshot", wanted)
-    if task.config.num_fewshot is None:
-        task.set_config("num_fewshot", 0)
-    if not task.config.num_fewshot:
-        return None, notes
-    shots = task.fewshot_cfg
-    if shots.split is not None:
-        return str(shots.split), notes
-    if shots.samples is not None:
-        return None, notes
-    own = (task.config.training_split, task.config.validation_split, task.config.test_split)
-    source = next(split for split in own if split is not None)
-    # said aloud, so that lm-eval leaves the question itself out of its own examples
-    shots.split = source
-    return str(source), notes
 
 
 def one_line(error: BaseException) -> str:
@@ -209,8 +149,9 @@ def build_examples(
     made: dict[int, Example] = {}
     for document in sorted(wanted, key=lambda document: document.index):
         with _about(label, task, document.index):
-            requests = _requests(task, docs[document.index], document.index)
-            made[document.index] = make(task, document, docs[document.index], requests, encoder)
+            doc = docs[document.index]
+            asked = _Asked(task, document, doc, _requests(task, doc, document.index))
+            made[document.index] = make(asked, encoder)
     return made
 
 
@@ -235,15 +176,10 @@ def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int) -> list[LmEv
     return sorted(made if isinstance(made, list) else [made], key=lambda request: request.idx)
 
 
-def told_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The metrics that every one of the examples tells, in the order of `METRICS`."""
-    told = [set(_probe(example)) for example in examples]
-    return tuple(metric for metric in METRICS if all(metric in names for names in told))
-
-
-def _probe(example: Example) -> dict[str, float]:
-    """Score a made-up answer, to see which metrics come back."""
-    return example.score(example.in_order(made_up_outcomes(example.passages)))
+def common_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The built-in metrics of every one of the examples, in the order of `METRICS`."""
+    found = [set(one.score(one.in_order(made_up_outcomes(one.passages)))) for one in examples]
+    return tuple(metric for metric in METRICS.builtin if all(metric in names for names in found))
 
 
 def _document(name: str, task: LmEvalTask, index: int, doc: Mapping[str, Any]) -> Document:
@@ -271,33 +207,34 @@ def _refuse_none(noun: str, text: object) -> None:
         raise TaskError(f"its {noun} is None; is a key missing, or null?")
 
 
-def _own(task: LmEvalTask, doc: Mapping[str, Any]) -> ProcessResults | None:
-    """The task's `process_results` override, or None."""
-    if callable(task.config.process_results) or _overrides(task):
-        return functools.partial(task.process_results, doc)
-    return None
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One document of a task, and what lm-eval asks of it."""
+
+    task: LmEvalTask
+    document: Document
+    doc: Mapping[str, Any]
+    requests: Sequence[LmEvalRequest]
+
+    @property
+    def own(self) -> ProcessResults | None:
+        """The task's `process_results` override, or None."""
+        common = type(self.task).process_results.__qualname__.startswith("ConfigurableTask.")
+        if common and not callable(self.task.config.process_results):
+            return None
+        return functools.partial(self.task.process_results, self.doc)
 
 
-def _overrides(task: LmEvalTask) -> bool:
-    return not type(task).process_results.__qualname__.startswith("ConfigurableTask.")
-
-
-def _choices(
-    task: LmEvalTask,
-    document: Document,
-    doc: Mapping[str, Any],
-    requests: Sequence[LmEvalRequest],
-    encoder: Encoder,
-) -> ChoiceExample:
-    own = _own(task, doc)
-    context, choices, target = document.raw
-    raw_gold = context if task.multiple_input else target
+def _choices(asked: _Asked, encoder: Encoder) -> ChoiceExample:
+    context, choices, target = asked.document.raw
+    raw_gold = context if asked.task.multiple_input else target
     _refuse_unanswerable(choices, raw_gold)
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
-    asked = requests if own is not None else requests[: len(choices)]
-    passages, positions = share_contexts(encoder.pairs([one.args[:2] for one in asked]))
+    n_requests = len(choices) if asked.own is None else len(asked.requests)
+    pairs = [request.args[:2] for request in asked.requests[:n_requests]]
+    passages, positions = share_contexts(encoder.pairs(pairs))
     gold = _gold(raw_gold, choices)
-    answer = str(target) if task.multiple_input else choices[gold[0]]
+    answer = str(target) if asked.task.multiple_input else choices[gold[0]]
     if not answer:
         raise TaskError("the text after the choices is empty")
     return ChoiceExample(
@@ -306,7 +243,7 @@ def _choices(
         gold=gold,
         choices=tuple(TextSize.of(choice) for choice in choices),
         answer=TextSize.of(answer),
-        own=own,
+        own=asked.own,
     )
 
 
@@ -350,50 +287,35 @@ def _gold(raw: Any, choices: Sequence[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _continuation(
-    task: LmEvalTask,
-    _: Document,
-    doc: Mapping[str, Any],
-    requests: Sequence[LmEvalRequest],
-    encoder: Encoder,
-) -> ContinuationExample:
-    context, text = requests[0].args[:2]
+def _continuation(asked: _Asked, encoder: Encoder) -> ContinuationExample:
+    context, text = asked.requests[0].args[:2]
     if not isinstance(text, str) or not text:
         raise TaskError(f"its continuation is {text!r}; it must be a text that is not empty")
     ((before, after),) = encoder.pairs([(context, text)])
     passages = (Passage(before, (after,)),)
-    return ContinuationExample(passages, TextSize.of(text), _own(task, doc))
+    return ContinuationExample(passages, TextSize.of(text), asked.own)
 
 
-def _rolling(
-    task: LmEvalTask,
-    _: Document,
-    doc: Mapping[str, Any],
-    requests: Sequence[LmEvalRequest],
-    encoder: Encoder,
-) -> RollingExample:
-    (text,) = requests[0].args[:1]
+def _rolling(asked: _Asked, encoder: Encoder) -> RollingExample:
+    (text,) = asked.requests[0].args[:1]
     if not isinstance(text, str) or not text:
         raise TaskError(f"its text is {text!r}; it must be a text that is not empty")
     passages = tuple(Passage(before, (after,)) for before, after in encoder.windows(text))
-    own = _own(task, doc)
-    if own is None:
+    task = asked.task
+    if asked.own is None:
         n_bytes, n_words = task.count_bytes(text), task.count_words(text)
         units = {"word_perplexity": n_words, "byte_perplexity": n_bytes, "bits_per_byte": n_bytes}
         return RollingExample(passages, units, TextSize(len(text), n_words, n_bytes))
     # a task of its own words or bytes tells them beside the log-likelihood it was given
-    results = task.process_results(doc, (-1.0,))
-    told = {k: v for k, v in results.items() if k in METRICS and isinstance(v, tuple)}
+    results = task.process_results(asked.doc, (-1.0,))
+    told = {k: v for k, v in results.items() if k in METRICS.builtin and isinstance(v, tuple)}
     if any(pair[0] != -1.0 for pair in told.values()):
         raise TaskError("its process_results changes the log-likelihood, which can't be followed")
     units = {metric: int(pair[1]) for metric, pair in told.items()}
     return RollingExample(passages, units, TextSize.of(text))
 
 
-_MAKERS: dict[
-    str,
-    Callable[[LmEvalTask, Document, Mapping[str, Any], Sequence[LmEvalRequest], Encoder], Example],
-] = {
+_MAKERS: dict[str, Callable[[_Asked, Encoder], Example]] = {
     "multiple_choice": _choices,
     "loglikelihood": _continuation,
     "loglikelihood_rolling": _rolling,

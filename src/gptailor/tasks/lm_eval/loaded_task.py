@@ -8,14 +8,22 @@ from dataclasses import dataclass
 
 from gptailor.core.metrics import METRICS
 from gptailor.core.task_spec import TaskSpec
-from gptailor.errors import TaskError
+from gptailor.errors import TaskError, unknown
 from gptailor.tasks.encoding import Encoder
-from gptailor.tasks.lm_eval.building import build_examples, list_documents, told_metrics
+from gptailor.tasks.lm_eval.building import build_examples, common_metrics, list_documents
 from gptailor.tasks.lm_eval.lm_eval_task import LmEvalTask
 from gptailor.tasks.splits import Document
 from gptailor.tasks.task import ExampleTask, made_up_outcomes
 
-__all__ = ["LoadedTask", "all_documents", "build_task", "by_subtask", "refuse_leak"]
+__all__ = [
+    "LoadedTask",
+    "all_documents",
+    "build_task",
+    "by_subtask",
+    "choose_split",
+    "refuse_leak",
+    "set_fewshot",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,65 @@ class LoadedTask:
     splits: Mapping[str, str]
     shots: Mapping[str, str | None]
     notes: tuple[str, ...]
+
+
+def choose_split(label: str, task: LmEvalTask, wanted: str | None) -> str:
+    """Make a split the one that lm-eval evaluates.
+
+    Args:
+        label: What to call the task in messages.
+        task: lm-eval's task object; its `test_split` is set.
+        wanted: A split of the data, or ``train``, ``validation``, ``test`` for what the task calls
+            so; None for the task's validation split, else its test, else its training split.
+
+    Returns:
+        The split, as the data call it.
+    """
+    roles = {
+        "validation": task.config.validation_split,
+        "test": task.config.test_split,
+        "train": task.config.training_split,
+    }
+    known = list(task.dataset)
+    split = wanted
+    if wanted is None:
+        split = next((role for role in roles.values() if role is not None), None)
+    elif wanted not in known:
+        split = roles.get(wanted)
+    if split not in known:
+        raise TaskError(f"{label}: " + unknown("split", split or wanted, known))
+    task.set_config("test_split", split)
+    task.features = list(task.eval_docs.features)
+    return str(split)
+
+
+def set_fewshot(name: str, task: LmEvalTask, wanted: int | None) -> tuple[str | None, list[str]]:
+    """Set the number of worked examples before each question, as lm-eval would.
+
+    Returns:
+        The split that they are drawn from (None where there are none, or the task lists them), and
+        notes for the user.
+    """
+    notes = []
+    if wanted is not None:
+        if task.config.num_fewshot == 0 and wanted != 0:
+            notes.append(f"task {name!r}: its own num_fewshot of 0 is kept, as lm-eval keeps it")
+        else:
+            task.set_config("num_fewshot", wanted)
+    if task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    if not task.config.num_fewshot:
+        return None, notes
+    shots = task.fewshot_cfg
+    if shots.split is not None:
+        return str(shots.split), notes
+    if shots.samples is not None:
+        return None, notes
+    own = (task.config.training_split, task.config.validation_split, task.config.test_split)
+    source = next(split for split in own if split is not None)
+    # said aloud, so that lm-eval leaves the question itself out of its own examples
+    shots.split = source
+    return str(source), notes
 
 
 def all_documents(opened: LoadedTask) -> list[Document]:
@@ -97,7 +164,7 @@ def build_task(
     equal = opened.equal_subtasks
     task = ExampleTask(
         name=opened.name,
-        metrics=(*told_metrics(built), *plugins, *divergence),
+        metrics=(*common_metrics(built), *plugins, *divergence),
         examples=built,
         origins=tuple((document.subtask, document.index) for document in split),
         equal_subtasks=equal | set(plugins) if "divergence" in equal else equal,

@@ -1,14 +1,13 @@
-"""Local tasks: lm-eval task files of the user's own.
+"""Read lm-eval task files of the user's own.
 
-A file is read as plain data, so it names no code to run, and file names in it are taken from its
-own folder, never from where the program was started. Knows the layout of lm-eval's YAML, but not
-lm-eval.
+A file is read as plain data, so it names no code to run. File names in it count from its own
+folder, never from where the program was started.
 """
 
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,43 @@ from gptailor.files.yaml import read_yaml
 from gptailor.tasks.lm_eval.json_data import json_dataset, json_files
 from gptailor.tasks.lm_eval.task_file import file_problems
 
-__all__ = [
-    "TaskFiles",
-    "is_path",
-    "prepared",
-    "read_task_file",
-    "read_task_files",
-    "references",
-    "with_file",
-]
+__all__ = ["LocalTasks", "is_path", "read_local_tasks", "read_task_file", "with_file"]
 
 _MAX_INCLUDES = 16
 # keys of a group that change no task
 _OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"}
 
 
-def is_path(name: str) -> bool:
-    """Whether a task's name means a file, rather than one of lm-eval's own tasks."""
-    return Path(name).suffix in {".yaml", ".yml"} or "/" in name or "\\" in name
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFiles:
-    """A task or group, and where it is a group the tasks around it.
+@dataclass(slots=True)
+class LocalTasks:
+    """A local task or group, with everything that it refers to.
 
     Args:
-        name: The task's or group's own.
-        configs: By name: its own, and those of the other files of its folder and of the folders in
-            it. A config with the one key `error` could not be read.
+        name: Its own.
+        configs: By name, ready for lm-eval: its own, those of the files that it names, and those of
+            the tasks written inside a group.
         places: The file of each.
+        foreign: Names that no file around it has: lm-eval's own.
     """
 
     name: str
-    configs: Mapping[str, Mapping[str, Any]]
-    places: Mapping[str, Path]
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A task file that was read, or why it can't be used."""
+
+    path: Path
+    config: Mapping[str, Any]
+    error: str | None = None
+
+
+def is_path(name: str) -> bool:
+    """Whether a task's name means a file, rather than one of lm-eval's own tasks."""
+    return Path(name).suffix in {".yaml", ".yml"} or "/" in name or "\\" in name
 
 
 def with_file(name: str, sentence: str) -> str:
@@ -59,35 +61,64 @@ def with_file(name: str, sentence: str) -> str:
     return f"{name}: {sentence}" if named else sentence
 
 
-def read_task_files(path: Path) -> TaskFiles:
-    """Read a task or group, and for a group the task files around it.
+def read_local_tasks(path: Path, task_class: type) -> LocalTasks:
+    """Read a task or group, and of the files around a group those that it names.
+
+    Args:
+        path: A YAML file.
+        task_class: Makes every task of a file, and every task that a file changes.
 
     Raises:
-        TaskError: The file can't be used; of the files around it only those that can are taken.
+        TaskError: With every error found before lm-eval sees the configs.
     """
+    name, files = _around(path)
+    tasks = LocalTasks(name)
+    problems: list[str] = []
+
+    def add(one: str, above: tuple[str, ...]) -> None:
+        if one in above:
+            raise TaskError(f"group {one!r} holds itself: {' > '.join((*above, one))}")
+        if one not in files:
+            tasks.foreign.append(one)
+        elif files[one].error is not None:
+            raise TaskError(f"group {name!r} needs a file that can't be used: {files[one].error}")
+        elif one not in tasks.places:
+            tasks.places[one] = files[one].path
+            try:
+                configs, members = _prepared(files[one].config, files[one].path, task_class)
+            except TaskError as error:
+                problems.extend(error.problems)
+                return
+            tasks.configs |= configs
+            for member in members:
+                add(member, (*above, one))
+
+    add(name, ())
+    if problems:
+        raise TaskError(problems)
+    return tasks
+
+
+def _around(path: Path) -> tuple[str, dict[str, _File]]:
+    """The name of a task or group, and by name its file and, for a group, those around it."""
     config = read_task_file(path)
     name = str(config.get("group") or config.get("task"))
-    found, places = {name: config}, {name: path}
-    beside = (
-        [*path.parent.glob("*.y*ml"), *path.parent.glob("*/*.y*ml")] if "group" in config else []
-    )
-    for other in sorted(beside):
-        if other.suffix not in {".yaml", ".yml"} or os.path.realpath(other) == os.path.realpath(
-            path
-        ):
+    files = {name: _File(path, config)}
+    beside = [*path.parent.glob("*.y*ml"), *path.parent.glob("*/*.y*ml")]
+    for other in sorted(beside) if "group" in config else []:
+        if other.suffix not in {".yaml", ".yml"} or other.resolve() == path.resolve():
             continue
         try:
             config = read_task_file(other)
-            named = str(config.get("group") or config.get("task"))
-        except TaskError as error:
-            # told only if the group asks for it, by the name that such files usually bear
-            config, named = {"error": str(error)}, other.stem
-        if named in found and named != name and "error" not in config:
-            config = {"error": f"{named!r} stands in both {places[named]} and {other}"}
-            found[named] = config
-        found.setdefault(named, config)
-        places.setdefault(named, other)
-    return TaskFiles(name, found, places)
+            named, error = str(config.get("group") or config.get("task")), None
+        except TaskError as unusable:
+            # matters only if the group names it, by the name that such files usually have
+            config, named, error = {}, other.stem, str(unusable)
+        if named in files and named != name and error is None:
+            both = f"{named!r} stands in both {files[named].path} and {other}"
+            files[named] = _File(other, {}, both)
+        files.setdefault(named, _File(other, config, error))
+    return name, files
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
@@ -111,94 +142,45 @@ def read_task_file(path: Path) -> dict[str, Any]:
     return config
 
 
-def references(files: TaskFiles) -> tuple[list[str], list[str]]:
-    """Which configs a task or group needs, and which names are not among them.
+def _prepared(
+    config: Mapping[str, Any], path: Path, task_class: type
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Check a config and make it ready for lm-eval.
 
     Returns:
-        The names needed, and the names that must be lm-eval's own.
-
-    Raises:
-        TaskError: A file that is needed can't be used, or a group holds itself.
-    """
-    name, configs = files.name, files.configs
-    used: list[str] = []
-    foreign: list[str] = []
-    pending: list[tuple[str, tuple[str, ...]]] = [(name, (name,))]
-    while pending:
-        one, way = pending.pop(0)
-        if one not in configs:
-            foreign += [one] if one not in foreign else []
-            continue
-        if "error" in configs[one]:
-            raise TaskError(
-                f"group {name!r} needs a file that can't be used: {configs[one]['error']}"
-            )
-        if one in used:
-            continue
-        used.append(one)
-        for member in _members(configs[one]):
-            if member in way:
-                raise TaskError(f"group {member!r} holds itself: {' > '.join((*way, member))}")
-            pending.append((member, (*way, member)))
-    return used, foreign
-
-
-def _members(config: Mapping[str, Any]) -> list[str]:
-    """The names that a group refers to; a task written inside it is no reference."""
-    named: list[str] = []
-    members = config.get("task")
-    for member in members if isinstance(members, list) else []:
-        if isinstance(member, str):
-            named.append(member)
-        elif isinstance(member, Mapping) and isinstance(member.get("task"), list):
-            named += _members(member)
-        elif isinstance(member, Mapping) and "dataset_path" not in member:
-            named.append(str(member.get("group") or member.get("task")))
-    return named
-
-
-def prepared(config: Mapping[str, Any], path: Path, task_class: type) -> dict[str, dict[str, Any]]:
-    """Make a config ready for lm-eval: JSON data read by us, an evaluated split named.
-
-    Args:
-        config: As `read_task_files` returns it.
-        path: Its file, for messages.
-        task_class: Makes every task of the file, and every task that the file changes.
-
-    Returns:
-        Name -> config: the file's own, and the tasks written inside a group.
-
-    Raises:
-        TaskError: With every error found before lm-eval sees the config.
+        Name -> config: the file's own, last, and the tasks written inside a group; and the names
+        that a group refers to.
     """
     name, group = config.get("task"), config.get("group")
     if not isinstance(name, list):
-        return {str(name): _prepared_task(config, path, task_class)}
+        return {str(name): _prepared_task(config, path, task_class)}, []
     _refuse(file_problems(f"{path}: group {group!r}", config, whole=False))
     inside: dict[str, dict[str, Any]] = {}
     members: list[Any] = []
+    named: list[str] = []
     for member in name:
         if not isinstance(member, Mapping):
+            named.append(str(member))
             members.append(member)
         elif isinstance(member.get("task"), list):
-            within = prepared(
-                {**member, "group": f"{group}::{member.get('group')}"}, path, task_class
-            )
-            *others, own = within.items()
-            inside |= dict(others)
-            members.append(own[1] | {"group": member.get("group")})
+            deeper = {**member, "group": f"{group}::{member.get('group')}"}
+            configs, names = _prepared(deeper, path, task_class)
+            named += names
+            members.append(configs.popitem()[1] | {"group": member.get("group")})
+            inside |= configs
         elif "dataset_path" in member:
             inner = f"{group}::{member.get('task')}"  # as lm-eval calls a task written in a group
             inside[inner] = _prepared_task({**member, "task": inner}, path, task_class)
             members.append(inside[inner])
         else:
-            label = f"{path}: task {member.get('group') or member.get('task')!r}"
-            _refuse(file_problems(label, member, whole=False))
+            named.append(str(member.get("group") or member.get("task")))
+            _refuse(file_problems(f"{path}: task {named[-1]!r}", member, whole=False))
             members.append(_made_by(task_class, member))
-    return inside | {str(group): _made_by(task_class, {**config, "task": members})}
+    return inside | {str(group): _made_by(task_class, {**config, "task": members})}, named
 
 
 def _prepared_task(config: Mapping[str, Any], path: Path, task_class: type) -> dict[str, Any]:
+    """Check a task and make it ready: JSON data read by us, an evaluated split named."""
     name = config.get("task")
     _refuse(file_problems(f"{path}: task {name!r}", config, whole=True))
     ready = {**config, "class": task_class}

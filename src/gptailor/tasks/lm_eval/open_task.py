@@ -8,17 +8,15 @@ from typing import Any
 
 from gptailor.core.task_spec import TaskSpec
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval import local_files
 from gptailor.tasks.lm_eval.building import (
     BUILD_ERRORS,
     FEWSHOT_SEED,
     OUTPUT_TYPES,
-    choose_split,
     one_line,
-    set_fewshot,
     why_not_made,
 )
-from gptailor.tasks.lm_eval.loaded_task import LoadedTask
+from gptailor.tasks.lm_eval.loaded_task import LoadedTask, choose_split, set_fewshot
+from gptailor.tasks.lm_eval.local_files import LocalTasks, is_path, read_local_tasks
 
 __all__ = ["FEWSHOT_SEED", "open_task", "open_test_task"]
 
@@ -45,9 +43,10 @@ def open_test_task(spec: TaskSpec) -> LoadedTask | None:
 
 def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
     """Let lm-eval make a task or group, choose its split and its few-shot examples."""
-    files = (
-        local_files.read_task_files(Path(name).expanduser()) if local_files.is_path(name) else None
-    )
+    from gptailor.tasks.lm_eval.sandboxed_task import SandboxedTask
+
+    local = is_path(name)
+    files = read_local_tasks(Path(name).expanduser(), SandboxedTask) if local else None
     own_name = name if files is None else files.name
     manager = _shipped(name) if files is None else _local(files)
     loaded = _make(own_name, manager, files)
@@ -84,14 +83,14 @@ def _names(lists: Iterable[Any]) -> set[str]:
     return {entry.metric for entry in lists}
 
 
-def _label(subtask: str, files: local_files.TaskFiles | None) -> str:
+def _label(subtask: str, files: LocalTasks | None) -> str:
     """What to call a task in a message: by its file, too, where it is the user's own."""
     if files is None:
         return f"task {subtask!r}"
     return f"{files.places.get(subtask, files.places[files.name])}: task {subtask!r}"
 
 
-def _make(name: str, manager: Any, files: local_files.TaskFiles | None) -> Any:
+def _make(name: str, manager: Any, files: LocalTasks | None) -> Any:
     from datasets.exceptions import DatasetsError
 
     from gptailor.tasks.lm_eval.sandboxed_task import FirstExampleError
@@ -134,35 +133,21 @@ def _shipped(name: str) -> Any:
     return manager
 
 
-def _local(files: local_files.TaskFiles) -> Any:
+def _local(tasks: LocalTasks) -> Any:
     """An index that holds a local task or group, and what it refers to."""
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import TaskIndex
 
-    from gptailor.tasks.lm_eval.sandboxed_task import SandboxedTask
-
     manager = TaskManager(include_defaults=False)
-    used, foreign = local_files.references(files)
-    if foreign:
-        for other in foreign:
-            _shipped(other)
-        manager.task_index.update(_manager().task_index)
-    problems: list[str] = []
-    for name in used:
-        path = files.places[name]
-        try:
-            configs = local_files.prepared(files.configs[name], path, SandboxedTask)
-        except TaskError as error:
-            problems += error.problems
-            continue
-        for inner, config in configs.items():
-            # a config with a class would be taken for a task even where it is a group
-            plain = {key: config[key] for key in config if key != "class"}
-            TaskIndex.process_cfg(plain, path, manager.task_index)
-            manager.task_index[inner].cfg = config
-            manager.task_index[inner].yaml_path = None  # lm-eval takes our config, not the file
-    if problems:
-        raise TaskError(problems)
+    for name in tasks.foreign:
+        manager.task_index.update(_shipped(name).task_index)
+    for name, config in tasks.configs.items():
+        # a config with a class would be taken for a task even where it is a group
+        plain = {key: config[key] for key in config if key != "class"}
+        manager.task_index.pop(name, None)  # the user's own goes before lm-eval's
+        TaskIndex.process_cfg(plain, tasks.places.get(name), manager.task_index)
+        manager.task_index[name].cfg = config
+        manager.task_index[name].yaml_path = None  # lm-eval takes our config, not the file
     return manager
 
 

@@ -24,6 +24,13 @@ __all__ = ["TaskFile", "file_problems"]
 
 _NEED_FILES = frozenset({"json", "csv", "text", "parquet"})  # else the current folder is searched
 _READERS = _NEED_FILES | {"arrow"}
+_OPTIONS = frozenset(
+    [
+        *("data_files", "data_dir", "revision", "name", "field", "trust_remote_code"),
+        *("sep", "delimiter", "header", "names", "column_names", "quotechar", "quoting"),
+        *("escapechar", "skiprows", "encoding", "keep_linebreaks", "sample_by", "columns"),
+    ]
+)
 _ADDRESSES = ("https://", "hf://")
 _SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
 
@@ -100,16 +107,25 @@ def _reader(value: str) -> str:
     return value
 
 
-def _addresses(value: object) -> object:
-    for one in _flat(value):
-        if isinstance(one, str) and (
-            "::" in one or ("://" in one and not one.startswith(_ADDRESSES))
-        ):
-            raise ValueError(
-                f"{one!r} is no address of data; name a file, or one of "
-                + " or ".join(f"{address}..." for address in _ADDRESSES)
-            )
-    return value
+def _data_options(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Take the options of `datasets.load_dataset` that read files as data, and no others."""
+    wrong = set(options or {}) - _OPTIONS
+    problems = [
+        unknown("option", str(key), sorted(_OPTIONS)) for key in options or {} if key in wrong
+    ]
+    if (options or {}).get("trust_remote_code"):
+        problems.append("trust_remote_code would run code that comes with data; leave it out")
+    named = [one for key in ("data_files", "data_dir") for one in _flat((options or {}).get(key))]
+    problems += [
+        f"{one!r} is no address of data; name a file, or one of "
+        + " or ".join(f"{address}..." for address in _ADDRESSES)
+        for one in named
+        if isinstance(one, str)
+        and ("::" in one or ("://" in one and not one.startswith(_ADDRESSES)))
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return options
 
 
 _CODE = (
@@ -133,21 +149,13 @@ _MetricName = Annotated[str, AfterValidator(partial(_one_of, "metric"))]
 
 
 class _Metric(BaseModel):
-    """An entry of `metric_list`; other keys are arguments of the metric."""
+    """An entry of `metric_list` or `aggregate_metric_list`; other keys are arguments."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     metric: _MetricName
     aggregation: Annotated[str, AfterValidator(partial(_one_of, "aggregation"))] = "mean"
     hf_evaluate: _Script = None
-
-
-class _GroupMetric(BaseModel):
-    """An entry of `aggregate_metric_list`."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-    metric: _MetricName
 
 
 class _Fewshot(Frozen):
@@ -166,33 +174,6 @@ class _Fewshot(Frozen):
     target_delimiter: str = ""
 
 
-class _Data(Frozen):
-    """`dataset_kwargs`: the options of `datasets.load_dataset` that read files as data."""
-
-    data_files: Annotated[object, AfterValidator(_addresses)] = None
-    data_dir: Annotated[str | None, AfterValidator(_addresses)] = None
-    trust_remote_code: Annotated[
-        object,
-        AfterValidator(partial(_false, "would run code that comes with data; leave it out")),
-    ] = None
-    revision: object = None
-    name: object = None
-    field: object = None
-    sep: object = None
-    delimiter: object = None
-    header: object = None
-    names: object = None
-    column_names: object = None
-    quotechar: object = None
-    quoting: object = None
-    escapechar: object = None
-    skiprows: object = None
-    encoding: object = None
-    keep_linebreaks: object = None
-    sample_by: object = None
-    columns: object = None
-
-
 class TaskFile(Frozen):
     """A task or group, or what a group says for its tasks."""
 
@@ -202,12 +183,12 @@ class TaskFile(Frozen):
     group: object = None
     group_alias: object = None
     aggregate_metric_list: Annotated[
-        list[_GroupMetric] | None,
+        list[_Metric] | None,
         BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value),
     ] = None
     dataset_path: Annotated[str, AfterValidator(_reader)] = ""
     dataset_name: str | None = None
-    dataset_kwargs: _Data | None = None
+    dataset_kwargs: Annotated[dict[str, Any] | None, AfterValidator(_data_options)] = None
     training_split: str | None = None
     validation_split: str | None = None
     test_split: str | None = None
