@@ -108,6 +108,17 @@ def test_limits_that_only_a_run_knows_are_checked_with_it() -> None:
     assert problems(4) == ["run.options.index: must be a whole number from 0 to 4, not 5"]
 
 
+def test_an_option_without_a_default_must_be_given() -> None:
+    def needy(*, depth: int) -> None:
+        """Has an option without a default."""
+
+    def problems(options: dict[str, object]) -> list[str]:
+        return option_problems(options_of(needy), options, "plug-in", "run")
+
+    assert problems({}) == ["run.options.depth: is missing"]
+    assert problems({"depth": 1}) == []
+
+
 def test_what_can_not_be_called_is_told(plugins: Registry) -> None:
     (message,) = plugins.problems("plugin_of_a_test:NUMBER", {})
     assert message.startswith("plug-in 'plugin_of_a_test:NUMBER' has no usable signature: ")

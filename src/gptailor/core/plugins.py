@@ -184,7 +184,8 @@ def option_problems(
         section: The section of a config that they are in.
         context: Arguments of limits that are functions; without it those are not checked.
     """
-    problems = []
+    missing = [k for k, each in declared.items() if each.default is each.empty and k not in options]
+    problems = [f"{section}.options.{key}: is missing" for key in missing]
     for key, value in options.items():
         if key not in declared:
             problems.append(unknown(f"option of {noun}", key, declared))
