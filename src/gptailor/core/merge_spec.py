@@ -7,7 +7,7 @@ here. `gptailor.core.plugins.MERGE_METHODS` lists the built-in methods, one file
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,8 +60,14 @@ class MergeSpec:
             return {}
         return {self.scale: value}
 
-    def resolve(self, params: Mapping[str, object], n_sources: int) -> dict[str, Value]:
-        """Check the parameters of a merge of `n_sources` and fill in the defaults.
+    def resolve(
+        self, params: Mapping[str, object], sources: Collection[object]
+    ) -> dict[str, Value]:
+        """Check the parameters of a merge and fill in the defaults.
+
+        Args:
+            params: Values by name; ``weights`` is a list or tuple.
+            sources: What is merged, or the names of it.
 
         Returns:
             Every parameter: int or float as its `Range` says, ``weights`` a tuple of floats.
@@ -70,8 +76,12 @@ class MergeSpec:
             MergeError: A parameter is unknown, a value is outside its limits, or there are too
                 many sources.
         """
+        n_sources = len(sources)
         if self.max_sources is not None and n_sources > self.max_sources:
-            raise MergeError(f"{self.name} merges {self.max_sources} sources, not {n_sources}")
+            listed = ", ".join(map(str, sources))
+            raise MergeError(
+                f"{self.name} merges {self.max_sources} sources, not {n_sources}: {listed}"
+            )
         for key in params:
             if key not in self.keywords:
                 hint = "" if self.keywords else "none; remove it"
@@ -92,8 +102,9 @@ class MergeSpec:
             problem = f"must be a list of {n_sources} numbers, one per source, not {weights!r}"
             raise MergeError(f"{self.name}: weights {problem}")
         for weight in weights:
-            if (wrong := _WEIGHT.problem(weight)) is not None:
-                raise MergeError(f"{self.name}: weights {wrong}")
+            if _WEIGHT.problem(weight) is not None:
+                problem = f"must be numbers from 0 to {_WEIGHT.high:g}, not {weight!r}"
+                raise MergeError(f"{self.name}: weights {problem}")
         if math.fsum(weights) <= 0:
             raise MergeError(f"{self.name}: weights must not sum to 0; give a source some weight")
         return tuple(map(float, weights))
@@ -118,7 +129,7 @@ class MergeSpec:
             MergeError: As `resolve`.
             TailoringError: A base is given that the method or the sources do not allow.
         """
-        values = self.resolve(params, len(sources))
+        values = self.resolve(params, sources)
         order = list(range(len(sources)))
         if self.symmetric:
             order.sort(key=lambda index: _sort_key(sources[index]))

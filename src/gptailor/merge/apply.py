@@ -65,7 +65,7 @@ def merge_named(
     """
     if not tensors:
         raise MergeError(f"{spec.name}: there is nothing to merge; give at least one tensor")
-    values = spec.resolve(params, len(tensors))
+    values = spec.resolve(params, tensors)
     if len(tensors) == 1:
         return _as_float32(spec.name, tensors)[0]
     result: object
