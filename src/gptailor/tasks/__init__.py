@@ -1,5 +1,4 @@
-"""What is measured: tasks as token ids, and how answers to them become metrics.
+"""Tasks: examples as token ids, their three splits, and how a model's answers become metrics.
 
-Imports nothing heavy: `harness` alone knows lm-eval and imports it when a task is loaded, and
-`divergence` alone knows torch.
+lm-eval is imported when a task is loaded, not before; torch by `divergence` alone.
 """

@@ -1,6 +1,6 @@
 """LoadedTask: a task or group as lm-eval made it, and its documents turned into examples.
 
-Holds lm-eval's task objects and never imports it: `harness` makes them.
+Does not import lm-eval.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
