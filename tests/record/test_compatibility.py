@@ -85,6 +85,15 @@ def test_the_same_header_goes_on() -> None:
     check(copy.deepcopy(HEADER))
 
 
+@pytest.mark.parametrize("change", [{"higher_is_better": False}, {"transform": "exp"}])
+def test_a_metric_of_ones_own_must_work_as_it_did(change: dict[str, Any]) -> None:
+    facts = {"higher_is_better": True, "meaning": "nats", "transform": "identity"}
+    before = {**HEADER, "metrics": {"mine:margin": facts}}
+    check({**before, "metrics": {"mine:margin": facts | {"meaning": "nats per token"}}}, before)
+    with pytest.raises(ConfigError, match="the metric 'mine:margin' was another"):
+        check({**before, "metrics": {"mine:margin": facts | change}}, before)
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
