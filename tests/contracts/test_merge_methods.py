@@ -129,7 +129,7 @@ def test_the_layout_in_memory_is_without_meaning(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if merge_spec(name).symmetric])
-def test_the_order_of_sources_is_without_meaning_where_the_facts_say_so(name: str) -> None:
+def test_the_order_of_sources_is_without_meaning_where_the_method_says_so(name: str) -> None:
     *sources, base = tensors(1 + (merge_spec(name).max_sources or 3), 6, 5)
     # DARE draws a mask for each source in turn: only its distribution is symmetric
     params = {"density": 1.0} if "seed" in merge_spec(name).params else {}
@@ -139,7 +139,7 @@ def test_the_order_of_sources_is_without_meaning_where_the_facts_say_so(name: st
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not merge_spec(name).symmetric])
-def test_the_order_of_sources_matters_where_the_facts_say_so(name: str) -> None:
+def test_the_order_of_sources_matters_where_the_method_says_so(name: str) -> None:
     first, second, base = tensors(3, 6, 5)
     spans = {key: limits.span for key, limits in merge_spec(name).params.items() if limits.tunable}
     params = {key: low + 0.2 * (high - low) for key, (low, high) in spans.items()}
@@ -180,7 +180,7 @@ def test_the_distance_from_the_base_grows_with_the_scale(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_defaults_are_those_of_the_facts(name: str) -> None:
+def test_defaults_are_those_declared(name: str) -> None:
     given = tensors(3, 6, 5)
     defaults = {key: limits.default for key, limits in merge_spec(name).params.items()}
     assert torch.equal(
@@ -191,10 +191,10 @@ def test_defaults_are_those_of_the_facts(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_every_limit_of_every_parameter_gives_finite_weights(name: str, end: str) -> None:
-    facts = merge_spec(name)
+    spec = merge_spec(name)
     for shape in [(), (1,), (6, 5)]:
         given = tensors(3, *shape)
-        for key, limits in facts.params.items():
+        for key, limits in spec.params.items():
             value = limits.low if end == "low" else limits.high
             merged = merge(name, given[:2], base=given[2], **{key: value})
             assert merged.shape == shape

@@ -19,20 +19,20 @@ sources = st.builds(Source, members, st.integers(0, 99))
 @st.composite
 def merges(draw: st.DrawFn) -> tuple[str, list[Source], dict[str, Any]]:
     """A method, sources and parameters that are sound together."""
-    facts = merge_spec(draw(st.sampled_from(sorted(MERGE_METHODS.builtin))))
-    most = facts.max_sources or 4
+    spec = merge_spec(draw(st.sampled_from(sorted(MERGE_METHODS.builtin))))
+    most = spec.max_sources or 4
     chosen = draw(st.lists(sources, min_size=2, max_size=most, unique=True))
     params: dict[str, Any] = {
         key: draw(st.integers(int(limits.low), int(limits.high)))
         if limits.integer
         else draw(st.floats(limits.low, limits.high))
-        for key, limits in facts.params.items()
+        for key, limits in spec.params.items()
     }
-    if facts.weighted:
+    if spec.weighted:
         size = len(chosen)
         weights = st.lists(st.floats(0, 1e6), min_size=size, max_size=size)
         params["weights"] = tuple(draw(weights.filter(lambda drawn: sum(drawn) > 0)))
-    return facts.name, chosen, params
+    return spec.name, chosen, params
 
 
 def make(merge: tuple[str, list[Source], dict[str, Any]]) -> LayerSpec:

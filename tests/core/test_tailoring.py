@@ -30,16 +30,16 @@ def specs(draw: st.DrawFn, with_layer: bool = True) -> LayerSpec:
     layers = st.integers(0, N_LAYERS - 1) if with_layer else st.none()
     if draw(st.booleans()):
         return LayerSpec((Source(draw(members), draw(layers)),))
-    facts = merge_spec(draw(st.sampled_from(sorted(MERGE_METHODS.builtin))))
+    spec = merge_spec(draw(st.sampled_from(sorted(MERGE_METHODS.builtin))))
     sources = st.builds(Source, members, layers)
-    most = facts.max_sources or 3
+    most = spec.max_sources or 3
     chosen = draw(st.lists(sources, min_size=2, max_size=most, unique=True))
     params = tuple(
         (key, draw(st.floats(limits.low, limits.high)))
-        for key, limits in facts.params.items()
+        for key, limits in spec.params.items()
         if not limits.integer
     )
-    return LayerSpec(tuple(chosen), facts.name, params)
+    return LayerSpec(tuple(chosen), spec.name, params)
 
 
 @st.composite
@@ -194,7 +194,7 @@ def test_every_misfit_with_a_family_is_told_at_once() -> None:
     assert told[3].startswith("head: is math but the embedding is base; the members of this family")
 
 
-def test_one_giver_for_embedding_and_head_fits_a_tied_family() -> None:
+def test_one_source_for_embedding_and_head_fits_a_tied_family() -> None:
     Tailoring.whole("math", 3).check(("base", "math"), 3, tied=True)
 
 

@@ -68,7 +68,7 @@ def test_a_tensor_in_place_of_a_list_is_a_problem(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MERGE_METHODS.builtin)
-def test_a_missing_base_is_a_fault_where_the_facts_say_so(name: str) -> None:
+def test_a_missing_base_is_a_problem_where_the_method_needs_it(name: str) -> None:
     if merge_spec(name).needs_base:
         assert "give the base's tensor" in error(name, base=None)
     else:

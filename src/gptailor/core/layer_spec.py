@@ -48,24 +48,17 @@ class LayerSpec:
                 )
             if params or self.base is not None:
                 raise TailoringError(f"{sources[0]} has parameters, but no merge method is given")
-            self._set(sources, None, (), None)
+            object.__setattr__(self, "sources", sources)
+            object.__setattr__(self, "params", ())
             return
         try:
             merged, values, base = merge_spec(self.method).canonical(sources, params, self.base)
         except (ConfigError, MergeError) as error:
             raise TailoringError(error.problems) from None
-        method = self.method if len(merged) > 1 else None
-        self._set(merged, method, tuple(sorted(values.items())), base)
-
-    def _set(
-        self,
-        sources: tuple[Source, ...],
-        method: str | None,
-        params: tuple[tuple[str, Value], ...],
-        base: Source | None,
-    ) -> None:
-        for name, value in zip(self.__slots__, (sources, method, params, base), strict=True):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "sources", merged)
+        object.__setattr__(self, "method", self.method if len(merged) > 1 else None)
+        object.__setattr__(self, "params", tuple(sorted(values.items())))
+        object.__setattr__(self, "base", base)
 
     @classmethod
     def of(
