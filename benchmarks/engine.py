@@ -33,7 +33,8 @@ from common import keep, machine, peak_mib, prefix_share, table, told_of, watch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from gptailor.app.assemble import Assembly, assemble, max_length_of, open_study, open_tasks
+from gptailor.app.assemble import Assembly, assemble, open_study
+from gptailor.app.loading import max_length_of, open_tasks
 from gptailor.config import Config, load_config
 from gptailor.core.lru import LruCache
 from gptailor.core.tailoring import Tailoring
@@ -170,7 +171,7 @@ def published(assembly: Assembly, members: dict[str, Path], one: Tailoring) -> S
             model,
             open_tasks(config, family),
             tokenizer=family.tokenizer,
-            max_length=max_length_of(config, family),
+            max_length=max_length_of(family, config.engine.max_length),
             batch_size=4,
         )
 
@@ -181,7 +182,7 @@ def in_memory(assembly: Assembly, one: Tailoring) -> Scores:
         assembled(assembly.family, one),
         assembly.tasks,
         tokenizer=assembly.family.tokenizer,
-        max_length=max_length_of(assembly.config, assembly.family),
+        max_length=max_length_of(assembly.family, assembly.config.engine.max_length),
         batch_size=16,
     )
 

@@ -104,8 +104,8 @@ def test_the_pages_have_every_method_metric_searcher_and_pool() -> None:
     shown = {
         "merge-methods": MERGE_METHODS.builtin,
         "task": METRICS.builtin,
-        "searcher": SEARCHERS.names,
-        "workers": WORKERS.names,
+        "searcher": SEARCHERS.builtin,
+        "workers": WORKERS.builtin,
     }
     for page, names in shown.items():
         text = (ROOT / f"docs/concepts/{page}.md").read_text(encoding="utf-8")

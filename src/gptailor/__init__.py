@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gptailor import merge
     from gptailor.api.run import Run, open_run
-    from gptailor.api.scores import evaluate, load_tasks
+    from gptailor.api.scores import evaluate
     from gptailor.api.search import search
+    from gptailor.app.loading import load_tasks
     from gptailor.config import Config, load_config
     from gptailor.core.objective import Goal, Objective
     from gptailor.core.tailoring import LayerSpec, Source, Tailoring
@@ -64,8 +65,9 @@ __all__ = [
 
 _HOMES = {
     "api.run": ("Run", "open_run"),
-    "api.scores": ("evaluate", "load_tasks"),
+    "api.scores": ("evaluate",),
     "api.search": ("search",),
+    "app.loading": ("load_tasks",),
     "config": ("Config", "load_config"),
     "core.objective": ("Goal", "Objective"),
     "core.tailoring": ("LayerSpec", "Source", "Tailoring"),

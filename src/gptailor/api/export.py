@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gptailor.app.assemble import load_members
 from gptailor.app.header import model_facts
+from gptailor.app.loading import load_members
 from gptailor.app.selection import Provenance, find_provenance
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError

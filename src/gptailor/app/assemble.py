@@ -1,6 +1,6 @@
-"""Config -> Family, tasks, Evaluator, Searcher, WorkerPool, Study: the only wiring.
+"""Make every part of a search from a config, and a study of the parts.
 
-Knows every part by its constructor; no part knows the config.
+Constructors take plain values: no part sees the config.
 """
 
 import functools
@@ -11,29 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptailor.app.header import header_of, task_digest
+from gptailor.app.loading import load_members, open_tasks
 from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.cpu.allocator import keep_freed_pages
-from gptailor.engine.device import device_of, dtype_of
+from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
-from gptailor.family import Family, load_family, tailored_config
-from gptailor.family.in_memory import MEMORY
+from gptailor.family import Family, tailored_config
 from gptailor.record.compatibility import check_header
 from gptailor.record.entries import Header
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.searchers.searcher import SearchContext, Searcher, check_options, make_searcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
-from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.splits import TaskSplits
+from gptailor.tasks.task import ExampleTask
 from gptailor.workers import WorkerPool
 
 __all__ = [
@@ -41,15 +39,11 @@ __all__ = [
     "ConfigEvaluatorFactory",
     "assemble",
     "evaluates_apart",
-    "load_members",
-    "max_length_of",
+    "evaluator_on",
     "open_study",
-    "open_tasks",
     "probe_workers",
     "with_recorded_settings",
 ]
-
-_MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval does
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +118,9 @@ class ConfigEvaluatorFactory:
         for method in self.config.merge:
             MERGE_METHODS.load(method)  # unpickling a config does not
         engine = self.config.engine.model_copy(update={"device": device, "threads": threads})
-        here = {"engine": engine, "workers": PluginConfig(name="local")}
-        assembly = assemble(self.config.model_copy(update=here))
+        # a worker proposes nothing: the searcher's library need not be there
+        local = {"workers": PluginConfig(name="local"), "search": PluginConfig(name="evolution")}
+        assembly = assemble(self.config.model_copy(update={"engine": engine} | local))
         facts = _facts(assembly.family, assembly.tasks)
         problems = [
             f"worker on {platform.node()}: the {what} is {facts.get(what)}, but {wanted} where the "
@@ -139,62 +134,13 @@ class ConfigEvaluatorFactory:
 
 
 def _facts(family: Family, tasks: Mapping[str, TaskSplits]) -> dict[str, str]:
-    """What two processes must agree on, so that their scores can stand in one record."""
+    """What must be equal in two processes, so that their scores are comparable."""
     libraries = ("gptailor", "torch", "transformers")
     return {
         **{f"version of {name}": importlib.metadata.version(name) for name in libraries},
         **{f"digest of member {name}": digest for name, digest in family.digests.items()},
         **{f"digest of task {name}": task_digest(parts) for name, parts in tasks.items()},
     }
-
-
-def load_members(config: Config, *, home: str | None = None) -> Family:
-    """Load the family of a config, in the dtype and on the device that it asks for.
-
-    With a limit to the members in memory they stay in files.
-
-    Args:
-        config: What to load.
-        home: Where to hold the members, if not where the config says.
-
-    Raises:
-        UserError: A member can't be read or does not fit, or is in no file.
-    """
-    if config.family.base.path.startswith(MEMORY):
-        raise ConfigError(
-            "the members of this run were in memory and are in no files: make them again, and give "
-            "them with family=..."
-        )
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    device = device_of(config.engine.device)
-    mapped = config.engine.member_bytes is not None
-    return load_family(
-        config.family.base,
-        config.family.variants,
-        dtype=dtype_of(config.family.dtype, device),
-        device="cpu" if mapped else home or device,
-        mapped=mapped,
-    )
-
-
-def open_tasks(config: Config, family: Family) -> dict[str, TaskSplits]:
-    """Load, divide and tokenise the tasks of a config; names to parts, in the config's order."""
-    shares = config.examples
-    return load_tasks(
-        config.tasks,
-        family.tokenizer,
-        max_length=max_length_of(config, family),
-        seed=config.seed,
-        shares=(shares.search, shares.selection, shares.test),
-        n_tokens=family.config.vocab_size,
-    )
-
-
-def max_length_of(config: Config, family: Family) -> int:
-    """Most tokens fed at once: the config's, or the model's own up to 2,048."""
-    known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
-    return config.engine.max_length or min(known or _MAX_LENGTH, _MAX_LENGTH)
 
 
 def assemble(
@@ -219,32 +165,21 @@ def assemble(
             "workers: other processes read the members from files, and these are in memory; leave "
             "'workers' out, or save the models and name their folders"
         )
-    home = _home(config)
-    family = family or load_members(config, home=home)
+    device = device_of(config.engine.device)
+    if evaluates_apart(config) and device.startswith("cuda"):
+        device = "cpu"  # this process does not fill a GPU that one of its workers needs
+    family = family or load_members(config, device=device)
     n_removed, tasks = _fitted(config, family, tasks)
     engine = Engine(
         family,
-        device=home,
+        device=device,
         cache_bytes=config.engine.cache_bytes,
         member_bytes=config.engine.member_bytes,
     )
     refuse_inexact(engine)
     family.release_pages()
     plan = _plan(config, family, tasks, n_removed)
-    evaluator = Evaluator(
-        engine,
-        {
-            "search": [parts.search for parts in tasks.values()],
-            "selection": [parts.selection for parts in tasks.values()],
-            "test": [parts.test for parts in tasks.values()],
-        },
-        rungs=plan.rungs,
-        teachers={
-            name: task.member
-            for name, task in zip(tasks, config.tasks, strict=True)
-            if task.member is not None
-        },
-    )
+    evaluator = evaluator_on(engine, tasks, rungs=plan.rungs)
     space = Space(
         plan.n_layers,
         plan.n_removed,
@@ -260,8 +195,25 @@ def assemble(
     return Assembly(config, family, tasks, evaluator, space, plan)
 
 
+def evaluator_on(
+    engine: Engine, tasks: Mapping[str, TaskSplits], *, rungs: tuple[int, ...] = ()
+) -> Evaluator:
+    """Make the evaluator of loaded tasks.
+
+    Args:
+        engine: Runs the candidates.
+        tasks: Name to splits.
+        rungs: Numbers of search examples at which candidates are compared.
+    """
+    teachers = {name: s.spec.member for name, s in tasks.items() if s.spec.member is not None}
+    return Evaluator(engine, _by_split(tasks), rungs=rungs, teachers=teachers)
+
+
 def probe_workers(config: Config) -> WorkerPool:
-    """The pool of a config without its evaluator: tells early what it lacks; to be closed last."""
+    """Make the pool of a config without its evaluator, which reports early what it lacks.
+
+    Close it last: it holds what was reserved.
+    """
     return _pool(config, None, lambda: ConfigEvaluatorFactory(config, {}))
 
 
@@ -280,16 +232,10 @@ def evaluates_apart(config: Config) -> bool:
     return chosen.name != "local" or chosen.options.get("n_workers") is not None
 
 
-def _home(config: Config) -> str:
-    """Where this process runs layers: not on a GPU that one of its workers needs."""
-    device = device_of(config.engine.device)
-    return "cpu" if evaluates_apart(config) and device.startswith("cuda") else device
-
-
 def _fitted(
     config: Config, family: Family, tasks: Mapping[str, TaskSplits] | None
 ) -> tuple[int, Mapping[str, TaskSplits]]:
-    """Layers to cut, and the tasks; the problems of both are told at once."""
+    """The number of layers to cut, and the tasks; the problems of both are raised at once."""
     problems: list[str] = []
     n_removed = 0
     try:
@@ -317,7 +263,7 @@ def open_study(
     Args:
         assembly: Everything put together.
         journal: The open record.
-        on_progress: Told of every step.
+        on_progress: Called at every step.
         pool: Where evaluations run; the configured one if absent, left open.
     """
     pool = pool or assembly.pool()
@@ -331,9 +277,9 @@ def open_study(
 
 
 def with_recorded_settings(config: Config, folder: Path) -> Config:
-    """Take what a config leaves open from the record in a folder, if there is one.
+    """Take ``dtype: auto`` and the order of the variants from the record in a folder, if any.
 
-    That is ``dtype: auto``, and the order of the variants: a mapping has none, but a searcher does.
+    In a config the variants have no order, but a searcher's draws depend on one.
     """
     lines = read_record(folder / RECORD) if (folder / RECORD).exists() else []
     if not lines or not isinstance(header := lines[0][1], Header):
@@ -348,21 +294,16 @@ def with_recorded_settings(config: Config, folder: Path) -> Config:
 
 def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_removed: int) -> Plan:
     sizes = {
-        part: max(getattr(parts, part).n_examples for parts in tasks.values())
-        for part in ("search", "selection", "test")
+        split: max(task.n_examples for task in found) for split, found in _by_split(tasks).items()
     }
-    most = sizes["search"]
-    rungs = tuple(sorted({min(rung, most) for rung in config.budget.rungs}))
-    goals = tuple(
-        Goal(name, task.metric, weight=task.weight)
-        for name, task in zip(tasks, config.tasks, strict=True)
-    )
+    rungs = {min(rung, sizes["search"]) for rung in config.budget.rungs}
+    specs = zip(tasks, config.tasks, strict=True)
     return Plan(
-        goals=goals,
+        goals=tuple(Goal(name, spec.metric, weight=spec.weight) for name, spec in specs),
         members=family.members,
         n_layers=family.n_layers,
         n_removed=n_removed,
-        rungs=rungs,
+        rungs=tuple(sorted(rungs)),
         sizes=sizes,
         max_trials=config.budget.max_trials,
         timeout_s=config.budget.timeout_s,
@@ -370,8 +311,16 @@ def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_rem
     )
 
 
+def _by_split(tasks: Mapping[str, TaskSplits]) -> dict[str, list[ExampleTask]]:
+    by_split: dict[str, list[ExampleTask]] = {}
+    for splits in tasks.values():
+        for name, split in splits.by_name.items():
+            by_split.setdefault(name, []).append(split)
+    return by_split
+
+
 def _expressible(family: Family) -> Callable[[Tailoring], bool] | None:
-    """What the architecture's config can say; None where it can say any order of layers."""
+    """Whether the architecture's config can express a tailoring; None where it can express any."""
     if len(set(family.kinds)) == 1:
         return None
 
@@ -389,11 +338,12 @@ def _expressible(family: Family) -> Callable[[Tailoring], bool] | None:
 def _outer_variants(family: Family) -> tuple[str, ...]:
     """Variants whose embedding, norm or head is not the base's own."""
 
-    def differs(member: str) -> bool:
-        for part in ("embedding", "norm", "head"):
-            ours, base = family.outer_part(part, member), family.outer_part(part, "base")
-            if any(ours[name] is not base[name] for name in base):
-                return True
-        return False
+    def differs(member: str, part: str) -> bool:
+        ours, base = family.outer_part(part, member), family.outer_part(part, BASE)
+        return any(ours[name] is not base[name] for name in base)
 
-    return tuple(member for member in family.members if member != "base" and differs(member))
+    return tuple(
+        member
+        for member in family.members
+        if any(differs(member, part) for part in ("embedding", "norm", "head"))
+    )

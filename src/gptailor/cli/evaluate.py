@@ -59,12 +59,12 @@ def command(
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if record is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
-    from gptailor.app.assemble import (  # slow: problems come first
+    from gptailor.app.header import model_facts, task_digest
+    from gptailor.app.loading import (  # slow: problems come first
         load_members,
         max_length_of,
         open_tasks,
     )
-    from gptailor.app.header import model_facts, task_digest
     from gptailor.evaluation.side_by_side import evaluate_side_by_side, save_evaluation
     from gptailor.record.compatibility import changed_model, changes
 
@@ -80,7 +80,7 @@ def command(
         family,
         tasks,
         model,
-        max_length=max_length_of(loaded, family),
+        max_length=max_length_of(family, loaded.engine.max_length),
         batch_size=batch_size,
         on_model=lambda name: errors.print(f"evaluating {name} ...", style="dim"),
     )

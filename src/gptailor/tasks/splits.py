@@ -35,6 +35,11 @@ class TaskSplits:
     spec: TaskSpec
     notes: tuple[str, ...] = ()
 
+    @property
+    def by_name(self) -> dict[str, ExampleTask]:
+        """``search``, ``selection`` and ``test`` to the split."""
+        return {"search": self.search, "selection": self.selection, "test": self.test}
+
 
 @dataclass(frozen=True, slots=True)
 class Document:

@@ -1,0 +1,109 @@
+"""Load the members and the tasks that a config names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from gptailor.config import Config
+from gptailor.core.problems import sentences
+from gptailor.core.task_spec import TaskSpec
+from gptailor.engine.device import device_of, dtype_of
+from gptailor.errors import ConfigError
+from gptailor.family import Family, load_family
+from gptailor.family.in_memory import MEMORY
+from gptailor.tasks.lm_eval import load_tasks as lm_eval_tasks
+from gptailor.tasks.splits import TaskSplits
+
+__all__ = ["load_members", "load_tasks", "max_length_of", "open_tasks"]
+
+_MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval does
+
+
+def load_members(config: Config, *, device: str | None = None) -> Family:
+    """Load the family of a config; with ``engine.member_bytes`` it is left in files.
+
+    Args:
+        config: What to load.
+        device: Where the tensors are to be, if not where the config says.
+
+    Raises:
+        UserError: A member can't be read or does not fit, or was in memory.
+    """
+    if config.family.base.path.startswith(MEMORY):
+        raise ConfigError(
+            "the members of this run were in memory and are in no files: make them again, and give "
+            "them with family=..."
+        )
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    wanted = device_of(config.engine.device)
+    mapped = config.engine.member_bytes is not None
+    return load_family(
+        config.family.base,
+        config.family.variants,
+        dtype=dtype_of(config.family.dtype, wanted),
+        device="cpu" if mapped else device or wanted,
+        mapped=mapped,
+    )
+
+
+def open_tasks(config: Config, family: Family) -> dict[str, TaskSplits]:
+    """Load, divide and tokenise the tasks of a config, in its order."""
+    shares = config.examples
+    return load_tasks(
+        config.tasks,
+        family,
+        seed=config.seed,
+        shares=(shares.search, shares.selection, shares.test),
+        max_length=config.engine.max_length,
+    )
+
+
+def load_tasks(
+    tasks: Sequence[TaskSpec | Mapping[str, Any]],
+    family: Family,
+    *,
+    seed: int = 0,
+    shares: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    max_length: int | None = None,
+) -> dict[str, TaskSplits]:
+    """Load tasks, divide their examples into three splits, and tokenise them for a family.
+
+    Args:
+        tasks: Each a `TaskSpec`, or a mapping with its fields: ``{"name": "arc_easy", "metric":
+            "acc"}``. A name is one of lm-eval's, or the path of a YAML file.
+        family: Whose tokenizer reads them.
+        seed: Decides which example is in which split.
+        shares: Of the search, selection and test split.
+        max_length: Most tokens fed at once; the model's own limit, up to 2,048, if absent.
+
+    Returns:
+        Task name to its splits.
+
+    Raises:
+        UserError: Every problem of every task, a sentence each.
+    """
+    specs = [_checked(f"tasks[{index}]", task) for index, task in enumerate(tasks)]
+    return lm_eval_tasks.load_tasks(
+        specs,
+        family.tokenizer,
+        max_length=max_length_of(family, max_length),
+        seed=seed,
+        shares=shares,
+        n_tokens=family.config.vocab_size,
+    )
+
+
+def max_length_of(family: Family, wanted: int | None) -> int:
+    """Most tokens fed at once: the number wanted, or the model's own limit up to 2,048."""
+    known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
+    return wanted or min(known or _MAX_LENGTH, _MAX_LENGTH)
+
+
+def _checked(where: str, task: TaskSpec | Mapping[str, Any]) -> TaskSpec:
+    try:
+        return task if isinstance(task, TaskSpec) else TaskSpec.model_validate(task)
+    except ValidationError as error:
+        raise ConfigError(sentences(where, TaskSpec, error)) from None
