@@ -7,7 +7,7 @@ lm-eval sees it.
 
 import importlib.util
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,23 +35,18 @@ _ADDRESSES = ("https://", "hf://")
 _SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
 
 
-@cache
-def _registered() -> Mapping[str, tuple[str, ...]]:
-    """The names that lm-eval knows of its own."""
+def _one_of(noun: Literal["metric", "aggregation", "sampler"], name: str) -> str:
+    """Take a name that lm-eval has registered."""
     from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
     from lm_eval.api.samplers import SAMPLER_REGISTRY
 
-    found = {
+    registered = {
         "metric": METRIC_REGISTRY,
         "aggregation": AGGREGATION_REGISTRY,
         "sampler": SAMPLER_REGISTRY,
-    }
-    return {noun: tuple(sorted(names)) for noun, names in found.items()}
-
-
-def _one_of(noun: str, name: str) -> str:
-    if name not in _registered()[noun]:
-        raise ValueError(unknown(noun, name, _registered()[noun]))
+    }[noun]
+    if name not in registered:
+        raise ValueError(unknown(noun, name, sorted(registered)))
     return name
 
 
@@ -128,24 +123,28 @@ def _data_options(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None
     return options
 
 
-_CODE = (
-    "runs code: a task file of your own must be plain data; write it with templates, or use a task "
-    "that lm-eval ships"
-)
-_Code = Annotated[object, AfterValidator(partial(_false, _CODE))]
-_Media = Annotated[
+def _refused(reason: str) -> AfterValidator:
+    """Refuse a key, unless it says None or False."""
+    return AfterValidator(partial(_false, reason))
+
+
+def _rendered(*kinds: type) -> AfterValidator:
+    """Take what lm-eval renders: a template, or one of other kinds that may replace it."""
+    return AfterValidator(partial(_template, kinds))
+
+
+_Code = Annotated[
     object,
-    AfterValidator(partial(_false, "shows images or sound to a model, which is not supported")),
+    _refused(
+        "runs code: a task file of your own must be plain data; write it with templates, or use a "
+        "task that lm-eval ships"
+    ),
 ]
-_Script = Annotated[
-    object,
-    AfterValidator(partial(_false, "loads a metric as a script, which would be run; leave it out")),
-]
-_Text = Annotated[object, AfterValidator(partial(_template, (str, int)))]
-_Target = Annotated[object, AfterValidator(partial(_template, (str, int, list)))]
-_Choices = Annotated[object, AfterValidator(partial(_template, (str, list, dict)))]
-_Plain = Annotated[object, AfterValidator(partial(_template, (str,)))]
-_MetricName = Annotated[str, AfterValidator(partial(_one_of, "metric"))]
+_Media = Annotated[object, _refused("shows images or sound to a model, which is not supported")]
+_Text = Annotated[object, _rendered(str, int)]
+_Target = Annotated[object, _rendered(str, int, list)]
+_Choices = Annotated[object, _rendered(str, list, dict)]
+_Plain = Annotated[object, _rendered(str)]
 
 
 class _Metric(BaseModel):
@@ -153,9 +152,11 @@ class _Metric(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    metric: _MetricName
+    metric: Annotated[str, AfterValidator(partial(_one_of, "metric"))]
     aggregation: Annotated[str, AfterValidator(partial(_one_of, "aggregation"))] = "mean"
-    hf_evaluate: _Script = None
+    hf_evaluate: Annotated[
+        object, _refused("loads a metric as a script, which would be run; leave it out")
+    ] = None
 
 
 class _Fewshot(Frozen):
