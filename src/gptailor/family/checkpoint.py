@@ -70,12 +70,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 
 def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
-    """Open a folder with a config.json and safetensors.
-
-    Args:
-        folder: The folder.
-        dtype: Of the float tensors.
-        path: Its path as in the config.
+    """Open a folder with a config.json and safetensors; `path` is the one in the config.
 
     Raises:
         FamilyError: Something in the folder is missing, broken, or does not fit its config.
@@ -179,12 +174,7 @@ def _refuse_types(
 
 
 def refuse_misfits(path: Path, info: Mapping[str, Any], noun: str = "files") -> None:
-    """Refuse tensors that transformers could not match between files and config.
-
-    Args:
-        path: The folder or file, for messages.
-        info: The loading info of `from_pretrained`.
-        noun: "files" or "file", for messages.
+    """Refuse tensors that `from_pretrained` could not match between files and config.
 
     Raises:
         FamilyError: Tensors that are missing, unknown, or of another shape.

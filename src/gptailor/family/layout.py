@@ -19,21 +19,13 @@ _AFTER_LAYERS = re.compile(r"norm|ln|final|project_out")
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of the list of layers, the embedding and the head.
-
-    Args:
-        layers: Of the list of layers.
-        n_layers: How many there are.
-        embedding: Of the token embedding's weight, of shape (V, H).
-        head: Of the output head's weight, of shape (V, H).
-        tied: Whether the two are one tensor.
-    """
+    """The names of the list of layers, the embedding and the head."""
 
     layers: str
     n_layers: int
-    embedding: str
-    head: str
-    tied: bool
+    embedding: str  # of a weight of shape (V, H)
+    head: str  # of a weight of shape (V, H)
+    tied: bool  # whether the two are one tensor
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Layout":

@@ -13,31 +13,16 @@ __all__ = ["OpenedMember"]
 
 @dataclass(frozen=True, eq=False)
 class OpenedMember:
-    """One member's weights in memory.
+    """One member's weights, config and tokenizer."""
 
-    Args:
-        location: Its folder or file on this machine, for messages.
-        path: Its path as in the config, with a remark where it is an adapter.
-        config: The transformers config.
-        state: Names and tensors of the model in memory; a tied head is absent.
-        tied: Whether the head is the embedding.
-        tokenizer: A transformers tokenizer, or None.
-        generation_config: A transformers GenerationConfig, or None.
-        licence: As in its model card or package, or None.
-        notes: Sentences for the user.
-        stored: How its weights were stored, if not as plain floats: the rest of a sentence that
-            begins with `path`.
-        multimodal_wrapper: The rest of a multimodal checkpoint, or None.
-    """
-
-    location: str
-    path: str
+    location: str  # its folder or file on this machine, for messages
+    path: str  # as in the config, with a remark where it is an adapter
     config: Any  # transformers is untyped here
-    state: Mapping[str, Tensor]
-    tied: bool
+    state: Mapping[str, Tensor]  # a tied head is absent
+    tied: bool  # whether the head is the embedding
     tokenizer: Any = None
     generation_config: Any = None
-    licence: str | None = None
+    licence: str | None = None  # as in its model card or package
     notes: tuple[str, ...] = ()
-    stored: str | None = None
+    stored: str | None = None  # how, if not as plain floats: a sentence without its subject
     multimodal_wrapper: MultimodalWrapper | None = None

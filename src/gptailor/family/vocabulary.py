@@ -26,23 +26,13 @@ _BASE = -1  # instead of a row's index: the base's own row
 
 @dataclass(frozen=True)
 class Matching:
-    """Which of a variant's rows belongs to which of the base's.
+    """Which of a variant's rows belongs to which of the base's."""
 
-    Args:
-        rows: For each row of the base the variant's, or -1 for the base's own.
-        notes: Sentences for the user; none where all rows are the same.
-    """
-
-    rows: tuple[int, ...]
+    rows: tuple[int, ...]  # for each row of the base the variant's, or -1 for the base's own
     notes: tuple[str, ...] = ()
 
     def applied(self, theirs: Tensor, ours: Tensor) -> Tensor:
-        """Put the variant's rows in the base's order, with the base's own where it has none.
-
-        Args:
-            theirs: The variant's tensor, of shape (V of the variant, ...).
-            ours: The base's, of shape (V, ...).
-        """
+        """Put the variant's rows (its V, ...) in the order of the base's (V, ...)."""
         if self.rows == tuple(range(theirs.shape[0])):
             return theirs
         wanted = torch.tensor(self.rows)
@@ -146,13 +136,7 @@ def row_tensors(layout: Layout) -> tuple[str, ...]:
 
 
 def token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
-    """Other ordinary tokens at the base's ids, as a sentence.
-
-    Args:
-        name: The variant's.
-        tokenizer: The variant's transformers tokenizer.
-        base_tokenizer: The base's.
-    """
+    """Ordinary tokens that the variant has at other ids than the base, as a sentence."""
     movable = {*tokenizer.get_added_vocab(), *base_tokenizer.get_added_vocab()}
     theirs = {number: token for token, number in tokenizer.get_vocab().items()}
     differing = sorted(

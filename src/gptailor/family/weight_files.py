@@ -31,19 +31,8 @@ __all__ = [
 
 # exceptions of transformers, tokenizers and torch on broken input
 LIBRARY_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    re.error,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
+    *(OSError, RuntimeError, re.error, SafetensorError, StrictDataclassError, TypeError),
     ValueError,
 )
 _MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
@@ -56,16 +45,10 @@ _READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".ggu
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor as a safetensors header describes it.
-
-    Args:
-        shape: Its shape.
-        dtype: Its type by the format's name, such as ``BF16``.
-        file: The name of the file.
-    """
+    """A tensor as a safetensors header describes it."""
 
     shape: tuple[int, ...]
-    dtype: str
+    dtype: str  # the format's name, such as ``BF16``
     file: str
 
 

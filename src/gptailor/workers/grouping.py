@@ -10,16 +10,7 @@ __all__ = ["divided", "grouped"]
 
 
 def divided(jobs: Sequence[Job], n_workers: int, *, group_size: int = 16) -> list[tuple[int, ...]]:
-    """Divide jobs into as many groups as there are workers, or several rounds of them.
-
-    Args:
-        jobs: In any order.
-        n_workers: How many run at one time.
-        group_size: Jobs in a group at most.
-
-    Returns:
-        See `grouped`.
-    """
+    """Divide jobs into `n_workers` groups, or a multiple of it; see `grouped`."""
     rounds = max(1, -(-len(jobs) // (n_workers * group_size)))
     return grouped(jobs, n_groups=n_workers * rounds, most=group_size)
 

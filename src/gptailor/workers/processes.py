@@ -27,17 +27,11 @@ _GRACE_S = 10.0  # for a process that closed its pipe to end by itself
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The device and cores of one process.
-
-    Args:
-        device: Where it runs layers.
-        threads: CPU threads.
-        environment: Environment variables of its own.
-    """
+    """The device and cores of one process."""
 
     device: str
     threads: int
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables of its own
 
 
 @dataclass(frozen=True, slots=True)

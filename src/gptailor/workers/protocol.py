@@ -17,12 +17,7 @@ _DEVICE_ERRORS = ("CUDA error", "HIP error", "cuDNN error", "NCCL error", "MPS b
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The user's input is invalid: every worker would refuse it.
-
-    Args:
-        kind: The class of the error.
-        problems: Its sentences.
-    """
+    """The user's input is invalid: every worker would refuse it."""
 
     kind: type[UserError]
     problems: Sequence[str]
@@ -30,22 +25,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A device or memory failed; the worker can't go on.
+    """A device or memory failed; the worker can't go on."""
 
-    Args:
-        reason: The driver's message.
-    """
-
-    reason: str
+    reason: str  # the driver's message
 
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """An error in our code, as text: not every exception can be sent.
-
-    Args:
-        traceback: The traceback.
-    """
+    """An error in our code, as text: not every exception can be sent."""
 
     traceback: str
 

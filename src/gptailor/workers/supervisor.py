@@ -31,13 +31,9 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker has ended.
+    """A worker has ended."""
 
-    Args:
-        reason: How it ended.
-    """
-
-    reason: str
+    reason: str  # how it ended
 
 
 Answer = Ready | Lost | list[Evaluation]
@@ -125,19 +121,12 @@ class SupervisedPool:
 
 @dataclass(slots=True)
 class _Workers:
-    """The state of the workers between rounds of jobs.
-
-    Args:
-        backend: The workers.
-        starting: Those that were started and are not ready.
-        idle: Those that are ready and run nothing.
-        idle_deaths: Worker to losses in succession without a job done or running.
-    """
+    """The state of the workers between rounds of jobs."""
 
     backend: WorkerBackend
-    starting: set[int] = field(default_factory=set)
-    idle: set[int] = field(default_factory=set)
-    idle_deaths: dict[int, int] = field(default_factory=dict)
+    starting: set[int] = field(default_factory=set)  # not ready yet
+    idle: set[int] = field(default_factory=set)  # ready, and running nothing
+    idle_deaths: dict[int, int] = field(default_factory=dict)  # see `MAX_IDLE_DEATHS`
 
     @property
     def usable(self) -> set[int]:

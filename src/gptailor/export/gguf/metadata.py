@@ -27,12 +27,7 @@ _EXPERTS = ("num_local_experts", "num_experts")
 
 
 def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architecture) -> None:
-    """Add every number that llama.cpp needs to run the model.
-
-    Args:
-        writer: Of the file, for the architecture of `known`.
-        config: The tailored model's.
-        known: How models of its type are written.
+    """Add every number that llama.cpp needs to run a model of this config.
 
     Raises:
         ExportError: llama.cpp can't run a model of this config.

@@ -126,30 +126,18 @@ def _gpt2(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """How one model type is written.
-
-    Args:
-        arch: llama.cpp's name.
-        reshape: From a tensor of transformers to the tensors of llama.cpp, by transformers' names;
-            works on tensors without data, too.
-        activations: Allowed values of `hidden_act`; llama.cpp has the function built in.
-        biases: The tensors of a layer that may have one, beside query, key and value.
-        rope: Supported types of rope scaling.
-        windowed: Whether llama.cpp reads which layers have a sliding window.
-        needs_head: Whether the file must have a head; a tied one is then written twice.
-        fixed: Config fields and their allowed values, since llama.cpp has them built in.
-        scales: Config field to the method of GGUFWriter that writes it.
-    """
+    """How one model type is written."""
 
     arch: MODEL_ARCH
+    # from one tensor of transformers to those of llama.cpp, by transformers' names; also on meta
     reshape: _Reshape = _as_it_is
-    activations: frozenset[str] = _SILU
-    biases: frozenset[str] = frozenset()
-    rope: tuple[str, ...] = ("default", "linear", "yarn")
-    windowed: bool = False
-    needs_head: bool = False
-    fixed: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-    scales: tuple[tuple[str, Callable[[GGUFWriter, float], None]], ...] = ()
+    activations: frozenset[str] = _SILU  # of `hidden_act`; llama.cpp has the function built in
+    biases: frozenset[str] = frozenset()  # tensors that may have one, beside query, key and value
+    rope: tuple[str, ...] = ("default", "linear", "yarn")  # supported types of scaling
+    windowed: bool = False  # whether llama.cpp reads which layers have a sliding window
+    needs_head: bool = False  # whether a tied head is written, too
+    fixed: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # fields that llama.cpp has built in
+    scales: tuple[tuple[str, Callable[[GGUFWriter, float], None]], ...] = ()  # fields it reads
 
 
 _ALL = frozenset(

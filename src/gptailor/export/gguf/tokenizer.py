@@ -63,29 +63,17 @@ _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's character for a space
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer as a GGUF file describes it.
+    """A tokenizer as a GGUF file describes it."""
 
-    Args:
-        model: "gpt2" for merges of bytes, "llama" for pieces with scores.
-        pre: llama.cpp's name of the rules that split text before the merges.
-        tokens: The text of each row of the embedding.
-        kinds: Of each token: normal, control, user defined, byte, unknown, unused.
-        merges: For "gpt2": pairs, the first to be merged first.
-        scores: For "llama": the highest is merged first.
-        ids: Special token's name in the file to its id.
-        flags: Key to yes or no: whether a beginning, an end or a leading space is added.
-        templates: Name to chat template; "default" is used unless another is named.
-    """
-
-    model: str
-    pre: str
-    tokens: tuple[str, ...]
-    kinds: tuple[int, ...]
-    merges: tuple[str, ...] = ()
-    scores: tuple[float, ...] = ()
-    ids: Mapping[str, int] = field(default_factory=dict)
-    flags: Mapping[str, bool] = field(default_factory=dict)
-    templates: Mapping[str, str] = field(default_factory=dict)
+    model: str  # "gpt2" for merges of bytes, "llama" for pieces with scores
+    pre: str  # llama.cpp's name of the rules that split text before the merges
+    tokens: tuple[str, ...]  # the text of each row of the embedding
+    kinds: tuple[int, ...]  # of each token: normal, control, user defined, byte, unknown, unused
+    merges: tuple[str, ...] = ()  # for "gpt2": pairs, in the order of merging
+    scores: tuple[float, ...] = ()  # for "llama": the highest is merged first
+    ids: Mapping[str, int] = field(default_factory=dict)  # of special tokens
+    flags: Mapping[str, bool] = field(default_factory=dict)  # adds a beginning, end, leading space
+    templates: Mapping[str, str] = field(default_factory=dict)  # chat templates by name
 
     def add_to(self, writer: GGUFWriter) -> None:
         """Add all of it to a file."""

@@ -32,15 +32,10 @@ _PARTS = "split.count"
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The metadata of a GGUF file, and its tensors' types.
+    """The metadata of a GGUF file, and its tensors' types."""
 
-    Args:
-        values: Its numbers and short texts; None for longer texts and arrays.
-        types: Tensor to the name of its type, such as ``Q4_K``.
-    """
-
-    values: Mapping[str, float | str | None]
-    types: Mapping[str, str]
+    values: Mapping[str, float | str | None]  # None for long texts and arrays
+    types: Mapping[str, str]  # tensor to a name such as ``Q4_K``
 
     @property
     def architecture(self) -> str:

@@ -55,12 +55,7 @@ _TOKENS = "tokenizer.ggml.model"
 
 
 def open_gguf(file: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
-    """Open a GGUF file.
-
-    Args:
-        file: The file.
-        dtype: Of the float tensors; cast from float32 once.
-        path: Its path as in the config.
+    """Open a GGUF file; its tensors are cast from float32 once; `path` is the one in the config.
 
     Raises:
         FamilyError: The file can't be read, or its architecture is not supported.

@@ -34,12 +34,12 @@ def rope_from_gguf(
     config: Any,
     factors: Mapping[str, np.ndarray],
 ) -> None:
-    """Put a file's scaling of rotary embeddings into the config.
+    """Put a file's scaling of rotary embeddings into the rope_parameters of a transformers config.
 
     Args:
         path: The file, for messages.
-        header: What it says about itself.
-        config: The transformers config; its rope_parameters are changed where the file scales.
+        header: Its header.
+        config: It is changed.
         factors: Divisors of the frequencies, by the tensor's name; may be empty.
 
     Raises:

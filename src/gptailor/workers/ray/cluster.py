@@ -29,17 +29,11 @@ _MAX_REASON = 240  # characters of Ray's own messages
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The device and cores that one worker needs on a node.
+    """The device and cores that one worker needs on a node."""
 
-    Args:
-        device: Where it runs layers: ``cuda`` or ``cpu``.
-        threads: CPU threads.
-        gpus: Share of a GPU; 0 on ``cpu``, where it has a core for each thread instead.
-    """
-
-    device: str
+    device: str  # ``cuda`` or ``cpu``
     threads: int
-    gpus: float
+    gpus: float  # share of a GPU; 0 on ``cpu``, where it has a core for each thread instead
 
     def room(self) -> int:
         """How many such workers the cluster's nodes have room for.

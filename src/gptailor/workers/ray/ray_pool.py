@@ -38,13 +38,7 @@ _POLL_S = 5.0
 
 
 class RayWorker:
-    """One actor: an evaluator in a process of a node.
-
-    Args:
-        factory: How it makes its evaluator.
-        device: Where it runs layers.
-        threads: CPU threads.
-    """
+    """One actor: an evaluator in a process of a node."""
 
     def __init__(self, factory: EvaluatorFactory, device: str, threads: int) -> None:
         self._make = partial(factory, device=device, threads=threads)
