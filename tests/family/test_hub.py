@@ -170,7 +170,7 @@ def test_what_was_fetched_once_is_found_without_a_network(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert _load("maker/pico").digests == before
     told = _problem("maker/other")
-    assert "nor in the hub's cache, and can't be had from the model hub (Connect" in told
+    assert "nor in the hub's cache, and can't be fetched from the model hub (Connect" in told
 
 
 @pytest.mark.sampled(2)
@@ -192,7 +192,7 @@ def test_a_revision_is_what_is_fetched(hub: Hub, pico_family: Any, how: str) -> 
 
 def test_revisions_that_can_not_be_had(hub: Hub, pico_family: Any) -> None:
     hub.repositories["maker/pico"] = {COMMIT: {}}
-    assert "maker/pico (revision v9) is not to be had: the repository has no such" in _problem(
+    assert "maker/pico (revision v9) can't be fetched: the repository has no such" in _problem(
         "maker/pico@v9"
     )
     assert "names one revision and 'revision' another (v2)" in _problem("maker/pico@v1", "v2")
@@ -338,7 +338,7 @@ def test_a_gguf_file_of_a_repository(
     for name in ("maker/pico-GGUF/pico.Q8_0.gguf", "maker/pico-GGUF/pico.Q8_0.gguf@main"):
         assert _load(name).digests == _load(str(path)).digests
     assert hub.fetched == ["pico.Q8_0.gguf"]
-    assert "GGUF/gone.gguf is not to be had: the repository has no such file" in _problem(
+    assert "GGUF/gone.gguf can't be fetched: the repository has no such file" in _problem(
         "maker/pico-GGUF/gone.gguf"
     )
     assert "has no weights as safetensors" in _fault_of_empty(hub)

@@ -27,11 +27,7 @@ from gptailor.family.quiet import quiet
 
 __all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint"]
 
-SAVED_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+SAVED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROGRAMS = ("gptailor", "torch", "transformers")
 _OURS = ("README.md", "tailoring.yaml", MANIFEST)
 

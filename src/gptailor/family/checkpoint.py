@@ -12,24 +12,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
 from gptailor.errors import FamilyError
-from gptailor.family.architecture import (
-    MULTIMODAL,
-    n_layers_of,
-    refuse_unsupported,
-    text_config,
-)
+from gptailor.family.architecture import MULTIMODAL, n_layers_of, refuse_unsupported, text_config
 from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.layout import Layout
 from gptailor.family.licence import licence_of

@@ -10,21 +10,8 @@ import re
 import shlex
 from pathlib import Path
 
+import huggingface_hub.errors as hub_errors
 from huggingface_hub import get_cached_repo_tree, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    DisabledRepoError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    IncompleteSnapshotError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from gptailor.errors import FamilyError
 from gptailor.family.quiet import quiet
@@ -73,9 +60,9 @@ def fetch(text: str, revision: str | None = None) -> Path:
             folder = snapshot_download(
                 name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
             )
-    except HFValidationError:
+    except hub_errors.HFValidationError:
         raise FamilyError(f"{name} does not exist; check the path") from None
-    except (OSError, ValueError, EntryNotFoundError) as error:  # the hub's own derive from these
+    except (OSError, ValueError, hub_errors.EntryNotFoundError) as error:  # bases of the hub's own
         raise FamilyError(f"{at} {_reason(name, file, error)}") from error
     _refuse_other_weights(name, revision, Path(folder))
     return Path(folder)
@@ -105,42 +92,44 @@ def _reason(name: str, file: str | None, error: BaseException) -> str:
     """Why something could not be fetched, and what to do: the rest of a sentence."""
     noun = "folder" if file is None else "file"
     command = f"'hf download {name}'" if file is None else f"'hf download {name} {file}'"
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-    if isinstance(error, IncompleteSnapshotError):
+    cause = error.__cause__ if isinstance(error, hub_errors.LocalEntryNotFoundError) else error
+    if isinstance(error, hub_errors.IncompleteSnapshotError):
         return f"is not whole in the hub's cache here; finish it with {command} and a network"
-    if isinstance(cause, OfflineModeIsEnabled):
+    if isinstance(cause, hub_errors.OfflineModeIsEnabled):
         return (
             f"is not a {noun} here nor in the hub's cache, and the model hub is switched off "
             f"(HF_HUB_OFFLINE); fetch it first with {command}, or give a folder"
         )
     for kinds, reason in (
         (
-            GatedRepoError,
+            hub_errors.GatedRepoError,
             "is gated: its owner must give you access; ask for it on the model's page, then log in "
             "with 'hf auth login' or set HF_TOKEN",
         ),
         (
-            RepositoryNotFoundError,
+            hub_errors.RepositoryNotFoundError,
             f"is not a {noun} here, and the model hub has no such repository, or it is private; "
             "check the name, or log in with 'hf auth login'",
         ),
-        (RevisionNotFoundError, "is not to be had: the repository has no such revision"),
+        (hub_errors.RevisionNotFoundError, "can't be fetched: the repository has no such revision"),
         (
-            RemoteEntryNotFoundError,
-            "is not to be had: the repository has no such file; check its name on the model's page",
+            hub_errors.RemoteEntryNotFoundError,
+            "can't be fetched: the repository has no such file; check its name on the model's page",
         ),
-        (DisabledRepoError, "was disabled on the model hub; take another model"),
+        (hub_errors.DisabledRepoError, "was disabled on the model hub; take another model"),
     ):
         if isinstance(cause, kinds):
             return reason
-    if isinstance(cause, HfHubHTTPError):
+    if isinstance(cause, hub_errors.HfHubHTTPError):
         status = cause.response.status_code
-        return f"can't be had: the model hub answered {status}; try again later, or give a folder"
+        return (
+            f"can't be fetched: the model hub answered {status}; try again later, or give a folder"
+        )
     if isinstance(cause, OSError) and cause.errno is not None:
         full = "; make room, or set HF_HOME to another disk" if cause.errno == errno.ENOSPC else ""
         return f"can't be kept in the hub's cache: {cause.strerror}{full}"
     return (
-        f"is not a {noun} here nor in the hub's cache, and can't be had from the model hub "
+        f"is not a {noun} here nor in the hub's cache, and can't be fetched from the model hub "
         f"({type(cause or error).__name__}); check name and network, fetch it with {command} where "
         "there is one, or give a folder"
     )
@@ -149,7 +138,8 @@ def _reason(name: str, file: str | None, error: BaseException) -> str:
 def _refuse_other_weights(name: str, revision: str | None, folder: Path) -> None:
     """Refuse a repository whose weights are in other formats, which were not fetched."""
     files = [path.name for path in folder.iterdir()]
-    with contextlib.suppress(CachedRepoTreeNotFoundError):  # an older library wrote the cache
+    # it is raised where an older library wrote the cache
+    with contextlib.suppress(hub_errors.CachedRepoTreeNotFoundError):
         files = [file.path for file in get_cached_repo_tree(name, revision=revision)]
     if fnmatch.filter(files, "*.safetensors"):
         return

@@ -129,11 +129,7 @@ def join_members(
 
 
 def open_member(
-    spec: MemberSpec,
-    location: Path,
-    *,
-    dtype: torch.dtype,
-    family_base: OpenedMember | None = None,
+    spec: MemberSpec, location: Path, *, dtype: torch.dtype, family_base: OpenedMember | None = None
 ) -> OpenedMember:
     """Open one member of any kind.
 

@@ -1,7 +1,6 @@
-"""Read a file that somebody else named: a plain file, of a bounded size, and nothing else.
+"""Read a file at an untrusted path: only a plain file of a bounded size.
 
-A pipe would be waited for, a device read without end, a file of weights taken into memory whole.
-Knows nothing of what files hold.
+A pipe would block, a device would be read without end, and a file of weights would fill the memory.
 """
 
 import os
@@ -17,13 +16,13 @@ def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError])
     """Read a file whole.
 
     Args:
-        path: Where it is said to be.
-        most: Bytes that it may have.
+        path: Its path.
+        most: The largest size in bytes.
         noun: What it should be, such as ``YAML file``.
         error_type: The exception to raise.
 
     Raises:
-        UserError: There is none, it is no plain file, it is too large, or it can't be read.
+        UserError: It does not exist, is no plain file, is too large, or can't be read.
     """
     try:
         # without waiting: opening a pipe would wait for a writer
@@ -37,8 +36,8 @@ def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError])
     except IsADirectoryError:
         raise error_type(f"{path}: is a folder; name a {noun}") from None
     except (OSError, ValueError) as error:
-        told = error.strerror if isinstance(error, OSError) else error
-        raise error_type(f"{path}: can't be read: {told}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise error_type(f"{path}: can't be read: {reason}") from None
     if read is None:
         raise error_type(f"{path}: is no plain file (a pipe, say, or a device); name a {noun}")
     if len(read) > most:
@@ -47,10 +46,10 @@ def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError])
 
 
 def read_text(path: Path, *, most: int, noun: str, error_type: type[UserError]) -> str:
-    """Read a file of UTF-8 text whole; as `read_plain`, without a byte order mark.
+    """Read a file of UTF-8 text whole, without a byte order mark; see `read_plain`.
 
     Raises:
-        UserError: As `read_plain`; or it is no such text.
+        UserError: As `read_plain`; or it is not UTF-8.
     """
     try:
         return read_plain(path, most=most, noun=noun, error_type=error_type).decode("utf-8-sig")
@@ -59,11 +58,11 @@ def read_text(path: Path, *, most: int, noun: str, error_type: type[UserError]) 
 
 
 def _read(handle: int, most: int) -> bytes | None:
-    """One byte more than `most`, at most; None where it is no file."""
+    """At most one byte more than `most`; None where it is no plain file."""
     found = os.fstat(handle)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError
     if not stat.S_ISREG(found.st_mode):
         return None
     with os.fdopen(handle, "rb", closefd=False) as file:
-        return file.read(min(most, found.st_size) + 1)  # so much memory is taken at once
+        return file.read(min(most, found.st_size) + 1)  # allocates no more than this

@@ -1,8 +1,7 @@
-"""Read YAML that somebody else wrote, safely; write ours.
+"""Read untrusted YAML as plain data, and write YAML.
 
-Only plain data comes out: mappings, lists, strings, numbers, booleans and null. Tags, aliases,
-repeated keys, huge files and bytes that are not UTF-8 are refused with a sentence that names the
-file and the line. Knows nothing of what the data means.
+Tags, aliases, repeated keys, huge files and bytes that are not UTF-8 are refused with a sentence
+that names the file and the line.
 """
 
 import math
@@ -24,7 +23,7 @@ _TOO_LARGE = 2**63
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader without aliases, tags, repeated keys, and with YAML 1.2's plain words."""
+    """SafeLoader without aliases, tags and repeated keys, and with YAML 1.2's scalars."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -48,7 +47,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse a key that stands twice: YAML would silently keep the last."""
+        """Refuse a repeated key: YAML would silently keep the last value."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -63,7 +62,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 class Column(list[Any]):
-    """A list that is written with one item a line, however short."""
+    """A list that is written with one item a line, even if it is short."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -76,7 +75,7 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_sequence(tag, sequence, flow_style=plain)
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write what stands twice twice: an alias would not be read back."""
+        """Write repeated values again: an alias would not be read back."""
         return True
 
 
@@ -106,11 +105,11 @@ for _tag, _words, _firsts in _WORDS:
 
 
 def parse_yaml(text: str, *, where: str, error_type: type[UserError] = ConfigError) -> Any:
-    """Turn YAML text into plain data.
+    """Parse YAML text into plain data.
 
     Args:
         text: The YAML.
-        where: What to call it in a message, usually the file's name.
+        where: Its name in messages, usually the file's.
         error_type: The exception to raise.
 
     Raises:
@@ -147,16 +146,16 @@ def dump_yaml(data: Any) -> str:
 def _refuse_unusable_numbers(data: Any, where: str, error_type: type[UserError]) -> None:
     pending = [("", data)]
     while pending:
-        place, item = pending.pop()
+        key_path, item = pending.pop()
         if isinstance(item, dict):
-            pending += [(f"{place}.{key}".lstrip("."), value) for key, value in item.items()]
+            pending += [(f"{key_path}.{key}".lstrip("."), value) for key, value in item.items()]
         elif isinstance(item, list):
-            pending += [(f"{place}[{index}]", value) for index, value in enumerate(item)]
+            pending += [(f"{key_path}[{index}]", value) for index, value in enumerate(item)]
         elif isinstance(item, float) and not math.isfinite(item):
-            raise error_type(f"{where}: {place or 'the value'} is {item}; give a finite number")
+            raise error_type(f"{where}: {key_path or 'the value'} is {item}; give a finite number")
         elif isinstance(item, int) and abs(item) >= _TOO_LARGE:
             raise error_type(
-                f"{where}: {place or 'the value'} has {len(str(item))} digits; too large"
+                f"{where}: {key_path or 'the value'} has {len(str(item))} digits; too large"
             )
 
 

@@ -201,10 +201,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "smollm3": Architecture(MODEL_ARCH.SMOLLM3, _interleaved),
     "starcoder2": Architecture(
-        MODEL_ARCH.STARCODER2,
-        activations=_GELU,
-        biases=_ALL,
-        fixed=(("use_bias", (True,)),),
+        MODEL_ARCH.STARCODER2, activations=_GELU, biases=_ALL, fixed=(("use_bias", (True,)),)
     ),
     "stablelm": Architecture(
         MODEL_ARCH.STABLELM,

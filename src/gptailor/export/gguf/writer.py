@@ -53,16 +53,10 @@ __all__ = ["GGUF_DTYPES", "export_gguf"]
 logger = logging.getLogger(__name__)
 
 GGUF_DTYPES = {
-    "f16": LlamaFileType.MOSTLY_F16,
-    "bf16": LlamaFileType.MOSTLY_BF16,
-    "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "f32": LlamaFileType.ALL_F32,
-}
-_TYPES = {
-    "f16": GGMLQuantizationType.F16,
-    "bf16": GGMLQuantizationType.BF16,
-    "q8_0": GGMLQuantizationType.Q8_0,
-    "f32": GGMLQuantizationType.F32,
+    "f16": (LlamaFileType.MOSTLY_F16, GGMLQuantizationType.F16),
+    "bf16": (LlamaFileType.MOSTLY_BF16, GGMLQuantizationType.BF16),
+    "q8_0": (LlamaFileType.MOSTLY_Q8_0, GGMLQuantizationType.Q8_0),
+    "f32": (LlamaFileType.ALL_F32, GGMLQuantizationType.F32),
 }
 _OURS = "gptailor.core.tailoring"  # the key of the exact tailoring
 _HEADER_BYTES = 4096  # our files have that key within these
@@ -191,7 +185,7 @@ class _Plan:
         writer.add_name(name)
         if self.family.licence is not None:
             writer.add_license(self.family.licence)
-        writer.add_file_type(GGUF_DTYPES[self.dtype])
+        writer.add_file_type(GGUF_DTYPES[self.dtype][0])
         writer.add_quantization_version(GGML_QUANT_VERSION)
         add_numbers(writer, self.config, self.known)
         shapes = list(self.tensors(shapes_only=True))
@@ -258,7 +252,7 @@ class _Plan:
         stem = new.split(".")[-2]
         if tensor.ndim < 2 or stem.endswith("_norm") or stem in _FULL:
             return GGMLQuantizationType.F32
-        kind = _TYPES[self.dtype]
+        kind = GGUF_DTYPES[self.dtype][1]
         fits = tensor.shape[-1] % GGML_QUANT_SIZES[kind][0] == 0
         return kind if fits else GGMLQuantizationType.F16
 

@@ -29,10 +29,7 @@ _LLAMA3_FIELDS = {
 
 
 def rope_from_gguf(
-    path: Path,
-    header: GgufHeader,
-    config: Any,
-    factors: Mapping[str, np.ndarray],
+    path: Path, header: GgufHeader, config: Any, factors: Mapping[str, np.ndarray]
 ) -> None:
     """Put a file's scaling of rotary embeddings into the rope_parameters of a transformers config.
 
