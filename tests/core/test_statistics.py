@@ -158,7 +158,7 @@ def test_other_examples_or_weights_are_refused_with_a_sentence() -> None:
         paired_difference(short, long)
     with pytest.raises(RecordError, match="weights differ"):
         paired_difference(short, Measurement("acc", short.values, (1.0, 2.0, 3.0)))
-    with pytest.raises(RecordError, match="can't be held against"):
+    with pytest.raises(RecordError, match="can't be compared with"):
         paired_difference(short, measured("gold_bits_per_byte", 3, 0))
     with pytest.raises(RecordError, match="without examples"):
         bootstrap_interval(Measurement("acc", ()))

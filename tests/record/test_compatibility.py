@@ -137,7 +137,11 @@ def test_what_may_change_and_a_default_that_is_now_said_go_on(place: str, value:
         ("family.model.rope_parameters.rope_theta", 2e4, "rope_parameters.rope_theta of the"),
         ("family.model.hidden_act", "gelu", "hidden_act of the members' config.json was absent"),
         ("tasks.piqa.digest", "p1", "the examples of task 'piqa' changed"),
-        ("rungs", [6, 12], "budget.n_examples gave [4, 12] examples"),
+        (
+            "rungs",
+            [6, 12],
+            "budget.n_examples was [4, 12] when this record began and",
+        ),
         ("versions.torch", "2.13.0", "torch was 2.9.0 when this record began and is now 2.13.0"),
         ("versions", {"torch": "2.9.0"}, "transformers was 5.20.0 when this record began and is"),
     ],

@@ -1,6 +1,7 @@
 """Every entry reads back equal; what a later version adds is passed over."""
 
 import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -17,14 +18,13 @@ from gptailor.record.entries import (
     ChosenEntry,
     CostEntry,
     Entry,
-    EvaluatedModel,
-    EvaluationFile,
     ModelEntry,
     RepairedEntry,
     ResumedEntry,
     TrialEntry,
     read_entry,
 )
+from gptailor.record.evaluation_file import EvaluatedModel, EvaluationFile, read_evaluation
 
 TAILORING = Tailoring.whole("base", 3)
 PROPOSAL = Proposal(TAILORING, 9, origin="swap of 3f2a")
@@ -120,7 +120,9 @@ def test_an_entry_has_scores_or_a_failure_and_never_both(plain: dict[str, object
         TrialEntry.model_validate({"number": 0, "elapsed": 1.0, **plain})
 
 
-def test_an_evaluation_file_reads_back_equal() -> None:
+def test_an_evaluation_file_reads_back_equal(tmp_path: Path) -> None:
     models = (EvaluatedModel(name="base", path="./base", parameters=9, scores=SCORES),)
     written = EvaluationFile(backend="lm-eval hf", n_resamples=10, versions={}, models=models)
-    assert EvaluationFile.model_validate_json(json.dumps(written.model_dump())) == written
+    assert read_evaluation(tmp_path) is None
+    written.save(tmp_path)
+    assert read_evaluation(tmp_path) == written

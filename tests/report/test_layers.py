@@ -42,7 +42,7 @@ def test_a_cut_a_taken_and_a_merged_layer_are_told_and_drawn() -> None:
 
 def test_the_table_has_a_line_for_every_layer_and_part() -> None:
     picture = layer_picture(Tailoring.whole("math", 4), MEMBERS, 4)
-    assert [row.place for row in picture.rows] == [
+    assert [row.name for row in picture.rows] == [
         *("layer 0", "layer 1", "layer 2", "layer 3"),
         *("embedding", "norm", "head"),
     ]
@@ -54,8 +54,8 @@ def test_moved_and_repeated_layers_keep_their_threads() -> None:
     layers = (take("base", 3), take("base", 0), take("math", 3), take("base", 0), take("base", 1))
     picture = layer_picture(Tailoring(layers), MEMBERS, 4)
     assert picture.svg.count('class="thread"') == 5
-    assert "Some layers stand in another order than in the base." in picture.summary
-    assert "The result uses these positions more than once: 0, 3." in picture.summary
+    assert "Some layers are in another order than in the base." in picture.summary
+    assert "The result uses these layers more than once: 0, 3." in picture.summary
 
 
 def test_a_merge_across_positions_has_a_thread_to_each() -> None:

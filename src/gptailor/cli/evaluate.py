@@ -15,7 +15,7 @@ from gptailor.errors import ConfigError
 if TYPE_CHECKING:
     from gptailor.core.score_table import ScoreRow, ScoreTable
     from gptailor.core.statistics import Estimate
-    from gptailor.record.entries import EvaluatedModel
+    from gptailor.record.evaluation_file import EvaluatedModel
 
 __all__ = ["command"]
 

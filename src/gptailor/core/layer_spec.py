@@ -3,6 +3,7 @@
 Equal layers are equal objects: a LayerSpec is brought into canonical form when it is made.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,7 @@ class LayerSpec:
             TailoringError: It is not a source, nor a mapping with merge and sources.
         """
         if isinstance(plain, str):
-            return cls((Source.parse(plain),))
+            return _taken(plain)
         if not isinstance(plain, Mapping):
             raise TailoringError(f"{plain!r} is neither 'member:layer' nor a merge")
         rest = dict(plain)
@@ -150,6 +151,11 @@ class LayerSpec:
             tuple(params.items()),
             None if base is None else Source.parse(base),
         )
+
+
+@functools.lru_cache(2**14)  # a record has the same layers thousands of times
+def _taken(source: str) -> LayerSpec:
+    return LayerSpec((Source.parse(source),))
 
 
 def _refuse_bad_sources(sources: tuple[Source, ...]) -> None:

@@ -1,10 +1,9 @@
-"""Objective: scores become losses to minimise; the only sign flip in the house.
+"""Objective: turn scores into losses to minimise; the only place where a sign is flipped.
 
 A loss is relative to the base, so that tasks with unlike metrics add up: 0 is as good as the base,
 0.1 is a tenth of the base's score lost, below 0 is better than the base. It is linear in the
-per-example numbers of every metric that is a plain mean, so two candidates can be compared pair by
-pair; a perplexity, which is not, is compared along the chord of exp. Knows nothing of how scores
-are measured or who searches.
+per-example numbers of every metric that is a plain mean, so two candidates can be compared in
+pairs; a perplexity, which is not linear, is compared along the chord of exp.
 """
 
 import math
@@ -21,7 +20,7 @@ __all__ = ["Goal", "Objective", "retention"]
 
 Floats = NDArray[np.float64]
 _TINY = 1e-9
-_NOTHING = 1e-4  # a base's divergence from itself is this small, and no unit to measure in
+_NOTHING = 1e-4  # a base's score below this, as its divergence from itself, is no unit
 _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
 
 
@@ -43,7 +42,7 @@ class Goal:
     proxy: str | None = None
 
     def measured(self, *, proxy: bool) -> str:
-        """The metric looked at: the user's own, or the one that stands in for it."""
+        """The user's own metric, or the proxy that ranks candidates on few examples."""
         return (self.proxy or METRICS[self.metric].proxy or self.metric) if proxy else self.metric
 
 
@@ -58,7 +57,7 @@ class Objective:
     def __init__(self, goals: Sequence[Goal], reference: Scores) -> None:
         self.goals = tuple(goals)
         self.reference = reference
-        self._standing: dict[tuple[str, str], float] = {}  # the reference's values, once known
+        self._values: dict[tuple[str, str], float] = {}  # of the reference, once known
         weights = np.array([goal.weight for goal in self.goals], dtype=np.float64)
         self.weights: Floats = weights / weights.sum()
 
@@ -67,7 +66,7 @@ class Objective:
 
         Args:
             scores: Of one candidate, on any number of examples.
-            proxy: Whether to look at the continuous metric that stands in for the user's own.
+            proxy: Whether to use the continuous proxy instead of the user's own metric.
         """
         return np.array([self._loss(goal, scores, proxy) for goal in self.goals])
 
@@ -78,7 +77,7 @@ class Objective:
     def difference(
         self, ours: Scores, theirs: Scores, *, proxy: bool = False
     ) -> tuple[float, float]:
-        """Compare two candidates on the examples that both saw, pair by pair.
+        """Compare two candidates in pairs, on the examples that both saw.
 
         Returns:
             Our scalar loss less theirs, below 0 if we are better, and its standard error (0 when
@@ -101,15 +100,15 @@ class Objective:
         return self._sign(metric) * (value - reference) / self._unit(goal, metric)
 
     def _unit(self, goal: Goal, metric: str) -> float:
-        """What a loss is a share of: the base's score; 1 where the base's is 0."""
+        """The denominator of a loss: the base's score, or 1 where that is 0."""
         reference = abs(self._reference(goal, metric))
         return reference if reference > _NOTHING else 1.0
 
     def _reference(self, goal: Goal, metric: str) -> float:
         key = (goal.task, metric)
-        if key not in self._standing:
-            self._standing[key] = self.reference.value(*key)
-        return self._standing[key]
+        if key not in self._values:
+            self._values[key] = self.reference.value(*key)
+        return self._values[key]
 
     @staticmethod
     def _sign(metric: str) -> float:
@@ -117,7 +116,7 @@ class Objective:
 
 
 def _paired(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
-    """How far ours is above theirs on the examples both saw, and its standard error."""
+    """Mean difference on the examples that both saw, and its standard error."""
     n = min(len(ours.values), len(theirs.values))
     given = ours.weights if len(ours.values) == n else theirs.weights  # those of n examples
     shares = np.ones(n) if given is None else np.array(given)
@@ -134,7 +133,7 @@ def _paired(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
 
 
 def _slope_of_exp(low: float, high: float) -> float:
-    """``(exp(high) - exp(low)) / (high - low)``; the tangent's where the two are one."""
+    """``(exp(high) - exp(low)) / (high - low)``; the derivative where they are equal."""
     rise = high - low
     return math.exp(low) * (math.expm1(rise) / rise if rise > 0 else 1.0)
 

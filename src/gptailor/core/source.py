@@ -1,5 +1,6 @@
 """Source: one layer of one member, written ``math:17``."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -45,12 +46,17 @@ class Source:
         """
         if not isinstance(text, str):
             raise TailoringError(f"{text!r} is not a source; write one as 'member:layer'")
-        member, colon, layer = text.partition(":")
-        if not colon:
-            return cls(member)
-        if not re.fullmatch(r"[0-9]{1,6}", layer):
-            raise TailoringError(f"{text!r} is not a source; write one as 'member:layer'")
-        return cls(member, int(layer))
+        return _parse(text)
 
     def __str__(self) -> str:
         return self.member if self.layer is None else f"{self.member}:{self.layer}"
+
+
+@functools.lru_cache(2**14)  # a record names the same layers thousands of times
+def _parse(text: str) -> Source:
+    member, colon, layer = text.partition(":")
+    if not colon:
+        return Source(member)
+    if not re.fullmatch(r"[0-9]{1,6}", layer):
+        raise TailoringError(f"{text!r} is not a source; write one as 'member:layer'")
+    return Source(member, int(layer))

@@ -7,7 +7,7 @@ comparison of the same two models agrees with itself: the retention's interval h
 difference's interval holds 0. It leans to the narrow side below some 20 examples.
 
 Two models are always compared in pairs: one draw of examples serves both. The same input and seed
-give the same interval. Knows nothing of tasks or models.
+give the same interval.
 """
 
 import math
@@ -38,13 +38,7 @@ _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and the limits it lies between.
-
-    Args:
-        value: What was measured.
-        low: The lower limit.
-        high: The upper limit; infinite where nothing bounds it.
-    """
+    """A measured value and the limits of its interval; `high` may be infinite."""
 
     value: float
     low: float
@@ -52,7 +46,7 @@ class Estimate:
 
     @property
     def is_point(self) -> bool:
-        """Whether it has no width: one example, or all of them alike, so no spread was seen."""
+        """Whether the interval has no width, as of one example, or of several that are equal."""
         return self.low == self.high
 
 
@@ -85,12 +79,8 @@ def paired_difference(
 ) -> Estimate:
     """Bound how far one model is above another on the same examples, in the metric's unit.
 
-    Args:
-        ours: Of the one model.
-        theirs: Of the other, on the same examples in the same order.
-        n_resamples: How many times the examples are drawn anew.
-        level: Share of such intervals that hold the true value, above 0 and below 1.
-        seed: Of the draws.
+    Both are measured on the same examples in the same order; the other arguments are those of
+    `bootstrap_interval`.
 
     Raises:
         RecordError: The two were not measured on the same examples.
@@ -111,12 +101,8 @@ def retention_interval(
 ) -> Estimate | None:
     """Bound the share of the reference's score that a model keeps; 1 is all of it.
 
-    Args:
-        ours: Of the model.
-        reference: Of the reference, on the same examples in the same order.
-        n_resamples: How many times the examples are drawn anew.
-        level: Share of such intervals that hold the true value, above 0 and below 1.
-        seed: Of the draws.
+    Both are measured on the same examples in the same order; the other arguments are those of
+    `bootstrap_interval`.
 
     Returns:
         None where the reference scored 0: then there is nothing to keep a share of.
@@ -136,13 +122,9 @@ def average_retention(
 ) -> Estimate | None:
     """Bound the mean over tasks of the share of the reference's score that is kept.
 
-    Every task counts the same, and examples are drawn within each task on their own.
-
-    Args:
-        pairs: One a task: the model's and the reference's measurement.
-        n_resamples: How many times the examples are drawn anew.
-        level: Share of such intervals that hold the true value, above 0 and below 1.
-        seed: Of the draws.
+    Every task counts the same, and examples are drawn within each task on their own. A pair is the
+    model's and the reference's measurement of one task; the other arguments are those of
+    `bootstrap_interval`.
 
     Returns:
         The mean over the tasks where the reference scored something; None if there is no such task.
@@ -169,16 +151,16 @@ def _pair(
 ) -> tuple[Floats, Floats]:
     """The metric of both on the same drawn examples; two of shape (n_resamples,)."""
     if ours.metric != theirs.metric:
-        raise RecordError(f"{ours.metric} of one model can't be held against {theirs.metric}")
+        raise RecordError(f"{ours.metric} of one model can't be compared with {theirs.metric}")
     n_ours, n_theirs = len(ours.values), len(theirs.values)
     if n_ours != n_theirs or ours.weights != theirs.weights:
-        told = f"{n_ours} and {n_theirs}" if n_ours != n_theirs else "their weights differ"
+        how = f"{n_ours} and {n_theirs}" if n_ours != n_theirs else "their weights differ"
         raise RecordError(
-            f"two models were not measured on the same examples ({told}); "
+            f"two models were not measured on the same examples ({how}); "
             "evaluate both again on one set"
         )
-    ours_drawn, theirs_drawn = _resampled((ours, theirs), n_resamples, rng)
-    return ours_drawn, theirs_drawn
+    first, second = _resampled((ours, theirs), n_resamples, rng)
+    return first, second
 
 
 def _resampled(

@@ -4,7 +4,6 @@ Every model is a stock Hugging Face model run by lm-eval's own backend, without 
 """
 
 import importlib.metadata
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +20,7 @@ from gptailor.family import Family
 from gptailor.family.empty_model import auto_class, model_around
 from gptailor.family.multimodal import language_model
 from gptailor.family.quiet import quiet
-from gptailor.files.atomic import write_atomically
-from gptailor.record.entries import EvaluatedModel, EvaluationFile
-from gptailor.record.run import EVALUATION
+from gptailor.record.evaluation_file import EvaluatedModel, EvaluationFile
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 from gptailor.tasks.splits import TaskSplits
 
@@ -83,7 +80,7 @@ def evaluate_side_by_side(
     return evaluated
 
 
-def save_evaluation(folder: Path, models: Sequence[EvaluatedModel], tailoring: Tailoring) -> Path:
+def save_evaluation(folder: Path, models: Sequence[EvaluatedModel], tailoring: Tailoring) -> None:
     """Write ``evaluation.json`` beside a run's record, for the report.
 
     Args:
@@ -92,16 +89,13 @@ def save_evaluation(folder: Path, models: Sequence[EvaluatedModel], tailoring: T
         tailoring: That of the result; the report shows no evaluation of another.
     """
     libraries = ("gptailor", "torch", "transformers", "lm-eval")
-    evaluation = EvaluationFile(
+    EvaluationFile(
         tailoring=tailoring.digest,
         backend="lm-eval hf",
         n_resamples=N_RESAMPLES,
         versions={name: importlib.metadata.version(name) for name in libraries},
         models=tuple(models),
-    )
-    path = folder / EVALUATION
-    write_atomically(path, json.dumps(evaluation.model_dump(), allow_nan=False))
-    return path
+    ).save(folder)
 
 
 def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:

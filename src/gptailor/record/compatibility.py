@@ -29,30 +29,24 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
         for key in (*_KEPT, "engine")
     }
     differ["engine"] = [found for found in differ["engine"] if found[0] == "engine.max_length"]
+    # weights and examples differ anyway where the config asks for others
+    explained = any(differ[k] for k in ("family", "tasks", "examples", "seed", "engine"))
+    rungs = [list(header.rungs) for header in (recorded, now)]
+    if explained:
+        rungs = [config["budget"]["n_examples"] for config in (before, after)]
+    if rungs[0] != rungs[1]:
+        differ["budget"] = [("budget.n_examples", rungs[0], rungs[1])]
     problems = [
         f"{where}: {path} was {_format(old)} when this record began and is now {_format(new)}; put "
         "it back, or name a new folder with --out"
         for found in differ.values()
         for path, old, new in found
     ]
-    # weights and examples differ anyway where the config asks for others
-    explained = any(differ[k] for k in ("family", "tasks", "examples", "seed", "engine"))
     members = {} if differ["family"] else now.family.digests
     tasks = {} if explained else {name: task.digest for name, task in now.tasks.items()}
     problems += changes(recorded, members, tasks, where=where)
     if not differ["family"]:
         problems += changed_model(recorded, now.family.model or {}, where)
-    if not explained and recorded.rungs != now.rungs:
-        problems.append(
-            f"{where}: budget.n_examples gave {list(recorded.rungs)} examples when this record "
-            f"began and now gives {list(now.rungs)}; put it back, or name a new folder with --out"
-        )
-    elif explained and before["budget"]["n_examples"] != after["budget"]["n_examples"]:
-        problems.append(
-            f"{where}: budget.n_examples was {before['budget']['n_examples']} when this record "
-            f"began and is now {after['budget']['n_examples']}; put it back, or name a new folder "
-            "with --out"
-        )
     problems += [
         f"{where}: the metric {name!r} was another when this record began (which way is better, or "
         "its transform); put it back, or name a new folder with --out"

@@ -1,8 +1,7 @@
 """The entries of a record: one class for every kind of line, written and read through it.
 
 A key without a value is left out of a line. A reader passes over keys and kinds that it does not
-know, so that a record of a later version can still be read. ``evaluation.json``, which stands
-beside the record, is here too.
+know, so that a record of a later version can still be read.
 """
 
 import json
@@ -22,15 +21,12 @@ from gptailor.core.trial import Evaluation, Proposal
 from gptailor.record.fields import Part, ScoresField, Seconds, TailoringField
 
 __all__ = [
-    "EVALUATION_FORMAT",
     "RECORD_FORMAT",
     "AskedEntry",
     "AskedProposal",
     "ChosenEntry",
     "CostEntry",
     "Entry",
-    "EvaluatedModel",
-    "EvaluationFile",
     "FamilyFacts",
     "GoalFacts",
     "Header",
@@ -44,7 +40,6 @@ __all__ = [
     "read_entry",
 ]
 
-EVALUATION_FORMAT: Literal["gptailor-evaluation/1"] = "gptailor-evaluation/1"
 RECORD_FORMAT: Literal["gptailor-record/1"] = "gptailor-record/1"
 
 
@@ -104,12 +99,11 @@ class FamilyFacts(Part):
         members: Names of the base and the variants, in order.
         paths: Member to where it came from.
         n_layers: Layers of each member.
-        parameters: Of the base.
-        layer_parameters: Of each layer.
+        parameters: Of the base; `layer_parameters` has them by layer.
         nbytes: Of all members' weights in memory.
         notes: What happened to members when they were read, a sentence each.
         digests: Member to the digest of its weights.
-        model: What the members' config says of how they compute; None in an older record.
+        model: The keys of the members' config.json that say how they compute.
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -178,17 +172,12 @@ class Header(_Entry):
     """The first line: what the study is.
 
     Args:
-        created: When it began.
         config: The whole config, defaults filled in.
         versions: Library to version; None where it is not installed.
         machine: ``cpu``, ``threads``, ``device``, ``dtype``, ``python``.
-        seed: Of every random draw.
-        family: The members.
         n_kept: Layers of a candidate that may be chosen.
-        goals: What is wanted, one a task.
         metrics: Plug-in metrics of the goals, so that their scores can be read without the plug-in.
         rungs: Numbers of examples at which candidates are compared, rising.
-        tasks: Task to its splits.
     """
 
     kind: Literal["header"] = "header"
@@ -210,15 +199,13 @@ class CostEntry(_Entry):
     """What a study is to cost (``forecast``), or has cost so far over all starts (``spent``).
 
     Args:
-        kind: ``forecast`` or ``spent``.
         n_trials: Evaluations in the search.
         n_candidates: Distinct tailorings among them.
         layer_tokens: Tokens times layers run, after all sharing, of the whole study.
         seconds: Wall-clock time of the whole study.
         peak_bytes: Most memory of a process that evaluates.
-        shared: Share of the search's layer-tokens saved by sharing; of a forecast.
-        family_bytes: Memory of the members' weights; of a forecast.
-        merged_bytes: Most memory of merged layers; of a forecast.
+        shared: Share of the search's layer-tokens saved by sharing; only of a forecast, as are
+            `family_bytes` and `merged_bytes`, the memory of members and of merged layers.
     """
 
     kind: Literal["forecast", "spent"]
@@ -296,12 +283,7 @@ class AskedEntry(_Entry):
 
 
 class TrialEntry(_EvaluatedEntry):
-    """The outcome of one trial.
-
-    Args:
-        number: Of the trial; its proposal is in the `AskedEntry`.
-        elapsed: Seconds of search over all starts when it was recorded.
-    """
+    """The outcome of one trial; `elapsed` is seconds of search over all starts."""
 
     kind: Literal["trial"] = "trial"
     number: NonNegativeInt
@@ -333,8 +315,7 @@ class ChosenEntry(_Entry):
 
     Args:
         number: Of the chosen trial.
-        n_tried: Distinct candidates that could have been chosen.
-        n_trials: Evaluations in the search.
+        n_tried: Distinct candidates that could have been chosen, in `n_trials` evaluations.
         reason: In words.
     """
 
@@ -373,40 +354,3 @@ def read_entry(plain: dict[str, Any]) -> Entry | None:
     """
     found = _CLASSES.get(str(plain["kind"]))
     return None if found is None else found.model_validate(plain)
-
-
-class EvaluatedModel(Part):
-    """One model of an evaluation by lm-eval.
-
-    Args:
-        name: A member's name, or ``result``.
-        path: Where it came from.
-        parameters: How many it has.
-        scores: Example by example.
-    """
-
-    name: str
-    path: str
-    parameters: NonNegativeInt
-    scores: ScoresField
-
-
-class EvaluationFile(Part):
-    """``evaluation.json``: what ``gptailor evaluate`` measured.
-
-    Args:
-        split: The examples.
-        tailoring: Digest of the result's tailoring.
-        backend: What ran the models.
-        n_resamples: Of the bootstrap.
-        versions: Library to version.
-        models: Members and result.
-    """
-
-    format: Literal["gptailor-evaluation/1"] = EVALUATION_FORMAT
-    split: Literal["test", "selection", "search"] = "test"
-    tailoring: str | None = None
-    backend: str
-    n_resamples: Annotated[int, Field(gt=0, le=1_000_000)]
-    versions: dict[str, str | None]
-    models: tuple[EvaluatedModel, ...]

@@ -1,6 +1,6 @@
-"""What a finished study leaves beside its record: ``best.yaml`` and ``front.yaml``.
+"""Rank trials, find the Pareto front, and write ``best.yaml`` and ``front.yaml``.
 
-Both can be made again from the record at any time. Knows nothing of how trials were evaluated.
+Both files can be made again from the record at any time.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def front_of(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list
 def ranked(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Trial]:
     """Trials that could be chosen, the best first: more examples, then the lower loss.
 
-    Only those with scores and `n_kept` layers could be; searchers may probe others too.
+    Only those with scores and `n_kept` layers could be; searchers may evaluate others too.
     """
     able = [t for t in trials if t.complete and len(t.tailoring.layers) == n_kept]
 

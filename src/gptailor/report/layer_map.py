@@ -1,8 +1,8 @@
 """The picture of the model: where every layer of the result comes from.
 
-Above stand the members, layer by layer, with what is used filled in; below stands the result, and
-a thread leads from each of its layers to the place it was taken from. So a cut layer, one that
-moved and one that is used twice all show. Knows nothing of scores.
+At the top are the members, layer by layer, with what is used filled in; at the bottom is the
+result, with a line from each of its layers to where it was taken from. So a layer that is cut,
+moved or used twice is visible.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ __all__ = ["LayerPicture", "LayerRow", "layer_picture", "spec_title"]
 
 _WIDTH = 1040.0
 _ROW = 20.0
-_TOP = 34.0  # two lines above the grid: part names, layer numbers
-_GAP = 8.0  # between layers and what stands outside them
+_TOP = 34.0  # two lines above the grid: outer parts, layer numbers
+_GAP = 8.0  # between layers and outer parts
 _THREADS = 46.0
 _RESULT = 24.0
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer of the result, or a part outside the layers, as a line of a table."""
+    """One layer of the result, or an outer part, as a line of a table."""
 
-    place: str
+    name: str
     kind: str
     sources: str
     method: str
@@ -68,26 +68,20 @@ def layer_picture(tailoring: Tailoring, members: Sequence[str], n_layers: int) -
     specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     used = sorted({spec.method for spec in specs if spec.method is not None})
     methods = tuple((chr(ord("a") + index), method) for index, method in enumerate(used))
-    plan = _Plan(tailoring, tuple(members), n_layers, {method: key for key, method in methods})
-    places = [(f"layer {index}", spec) for index, spec in enumerate(tailoring.layers)]
-    rows = tuple(_row(place, spec) for place, spec in [*places, *tailoring.outer_parts.items()])
+    drawing = _Drawing(tailoring, members, n_layers, {method: key for key, method in methods})
+    named = [(f"layer {index}", spec) for index, spec in enumerate(tailoring.layers)]
+    rows = tuple(_row(name, spec) for name, spec in [*named, *tailoring.outer_parts.items()])
+    has_grounds = bool(set(drawing.grounds) - set(drawing.uses))
     summary = _summary(tailoring, n_layers)
-    return LayerPicture(
-        plan.draw(),
-        tuple(members),
-        methods,
-        summary,
-        rows,
-        bool(set(plan.grounds) - set(plan.uses)),
-    )
+    return LayerPicture(drawing.draw(), tuple(members), methods, summary, rows, has_grounds)
 
 
-def _row(place: str, spec: LayerSpec) -> LayerRow:
-    merged = spec.method is not None
-    params = ", ".join(f"{key} {_told(value)}" for key, value in spec.params if key != "seed")
+def _row(name: str, spec: LayerSpec) -> LayerRow:
+    taken = "base" if spec.sources[0].member == BASE else "taken"
+    params = ", ".join(f"{key} {_format(value)}" for key, value in spec.params if key != "seed")
     return LayerRow(
-        place=place,
-        kind="merged" if merged else "base" if spec.sources[0].member == BASE else "taken",
+        name=name,
+        kind=taken if spec.method is None else "merged",
         sources=", ".join(str(source) for source in spec.sources),
         method=spec.method or "",
         params=params,
@@ -95,41 +89,36 @@ def _row(place: str, spec: LayerSpec) -> LayerRow:
     )
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, tuple):
         return " / ".join(f"{item:.2g}" for item in value)
     return f"{value:.3g}"
 
 
 def _summary(tailoring: Tailoring, n_layers: int) -> tuple[str, ...]:
-    used = {layer for _, layer in (*_uses(tailoring, n_layers), *_grounds(tailoring, n_layers))}
+    uses, grounds = _users(tailoring, n_layers)
+    used = {layer for _, layer in (*uses, *grounds)}
     cut = [layer for layer in range(n_layers) if layer not in used]
-    told = [
-        f"Of {count(n_layers, 'layer')}, {len(cut)} "
-        + (f"{'is' if len(cut) == 1 else 'are'} not used: {spans(cut)}." if cut else "are unused.")
-    ]
+    which = f"{'is' if len(cut) == 1 else 'are'} not used: {spans(cut)}." if cut else "are unused."
+    sentences = [f"Of {count(n_layers, 'layer')}, {len(cut)} {which}"]
     kinds = [_row("", spec).kind for spec in tailoring.layers]
-    names = (
-        ("base", "taken from the base"),
-        ("taken", "taken from one variant"),
-        ("merged", "merged"),
-    )
-    parts = [f"{kinds.count(kind)} {name}" for kind, name in names if kind in kinds]
-    told.append(f"The {count(len(kinds), 'layer')} of the result: {listed(parts)}.")
+    words = {"base": "taken from the base", "taken": "taken from one variant", "merged": "merged"}
+    parts = [f"{kinds.count(kind)} {word}" for kind, word in words.items() if kind in kinds]
+    sentences.append(f"The {count(len(kinds), 'layer')} of the result: {listed(parts)}.")
     firsts = [spec.sources[0].layer or 0 for spec in tailoring.layers]
     if firsts != sorted(firsts):
-        told.append("Some layers stand in another order than in the base.")
+        sentences.append("Some layers are in another order than in the base.")
     if len(set(firsts)) < len(firsts):
         again = sorted({layer for layer in firsts if firsts.count(layer) > 1})
-        told.append(f"The result uses these positions more than once: {spans(again)}.")
-    return tuple(told)
+        sentences.append(f"The result uses these layers more than once: {spans(again)}.")
+    return tuple(sentences)
 
 
-class _Plan:
-    """Where everything stands in the drawing of one tailoring."""
+class _Drawing:
+    """The drawing of one tailoring: its columns and rows in pixels."""
 
     def __init__(
-        self, tailoring: Tailoring, members: tuple[str, ...], n_layers: int, letters: dict[str, str]
+        self, tailoring: Tailoring, members: Sequence[str], n_layers: int, letters: dict[str, str]
     ) -> None:
         self.tailoring, self.members, self.n_layers = tailoring, members, n_layers
         self.letters = letters
@@ -139,8 +128,8 @@ class _Plan:
         self.cell = min((_WIDTH - self.left - 3 * _GAP) / n_columns, 44.0)
         self.width = self.left + n_columns * self.cell + 3 * _GAP
         self.foot = _TOP + _ROW * len(members)
-        self.uses = _uses(tailoring, n_layers)
-        self.grounds = _grounds(tailoring, n_layers)
+        self.uses, self.grounds = _users(tailoring, n_layers)
+        self.gap = 1.0 if self.cell < 16 else 2.0
 
     def draw(self) -> Markup:
         """The whole picture."""
@@ -208,27 +197,26 @@ class _Plan:
         )
 
     def _box(self, corner: tuple[float, float], height: float, kind: str, title: str) -> Markup:
-        gap = 1.0 if self.cell < 16 else 2.0
         return tag(
             "rect",
             tag("title", title),
-            x=round(corner[0] + gap / 2, 1),
-            y=round(corner[1] + gap / 2, 1),
-            width=round(self.cell - gap, 1),
-            height=round(height - gap, 1),
+            x=round(corner[0] + self.gap / 2, 1),
+            y=round(corner[1] + self.gap / 2, 1),
+            width=round(self.cell - self.gap, 1),
+            height=round(height - self.gap, 1),
             rx=2,
             class_=kind,
         )
 
     def _cell_title(self, member: str, layer: int) -> str:
         parts = {-1: "embedding", self.n_layers: "norm", self.n_layers + 1: "head"}
-        what = f"{member}: {parts[layer]}" if layer in parts else f"{member}:{layer}"
-        told = []
-        if places := self.uses.get((member, layer)):
-            told.append(f"is used in {listed(places)}")
-        if places := self.grounds.get((member, layer)):
-            told.append(f"is what the differences in {listed(places)} are taken from")
-        return f"{what} {listed(told) or 'is not used'}"
+        name = f"{member}: {parts[layer]}" if layer in parts else f"{member}:{layer}"
+        roles = []
+        if users := self.uses.get((member, layer)):
+            roles.append(f"is used in {listed(users)}")
+        if users := self.grounds.get((member, layer)):
+            roles.append(f"is what the differences in {listed(users)} are taken from")
+        return f"{name} {listed(roles) or 'is not used'}"
 
     def _threads(self) -> list[Markup]:
         """From each layer of the result up to where it was taken from."""
@@ -249,13 +237,11 @@ class _Plan:
     def _result(self) -> list[Markup]:
         """The layers of the result: a stripe for each source, a letter for the method."""
         n_result = len(self.tailoring.layers)
-        columns = {"embedding": -1, "norm": n_result, "head": n_result + 1}
-        placed = [(f"layer {i}", i, spec) for i, spec in enumerate(self.tailoring.layers)]
-        placed += [(part, columns[part], spec) for part, spec in self.tailoring.outer_parts.items()]
+        y = self.foot + _THREADS
         drawn = []
-        for place, column, spec in placed:
-            x, y = self.x(column, n_result), self.foot + _THREADS
-            drawn += self._stripes(x, y, spec, f"{place} of the result: {spec_title(spec)}")
+        for name, column, spec in _placed(self.tailoring, n_result):
+            title = f"{name.removeprefix('the ')} of the result: {spec_title(spec)}"
+            drawn += self._stripes(self.x(column, n_result), y, spec, title)
         return drawn
 
     def _strengths(self) -> list[Markup]:
@@ -270,19 +256,18 @@ class _Plan:
             strength = spec.scale if spec.scale is not None or len(values) != 1 else values[0]
             if isinstance(strength, float):
                 middle = self.x(column, n_result) + self.cell / 2
-                told = f"{strength:.2f}".removeprefix("0")
-                drawn.append(text(middle, y, told, class_="tick mid small"))
+                words = f"{strength:.2f}".removeprefix("0")
+                drawn.append(text(middle, y, words, class_="tick mid small"))
         named = text(self.left - 10, y, "scale", class_="tick end small")
         return [named, *drawn] if drawn else []
 
     def _stripes(self, x: float, y: float, spec: LayerSpec, title: str) -> list[Markup]:
-        gap = 1.0 if self.cell < 16 else 2.0
-        width = (self.cell - gap) / len(spec.sources)
+        width = (self.cell - self.gap) / len(spec.sources)
         drawn = [
             tag(
                 "rect",
                 tag("title", title),
-                x=round(x + gap / 2 + index * width, 2),
+                x=round(x + self.gap / 2 + index * width, 2),
                 y=y,
                 width=round(width, 2),
                 height=_RESULT,
@@ -314,28 +299,30 @@ def _short(name: str) -> str:
     return name if len(name) <= 20 else name[:19] + "…"
 
 
-def _uses(tailoring: Tailoring, n_layers: int) -> dict[tuple[str, int], list[str]]:
-    """Member and column to the places of the result that use it as a source."""
-    uses: dict[tuple[str, int], list[str]] = {}
-    for place, column, spec in _placed(tailoring, n_layers):
-        for source in spec.sources:
+_Users = dict[tuple[str, int], list[str]]
+
+
+def _users(tailoring: Tailoring, n_layers: int) -> tuple[_Users, _Users]:
+    """Member and column to what uses it as a source, and to what takes differences from it."""
+    uses: _Users = {}
+    grounds: _Users = {}
+    for name, column, spec in _placed(tailoring, n_layers):
+        user = f"{name} of the result" if name.startswith("layer") else name
+        named = [(uses, source) for source in spec.sources]
+        named += [] if spec.base is None else [(grounds, spec.base)]
+        for users, source in named:
             at = column if source.layer is None else source.layer
-            uses.setdefault((source.member, at), []).append(place)
-    return uses
-
-
-def _grounds(tailoring: Tailoring, n_layers: int) -> dict[tuple[str, int], list[str]]:
-    """Member and column to the places of the result whose differences are taken from it."""
-    grounds: dict[tuple[str, int], list[str]] = {}
-    for place, column, spec in _placed(tailoring, n_layers):
-        if spec.base is not None:
-            at = column if spec.base.layer is None else spec.base.layer
-            grounds.setdefault((spec.base.member, at), []).append(place)
-    return grounds
+            users.setdefault((source.member, at), []).append(user)
+    return uses, grounds
 
 
 def _placed(tailoring: Tailoring, n_layers: int) -> list[tuple[str, int, LayerSpec]]:
-    """Place in words, column of a part, and spec; a layer's columns are in its sources."""
+    """Name, column and spec of every layer of the result and of every outer part.
+
+    Args:
+        tailoring: The result.
+        n_layers: Layers before the columns of norm and head.
+    """
     columns = {"embedding": -1, "norm": n_layers, "head": n_layers + 1}
-    placed = [(f"layer {i} of the result", 0, spec) for i, spec in enumerate(tailoring.layers)]
+    placed = [(f"layer {index}", index, spec) for index, spec in enumerate(tailoring.layers)]
     return placed + [(f"the {part}", columns[part], s) for part, s in tailoring.outer_parts.items()]

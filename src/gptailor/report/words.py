@@ -1,7 +1,4 @@
-"""Numbers as people read them.
-
-Knows nothing of what the numbers mean.
-"""
+"""Format numbers and lists for people."""
 
 import math
 from collections.abc import Sequence
@@ -78,7 +75,7 @@ def count(n: int, noun: str, plural: str | None = None) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """A list as English has it.
+    """Words joined with commas and "and".
 
     Example:
         >>> listed(["a", "b", "c"])
@@ -90,7 +87,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Rising whole numbers, neighbours drawn together.
+    """Rising whole numbers, runs of three or more as ranges.
 
     Example:
         >>> spans([3, 4, 5, 9, 11, 12])
@@ -102,5 +99,5 @@ def spans(numbers: Sequence[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    told = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return ", ".join(told)
+    ranges = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(ranges)

@@ -1,8 +1,8 @@
 """The search loop: ask, record, evaluate, record, tell.
 
-Searchers are pure, so a study that was killed goes on by replaying its record: recorded trials are
-told again, and proposals without an outcome are evaluated. After the search the best candidates are
-compared on the selection split, and the chosen one is scored on the test split.
+Searchers are pure, so a study that was killed goes on by replaying its record: the searcher is
+told the recorded trials again, and proposals without an outcome are evaluated. After the search the
+best candidates are compared on the selection split, and the chosen one is scored on the test split.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ class Study:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Every trial that the searcher was told, in order."""
+        """The trials of this start so far, replayed ones included, in order."""
         return tuple(self._trials)
 
     @property

@@ -1,0 +1,85 @@
+"""``evaluation.json``: what ``gptailor evaluate`` measured, beside a run's record."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, ValidationError
+
+from gptailor.errors import RecordError
+from gptailor.files.atomic import write_atomically
+from gptailor.files.safe_read import read_plain
+from gptailor.record.fields import Part, ScoresField, first_problem
+
+__all__ = ["EvaluatedModel", "EvaluationFile", "read_evaluation"]
+
+_FILE = "evaluation.json"
+_FORMAT: Literal["gptailor-evaluation/1"] = "gptailor-evaluation/1"
+_MOST = 2**30  # bytes: a hundred tasks with all their examples
+
+
+class EvaluatedModel(Part):
+    """One model of an evaluation by lm-eval.
+
+    Args:
+        name: A member's name, or ``result``.
+        path: Where it came from.
+        parameters: How many it has.
+        scores: Example by example.
+    """
+
+    name: str
+    path: str
+    parameters: NonNegativeInt
+    scores: ScoresField
+
+
+class EvaluationFile(Part):
+    """The whole file.
+
+    Args:
+        split: The examples.
+        tailoring: Digest of the result's tailoring.
+        backend: What ran the models.
+        n_resamples: Of the bootstrap.
+        versions: Library to version.
+        models: Members and result.
+    """
+
+    format: Literal["gptailor-evaluation/1"] = _FORMAT
+    split: Literal["test", "selection", "search"] = "test"
+    tailoring: str | None = None
+    backend: str
+    n_resamples: Annotated[int, Field(gt=0, le=1_000_000)]
+    versions: dict[str, str | None]
+    models: tuple[EvaluatedModel, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a run's folder: the old one or the new, never half of one."""
+        write_atomically(folder / _FILE, json.dumps(self.model_dump(), allow_nan=False))
+
+
+def read_evaluation(folder: Path) -> EvaluationFile | None:
+    """Read the file of a run; None if there is none.
+
+    Raises:
+        RecordError: It can't be used.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    again = "run 'gptailor evaluate' again, or remove the file"
+    text = read_plain(
+        path, most=_MOST, noun="file that 'gptailor evaluate' wrote", error_type=RecordError
+    )
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RecordError(f"{path}: not usable as JSON; {again}") from None
+    found = plain.get("format") if isinstance(plain, dict) else None
+    if found != _FORMAT:
+        raise RecordError(f"{path}: format must be {_FORMAT!r}, not {found!r}; {again}")
+    try:
+        return EvaluationFile.model_validate(plain)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {first_problem(error)}; {again}") from None
