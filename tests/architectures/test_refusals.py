@@ -130,7 +130,7 @@ def names(text: str) -> list[str]:
 
 
 def test_the_page_lists_what_is_walked_with_its_kinds_of_layers(tiny_fields: Any) -> None:
-    told = {names(cells[0])[0]: names(cells[1]) for cells in rows("Walked")}
+    told = {names(cells[0])[0]: names(cells[1]) for cells in rows("Tested")}
     assert list(told) == list(WALKED)
     for model_type, fields in told.items():
         kinds = layer_kinds(AutoConfig.for_model(model_type, **tiny_fields(model_type)))
@@ -142,7 +142,7 @@ def test_the_page_lists_what_is_walked_with_its_kinds_of_layers(tiny_fields: Any
 
 def test_the_page_lists_what_was_tried_and_what_is_taken_apart() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for heading, listed in (("Tried", TRIED), ("Images and text", MULTIMODAL)):
+    for heading, listed in (("Tried once", TRIED), ("Images and text", MULTIMODAL)):
         section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
         assert [name for name in names(section) if name in listed] == sorted(listed)
 
