@@ -133,10 +133,10 @@ def test_the_command_line_tells_faults_and_exits_with_2(
     [
         ("".join(f"k{n}: 1\n" for n in range(500)), "and 403 more problems"),
         ("".join(f"k{n}: 1\n" for n in range(30_000)), "more than 50,000 keys and values"),
-        (f"tasks: [{'{}, ' * 1001}]", "tasks: has 1,001 items; at most 1,000 are taken"),
+        (f"tasks: [{'{}, ' * 1001}]", "tasks: has 1,001 items; at most 1,000 are allowed"),
         (
             f"family: {{variants: {{{', '.join(f'v{n}: x' for n in range(1001))}}}}}",
-            "family.variants: has 1,001 items; at most 1,000 are taken",
+            "family.variants: has 1,001 items; at most 1,000 are allowed",
         ),
         ("- " * 3000, "nested deeper than 40 levels"),
         ("[" * 5000, "nested deeper than 40 levels"),

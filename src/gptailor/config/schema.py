@@ -44,7 +44,7 @@ class FamilyConfig(Frozen):
     )
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="Of the weights in memory; auto takes the faster one here."),
+        Field(description="Of the weights in memory; auto is the fastest on this machine."),
     ] = "auto"
 
     @field_validator("variants", mode="before")
@@ -103,7 +103,9 @@ class BudgetConfig(Frozen):
             description="Examples of each task: fewest and most, or every rung, rising.",
         ),
     ] = (10, 270)
-    finalists: Annotated[int, Field(gt=0, le=1000, description="Candidates to choose among.")] = 8
+    finalists: Annotated[
+        int, Field(gt=0, le=1000, description="Candidates compared on the selection split.")
+    ] = 8
 
     @field_validator("n_examples", mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 The member's logits are kept in a compact form: the log-probabilities of its k likeliest tokens, and
 the log of all the rest's mass as one bucket. What that leaves out only makes the divergence smaller
-(merging outcomes never raises it). Knows nothing of tasks or models; float32 throughout.
+(merging outcomes never raises it). float32 throughout.
 """
 
 from collections.abc import Sequence
@@ -35,12 +35,12 @@ class Teacher:
         return Teacher(self.logprobs[positions], self.tokens[positions], self.rest[positions])
 
     @classmethod
-    def joined(cls, parts: "Sequence[Teacher]") -> "Teacher":
-        """The compact form of the positions of all parts, one after the other."""
+    def joined(cls, pieces: "Sequence[Teacher]") -> "Teacher":
+        """The compact form of the positions of all pieces, in order."""
         return cls(
-            torch.cat([part.logprobs for part in parts]),
-            torch.cat([part.tokens for part in parts]),
-            torch.cat([part.rest for part in parts]),
+            torch.cat([piece.logprobs for piece in pieces]),
+            torch.cat([piece.tokens for piece in pieces]),
+            torch.cat([piece.rest for piece in pieces]),
         )
 
     @property

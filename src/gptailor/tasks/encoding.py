@@ -1,8 +1,4 @@
-"""Text to token ids, exactly as lm-eval's Hugging Face backend does it.
-
-So that what a model is asked here is, token by token, what lm-eval would ask it. Knows nothing of
-tasks; the tokenizer is a Hugging Face one.
-"""
+"""Text to token ids, exactly as lm-eval's Hugging Face backend encodes it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +20,7 @@ class Encoder:
     Args:
         tokenizer: A Hugging Face tokenizer.
         max_length: Tokens that a model is fed at once; what is longer loses its beginning.
-        prefix: The token that stands before a text without a context.
+        prefix: The token put before a text that has no context.
         prefix_text: The same as text: a string that starts with it gets no special tokens.
         n_tokens: Rows of the model's embedding, if known.
     """

@@ -82,7 +82,7 @@ def divide(
     Args:
         name: The task's name, for messages.
         documents: Of the split that is searched.
-        test: Documents kept apart for testing; None to take them from `documents` too.
+        test: Documents of the test split; None to take it from `documents` too.
         shares: Of the search, selection and test splits; the last is unused where `test` is given.
         seed: Same seed, same splits.
 
@@ -123,11 +123,11 @@ def divide(
 def limited(
     name: str, splits: DocumentSplits, limit: int | None, test_limit: int | None = None
 ) -> DocumentSplits:
-    """Keep the first documents of the search split and of the test split, and say so.
+    """Cut the search and the test split to limits, and add a note.
 
     Args:
         name: The task's, for the notes.
-        splits: In nested order, so that the first ones stand for all.
+        splits: In nested order, so that the first ones represent all.
         limit: At most so many of the search split; None for all.
         test_limit: At most so many of the test split; None for all.
     """
@@ -175,9 +175,9 @@ def _refuse_empty(
     empty = [split for split, documents in sizes.items() if not documents]
     if empty:
         n, n_unlike = counts
-        alike = "" if n == n_unlike else f", {n_unlike} of them unlike the others,"
+        alike = "" if n == n_unlike else f", {n_unlike} of them different,"
         raise TaskError(
             f"task {name!r}: the {' and '.join(empty)} split would be empty: {n} examples{alike} "
             f"divided by the shares {shares[0]:g} : {shares[1]:g} : {shares[2]:g} (search : "
-            "selection : test); give more examples or other shares"
+            "selection : test); add examples or change the shares"
         )

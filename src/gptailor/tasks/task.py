@@ -181,7 +181,7 @@ class ExampleTask:
     def digest(self) -> str:
         """SHA-256 of its passages' token ids and of its numbers for a made-up answer, in order.
 
-        The numbers tell gold answers apart, which are in no passage.
+        The numbers depend on the gold answer, which no passage holds.
         """
         digest = hashlib.sha256()
         for index, example in enumerate(self.examples):
@@ -189,8 +189,8 @@ class ExampleTask:
                 for tokens in (passage.context, *passage.continuations):
                     digest.update(np.array([len(tokens), *tokens], dtype="<i8").tobytes())
             numbers = self.measure(index, made_up_outcomes(example.passages))
-            told = sorted((name, round(float(number), 6)) for name, number in numbers.items())
-            digest.update(f"example {told}".encode())
+            rounded = sorted((name, round(float(number), 6)) for name, number in numbers.items())
+            digest.update(f"example {rounded}".encode())
         return digest.hexdigest()
 
     def passages(self, example: int) -> tuple[Passage, ...]:
@@ -210,13 +210,13 @@ class ExampleTask:
         Raises:
             TaskError: A plug-in metric returns no finite number.
         """
-        numbers = self.score(example, self.examples[example].in_order(outcomes))
-        told = {metric: numbers[metric] for metric in self.metrics if metric in numbers}
+        scored = self.score(example, self.examples[example].in_order(outcomes))
+        numbers = {metric: scored[metric] for metric in self.metrics if metric in scored}
         if "divergence" in self.metrics:
             divergence = _divergence([outcome for row in outcomes for outcome in row])
             if divergence is not None:
-                told["divergence"] = divergence
-        return told
+                numbers["divergence"] = divergence
+        return numbers
 
     def score(self, example: int, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """Turn the outcomes of lm-eval's requests into numbers, of all metrics but the divergence.

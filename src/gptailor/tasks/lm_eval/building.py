@@ -102,7 +102,7 @@ def example_label(task: LmEvalTask, index: int) -> str:
 
 @contextlib.contextmanager
 def _about(label: str, task: LmEvalTask, index: int) -> Iterator[None]:
-    """Let an error say which example it is about."""
+    """Name the example in an error."""
     try:
         yield
     except (TaskError, *BUILD_ERRORS) as error:
@@ -248,9 +248,9 @@ def _choices(asked: _Asked, encoder: Encoder) -> ChoiceExample:
 
 
 def _refuse_unanswerable(choices: Sequence[Any], raw_gold: Any) -> None:
-    """Refuse choices that can't be told apart from nothing, and an answer that is none of them.
+    """Refuse too few, too many or empty choices, and a gold answer that is none of them.
 
-    A `raw_gold` of None is not looked at.
+    A `raw_gold` of None is not checked.
     """
     if len(choices) < 2:
         raise TaskError(f"it has {len(choices)} choices; two at least are needed")
@@ -306,12 +306,12 @@ def _rolling(asked: _Asked, encoder: Encoder) -> RollingExample:
         n_bytes, n_words = task.count_bytes(text), task.count_words(text)
         units = {"word_perplexity": n_words, "byte_perplexity": n_bytes, "bits_per_byte": n_bytes}
         return RollingExample(passages, units, TextSize(len(text), n_words, n_bytes))
-    # a task of its own words or bytes tells them beside the log-likelihood it was given
+    # a task that counts words or bytes itself returns (log-likelihood, count)
     results = task.process_results(asked.doc, (-1.0,))
-    told = {k: v for k, v in results.items() if k in METRICS.builtin and isinstance(v, tuple)}
-    if any(pair[0] != -1.0 for pair in told.values()):
+    pairs = {k: v for k, v in results.items() if k in METRICS.builtin and isinstance(v, tuple)}
+    if any(pair[0] != -1.0 for pair in pairs.values()):
         raise TaskError("its process_results changes the log-likelihood, which can't be followed")
-    units = {metric: int(pair[1]) for metric, pair in told.items()}
+    units = {metric: int(pair[1]) for metric, pair in pairs.items()}
     return RollingExample(passages, units, TextSize.of(text))
 
 

@@ -103,7 +103,7 @@ def set_fewshot(name: str, task: LmEvalTask, wanted: int | None) -> tuple[str | 
         return None, notes
     own = (task.config.training_split, task.config.validation_split, task.config.test_split)
     source = next(split for split in own if split is not None)
-    # said aloud, so that lm-eval leaves the question itself out of its own examples
+    # set, so that lm-eval leaves the question itself out of its own examples
     shots.split = source
     return str(source), notes
 
@@ -117,19 +117,19 @@ def all_documents(opened: LoadedTask) -> list[Document]:
     ]
 
 
-def refuse_leak(opened: LoadedTask, report: LoadedTask) -> None:
+def refuse_leak(opened: LoadedTask, tested: LoadedTask) -> None:
     """Refuse few-shot examples from the split that the test split lies in.
 
-    The search would be shown what it is reported on.
+    The search would see test examples.
 
     Raises:
         TaskError: Names the subtask and the split.
     """
     for subtask, source in opened.shots.items():
-        if source is not None and source == report.splits.get(subtask):
+        if source is not None and source == tested.splits.get(subtask):
             raise TaskError(
                 f"{opened.labels[subtask]}: its few-shot examples come from the split {source!r}, "
-                "where the test split lies too; report on another split (test_split), give the "
+                "where the test split is too; test on another split (test_split), give the "
                 "task a fewshot_split, or set num_fewshot to 0"
             )
 

@@ -204,7 +204,7 @@ def _refuse(problems: list[str]) -> None:
 
 
 def _read(path: Path, above: list[Path]) -> dict[str, Any]:
-    real = Path(os.path.realpath(path))  # which says nothing against links in a circle
+    real = Path(os.path.realpath(path))  # raises nothing for links in a circle
     if real in above or len(above) > _MAX_INCLUDES:
         raise TaskError(f"{path}: includes itself, by way of {above[-1]}")
     try:

@@ -57,13 +57,13 @@ def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
     for subtask, task in loaded["tasks"].items():
         _refuse_unlike(labels[subtask], task)
         try:
-            shots[subtask], told = set_fewshot(subtask, task, num_fewshot)
+            shots[subtask], added = set_fewshot(subtask, task, num_fewshot)
             splits[subtask] = choose_split(labels[subtask], task, split)
         except BUILD_ERRORS as error:
             raise TaskError(
                 f"{labels[subtask]}: lm-eval can't build it: {one_line(error)}"
             ) from None
-        notes += told
+        notes += added
     group = loaded["groups"].get(own_name)
     lists = [] if group is None else group.aggregate_metric_list or []
     equal = {entry.metric for entry in lists if not entry.weight_by_size}
@@ -147,7 +147,7 @@ def _local(tasks: LocalTasks) -> Any:
         manager.task_index.pop(name, None)  # the user's own goes before lm-eval's
         TaskIndex.process_cfg(plain, tasks.places.get(name), manager.task_index)
         manager.task_index[name].cfg = config
-        manager.task_index[name].yaml_path = None  # lm-eval takes our config, not the file
+        manager.task_index[name].yaml_path = None  # use our config, not the file
     return manager
 
 

@@ -22,7 +22,7 @@ _SYNTAX = (
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Compiles each text once: that takes longer than all that is done with it."""
+    """Compiles each template once: compiling is the slowest step."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

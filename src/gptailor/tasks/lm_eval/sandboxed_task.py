@@ -1,8 +1,8 @@
 """lm-eval's task object for local task files: templates are rendered in a sandbox.
 
 lm-eval renders templates in an environment that lets them reach any object of Python. This class
-overrides each method that renders one, and says in an error which template it was. Imports lm-eval,
-so it is imported late.
+overrides each method that renders one, and names the template in an error. Importing it imports
+lm-eval.
 """
 
 import ast
@@ -103,9 +103,9 @@ class SandboxedTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no t
                 return None
             return doc[field] if field in doc else _render(field, doc)
 
-    def _is_template(self, said: object) -> bool:
+    def _is_template(self, value: object) -> bool:
         """Whether it is rendered: not a column's name, a list, a number or a function."""
-        return self.prompt is None and isinstance(said, str) and said not in self.features
+        return self.prompt is None and isinstance(value, str) and value not in self.features
 
     def _index_or_text(self, text: str) -> Any:
         if text.isdigit() and self.config.doc_to_choice is not None:
@@ -119,7 +119,7 @@ def _render(template: str, doc: Doc) -> str:
 
 @contextlib.contextmanager
 def _naming(key: str) -> Iterator[None]:
-    """Let an error say which template it is about."""
+    """Name the template in an error."""
     try:
         yield
     except BUILD_ERRORS as error:

@@ -1,4 +1,4 @@
-"""What a local task file may say: plain data and templates, and nothing that names code.
+"""The keys of a local task file: plain data and templates, and nothing that names code.
 
 lm-eval would call functions, load metrics and prompts by their paths, and let `datasets` choose any
 reader; a file of the user's own may ask for none of that. Every error of a file is found before
@@ -124,7 +124,7 @@ def _data_options(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None
 
 
 def _refused(reason: str) -> AfterValidator:
-    """Refuse a key, unless it says None or False."""
+    """Refuse a key, unless its value is None or False."""
     return AfterValidator(partial(_false, reason))
 
 
@@ -176,7 +176,7 @@ class _Fewshot(Frozen):
 
 
 class TaskFile(Frozen):
-    """A task or group, or what a group says for its tasks."""
+    """A task, a group, or the keys that a group sets for its tasks."""
 
     task: object = None
     task_alias: object = None
@@ -226,8 +226,8 @@ def file_problems(where: str, config: Mapping[str, Any], *, whole: bool) -> list
 
     Args:
         where: What each sentence begins with: the file and the task.
-        config: What the file says.
-        whole: Whether it is a task that can be made, rather than what a group says for its tasks.
+        config: Of the file.
+        whole: Whether it must be complete, rather than keys that a group sets for its tasks.
     """
     problems, of_data = [], False
     try:
