@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from gptailor.errors import FamilyError
 from gptailor.family.empty_model import model_around, skeleton_of
+from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
-from gptailor.family.members import OpenedMember
 from gptailor.family.multimodal import language_model, names_whole
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (

@@ -1,82 +1,45 @@
 """What differs by architecture: where the layers are, and which config fields are per layer.
 
-The differences are data, in the tables below. A list with one entry a layer is cut with the layers;
-lists of indices and counts are handled where they are known; a field that looks per layer and is
-not known is refused, not guessed.
+A list with one entry a layer is cut with the layers; lists of indices and counts are handled where
+they are known; a field that looks per layer and is not known is refused, not guessed.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from gptailor.core.frozen import Frozen
 from gptailor.errors import FamilyError, TailoringError
+from gptailor.files.yaml import read_yaml
 
 __all__ = [
-    "MULTIMODAL",
+    "kind_difference",
     "layer_kinds",
+    "layers_field",
     "layers_path",
+    "multimodal_types",
     "n_layers_of",
+    "own_fields",
     "refuse_unsupported",
     "tailored_config",
     "text_config",
 ]
 
-# multimodal models whose logits, given text alone, are those of their language model by itself;
-# checked again when weights are opened, since language models of one type may differ
-MULTIMODAL: tuple[str, ...] = (
-    *("aria", "deepseek_vl", "exaone4_5", "fuyu", "gemma3", "got_ocr2", "hyperclovax_vision_v2"),
-    *("idefics2", "idefics3", "internvl", "lighton_ocr", "llama4", "llava", "llava_next"),
-    *("llava_next_video", "llava_onevision", "mistral3", "pp_chart2table", "qianfan_ocr"),
-    *("smolvlm", "video_llama_3", "video_llava", "vipllava"),
-)
-_RECURRENT = "its layers carry a recurrent state, which the evaluation of candidates can't share"
-_SHARED = "its layers share weights or state with one another, so that no layer can be cut alone"
-_PATTERN = "its config says which layer is of which kind by a pattern that can't follow a cut"
-_NUMBERED = "a layer computes with its number, or with how many layers there are"
-_ALIBI = (
-    "its attention counts distances along the row, also over other texts packed into it (alibi)"
-)
-_CHOOSING = "each token attends to a chosen few of a row, also of other texts packed into it"
-_NO_DECODER = "it is not a causal language model of stacked decoder layers"
+Kind = tuple[tuple[str, Hashable], ...]  # the per-layer fields of one layer, with their values
 
-# model types that are refused, and why
-_REFUSED: Mapping[str, str] = {
-    **dict.fromkeys(("gemma3n", "gemma3n_text", "reformer", "zamba", "zamba2"), _SHARED),
-    **dict.fromkeys(("inkling2_text", "hrm_text", "longcat_flash", "zaya"), _SHARED),
-    **dict.fromkeys(("bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2"), _RECURRENT),
-    **dict.fromkeys(("recurrent_gemma", "rwkv", "xlstm", "nemotron_h", "lfm2_moe"), _RECURRENT),
-    **dict.fromkeys(("beam", "deepseek_v4"), _SHARED),
-    **dict.fromkeys(("diffllama", "minicpm3"), _NUMBERED),
-    **dict.fromkeys(("gpt_neox_japanese", "modernbert-decoder"), _NUMBERED),
-    **dict.fromkeys(("bloom", "mpt"), _ALIBI),
-    **dict.fromkeys(("cpmant", "git", "phi4_multimodal"), _NO_DECODER),
-    **dict.fromkeys(("ernie4_5_moe", "gpt_neo", "granitemoehybrid"), _PATTERN),
-    **dict.fromkeys(("bert", "bert-generation", "big_bird", "blt", "camembert"), _NO_DECODER),
-    **dict.fromkeys(("data2vec-text", "electra", "ernie", "megatron-bert", "moshi"), _NO_DECODER),
-    **dict.fromkeys(("rembert", "roberta", "roberta-prelayernorm", "roc_bert"), _NO_DECODER),
-    **dict.fromkeys(("roformer", "trocr", "xlm", "xlm-roberta", "xlnet", "xmod"), _NO_DECODER),
-    **dict.fromkeys(("xlm-roberta-xl",), _NO_DECODER),
-}
 _RECURRENT_KINDS = re.compile(r"mamba|conv|recurrent|linear|hybrid|ssm|delta", re.IGNORECASE)
-
 # fields that list the indices of some layers
 _INDEX_LISTS = ("mlp_only_layers", "moe_layers")
 # "the first k layers are dense"; with an explicit list the count says nothing
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
 # a count of layers that is only read where `layer_types` is not given
 _CLAMPED = ("max_window_layers",)
-# patterns that are only read where the explicit list is not given
-_PATTERNS: Mapping[str, str] = {
-    "full_attention_interval": "layer_types",
-    "global_attn_every_n_layers": "layer_types",
-    "interleave_moe_layer_step": "moe_layers",
-    "no_rope_layer_interval": "no_rope_layers",
-    "sliding_window_pattern": "layer_types",
-}
 _SPARSE_STEP = "decoder_sparse_step"
 # fields by which layers share state or weights, when not 0
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input")
@@ -87,6 +50,25 @@ _LOOKS_PER_LAYER = re.compile(
     r"|(layer|layers|block|blocks)_(ids|idx|idxs|indices|pattern)$|_idxs$|block_types$"
 )
 _NOT_PER_LAYER = re.compile(r"_token_id$|_token_ids$|^time_step|_index$|multipliers$|_factor$")
+
+
+class _Facts(Frozen):
+    """The contents of architectures.yaml, which says what each means."""
+
+    multimodal: list[str]
+    reasons: dict[str, str]
+    refused: dict[str, list[str]]
+    patterns: dict[str, str]
+
+
+@functools.cache
+def _facts() -> _Facts:
+    return _Facts(**read_yaml(Path(__file__).with_name("architectures.yaml")))
+
+
+def multimodal_types() -> list[str]:
+    """Types of multimodal models whose language model can be tailored alone."""
+    return _facts().multimodal
 
 
 def layers_path(model: PreTrainedModel) -> str:
@@ -117,10 +99,10 @@ def n_layers_of(config: PreTrainedConfig) -> int:
     Raises:
         FamilyError: It has none.
     """
-    n_layers = config.to_dict().get(_layers_field(config))
+    n_layers = config.to_dict().get(layers_field(config))
     if not isinstance(n_layers, int) or isinstance(n_layers, bool) or n_layers < 1:
         raise FamilyError(
-            f"{config.model_type}: {_layers_field(config)} is {n_layers!r} in its config; "
+            f"{config.model_type}: {layers_field(config)} is {n_layers!r} in its config; "
             "it must be 1 or more"
         )
     return n_layers
@@ -128,27 +110,34 @@ def n_layers_of(config: PreTrainedConfig) -> int:
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of the language model in a multimodal one, or else the config itself."""
-    return config.get_text_config() if config.model_type in MULTIMODAL else config
+    return config.get_text_config() if config.model_type in multimodal_types() else config
 
 
-def layer_kinds(config: PreTrainedConfig) -> tuple[Hashable, ...]:
+def layer_kinds(config: PreTrainedConfig) -> tuple[Kind, ...]:
     """The kind of layer at each position; layers of equal kind are interchangeable.
 
     A kind consists of every per-layer field of the config: attention type, dense or expert, with or
     without rotary embedding, and so on.
     """
     fields, n_layers = config.to_dict(), n_layers_of(config)
-    kinds: list[list[Hashable]] = [[] for _ in range(n_layers)]
-    for name in _per_layer_lists(config, fields):
-        for layer in range(n_layers):
-            kinds[layer].append((name, _hashable(fields[name][layer])))
+    values = {name: fields[name] for name in _per_layer_lists(config, fields)}
     for name, chosen in _chosen_layers(fields, n_layers).items():
-        for layer in range(n_layers):
-            kinds[layer].append((name, layer in chosen))
-    for layer, own in _per_layer_config(fields).items():
-        if layer < n_layers:
-            kinds[layer].append(("per_layer_config", _hashable(own)))
-    return tuple(tuple(kind) for kind in kinds)
+        values[name] = [layer in chosen for layer in range(n_layers)]
+    own = _per_layer_config(fields)
+    values["per_layer_config"] = [own.get(layer) for layer in range(n_layers)]
+    return tuple(
+        tuple((name, str(of_layers[layer])) for name, of_layers in values.items())
+        for layer in range(n_layers)
+    )
+
+
+def kind_difference(one: Kind, other: Kind) -> tuple[str, Hashable, Hashable] | None:
+    """The first field in which two kinds of layer differ, with both values."""
+    values, others = dict(one), dict(other)
+    for name in values | others:
+        if values.get(name) != others.get(name):
+            return name, values.get(name), others.get(name)
+    return None
 
 
 def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTrainedConfig:
@@ -166,73 +155,45 @@ def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTr
     for position in positions:
         if not 0 <= position < n_layers:
             raise TailoringError(f"position {position} is not one of 0 to {n_layers - 1}")
-    chosen = _chosen_layers(fields, n_layers)
     for name in _per_layer_lists(config, fields):
         fields[name] = [fields[name][position] for position in positions]
-    _remap_indices(fields, positions, chosen)
-    _recount(config.model_type, fields, positions, chosen)
-    fields[_layers_field(config)] = len(positions)
+    _renumber(fields, positions, _chosen_layers(fields, n_layers))
+    fields[layers_field(config)] = len(positions)
     # made anew, not edited: some configs derive private state from these fields
     made = type(config).from_dict(fields)
-    _refuse_altered(config, made, positions)
+    wanted = layer_kinds(config)
+    for layer, (position, found) in enumerate(zip(positions, layer_kinds(made), strict=True)):
+        if difference := kind_difference(wanted[position], found):
+            name, value, would_be = difference
+            raise TailoringError(
+                f"layer {position} ({name}: {value}) is to be layer {layer}, but the config of a "
+                f"{config.model_type} model makes that {name}: {would_be}"
+            )
     return made
 
 
-def _refuse_altered(
-    config: PreTrainedConfig, made: PreTrainedConfig, positions: Sequence[int]
-) -> None:
-    """Refuse where the config class made another order of layers than was asked for."""
-    wanted, found = layer_kinds(config), layer_kinds(made)
-    for layer, position in enumerate(positions):
-        if wanted[position] != found[layer]:
-            was, would_be = _difference(wanted[position], found[layer])
-            raise TailoringError(
-                f"layer {position} ({was}) is to be layer {layer}, but the config of a "
-                f"{config.model_type} model makes that {would_be}"
-            )
-
-
-def _difference(one: Hashable, other: Hashable) -> tuple[str, str]:
-    """The first field in which two kinds of layer differ, with its value in each."""
-    assert isinstance(one, tuple), "a kind is made of fields"
-    assert isinstance(other, tuple), "a kind is made of fields"
-    for (name, value), (_, found) in zip(one, other, strict=False):
-        if value != found:
-            return f"{name}: {value}", f"{name}: {found}"
-    return "of one kind", "another kind"
-
-
-def _remap_indices(
+def _renumber(
     fields: dict[str, Any], positions: Sequence[int], chosen: Mapping[str, frozenset[int]]
 ) -> None:
-    """Renumber lists and mappings of layer indices."""
-    for name in _INDEX_LISTS:
-        if isinstance(fields.get(name), list | tuple):
-            fields[name] = [i for i, p in enumerate(positions) if p in fields[name]]
-    if _SPARSE_STEP in chosen:
-        dense = [i for i, p in enumerate(positions) if p in chosen[_SPARSE_STEP]]
-        fields |= {_SPARSE_STEP: 1, "mlp_only_layers": dense}
+    """Change indices and counts of layers in `fields` to those of the result."""
+    for name, layers in chosen.items():
+        kept = [index for index, position in enumerate(positions) if position in layers]
+        if name in _INDEX_LISTS:
+            fields[name] = kept
+        elif name == _SPARSE_STEP:
+            fields |= {_SPARSE_STEP: 1, "mlp_only_layers": kept}
     own = _per_layer_config(fields)
     if own:
         fields["per_layer_config"] = {
-            str(i): own[position] for i, position in enumerate(positions) if position in own
+            str(index): own[position] for index, position in enumerate(positions) if position in own
         }
-
-
-def _recount(
-    model_type: str,
-    fields: dict[str, Any],
-    positions: Sequence[int],
-    chosen: Mapping[str, frozenset[int]],
-) -> None:
-    """Set counts of first layers to how many of them are kept."""
     for name in (*_PREFIX_COUNTS, *_CLAMPED):
         if not isinstance(fields.get(name), int):
             continue
         first = [position < fields[name] for position in positions]
         if name in chosen and first != sorted(first, reverse=True):
             raise TailoringError(
-                f"{model_type} has dense layers only before its expert layers ({name}), "
+                f"{fields['model_type']} has dense layers only before its expert layers ({name}), "
                 "but here a dense layer stands after an expert one; keep their order"
             )
         fields[name] = sum(first)
@@ -246,83 +207,77 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
     Raises:
         FamilyError: The reason, in one sentence.
     """
-    reason = _reason(text_config(config))
+    reason = next(_reasons(text_config(config)), None)
     if reason is not None:
         raise FamilyError(f"models of type {config.model_type!r} are not supported: {reason}")
 
 
-def _reason(config: PreTrainedConfig) -> str | None:
+def _reasons(config: PreTrainedConfig) -> Iterator[str]:
+    """Reasons to refuse a model, by its type first and then by its fields."""
     fields = config.to_dict()
     if config.is_encoder_decoder:
-        return "it is an encoder with a decoder; only decoders are tailored"
+        yield "it is an encoder with a decoder; only decoders are tailored"
     inner = [name for name in config.sub_configs if name.endswith("_config") and fields.get(name)]
-    if inner and _layers_field(config) not in fields:
-        return (
+    if inner and layers_field(config) not in fields:
+        yield (
             f"it is made of several models ({', '.join(inner)}), which are not taken apart; "
             "save its language model alone and name that folder"
         )
-    if config.model_type in _REFUSED:
-        return _REFUSED[config.model_type]
-    return (
-        _sharing_field(config.model_type, fields)
-        or _across_the_row(fields)
-        or _recurrent_kind(config, fields)
-        or _unknown_field(config, fields)
-    )
+    for reason, types in _facts().refused.items():
+        if config.model_type in types:
+            yield _facts().reasons[reason]
+    yield from _dependence(fields)
+    yield from _recurrence(config, fields)
+    yield from _unknown_fields(config, fields)
 
 
-def _sharing_field(model_type: str, fields: Mapping[str, Any]) -> str | None:
-    """A field by which a layer depends on other layers or on its own number, as a sentence."""
+def _dependence(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Fields by which a layer depends on other layers, on its number, or on other texts."""
+    reasons = _facts().reasons
     for name in _SHARING:
         if fields.get(name):
-            return f"{name} is {fields[name]}, so its layers share weights or state"
-    if fields.get("per_layer_config") and not model_type.startswith("gemma4"):
-        return "per_layer_config is set, which the model itself does not read"
+            yield f"{name} is {fields[name]}, so its layers share weights or state"
+    if fields.get("per_layer_config") and not fields["model_type"].startswith("gemma4"):
+        yield "per_layer_config is set, which the model itself does not read"
     if "shared" in (fields.get("indexer_types") or ()):
-        return "some layers use the index of the layer before (indexer_types: shared)"
+        yield "some layers use the index of the layer before (indexer_types: shared)"
     if fields.get("scale_attn_by_inverse_layer_idx"):
-        return f"{_NUMBERED} (scale_attn_by_inverse_layer_idx)"
-    return None
-
-
-def _across_the_row(fields: Mapping[str, Any]) -> str | None:
-    """A field by which a token attends beyond its own text in a packed row, as a sentence."""
+        yield f"{reasons['numbered']} (scale_attn_by_inverse_layer_idx)"
     if fields.get("alibi"):
-        return f"{_ALIBI}; only a config with alibi: false can be tailored"
+        yield f"{reasons['alibi']}; only a config with alibi: false can be tailored"
     for name in _CHOSEN_TOKENS:
         if fields.get(name):
-            return f"{_CHOOSING} ({name} is {fields[name]})"
-    return None
+            yield (
+                "each token attends to a chosen few of a row, also of other texts packed into it "
+                f"({name} is {fields[name]})"
+            )
 
 
-def _recurrent_kind(config: PreTrainedConfig, fields: Mapping[str, Any]) -> str | None:
+def _recurrence(config: PreTrainedConfig, fields: Mapping[str, Any]) -> Iterator[str]:
     for name in _per_layer_lists(config, fields):
         for value in fields[name]:
             if isinstance(value, str) and _RECURRENT_KINDS.search(value):
-                return f"{_RECURRENT} ({name} names {value!r})"
-    return None
+                yield f"{_facts().reasons['recurrent']} ({name} names {value!r})"
 
 
-def _unknown_field(config: PreTrainedConfig, fields: Mapping[str, Any]) -> str | None:
-    """A field that looks per layer and is not known, as a sentence."""
-    known = (*_INDEX_LISTS, *_PREFIX_COUNTS, *_CLAMPED, _SPARSE_STEP)
-    one_a_layer = _per_layer_lists(config, fields)
-    for name in _own_fields(config):
-        value = fields.get(name)
-        looks = _LOOKS_PER_LAYER.search(name) and not _NOT_PER_LAYER.search(name)
-        if not looks or name in known or name in one_a_layer:
+def _unknown_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that look per layer and are not known."""
+    followed = (*_INDEX_LISTS, *_PREFIX_COUNTS, *_CLAMPED, _SPARSE_STEP)
+    known = (*followed, *_per_layer_lists(config, fields))
+    for name in own_fields(config):
+        value, explicit = fields.get(name), fields.get(_facts().patterns.get(name, ""))
+        if name in known or _NOT_PER_LAYER.search(name) or not _LOOKS_PER_LAYER.search(name):
             continue
-        explicit = fields.get(_PATTERNS.get(name, ""))
         if value and isinstance(value, int | list | tuple) and explicit is None:
-            return f"{name} is {value!r} in its config, and it is not known how that follows a cut"
-    return None
+            yield f"{name} is {value!r} in its config, and it is not known how that follows a cut"
 
 
-def _layers_field(config: PreTrainedConfig) -> str:
+def layers_field(config: PreTrainedConfig) -> str:
+    """The name of the field with the number of layers."""
     return str(config.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
 
 
-def _own_fields(config: PreTrainedConfig) -> tuple[str, ...]:
+def own_fields(config: PreTrainedConfig) -> tuple[str, ...]:
     """Fields that the architecture's own config class declares."""
     common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return tuple(field.name for field in dataclasses.fields(config) if field.name not in common)
@@ -333,7 +288,7 @@ def _per_layer_lists(config: PreTrainedConfig, fields: Mapping[str, Any]) -> tup
     n_layers = n_layers_of(config)
     return tuple(
         name
-        for name in _own_fields(config)
+        for name in own_fields(config)
         if isinstance(fields.get(name), list | tuple)
         and len(fields[name]) == n_layers
         and name not in _INDEX_LISTS
@@ -361,7 +316,3 @@ def _chosen_layers(fields: Mapping[str, Any], n_layers: int) -> dict[str, frozen
 def _per_layer_config(fields: Mapping[str, Any]) -> dict[int, Any]:
     own = fields.get("per_layer_config")
     return {int(layer): value for layer, value in own.items()} if isinstance(own, dict) else {}
-
-
-def _hashable(value: Any) -> Hashable:
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)

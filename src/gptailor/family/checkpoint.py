@@ -19,11 +19,16 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from gptailor.errors import FamilyError
-from gptailor.family.architecture import MULTIMODAL, n_layers_of, refuse_unsupported, text_config
+from gptailor.family.architecture import (
+    multimodal_types,
+    n_layers_of,
+    refuse_unsupported,
+    text_config,
+)
 from gptailor.family.empty_model import auto_class, skeleton_of
+from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
-from gptailor.family.licence import licence_of
-from gptailor.family.members import OpenedMember
+from gptailor.family.locate import licence_of
 from gptailor.family.multimodal import MultimodalWrapper, language_model, multimodal_wrapper_of
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (
@@ -214,7 +219,7 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     model_type = fields.get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{path}: model_type is {model_type!r}; it must name an architecture")
-    known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type in MULTIMODAL
+    known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type in multimodal_types()
     if not known and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise FamilyError(
             f"{path}: models of type {model_type!r} are not supported: they read images and text, "

@@ -1,23 +1,20 @@
-"""Compare a variant with the base: architecture, sizes, rotary embedding, vocabulary, tensors.
+"""Compare a variant with the base: architecture, sizes, rotary embedding, vocabulary, tensors."""
 
-Every difference is reported at once, each with the file and both values.
-"""
-
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from gptailor.family.architecture import layers_field, own_fields
+from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
-from gptailor.family.members import OpenedMember
-from gptailor.family.vocabulary import match_rows, row_tensors
+from gptailor.family.vocabulary import match_rows
 from gptailor.family.weight_files import MAX_LISTED, listed
 
-__all__ = ["config_problems", "fitted", "value_problems"]
+__all__ = ["fitted", "value_problems"]
 
 # fields that may differ: the weights mean the same
 _IGNORED = frozenset(
@@ -31,28 +28,7 @@ _IGNORED = frozenset(
     ]
 )
 _NOTED = ("max_position_embeddings", "n_positions")
-
-
-def config_problems(
-    name: str, where: str, config: PreTrainedConfig, base: PreTrainedConfig
-) -> list[str]:
-    """Fields of the configs that differ and must not, a sentence each."""
-    if config.model_type != base.model_type:
-        return [
-            f"variant {name!r}: {where} is a {config.model_type} model but the base is "
-            f"{base.model_type}; all variants of a family must share one architecture"
-        ]
-    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    theirs, ours = config.to_dict(), base.to_dict()
-    fields = [field.name for field in dataclasses.fields(base) if field.name not in common]
-    layers = str(base.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
-    if theirs.get(layers) != ours.get(layers):  # lists of another length would only repeat it
-        return [_field_problem(name, where, layers, (theirs.get(layers), ours.get(layers)))]
-    return [
-        _field_problem(name, where, field, (theirs.get(field), ours.get(field)))
-        for field in fields
-        if field not in _IGNORED and not _same(theirs.get(field), ours.get(field))
-    ]
+_ONE_ARCHITECTURE = "all variants of a family must share one architecture"
 
 
 def fitted(
@@ -67,30 +43,17 @@ def fitted(
         layout: The base's.
 
     Returns:
-        The weights; problems, one sentence each; notes, one sentence each.
+        The weights; every problem, with both values, a sentence each; notes, a sentence each.
     """
-    problems = config_problems(name, member.location, member.config, base.config)
-    if member.config.model_type != base.config.model_type:
-        return {}, problems, []
-    if layout.embedding not in member.state:
-        return {}, problems + _tensor_problems(name, member.location, member.state, base.state), []
-    sizes = [state[layout.embedding].shape[0] for state in (member.state, base.state)]
-    tokenizers = (member.tokenizer, base.tokenizer)
-    matching, token_problems = match_rows(name, member.location, tokenizers, (sizes[0], sizes[1]))
-    problems += token_problems
-    state, tie_problems = _tied_as(name, member, layout)
-    notes = _notes(name, member, base)
-    if matching is None:
-        return {}, problems + tie_problems, []
-    notes += matching.notes
-    for key in row_tensors(layout):
-        if key in state and key in base.state and state[key].shape[1:] == base.state[key].shape[1:]:
-            state[key] = matching.applied(state[key], base.state[key])
-    return (
-        state,
-        problems + tie_problems + _tensor_problems(name, member.location, state, base.state),
-        notes,
-    )
+    problems = list(_config_problems(member.config, base.config))
+    state, notes = dict(member.state), list[str]()
+    if member.config.model_type == base.config.model_type:
+        if layout.embedding in state:
+            state, misfits, notes = _with_base_rows(name, member, base, layout)
+            problems += misfits
+        if state:
+            problems += _tensor_problems(state, base.state)
+    return state, [f"variant {name!r}: {member.location}: {problem}" for problem in problems], notes
 
 
 def value_problems(name: str, where: str, state: Mapping[str, Tensor]) -> list[str]:
@@ -113,51 +76,78 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
 
 
-def _tied_as(
-    name: str, member: OpenedMember, layout: Layout
-) -> tuple[dict[str, Tensor], list[str]]:
+def _config_problems(config: PreTrainedConfig, base: PreTrainedConfig) -> Iterator[str]:
+    """Fields of the configs that differ and must not."""
+    if config.model_type != base.model_type:
+        yield (
+            f"it is a {config.model_type} model but the base is {base.model_type}; "
+            f"{_ONE_ARCHITECTURE}"
+        )
+        return
+    theirs, ours, layers = config.to_dict(), base.to_dict(), layers_field(base)
+    differing = [
+        field
+        for field in own_fields(base)
+        if field not in _IGNORED and not _same(theirs.get(field), ours.get(field))
+    ]
+    # lists of another length would only repeat another number of layers
+    for field in [layers] if layers in differing else differing:
+        yield (
+            f"{field} is {theirs.get(field)!r} but the base has {ours.get(field)!r}; "
+            f"{_ONE_ARCHITECTURE}"
+        )
+
+
+def _with_base_rows(
+    name: str, member: OpenedMember, base: OpenedMember, layout: Layout
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """The weights with rows in the order of the base's tokens, if they match; problems; notes."""
+    state, problems = _tied_as(member, layout)
+    sizes = (member.state[layout.embedding].shape[0], base.state[layout.embedding].shape[0])
+    matching, token_problems = match_rows(name, (member.tokenizer, base.tokenizer), sizes)
+    problems = token_problems + problems
+    if matching is None:
+        return {}, problems, []
+    bias = f"{layout.head.removesuffix('weight')}bias"
+    for key in (layout.embedding, layout.head, bias):  # the tensors with one row a token
+        if key in state and key in base.state and state[key].shape[1:] == base.state[key].shape[1:]:
+            state[key] = matching.applied(state[key], base.state[key])
+    return state, problems, [*_notes(name, member, base), *matching.notes]
+
+
+def _tied_as(member: OpenedMember, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
     """Add a head where the base has its own, and drop it where the base has none."""
     state = dict(member.state)
-    if member.tied == layout.tied:
-        return state, []
-    if not layout.tied:
+    if member.tied and not layout.tied:
         state[layout.head] = state[layout.embedding]
         return state, [
-            f"variant {name!r}: {member.location} uses its embedding as the head "
-            "(tie_word_embeddings) but the base has a head of its own; untie it and save it again"
+            "it uses its embedding as the head (tie_word_embeddings) but the base has a head of "
+            "its own; untie it and save it again"
         ]
-    head = state.pop(layout.head, None)
+    head = state.pop(layout.head, None) if layout.tied else None
     if head is None or torch.equal(head, state[layout.embedding]):
         return state, []
     return state, [
-        f"variant {name!r}: {member.location} has a head ({layout.head}) that is not its "
-        "embedding, but the base uses its embedding as the head (tie_word_embeddings); "
-        "tie the variant"
+        f"it has a head ({layout.head}) that is not its embedding, but the base uses its "
+        "embedding as the head (tie_word_embeddings); tie the variant"
     ]
 
 
-def _tensor_problems(
-    name: str, where: str, state: Mapping[str, Tensor], base: Mapping[str, Tensor]
-) -> list[str]:
-    problems = []
-    for names, word in (
-        (sorted(base.keys() - state.keys()), "lacks"),
-        (sorted(state.keys() - base.keys()), "has, and the base has not,"),
-    ):
-        if names:
-            problems.append(
-                f"variant {name!r}: {where} {word} {len(names)} tensors ({listed(names)})"
-            )
+def _tensor_problems(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> list[str]:
+    lacking, unknown = sorted(base.keys() - state.keys()), sorted(state.keys() - base.keys())
+    problems = [
+        f"it {word} {len(names)} tensors ({listed(names)})"
+        for names, word in ((lacking, "lacks"), (unknown, "has, and the base has not,"))
+        if names
+    ]
     shapes = [
-        f"variant {name!r}: {where}: tensor {key} has shape {tuple(tensor.shape)} but the base's "
-        f"has {tuple(base[key].shape)}"
+        f"tensor {key} has shape {tuple(tensor.shape)} but the base's has {tuple(base[key].shape)}"
         for key, tensor in sorted(state.items())
         if key in base and tensor.shape != base[key].shape
     ]
     n_more = len(shapes) - MAX_LISTED
-    if n_more > 0:
-        shapes[MAX_LISTED:] = [f"variant {name!r}: and {n_more} more tensors"]
-    return problems + shapes
+    more = [f"and {n_more} more tensors have another shape"] if n_more > 0 else []
+    return [*problems, *shapes[:MAX_LISTED], *more]
 
 
 def _notes(name: str, member: OpenedMember, base: OpenedMember) -> list[str]:
@@ -171,13 +161,6 @@ def _notes(name: str, member: OpenedMember, base: OpenedMember) -> list[str]:
     if member.tokenizer is None and base.tokenizer is not None:
         notes.append(f"variant {name!r} has no tokenizer; its rows are taken to be the base's")
     return notes
-
-
-def _field_problem(name: str, where: str, field: str, values: tuple[Any, Any]) -> str:
-    return (
-        f"variant {name!r}: {where}: {field} is {values[0]!r} but the base has {values[1]!r}; "
-        "all variants of a family must share one architecture"
-    )
 
 
 def _same(one: Any, two: Any) -> bool:

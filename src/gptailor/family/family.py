@@ -1,4 +1,4 @@
-"""`Family`: a base and its variants in memory, of one architecture and one vocabulary.
+"""`Family`: a base and its variants in memory; `OpenedMember`: one of them, before it is compared.
 
 Layers and outer parts are returned without copying; no tensor is ever changed.
 """
@@ -13,15 +13,32 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.core.tailoring import BASE, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError, unknown
-from gptailor.family.architecture import layer_kinds, tailored_config
+from gptailor.family.architecture import kind_difference, layer_kinds, tailored_config
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.layout import OUTER_PARTS, Layout
 from gptailor.family.memory_map import let_go, trim
 from gptailor.family.multimodal import MultimodalWrapper
 
-__all__ = ["Family"]
+__all__ = ["Family", "OpenedMember"]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedMember:
+    """One member's weights, config and tokenizer, as read."""
+
+    location: str  # its folder or file on this machine, for messages
+    path: str  # as in the config, with a remark where it is an adapter
+    config: Any  # transformers is untyped here
+    state: Mapping[str, Tensor]  # a tied head is absent
+    tied: bool  # whether the head is the embedding
+    tokenizer: Any = None
+    generation_config: Any = None
+    licence: str | None = None  # as in its model card or package
+    notes: tuple[str, ...] = ()
+    stored: str | None = None  # how, if not as plain floats: a sentence without its subject
+    multimodal_wrapper: MultimodalWrapper | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -184,12 +201,13 @@ class Family:
                 or the architecture's config can't express this order of layers.
         """
         tailoring.check(self.members, self.n_layers, tied=self.tied)
-        problems = [
-            f"layers[{index}]: {spec} merges layers of unlike kind "
-            f"({_difference([self.kinds[layer] for layer in _positions(spec)])})"
-            for index, spec in enumerate(tailoring.layers)
-            if len({self.kinds[layer] for layer in _positions(spec)}) > 1
-        ]
+        problems = []
+        for index, spec in enumerate(tailoring.layers):
+            sources = (*spec.sources, *([spec.base] if spec.base else ()))
+            first, *others = [self.kinds[one.layer] for one in sources if one.layer is not None]
+            for other in [kind for kind in others if kind != first][:1]:
+                unlike = f"merges layers of unlike kind ({_difference(first, other)})"
+                problems.append(f"layers[{index}]: {spec} {unlike}")
         if problems:
             raise TailoringError(problems)
         if len(set(self.kinds)) > 1:
@@ -202,19 +220,13 @@ class Family:
         )
 
 
-def _positions(spec: LayerSpec) -> list[int]:
-    sources = [*spec.sources, *([spec.base] if spec.base else [])]
-    return [source.layer for source in sources if source.layer is not None]
-
-
-def _difference(kinds: list[Any]) -> str:
-    """The first field in which the kinds differ, with both values."""
-    first = kinds[0]
-    other = next(kind for kind in kinds if kind != first)
-    for one, two in zip(first[0], other[0], strict=False):
-        if one != two:
-            return f"{one[0]}: {one[1]} and {two[1]}"
-    return "their tensors have other names or shapes"
+def _difference(first: Any, other: Any) -> str:
+    """The first field in which two kinds differ, with both values."""
+    found = kind_difference(first[0], other[0])
+    if found is None:
+        return "their tensors have other names or shapes"
+    name, one, two = found
+    return f"{name}: {one} and {two}"
 
 
 def _digest(state: Mapping[str, Tensor], known: dict[int, bytes]) -> str:

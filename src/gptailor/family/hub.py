@@ -1,7 +1,4 @@
-"""Fetch a model from the Hugging Face hub, or find it in the hub's cache.
-
-Only weights as safetensors, configs and tokenizer files are fetched.
-"""
+"""Fetch a model from the Hugging Face hub, or find it in the hub's cache."""
 
 import contextlib
 import errno
@@ -10,14 +7,13 @@ import re
 import shlex
 from pathlib import Path
 
-import huggingface_hub.errors as hub_errors
-from huggingface_hub import get_cached_repo_tree, hf_hub_download, snapshot_download
+from huggingface_hub import errors, get_cached_repo_tree, hf_hub_download, snapshot_download
 
 from gptailor.errors import FamilyError
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import listed
 
-__all__ = ["commit_of", "fetch", "is_hub_id"]
+__all__ = ["commit_of", "fetch"]
 
 # weights as safetensors only: pickles can run code, and other formats double the download
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md"]
@@ -25,16 +21,41 @@ _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken
 _UNWANTED = ["*/*", "consolidated*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _PART = r"[A-Za-z0-9][\w.-]*"
-_HUB_ID = re.compile(rf"{_PART}(/{_PART})?(@[\w./-]+)?\Z")
-_HUB_FILE = re.compile(rf"(?P<name>{_PART}/{_PART})/(?P<file>[\w./-]+\.gguf)(@(?P<at>[\w./-]+))?\Z")
+_HUB_ID = re.compile(
+    rf"(?P<name>{_PART}(/{_PART})?)(/(?P<file>[\w./-]+\.gguf))?(@(?P<revision>[\w./-]+))?\Z"
+)
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}\Z")
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether a text may name a repository, ``NAME@REVISION``, or a GGUF file in one."""
-    if _HUB_FILE.match(text):
-        return ".." not in text
-    return bool(_HUB_ID.match(text)) and not text.endswith((".gguf", ".safetensors"))
+# rests of a sentence; an error may be of several of these kinds, and the first is said
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (
+        errors.IncompleteSnapshotError,
+        "is not whole in the hub's cache here; finish it with '{command}' and a network",
+    ),
+    (
+        errors.OfflineModeIsEnabled,
+        "is not a {noun} here nor in the hub's cache, and the model hub is switched off "
+        "(HF_HUB_OFFLINE); fetch it first with '{command}', or give a folder",
+    ),
+    (
+        errors.GatedRepoError,
+        "is gated: its owner must give you access; ask for it on the model's page, then log in "
+        "with 'hf auth login' or set HF_TOKEN",
+    ),
+    (
+        errors.RepositoryNotFoundError,
+        "is not a {noun} here, and the model hub has no such repository, or it is private; "
+        "check the name, or log in with 'hf auth login'",
+    ),
+    (
+        errors.RevisionNotFoundError,
+        "can't be fetched: the repository has no such revision",
+    ),
+    (
+        errors.RemoteEntryNotFoundError,
+        "can't be fetched: the repository has no such file; check its name on the model's page",
+    ),
+    (errors.DisabledRepoError, "was disabled on the model hub; take another model"),
+)
 
 
 def fetch(text: str, revision: str | None = None) -> Path:
@@ -50,22 +71,31 @@ def fetch(text: str, revision: str | None = None) -> Path:
     Raises:
         FamilyError: It can't be fetched, or has no weights as safetensors.
     """
-    name, file, revision = _parts(text, revision)
-    at = name if file is None else f"{name}/{file}"
-    at = at if revision is None else f"{at} (revision {revision})"
+    match = _HUB_ID.match(text)
+    file = match and match["file"]
+    if match is None or ".." in text or (not file and text.endswith((".gguf", ".safetensors"))):
+        raise FamilyError(f"{text} does not exist; check the path")
+    name, at = match["name"], match["revision"]
+    if at and revision is not None and at != revision:
+        raise FamilyError(f"{text} names one revision and 'revision' another ({revision}); say one")
+    revision = at or revision
     try:
         with quiet():
-            if file is not None:
+            if file:
                 return Path(hf_hub_download(name, file, revision=revision))
-            folder = snapshot_download(
-                name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            folder = Path(
+                snapshot_download(
+                    name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+                )
             )
-    except hub_errors.HFValidationError:
+    except errors.HFValidationError:
         raise FamilyError(f"{name} does not exist; check the path") from None
-    except (OSError, ValueError, hub_errors.EntryNotFoundError) as error:  # bases of the hub's own
-        raise FamilyError(f"{at} {_reason(name, file, error)}") from error
-    _refuse_other_weights(name, revision, Path(folder))
-    return Path(folder)
+    except (OSError, ValueError) as error:  # the hub's own derive from these
+        full_name = f"{name}/{file}" if file else name
+        full_name += f" (revision {revision})" if revision else ""
+        raise FamilyError(f"{full_name} {_reason(name, file, error)}") from error
+    _refuse_other_weights(name, revision, folder)
+    return folder
 
 
 def commit_of(location: Path) -> str | None:
@@ -76,51 +106,15 @@ def commit_of(location: Path) -> str | None:
     return None
 
 
-def _parts(text: str, revision: str | None) -> tuple[str, str | None, str | None]:
-    match = _HUB_FILE.match(text)
-    if match is None:
-        name, _, at = text.partition("@")
-        file = None
-    else:
-        name, file, at = match["name"], match["file"], match["at"] or ""
-    if at and revision is not None and at != revision:
-        raise FamilyError(f"{text} names one revision and 'revision' another ({revision}); say one")
-    return name, file, at or revision
-
-
 def _reason(name: str, file: str | None, error: BaseException) -> str:
     """Why something could not be fetched, and what to do: the rest of a sentence."""
-    noun = "folder" if file is None else "file"
-    command = f"'hf download {name}'" if file is None else f"'hf download {name} {file}'"
-    cause = error.__cause__ if isinstance(error, hub_errors.LocalEntryNotFoundError) else error
-    if isinstance(error, hub_errors.IncompleteSnapshotError):
-        return f"is not whole in the hub's cache here; finish it with {command} and a network"
-    if isinstance(cause, hub_errors.OfflineModeIsEnabled):
-        return (
-            f"is not a {noun} here nor in the hub's cache, and the model hub is switched off "
-            f"(HF_HUB_OFFLINE); fetch it first with {command}, or give a folder"
-        )
-    for kinds, reason in (
-        (
-            hub_errors.GatedRepoError,
-            "is gated: its owner must give you access; ask for it on the model's page, then log in "
-            "with 'hf auth login' or set HF_TOKEN",
-        ),
-        (
-            hub_errors.RepositoryNotFoundError,
-            f"is not a {noun} here, and the model hub has no such repository, or it is private; "
-            "check the name, or log in with 'hf auth login'",
-        ),
-        (hub_errors.RevisionNotFoundError, "can't be fetched: the repository has no such revision"),
-        (
-            hub_errors.RemoteEntryNotFoundError,
-            "can't be fetched: the repository has no such file; check its name on the model's page",
-        ),
-        (hub_errors.DisabledRepoError, "was disabled on the model hub; take another model"),
-    ):
-        if isinstance(cause, kinds):
-            return reason
-    if isinstance(cause, hub_errors.HfHubHTTPError):
+    noun = "file" if file else "folder"
+    command = f"hf download {name} {file or ''}".rstrip()
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    for kind, reason in _REASONS:
+        if isinstance(error, kind) or isinstance(cause, kind):
+            return reason.format(noun=noun, command=command)
+    if isinstance(cause, errors.HfHubHTTPError):
         status = cause.response.status_code
         return (
             f"can't be fetched: the model hub answered {status}; try again later, or give a folder"
@@ -130,23 +124,28 @@ def _reason(name: str, file: str | None, error: BaseException) -> str:
         return f"can't be kept in the hub's cache: {cause.strerror}{full}"
     return (
         f"is not a {noun} here nor in the hub's cache, and can't be fetched from the model hub "
-        f"({type(cause or error).__name__}); check name and network, fetch it with {command} where "
-        "there is one, or give a folder"
+        f"({type(cause or error).__name__}); check name and network, fetch it with '{command}' "
+        "where there is one, or give a folder"
     )
 
 
 def _refuse_other_weights(name: str, revision: str | None, folder: Path) -> None:
     """Refuse a repository whose weights are in other formats, which were not fetched."""
     files = [path.name for path in folder.iterdir()]
-    # it is raised where an older library wrote the cache
-    with contextlib.suppress(hub_errors.CachedRepoTreeNotFoundError):
+    with contextlib.suppress(errors.CachedRepoTreeNotFoundError):  # an older library's cache
         files = [file.path for file in get_cached_repo_tree(name, revision=revision)]
     if fnmatch.filter(files, "*.safetensors"):
         return
     pickles = sorted(file for kind in _PICKLES for file in fnmatch.filter(files, kind))
-    if pickles:
-        raise FamilyError(f"{name} {_pickles_only(name, revision, files, pickles)}")
     ggufs = sorted(fnmatch.filter(files, "*.gguf"))
+    if pickles:
+        folder_made = f"{name.rpartition('/')[2]}-safetensors"
+        code = _conversion(name, revision, folder_made, "adapter_config.json" in files)
+        raise FamilyError(
+            f"{name} has its weights only as pickles ({listed(pickles)}), which can run code and "
+            "are not fetched; convert a model that you trust once, and give the folder "
+            f"{folder_made}: python -c {shlex.quote(code)}"
+        )
     if ggufs:
         raise FamilyError(
             f"{name} has its weights as GGUF ({listed(ggufs)}); name one of them, as in "
@@ -155,26 +154,19 @@ def _refuse_other_weights(name: str, revision: str | None, folder: Path) -> None
     raise FamilyError(f"{name} has no weights as safetensors in the hub's repository")
 
 
-def _pickles_only(name: str, revision: str | None, files: list[str], pickles: list[str]) -> str:
-    said = "" if revision is None else f", revision={revision!r}"
-    folder = f"{name.rpartition('/')[2]}-safetensors"
-    if "adapter_config.json" in files:
-        code = (
+def _conversion(name: str, revision: str | None, folder: str, adapter: bool) -> str:
+    """Python code that makes a folder of safetensors of a repository of pickles."""
+    which = repr(name) if revision is None else f"{name!r}, revision={revision!r}"
+    if adapter:
+        return (
             "import torch; from huggingface_hub import snapshot_download; "
             "from safetensors.torch import save_file; "
-            f"d = snapshot_download({name!r}{said}, local_dir={folder!r}); "
+            f"d = snapshot_download({which}, local_dir={folder!r}); "
             "a = torch.load(d + '/adapter_model.bin', map_location='cpu', weights_only=True); "
             "save_file({k: v.clone() for k, v in a.items()}, d + '/adapter_model.safetensors')"
         )
-    else:
-        code = (
-            "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-            f"M.from_pretrained({name!r}{said}, use_safetensors=False)"
-            f".save_pretrained({folder!r}); "
-            f"T.from_pretrained({name!r}{said}).save_pretrained({folder!r})"
-        )
     return (
-        f"has its weights only as pickles ({listed(pickles)}), which can run code and are not "
-        "fetched; convert a model that you trust once, and give the folder "
-        f"{folder}: python -c {shlex.quote(code)}"
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"M.from_pretrained({which}, use_safetensors=False).save_pretrained({folder!r}); "
+        f"T.from_pretrained({which}).save_pretrained({folder!r})"
     )

@@ -8,12 +8,11 @@ from transformers import PreTrainedModel
 
 from gptailor.core.tailoring import BASE
 from gptailor.errors import FamilyError
-from gptailor.family.architecture import MULTIMODAL, refuse_unsupported
+from gptailor.family.architecture import multimodal_types, refuse_unsupported
 from gptailor.family.checkpoint import state_of
-from gptailor.family.family import Family
+from gptailor.family.family import Family, OpenedMember
 from gptailor.family.layout import Layout
 from gptailor.family.loading import join_members
-from gptailor.family.members import OpenedMember
 
 __all__ = ["MEMORY", "family_of"]
 
@@ -48,7 +47,7 @@ def _opened(name: str, model: PreTrainedModel, tokenizer: Any) -> OpenedMember:
             f"{where} is a {type(model).__name__}; give a transformers model, and a PEFT model "
             "after merge_and_unload"
         )
-    if model.config.model_type in MULTIMODAL:
+    if model.config.model_type in multimodal_types():
         raise FamilyError(f"{where} reads images and text; save it and give its folder")
     refuse_unsupported(model.config)
     layout = Layout.of(model)

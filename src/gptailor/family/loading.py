@@ -20,16 +20,14 @@ from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.checkpoint import open_checkpoint, tokenizer_of
 from gptailor.family.consistency import fitted, value_problems
 from gptailor.family.empty_model import skeleton_of
-from gptailor.family.family import Family
+from gptailor.family.family import Family, OpenedMember
 from gptailor.family.gguf.reader import open_gguf
 from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
-from gptailor.family.licence import package_licence
-from gptailor.family.locate import find, package_of
-from gptailor.family.members import OpenedMember
+from gptailor.family.locate import find, package_licence
 from gptailor.family.memory_map import let_go, map_tensors
 
-__all__ = ["join_members", "load_family", "open_member"]
+__all__ = ["join_members", "load_family"]
 
 
 def load_family(
@@ -52,15 +50,13 @@ def load_family(
     Raises:
         FamilyError: Every problem of every member, a sentence each.
     """
-    locations = _find_all({BASE: base}, variants)
-    on_base = [
-        name
-        for name, spec in variants.items()
-        if _is_adapter(locations[name]) and spec.base is None
-    ]
-    opened = open_member(base, locations[BASE], dtype=torch.float32 if on_base else dtype)
+    locations = _find_all(base, variants)
+    on_base = any(
+        _is_adapter(locations[name]) and spec.base is None for name, spec in variants.items()
+    )
+    opened = _open_member(base, locations[BASE], dtype=torch.float32 if on_base else dtype)
     openers = {
-        name: partial(open_member, spec, locations[name], dtype=dtype, family_base=opened)
+        name: partial(_open_member, spec, locations[name], dtype=dtype, family_base=opened)
         for name, spec in variants.items()
     }
     return join_members(opened, openers, dtype=dtype, device=device, mapped=mapped)
@@ -128,7 +124,7 @@ def join_members(
     )
 
 
-def open_member(
+def _open_member(
     spec: MemberSpec, location: Path, *, dtype: torch.dtype, family_base: OpenedMember | None = None
 ) -> OpenedMember:
     """Open one member of any kind.
@@ -139,37 +135,34 @@ def open_member(
         dtype: Of the float tensors; an adapter's are float32 in any case.
         family_base: The model, in float32, that an adapter without a base of its own is merged
             into.
-
-    Raises:
-        FamilyError: It can't be read, or does not fit.
     """
     if not _is_adapter(location):
         return _open_whole(spec, location, dtype)
-    own_base = spec.base is not None
     if spec.base is not None:
         base_spec = MemberSpec(path=spec.base)
-        family_base = open_member(base_spec, find(base_spec), dtype=torch.float32)
+        family_base = _open_member(base_spec, find(base_spec), dtype=torch.float32)
     if family_base is None:
         raise FamilyError(f"{location} is an adapter; say which model it stands on with 'base'")
     config, state = apply_adapter(family_base, location, strength=spec.strength)
     # on the family's base it keeps its rows, unless it was trained with more of them; a tokenizer
     # beside it then says which tokens these are
-    resized = config is not family_base.config
-    tokenizer = tokenizer_of(location) if own_base or resized else None
+    tokenizer = family_base.tokenizer
+    if config is not family_base.config:
+        tokenizer = tokenizer_of(location)
+    elif spec.base is not None:
+        tokenizer = tokenizer_of(location) or tokenizer
     times = "" if spec.strength == 1.0 else f", times {spec.strength:g}"
-    return OpenedMember(
+    notes = () if spec.base is None else _reading_notes(family_base, dtype)
+    return replace(
+        family_base,
         location=str(location),
         path=f"{_path(spec)} (adapter on {family_base.path}{times})",
         config=config,
         state=state,
-        tied=family_base.tied,
-        tokenizer=tokenizer if resized else tokenizer or family_base.tokenizer,
-        generation_config=family_base.generation_config,
-        licence=family_base.licence,
-        notes=(
-            *_commit_notes(spec, location),
-            *(_reading_notes(family_base, dtype) if own_base else ()),
-        ),
+        tokenizer=tokenizer,
+        notes=(*_commit_notes(spec, location), *notes),
+        stored=None,
+        multimodal_wrapper=None,
     )
 
 
@@ -183,9 +176,7 @@ def _open_whole(spec: MemberSpec, location: Path, dtype: torch.dtype) -> OpenedM
         opened = open_checkpoint(location, dtype=dtype, path=_path(spec))
     else:
         opened = open_gguf(file, dtype=dtype, path=_path(spec))
-    package, licence = package_of(spec.path), opened.licence
-    if licence is None and package is not None:
-        licence = package_licence(package)
+    licence = opened.licence or package_licence(spec.path)
     return replace(opened, licence=licence, notes=(*_commit_notes(spec, location), *opened.notes))
 
 
@@ -206,13 +197,11 @@ def _is_adapter(location: Path) -> bool:
     return (location / CONFIG).is_file()
 
 
-def _find_all(
-    base: Mapping[str, MemberSpec], variants: Mapping[str, MemberSpec]
-) -> dict[str, Path]:
+def _find_all(base: MemberSpec, variants: Mapping[str, MemberSpec]) -> dict[str, Path]:
     """Find every member before any is opened, so that all that are missing are reported at once."""
     locations: dict[str, Path] = {}
     problems = list(_name_problems(variants))
-    for name, spec in [*base.items(), *variants.items()]:
+    for name, spec in [(BASE, base), *variants.items()]:
         try:
             locations[name] = find(spec)
             if spec.base is not None:

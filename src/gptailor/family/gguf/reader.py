@@ -26,11 +26,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import refuse_unsupported
 from gptailor.family.checkpoint import refuse_misfits, state_of
+from gptailor.family.family import OpenedMember
 from gptailor.family.gguf.gguf_header import GgufHeader, read_gguf_header
 from gptailor.family.gguf.rope import ROPE_FACTORS, rope_from_gguf
 from gptailor.family.layout import Layout
-from gptailor.family.licence import licence_of
-from gptailor.family.members import OpenedMember
+from gptailor.family.locate import licence_of
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import LIBRARY_ERRORS, listed, one_line
 
