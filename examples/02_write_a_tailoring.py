@@ -1,4 +1,4 @@
-"""Write a smaller model down: which layers stay, whose they are, and which are merged.
+"""Write a smaller model down: which layers stay, where each comes from, and which are merged.
 
 Run ``python examples/02_write_a_tailoring.py``; it needs no model. A tailoring is plain data: it
 can be compared, kept in a YAML file, and read back equal.
@@ -32,7 +32,7 @@ def main() -> None:
     try:
         Tailoring((LayerSpec.of("mth:9"),)).check(MEMBERS, N_LAYERS)
     except UserError as error:
-        print("a error is a sentence:", error)
+        print("an error is a sentence:", error)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,25 @@ def test_a_family_in_memory_is_exported_and_must_be_given_again_later(
     assert opened.export(tmp_path / "again", trial=0, family=family).is_dir()
 
 
+def test_a_record_imports_nothing_that_it_names(
+    run: gt.Run, family: gt.Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "planted.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first, rest = (run.folder / "record.jsonl").read_text().split("\n", 1)
+    header = json.loads(first)
+    header["config"] |= {
+        "search": {"name": "planted:code", "options": {}},
+        "workers": {"name": "planted:code", "options": {}},
+    }
+    (tmp_path / "record.jsonl").write_text(json.dumps(header) + "\n" + rest)
+    opened = gt.open_run(tmp_path, family=family)
+    assert opened.best == run.best
+    opened.report()
+    opened.export(tmp_path / "model")
+    assert "planted" not in sys.modules
+
+
 def test_a_report_is_written_where_it_is_wanted(run: gt.Run, tmp_path: Path) -> None:
     assert run.report() == run.folder / "report.html"
     assert run.report(tmp_path / "page.html").stat().st_size > 10_000
