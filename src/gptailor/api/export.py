@@ -1,6 +1,7 @@
 """Export a run's model or a tailoring: load the members, check them, write the format asked for."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def export(  # noqa: PLR0913  # what may be said of an export
     tailoring: Path | None = None,
     overwrite: bool = False,
     family: Family | None = None,
+    on_loading: Callable[[], None] = lambda: None,
 ) -> tuple[Family, Tailoring]:
     """Write a model for other tools to load.
 
@@ -39,6 +41,7 @@ def export(  # noqa: PLR0913  # what may be said of an export
         tailoring: A tailoring.yaml instead of a trial.
         overwrite: Replace a folder or file that no export wrote.
         family: The members, if they are in no files.
+        on_loading: Called before the members are loaded.
 
     Returns:
         The members and the tailoring that were exported.
@@ -47,6 +50,7 @@ def export(  # noqa: PLR0913  # what may be said of an export
         UserError: It can't be written as asked, or the members changed since the search.
     """
     found = find_provenance(run, trial=trial, tailoring=tailoring)
+    on_loading()
     family = family or load_members(found.config)
     family.check(found.tailoring)
     if found.header is not None:

@@ -98,14 +98,18 @@ def open_search(
     *,
     family: "Family | None" = None,
     tasks: "Mapping[str, TaskSplits] | None" = None,
+    on_loading: Callable[[], None] = lambda: None,
 ) -> Iterator[OpenSearch]:
-    """Load everything and open the record; what is wrong is told before anything is evaluated.
+    """Load everything and open the record, so that problems are told before anything is evaluated.
+
+    `on_loading` is called once the record was checked, before the members are loaded.
 
     Raises:
         UserError: Something in the config, a member, a task or the folder is invalid.
     """
     if (folder / RECORD).exists() and read_record(folder / RECORD):
         read_run(folder)  # a damaged record is told before minutes pass
+    on_loading()
     from gptailor.app.assemble import assemble, probe_workers, with_recorded_settings  # slow
 
     config = with_recorded_settings(config, folder)

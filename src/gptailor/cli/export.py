@@ -43,12 +43,17 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.export.options import ExportOptions
 
     options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
-    errors.print("loading the family ...", style="dim")
     from gptailor.api.export import export  # slow: problems first
     from gptailor.export import card_facts
 
     family, exported = export(
-        run, out, options, trial=trial, tailoring=tailoring, overwrite=overwrite
+        run,
+        out,
+        options,
+        trial=trial,
+        tailoring=tailoring,
+        overwrite=overwrite,
+        on_loading=lambda: errors.print("loading the family ...", style="dim"),
     )
     rounded = options.dtype not in (None, str(family.dtype).removeprefix("torch."))
     dtype_note = f" in {options.dtype}" if rounded else ""

@@ -58,9 +58,11 @@ def _run(path: Path, out: Path | None) -> "Run":
     from gptailor.api.search import open_search
     from gptailor.api.settings import run_folder, settings_of
 
-    config = settings_of(path)
-    errors.print(f"loading the family and the tasks of {path} ...", style="dim")
-    with open_search(config, out or run_folder(path)) as opened:
+    def loading() -> None:
+        errors.print(f"loading the family and the tasks of {path} ...", style="dim")
+
+    folder = out or run_folder(path)
+    with open_search(settings_of(path), folder, on_loading=loading) as opened:
         for note in opened.notes:
             errors.print(f"note: {note}", style="dim")
         with progress_display(errors) as show:
