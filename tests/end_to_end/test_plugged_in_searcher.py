@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import PLAN, SPACE, Formula
+from studies import HEADER, PLAN, SPACE, FormulaPool
 
 import gptailor
 from gptailor.core.objective import Objective
@@ -58,8 +58,8 @@ def study(registry: Registry, name: str, folder: Path) -> tuple[list[Tailoring],
         return make_searcher(registry.load(name), context, {"neighbours": 5})
 
     with Journal(folder) as journal:
-        journal.append("header", format="gptailor-record/1")
-        running = Study(journal, Formula(), make, plan=PLAN, on_progress=lambda _: None)
+        journal.append(HEADER)
+        running = Study(journal, FormulaPool(), make, plan=PLAN, on_progress=lambda _: None)
         chosen = running.run()
     tried = [trial.tailoring for trial in running.trials]
     assert len(set(tried)) == len(tried) == PLAN.max_trials

@@ -7,7 +7,7 @@ import pytest
 
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.params import Range
-from gptailor.core.trial import Measurement, Proposal, Scores, Trial
+from gptailor.core.trial import Evaluation, Measurement, Proposal, Scores, Trial
 from gptailor.errors import ConfigError
 from gptailor.searchers.searcher import (
     ProposalGenerator,
@@ -47,7 +47,7 @@ def asked(about: SearchContext, options: dict[str, object]) -> list[Proposal]:
     searcher, proposals = make_searcher(one_by_one, about, options), []
     while group := searcher.ask():
         proposals += group
-        searcher.tell([Trial(0, proposal, SCORES) for proposal in group])
+        searcher.tell([Trial(0, proposal, Evaluation(SCORES)) for proposal in group])
     return proposals
 
 
