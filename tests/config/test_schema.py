@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from gptailor import config as config_module
 from gptailor.config import Config, load_config
 from gptailor.config.schema import BudgetConfig
-from gptailor.core.member_spec import MemberSpec
+from gptailor.core.specs import MemberSpec
 from gptailor.errors import ConfigError
 
 SOUND = """

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gptailor.core.metrics import METRICS, aggregate
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Outcome

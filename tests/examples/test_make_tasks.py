@@ -168,7 +168,7 @@ def test_no_fact_stands_twice(demo: Path, table: str, n_columns: int, column: in
 
 @pytest.mark.slow
 def test_lm_eval_reads_every_task(demo: Path, tiny_tokenizer: Any) -> None:
-    from gptailor.core.task_spec import TaskSpec
+    from gptailor.core.specs import TaskSpec
     from gptailor.tasks.lm_eval.load_tasks import load_tasks
 
     requests = [

@@ -4,24 +4,69 @@ Equal layers are equal objects: a LayerSpec is brought into canonical form when 
 """
 
 import functools
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptailor.core.merge_spec import MergeSpec, Value, default_base, merge_spec, method_name
+from gptailor.core.merge_spec import MergeSpec, Value, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS
-from gptailor.core.source import BASE, Source
 from gptailor.errors import ConfigError, MergeError, TailoringError
 
 __all__ = ["BASE", "LayerSpec", "Source", "Value"]
+
+BASE = "base"
+
+_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Source:
+    """One layer of one member; or, with no layer, a member's embedding, norm or head.
+
+    Args:
+        member: The member's name in the family; the base is always ``base``.
+        layer: The layer's index in that member, from 0.
+
+    Raises:
+        TailoringError: The name or the index is invalid.
+    """
+
+    member: str
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.member, str) or not _MEMBER.match(self.member):
+            raise TailoringError(
+                f"{self.member!r} is not a member's name; use letters, digits, '.', '_' and '-'"
+            )
+        whole = isinstance(self.layer, int) and not isinstance(self.layer, bool)
+        if self.layer is not None and (not whole or self.layer < 0):
+            raise TailoringError(f"the layer of {self.member!r} is {self.layer!r}; give 0 or more")
+
+    @classmethod
+    def parse(cls, text: object) -> "Source":
+        """Read ``math:17``, or ``math`` for an outer part.
+
+        Raises:
+            TailoringError: The text is neither.
+        """
+        if not isinstance(text, str):
+            raise TailoringError(f"{text!r} is not a source; write one as 'member:layer'")
+        return _parse(text)
+
+    def __str__(self) -> str:
+        return self.member if self.layer is None else f"{self.member}:{self.layer}"
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
     """How one layer of the result is made: taken from one source, or merged from several.
 
-    Canonical when made, see `MergeSpec.canonical`: one source has no method; every parameter is
-    present; sources are sorted where their order has no effect.
+    Canonical when made: sources are sorted by layer, then member, where their order has no effect;
+    those of weight 0 are dropped, and weights are shares of 1; every parameter is present; a merge
+    that equals one source is that source, without a method.
 
     Args:
         sources: Where the weights come from; several are merged.
@@ -42,23 +87,22 @@ class LayerSpec:
     def __post_init__(self) -> None:
         sources, params = tuple(self.sources), dict(self.params)
         _refuse_bad_sources(sources)
+        base = self.base
         if self.method is None:
             if len(sources) > 1:
                 raise TailoringError(
                     f"{_listed(sources)} are to be merged, but no merge method is given"
                 )
-            if params or self.base is not None:
+            if params or base is not None:
                 raise TailoringError(f"{sources[0]} has parameters, but no merge method is given")
-            object.__setattr__(self, "sources", sources)
-            object.__setattr__(self, "params", ())
-            return
-        try:
-            merged, values, base = merge_spec(self.method).canonical(sources, params, self.base)
-        except (ConfigError, MergeError) as error:
-            raise TailoringError(error.problems) from None
-        object.__setattr__(self, "sources", merged)
-        object.__setattr__(self, "method", self.method if len(merged) > 1 else None)
-        object.__setattr__(self, "params", tuple(sorted(values.items())))
+        else:
+            try:
+                sources, params, base = _canonical(merge_spec(self.method), sources, params, base)
+            except (ConfigError, MergeError) as error:
+                raise TailoringError(error.problems) from None
+        object.__setattr__(self, "sources", sources)
+        object.__setattr__(self, "method", self.method if len(sources) > 1 else None)
+        object.__setattr__(self, "params", tuple(sorted(params.items())))
         object.__setattr__(self, "base", base)
 
     @classmethod
@@ -106,7 +150,7 @@ class LayerSpec:
     def __str__(self) -> str:
         if self.method is None:
             return str(self.sources[0])
-        default = default_base(self.sources)
+        default = _default_base(self.sources)
         items = [str(source) for source in self.sources]
         items += [f"{key}={_short(value)}" for key, value in self.params]
         items += [f"base={self.base}"] if self.base not in (None, default) else []
@@ -120,7 +164,7 @@ class LayerSpec:
         plain |= {
             key: list(value) if isinstance(value, tuple) else value for key, value in self.params
         }
-        if self.base not in (None, default_base(self.sources)):
+        if self.base not in (None, _default_base(self.sources)):
             plain["base"] = str(self.base)
         return plain | {"sources": [str(source) for source in self.sources]}
 
@@ -153,7 +197,17 @@ class LayerSpec:
         )
 
 
-@functools.lru_cache(2**14)  # a record has the same layers thousands of times
+@functools.lru_cache(2**14)  # a record names the same layers thousands of times
+def _parse(text: str) -> Source:
+    member, colon, layer = text.partition(":")
+    if not colon:
+        return Source(member)
+    if not re.fullmatch(r"[0-9]{1,6}", layer):
+        raise TailoringError(f"{text!r} is not a source; write one as 'member:layer'")
+    return Source(member, int(layer))
+
+
+@functools.lru_cache(2**14)
 def _taken(source: str) -> LayerSpec:
     return LayerSpec((Source.parse(source),))
 
@@ -165,6 +219,63 @@ def _refuse_bad_sources(sources: tuple[Source, ...]) -> None:
         raise TailoringError(f"{_listed(sources)}: a source stands twice in one merge")
     if len({source.layer is None for source in sources}) > 1:
         raise TailoringError(f"{_listed(sources)}: some name a layer and some do not")
+
+
+def _canonical(
+    method: MergeSpec,
+    sources: tuple[Source, ...],
+    params: Mapping[str, object],
+    base: Source | None,
+) -> tuple[tuple[Source, ...], dict[str, Value], Source | None]:
+    """The sources, parameters and base of a merge, so written that equal merges are equal."""
+    values = method.resolve(params, sources)
+    order = list(range(len(sources)))
+    if method.symmetric:
+        order.sort(key=lambda index: _sort_key(sources[index]))
+    weights = values.get("weights")
+    if isinstance(weights, tuple):
+        shares = _shares(weights)
+        order = [index for index in order if shares[index] != 0]
+        values["weights"] = tuple(shares[index] for index in order)
+    merged = tuple(sources[index] for index in order)
+    origin = base or _default_base(merged)
+    if len(merged) > 1:
+        merged = _unmerged(method, merged, values, origin)
+    if len(merged) == 1:
+        return merged, {}, None
+    if base is not None and not method.needs_base:
+        raise TailoringError(f"{method.name} takes no base; remove 'base: {base}'")
+    if (origin.layer is None) != (merged[0].layer is None):
+        raise TailoringError(f"base: {base} does not go with {_listed(merged)}")
+    return merged, values, origin if method.needs_base else None
+
+
+def _unmerged(
+    method: MergeSpec, sources: tuple[Source, ...], values: Mapping[str, Value], base: Source
+) -> tuple[Source, ...]:
+    """The one source that a merge equals at these values, or all of them."""
+    if method.scale is not None and values[method.scale] == 0:
+        return (base,)
+    for key, ends in method.identity.items():
+        if values[key] in ends:
+            return (sources[ends[values[key]]],)
+    return sources
+
+
+def _default_base(sources: Sequence[Source]) -> Source:
+    """The base member's layer at the first source's index."""
+    return Source(BASE, sources[0].layer)
+
+
+def _sort_key(source: Source) -> tuple[int, str]:
+    return (-1 if source.layer is None else source.layer, source.member)
+
+
+def _shares(weights: Sequence[float]) -> tuple[float, ...]:
+    total = math.fsum(weights)
+    if abs(total - 1) <= 1e-9:  # shares already: dividing again would change the last bit
+        return tuple(weights)
+    return tuple(weight / total for weight in weights)
 
 
 def _listed(sources: Sequence[Source]) -> str:

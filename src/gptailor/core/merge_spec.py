@@ -7,16 +7,15 @@ here. `gptailor.core.plugins.MERGE_METHODS` lists the built-in methods, one file
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gptailor.core.params import Range
 from gptailor.core.plugins import MERGE_METHODS
-from gptailor.core.source import BASE, Source
-from gptailor.errors import ConfigError, MergeError, TailoringError, unknown
+from gptailor.errors import ConfigError, MergeError, unknown
 
-__all__ = ["MergeSpec", "Value", "default_base", "merge_method", "merge_spec", "method_name"]
+__all__ = ["MergeSpec", "Value", "merge_method", "merge_spec", "method_name"]
 
 Value = float | int | tuple[float, ...]
 
@@ -109,63 +108,6 @@ class MergeSpec:
             raise MergeError(f"{self.name}: weights must not sum to 0; give a source some weight")
         return tuple(map(float, weights))
 
-    def canonical(
-        self, sources: Sequence[Source], params: Mapping[str, object], base: Source | None
-    ) -> tuple[tuple[Source, ...], dict[str, Value], Source | None]:
-        """Write a merge so that equal merges are equal.
-
-        Sources of a symmetric method are sorted by layer, then member. Weights become shares of 1,
-        and sources of weight 0 are dropped. A merge that equals one source is that source.
-
-        Args:
-            sources: What is merged.
-            params: As for `resolve`.
-            base: The layer that differences are taken from; None for the base member's.
-
-        Returns:
-            Sources, parameters and base. A single source has no parameters and no base.
-
-        Raises:
-            MergeError: As `resolve`.
-            TailoringError: A base is given that the method or the sources do not allow.
-        """
-        values = self.resolve(params, sources)
-        order = list(range(len(sources)))
-        if self.symmetric:
-            order.sort(key=lambda index: _sort_key(sources[index]))
-        weights = values.get("weights")
-        if isinstance(weights, tuple):
-            shares = _shares(weights)
-            order = [index for index in order if shares[index] != 0]
-            values["weights"] = tuple(shares[index] for index in order)
-        merged = tuple(sources[index] for index in order)
-        origin = base or default_base(merged)
-        if len(merged) > 1:
-            merged = self._unmerged(merged, values, origin)
-        if len(merged) == 1:
-            return merged, {}, None
-        if base is not None and not self.needs_base:
-            raise TailoringError(f"{self.name} takes no base; remove 'base: {base}'")
-        if (origin.layer is None) != (merged[0].layer is None):
-            raise TailoringError(f"base: {base} does not go with {', '.join(map(str, merged))}")
-        return merged, values, origin if self.needs_base else None
-
-    def _unmerged(
-        self, sources: tuple[Source, ...], values: Mapping[str, Value], base: Source
-    ) -> tuple[Source, ...]:
-        """The one source that a merge equals at these values, or all of them."""
-        if self.scale is not None and values[self.scale] == 0:
-            return (base,)
-        for key, ends in self.identity.items():
-            if values[key] in ends:
-                return (sources[ends[values[key]]],)
-        return sources
-
-
-def default_base(sources: Sequence[Source]) -> Source:
-    """The base member's layer at the first source's index."""
-    return Source(BASE, sources[0].layer)
-
 
 def merge_method(  # noqa: PLR0913  # the fields of MergeSpec, each a fact of its own
     name: str,
@@ -224,14 +166,3 @@ def method_name(method: str | MergeSpec) -> str:
         return method
     function = method.function
     return MERGE_METHODS.add(f"{function.__module__}:{function.__qualname__}", method)
-
-
-def _sort_key(source: Source) -> tuple[int, str]:
-    return (-1 if source.layer is None else source.layer, source.member)
-
-
-def _shares(weights: Sequence[float]) -> tuple[float, ...]:
-    total = math.fsum(weights)
-    if abs(total - 1) <= 1e-9:  # shares already: dividing again would change the last bit
-        return tuple(weights)
-    return tuple(weight / total for weight in weights)

@@ -1,6 +1,6 @@
 """Tailoring: a smaller model as data, and its YAML form.
 
-Equal models are equal objects (see `MergeSpec.canonical`), so that ``==``, ``hash`` and
+Equal models are equal objects (see `LayerSpec`), so that ``==``, ``hash`` and
 `Tailoring.digest` can be trusted.
 """
 

@@ -1,6 +1,6 @@
 """The members of a family: checkpoints, adapters and GGUF files, opened and compared."""
 
-from gptailor.core.member_spec import MemberSpec
+from gptailor.core.specs import MemberSpec
 from gptailor.family.architecture import (
     layer_kinds,
     layers_path,

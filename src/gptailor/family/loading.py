@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptailor.core.member_spec import MemberSpec
+from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.adapter import CONFIG, apply_adapter

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
-from gptailor.core.member_spec import MemberSpec
+from gptailor.core.specs import MemberSpec
 from gptailor.errors import ConfigError, FamilyError
 from gptailor.family.hub import fetch
 from gptailor.files.yaml import parse_yaml

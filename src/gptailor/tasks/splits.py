@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.task import ExampleTask, nested_order
 

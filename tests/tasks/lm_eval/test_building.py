@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import (

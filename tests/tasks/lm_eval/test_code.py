@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jinja2.exceptions import SecurityError
 
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 from gptailor.tasks.lm_eval.load_tasks import load_tasks

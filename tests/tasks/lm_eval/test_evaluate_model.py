@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 from gptailor.tasks.lm_eval.load_tasks import load_tasks

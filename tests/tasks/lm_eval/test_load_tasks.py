@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gptailor.core.metrics import aggregate
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.splits import TaskSplits
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.lm_eval.local_files import is_path, read_task_file

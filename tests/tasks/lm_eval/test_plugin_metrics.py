@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gptailor.core.metrics import METRICS, Metric, ScoredExample
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 from gptailor.tasks.lm_eval.load_tasks import load_tasks

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval import local_files

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError, unknown
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import build_examples, common_metrics, list_documents

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gptailor.core.task_spec import TaskSpec
+from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.building import (
     BUILD_ERRORS,

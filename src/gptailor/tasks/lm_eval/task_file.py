@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from gptailor.core.frozen import Frozen
-from gptailor.core.problems import sentences
+from gptailor.core.frozen import Frozen, sentences
 from gptailor.errors import unknown
 from gptailor.tasks.lm_eval.json_data import json_files
 from gptailor.tasks.lm_eval.sandbox import sandbox
