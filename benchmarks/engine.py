@@ -43,7 +43,6 @@ from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import tailored_config
 from gptailor.family.empty_model import model_around
 from gptailor.family.family import Family
-from gptailor.forecast.dry_run import work_of
 from gptailor.record.journal import Journal
 from gptailor.searchers.mutation import CHANGES, mutate
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
@@ -278,7 +277,7 @@ def speed(assembly: Assembly, candidates: Sequence[Tailoring]) -> dict[str, Any]
     run = sum(one.layer_tokens for one in done)
     outside = seconds - sum(spent.values())
     n_examples, n_candidates = assembly.plan.sizes["test"], len(candidates)
-    alone = work_of(assembly, [Job(candidates[0], n_examples, "test")])
+    alone = assembly.evaluator.count([Job(candidates[0], n_examples, "test")])
     predicted = alone.target_tokens * n_candidates
     return {
         "bare_layer": ceiling,

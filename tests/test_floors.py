@@ -25,8 +25,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config", "merge", "record", "searchers", "tasks", "workers", "convert"),
     ("family", "report", "study"),
     ("engine", "export", "evaluation"),
-    ("app",),
     ("forecast",),
+    ("app",),
     ("api",),
     ("cli", "__init__"),
 )

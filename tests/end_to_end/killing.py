@@ -20,10 +20,10 @@ import numpy as np
 from safetensors.torch import load_file
 
 from gptailor.app.assemble import Assembly, assemble, open_study
+from gptailor.app.costs import record_costs, record_forecast
 from gptailor.config import load_config
 from gptailor.core.tailoring import Tailoring
 from gptailor.export import export_checkpoint
-from gptailor.forecast.costs import record_costs, record_forecast
 from gptailor.record.entries import TrialEntry
 from gptailor.record.journal import Journal, read_record
 from gptailor.record.ranking import BEST, FRONT, write_results

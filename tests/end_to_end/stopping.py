@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import gptailor.app.assemble
-import gptailor.forecast.costs  # noqa: F401  # both are slow to import
+import gptailor.app.costs  # noqa: F401  # both are slow to import
 from gptailor.cli import main
 
 FORK = multiprocessing.get_context("fork")

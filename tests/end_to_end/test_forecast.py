@@ -1,4 +1,4 @@
-"""What is predicted before a search comes about in it."""
+"""The costs of a search are about what was predicted before it."""
 
 import dataclasses
 import json
@@ -10,24 +10,34 @@ import numpy as np
 import pytest
 
 from gptailor.app.assemble import Assembly, assemble, open_study
+from gptailor.app.costs import record_costs, record_forecast
 from gptailor.config import load_config
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Job as Wanted
-from gptailor.core.trial import Scores
+from gptailor.core.trial import Scores, Trial
+from gptailor.engine import Work
 from gptailor.engine.batches import pack
-from gptailor.forecast.costs import record_costs, record_forecast
-from gptailor.forecast.dry_run import Step, Work, rehearse, work_of
-from gptailor.forecast.forecast import forecast, in_time, seconds_of
-from gptailor.forecast.speed import Speed
+from gptailor.forecast.dry_run import CountingPool, dry_run
+from gptailor.forecast.speed import Speed, fitted
 from gptailor.record.journal import Journal
 from gptailor.record.run import read_run
 from gptailor.report import write_report
+from gptailor.workers.grouping import divided
 from gptailor.workers.pool import WorkerSetup
 
 pytestmark = pytest.mark.slow
 
 Job = Callable[..., Path]
 RANDOM = {"name": "random", "options": {"batch": 5}}
+A_TOKEN_A_SECOND = Speed(layer_token=1.0, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
+
+
+def dry(
+    assembly: Assembly, speed: Speed = A_TOKEN_A_SECOND, setup: WorkerSetup | None = None
+) -> tuple[tuple[Trial, ...], CountingPool]:
+    """The trials of a study run without models, and the pool that counted its work."""
+    pool = CountingPool(assembly.evaluator, speed, setup=setup)
+    return dry_run(assembly.plan, assembly.searcher, pool), pool
 
 
 def search(assembly: Assembly, folder: Path) -> list[dict[str, Any]]:
@@ -48,16 +58,15 @@ def test_a_searcher_that_does_not_look_at_scores_costs_exactly_what_was_predicte
     job: Job, tmp_path: Path
 ) -> None:
     assembly = assemble(load_config(job(search=RANDOM)))
-    steps = rehearse(assembly).steps
+    trials, pool = dry(assembly)
     entries = search(assembly, tmp_path / "run")
     for phase, kind in (("references", "reference"), ("search", "trial")):
         told = of(entries, kind)
-        predicted = sum(step.work.layer_tokens for step in steps if step.phase == phase)
+        predicted = pool.work[phase].layer_tokens
         actual = sum(entry["layer_tokens"] for entry in told)
         assert abs(predicted - actual) <= len(told) / 2  # each entry's share is rounded
     asked = [each["tailoring"] for entry in of(entries, "asked") for each in entry["proposals"]]
-    searched = [each for step in steps if step.phase == "search" for each in step.tailorings]
-    assert [each.to_plain() for each in searched] == asked
+    assert [trial.tailoring.to_plain() for trial in trials] == asked
     (before,), (after,) = of(entries, "forecast"), of(entries, "spent")
     assert (before["n_trials"], before["n_candidates"]) == (after["n_trials"], 24)
 
@@ -120,17 +129,16 @@ def test_work_is_counted_as_the_engine_does_it(job: Job) -> None:
     tailorings = [assembly.space.random(rng) for _ in range(4)]
     tailorings += [Tailoring.whole("base", 6), tailorings[0]]
     jobs = [Wanted(each, 10) for each in tailorings]
-    work = work_of(assembly, jobs)
+    work = assembly.evaluator.count(jobs)
     done = assembly.evaluator.evaluate(jobs)
     assert abs(work.layer_tokens - sum(each.layer_tokens for each in done)) <= len(jobs) / 2
     merges = {spec for each in tailorings for spec in each.layers if spec.method is not None}
-    assert work.n_merged == len(merges) > 0
+    assert set(work.merges) == merges != set()
     tasks = [parts.search for parts in assembly.tasks.values()]
     passages = [each for task in tasks for n in range(10) for each in task.passages(n)]
-    alone = sum(len(batch.gather) for each in passages for batch in pack([each]))
-    together = sum(len(batch.gather) for batch in pack(passages))
-    assert work.target_tokens == len(jobs) * alone
-    assert together <= alone <= 1.1 * together  # passages of one row share what begins alike
+    least = sum(len(batch.gather) for batch in pack(passages))
+    most = sum(len(batch.gather) for each in passages for batch in pack([each]))
+    assert len(jobs) * least <= work.target_tokens <= len(jobs) * most  # rungs part the batches
     assert work.input_tokens == assembly.evaluator.tokens("search", 0, 10) * len(
         {each.embedding for each in tailorings}
     )
@@ -140,35 +148,44 @@ def test_made_up_scores_of_more_examples_begin_with_those_of_fewer(job: Job) -> 
     assembly = assemble(load_config(job()))
     seen: dict[Tailoring, Scores] = {}
     n_grown = 0
-    for step in rehearse(assembly).steps:
-        for each, scores in zip(step.tailorings, step.scores, strict=True):
-            if step.phase != "search":
-                continue
-            assert scores is not None
-            before = seen.setdefault(each, scores)
-            n_grown += scores.n_examples > before.n_examples
-            for task, metrics in before.tasks.items():
-                for name, measured in metrics.items():
-                    values = scores.tasks[task][name].values
-                    assert values[: len(measured.values)] == measured.values
+    for trial in dry(assembly)[0]:
+        assert trial.scores is not None
+        before = seen.setdefault(trial.tailoring, trial.scores)
+        n_grown += trial.scores.n_examples > before.n_examples
+        for task, metrics in before.tasks.items():
+            for name, measured in metrics.items():
+                values = trial.scores.tasks[task][name].values
+                assert values[: len(measured.values)] == measured.values
     assert n_grown
 
 
-def test_a_search_that_runs_out_of_time_is_predicted_to() -> None:
-    speed = Speed(layer_token=0.5, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
-    steps = [
-        Step("references", (), (), Work(100), 100),
-        *(Step("search", (), (), Work(10), 10, asking=1.0) for _ in range(5)),  # 6 s each
-        Step("selection", (), (), Work(20), 20),
-    ]
-    for timeout_s, n_left in ((None, 5), (0.1, 1), (6.1, 2), (17.9, 3), (100.0, 5)):
-        left = in_time(steps, speed, timeout_s)
-        assert [step.phase for step in left] == ["references", *["search"] * n_left, "selection"]
+def test_a_search_that_runs_out_of_time_is_predicted_to(job: Job) -> None:
+    assembly = assemble(load_config(job(search=RANDOM)))
+    trials, pool = dry(assembly)
+    searched = pool.work["search"].layer_tokens
+    for share, least, most in ((0.001, 5, 5), (0.5, 6, len(trials) - 1), (2.0, 24, 24)):
+        plan = dataclasses.replace(assembly.plan, timeout_s=share * searched)
+        short = CountingPool(assembly.evaluator, A_TOKEN_A_SECOND)
+        begun = dry_run(plan, assembly.searcher, short)
+        assert least <= len(begun) <= most
+        assert begun == trials[: len(begun)]
+        assert short.work["references"] == pool.work["references"]
+        assert short.work["test"].layer_tokens > 0
+
+
+def test_no_time_for_a_candidate_is_no_error_of_the_forecast(job: Job) -> None:
+    """Evolution first tries candidates with one layer cut, and none of those can be chosen."""
+    assembly = assemble(load_config(job(budget={"max_trials": 60, "n_examples": [4, 12]})))
+    plan = dataclasses.replace(assembly.plan, timeout_s=1e-9)
+    pool = CountingPool(assembly.evaluator, A_TOKEN_A_SECOND)
+    trials = dry_run(plan, assembly.searcher, pool)
+    assert {len(trial.tailoring.layers) for trial in trials} == {assembly.plan.n_layers - 1}
+    assert pool.work.keys() == {"references", "search"}
 
 
 def test_the_forecast_of_check_is_that_of_a_search(job: Job, tmp_path: Path) -> None:
     config = load_config(job())
-    expected = dataclasses.asdict(forecast(assemble(config)))
+    expected = dataclasses.asdict(assemble(config).forecast())
     (before,) = of(search(assemble(config), tmp_path), "forecast")
     for name in ("n_trials", "n_candidates", "layer_tokens", "shared", "merged_bytes"):
         assert before[name] == expected[name]
@@ -176,26 +193,39 @@ def test_the_forecast_of_check_is_that_of_a_search(job: Job, tmp_path: Path) -> 
 
 def test_workers_share_the_work_and_each_pays_for_what_it_shares_with_nobody(job: Job) -> None:
     assembly = assemble(load_config(job(search=RANDOM)))
-    speed = Speed(layer_token=1.0, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
-    alone, spread = rehearse(assembly), rehearse(assembly, 2)
-    for one, two in zip(alone.steps, spread.steps, strict=True):
-        assert (one.tailorings, one.scores, one.alone) == (two.tailorings, two.scores, two.alone)
-        assert sum((group.layer_tokens for group in two.groups), 0) == two.work.layer_tokens
-        assert one.work.layer_tokens <= two.work.layer_tokens <= two.alone
-        assert len(two.groups) == min(2, len(two.tailorings))
-        seconds = seconds_of(two, speed, WorkerSetup(2, "cpu", 1))
-        assert seconds == pytest.approx(max(g.layer_tokens for g in two.groups) + two.asking)
-        assert seconds_of(two, speed, None) == two.work.layer_tokens + two.asking
-    step = dataclasses.replace(spread.steps[1], asking=0.0)
-    crowded, roomy = (WorkerSetup(2, "cpu", 4, crowding=crowding) for crowding in (1.5, 1.0))
-    assert seconds_of(step, speed, crowded) == 1.5 * seconds_of(step, speed, roomy)
+    (trials, alone), (same, spread) = dry(assembly), dry(assembly, setup=WorkerSetup(2, "cpu", 1))
+    assert same == trials
+    for phase, one in alone.work.items():
+        two = spread.work[phase]
+        assert one.layer_tokens <= two.layer_tokens <= two.unshared == one.unshared
+    total = sum(alone.work.values(), Work()).layer_tokens
+    assert alone.seconds == pytest.approx(total, rel=0.01)  # and what searchers need to ask
+    assert total / 2 < spread.seconds < total
 
 
-def test_groups_are_taken_by_whoever_is_free_first() -> None:
-    speed = Speed(layer_token=1.0, run=0.0, input_token=0.0, target_token=0.0, merged=0.0)
-    step = Step("search", (), (), Work(19), 19, groups=tuple(map(Work, (9, 2, 3, 4, 1))))
-    assert seconds_of(step, speed, WorkerSetup(2, "cpu", 1)) == 10.0  # 9 and 1; 2, 3 and 4
-    assert seconds_of(step, speed, WorkerSetup(1, "cpu", 1)) == 19.0
+def test_a_group_goes_to_the_worker_that_is_free_first(job: Job) -> None:
+    assembly = assemble(load_config(job(search=RANDOM)))
+    rng = np.random.default_rng(0)
+    jobs = [Wanted(assembly.space.random(rng), n) for n in (12, 12, 4, 4, 12, 4, 4)]
+    groups = divided(jobs, 2, group_size=1)
+    costs = [assembly.evaluator.count([jobs[i] for i in group]).layer_tokens for group in groups]
+    free = [0, 0]
+    for cost in costs:
+        free[free.index(min(free))] += cost
+    for crowding in (1.0, 1.5):
+        setup = WorkerSetup(2, "cpu", 4, crowding=crowding)
+        pool = CountingPool(assembly.evaluator, A_TOKEN_A_SECOND, setup=setup, group_size=1)
+        assert len(pool.evaluate(jobs)) == len(jobs)
+        assert pool.seconds == pytest.approx(crowding * max(free), abs=1)
+
+
+def test_the_speed_of_each_kind_of_work_is_fitted_and_never_negative() -> None:
+    rng = np.random.default_rng(0)
+    units = rng.uniform(1.0, 1e4, (6, 4))
+    seconds = np.array([2e-5, 1e-4, 3e-6, 5e-5])
+    np.testing.assert_allclose(fitted(units, units @ seconds), seconds, rtol=1e-6)
+    disturbed = units @ np.array([2e-5, -1e-5, 3e-6, 5e-5])
+    assert (fitted(units, disturbed) >= 0).all()
 
 
 def test_check_tells_what_workers_cost_and_on_which_assumption(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gptailor.app.assemble import assemble, open_study
+from gptailor.app.costs import record_costs, record_forecast
 from gptailor.config import load_config
-from gptailor.forecast.costs import record_costs, record_forecast
 from gptailor.record.journal import Journal
 
 pytestmark = pytest.mark.slow

@@ -24,6 +24,7 @@ from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, tailored_config
+from gptailor.forecast.forecast import Forecast, forecast
 from gptailor.record.compatibility import check_header
 from gptailor.record.entries import Header
 from gptailor.record.journal import RECORD, Journal, read_record
@@ -32,7 +33,7 @@ from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import ExampleTask
-from gptailor.workers import WorkerPool
+from gptailor.workers import WorkerPool, WorkerSetup
 
 __all__ = [
     "Assembly",
@@ -76,6 +77,17 @@ class Assembly:
             ConfigError: An option, or the machine or cluster it asks for, is invalid.
         """
         return _pool(self.config, self.evaluator, self.evaluator_factory)
+
+    def forecast(self, setup: WorkerSetup | None = None) -> Forecast:
+        """What a search costs, by default in this process."""
+        return forecast(
+            self.plan,
+            self.space,
+            self.searcher,
+            self.evaluator,
+            setup=setup,
+            group_size=self.config.workers.options.get("group_size", 16),
+        )
 
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
         """How another process, here or elsewhere, makes this evaluator."""

@@ -32,7 +32,6 @@ def command(
         probe_workers,
     )
     from gptailor.engine.device import device_of
-    from gptailor.forecast.forecast import forecast
 
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
     here = PluginConfig(name="local", options=options)
@@ -40,7 +39,7 @@ def command(
         spread = pool.setup  # what is wrong with workers is told now
     assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
     plan, family = assembly.plan, assembly.family
-    expected = forecast(assembly, spread)
+    expected = assembly.forecast(spread)
     if as_json:
         workers = None if spread is None else dataclasses.asdict(spread)
         typer.echo(json.dumps(dataclasses.asdict(expected) | {"workers": workers}))

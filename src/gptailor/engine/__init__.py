@@ -2,5 +2,6 @@
 
 from gptailor.engine.engine import Engine
 from gptailor.engine.evaluator import Evaluator
+from gptailor.engine.walk import Work
 
-__all__ = ["Engine", "Evaluator"]
+__all__ = ["Engine", "Evaluator", "Work"]

@@ -22,12 +22,11 @@ from gptailor.errors import ConfigError, is_out_of_memory
 from gptailor.family import Family
 from gptailor.tasks.divergence import Teacher
 
-__all__ = ["STATE_BYTES", "Engine"]
+__all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
-STATE_BYTES = GIB // 4
 
 
 class Engine:
@@ -53,7 +52,7 @@ class Engine:
         device: str | torch.device = "cpu",
         cache_bytes: int = 4 * GIB,
         member_bytes: int | None = None,
-        state_bytes: int = STATE_BYTES,
+        state_bytes: int = GIB // 4,
     ) -> None:
         self.family = family
         self.device = torch.device(device)

@@ -137,7 +137,7 @@ class Evaluator:
             }
         return Scores(scored)
 
-    def pieces(self, split: str, known: int, n_examples: int) -> list[tuple[int, int]]:
+    def _ranges(self, split: str, known: int, n_examples: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of examples batched together; in searches they end at rungs."""
         rungs = self._rungs if split == "search" else ()  # other splits are scored whole
         edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
@@ -145,7 +145,7 @@ class Evaluator:
 
     def _chunks_between(self, split: str, known: int, n_examples: int) -> list[_Chunk]:
         chunks: list[_Chunk] = []
-        for low, high in self.pieces(split, known, n_examples):
+        for low, high in self._ranges(split, known, n_examples):
             key = (split, low, high)
             if key not in self._chunks:
                 self._chunks[key] = self._make_chunks(split, low, high)

@@ -1,1 +1,1 @@
-"""What a search will cost, and what it cost."""
+"""Forecasts of what a search will cost: trials, tokens, memory, time."""

@@ -1,7 +1,4 @@
-"""How much memory this process holds, and held at most: the system's own count, and the device's.
-
-Knows nothing of what is in it.
-"""
+"""Memory of this process, now and at its peak, as the system or the device counts it."""
 
 import resource
 import sys
@@ -17,7 +14,7 @@ _STATM = Path("/proc/self/statm")
 def held_bytes(device: str) -> int:
     """Bytes held now: by the process, or by its tensors on a CUDA device.
 
-    Where the system does not tell (there is no ``/proc``), the most held so far.
+    On systems without ``/proc``, the most held so far.
     """
     if device.startswith("cuda"):
         return torch.cuda.memory_allocated(device)

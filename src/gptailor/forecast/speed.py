@@ -1,7 +1,4 @@
-"""How fast this machine evaluates: seconds a unit of work, measured on the base.
-
-A few short jobs that differ in one kind of work only are timed in turn. Knows nothing of searches.
-"""
+"""The speed of this machine: seconds a unit of work, fitted to timed evaluations of the base."""
 
 import statistics
 import time
@@ -9,18 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gptailor.app.assemble import Assembly
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Job
+from gptailor.engine import Evaluator, Work
+from gptailor.family import Family
 from gptailor.family.layer_weights import layer_weights
-from gptailor.forecast.dry_run import Work, work_of
+from gptailor.searchers.space import Space
+from gptailor.study import Plan
 
-__all__ = ["Speed", "measure_speed"]
+__all__ = ["Speed", "fitted", "measure_speed"]
 
 _ROUNDS = 3
-_FULL = 1024  # tokens that keep a processor as busy as a full batch does
+_FULL = 1024  # tokens with which a processor is as fast as with a full batch
 _MERGES = 4
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,107 +31,92 @@ class Speed:
 
     Args:
         layer_token: One token more through one layer.
-        run: One layer called, however few tokens.
-        input_token: One token embedded, its masks and rotary embedding made.
-        target_token: One prediction: norm, head, log-probability, and its way into a score.
+        run: One layer called, however few the tokens.
+        input_token: One token embedded, with its masks and rotary embedding.
+        target_token: One predicted position: norm, head, log-probabilities, and its score.
         merged: One merged layer made.
     """
 
     layer_token: float
-    run: float
-    input_token: float
-    target_token: float
-    merged: float
+    run: float = 0.0
+    input_token: float = 0.0
+    target_token: float = 0.0
+    merged: float = 0.0
 
-    def seconds(self, work: Work) -> float:
-        """What work takes."""
+    def seconds(self, work: Work, n_merged: int) -> float:
+        """Seconds that work takes, `n_merged` of its merged layers having to be made."""
         return (
             work.layer_tokens * self.layer_token
             + work.n_runs * self.run
             + work.input_tokens * self.input_token
             + work.target_tokens * self.target_token
-            + work.n_merged * self.merged
+            + n_merged * self.merged
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """What one number of examples takes: tokens and targets, and seconds of each kind of work."""
+def measure_speed(plan: Plan, space: Space, evaluator: Evaluator) -> Speed:
+    """Time few and many layers, one candidate and two, on few examples and on more.
 
-    n_tokens: int
-    n_targets: int
-    layer_s: float
-    inputs_s: float
-    targets_s: float
-
-
-def measure_speed(assembly: Assembly) -> Speed:
-    """Time few and many layers, one candidate and two, on few examples and on more."""
-    few = _n_examples(assembly, assembly.plan.rungs[0])
-    many = _n_examples(assembly, assembly.plan.rungs[-1])
-    samples = [_sampled(assembly, n_examples) for n_examples in sorted({few, many})]
-    first, last = samples[0], samples[-1]
-    slope = last.layer_s / last.n_tokens  # where a call costs nothing
-    rise = last.layer_s - first.layer_s
-    if last.n_tokens > first.n_tokens and rise > 0:  # else the machine's pace changed between them
-        slope = min(slope, rise / (last.n_tokens - first.n_tokens))
-    n_tokens, n_targets = (sum(s.n_tokens for s in samples), sum(s.n_targets for s in samples))
-    return Speed(
-        layer_token=slope,
-        run=last.layer_s - slope * last.n_tokens,
-        input_token=sum(sample.inputs_s for sample in samples) / n_tokens,
-        target_token=sum(sample.targets_s for sample in samples) / n_targets,
-        merged=_seconds_a_merge(assembly),
-    )
+    The best of a few rounds is fitted, and then scaled to a round's median time: a disturbed round
+    would spoil the fit.
+    """
+    short, long = (_spread(plan.n_layers, max(1, plan.n_layers // n)) for n in (10, 3))
+    groups = [
+        [Job(tailoring, n_examples) for tailoring in tailorings]
+        for n_examples in sorted({_n_examples(evaluator, rung) for rung in plan.rungs})
+        for tailorings in ([short], [short, short], [long])
+    ]
+    work = [evaluator.count(group) for group in groups]  # packs the batches, too
+    rounds = [[_timed(evaluator, group) for group in groups] for _ in range(_ROUNDS)]
+    best = np.array(rounds).min(axis=0)
+    units = [[w.layer_tokens, w.n_runs, w.input_tokens, w.target_tokens] for w in work]
+    pace = statistics.median(sum(times) for times in rounds) / sum(best)
+    seconds = pace * fitted(np.array(units, np.float64), best)
+    layer_token, run, input_token, target_token = seconds.tolist()
+    merged = _seconds_a_merge(space, evaluator.engine.family)
+    return Speed(layer_token, run, input_token, target_token, merged)
 
 
-def _n_examples(assembly: Assembly, most: int) -> int:
+def _n_examples(evaluator: Evaluator, most: int) -> int:
     """Enough examples for a full batch, but no more than `most`."""
     n_examples = 1
-    while n_examples < most and assembly.evaluator.tokens("search", 0, n_examples) < _FULL:
+    while n_examples < most and evaluator.tokens("search", 0, n_examples) < _FULL:
         n_examples *= 2
     return min(n_examples, most)
 
 
-def _sampled(assembly: Assembly, n_examples: int) -> _Sample:
-    """Solve for the kinds of work from jobs that differ in one of them.
-
-    Differences of times blow up whatever disturbs one of them, so they are taken of the best of a
-    few rounds, and then slowed down to the usual pace of a round.
-    """
-    n_layers = assembly.plan.n_layers
-    short, long = (
-        Job(_spread(n_layers, max(1, n_layers // share)), n_examples) for share in (10, 3)
-    )
-    groups = ([short], [short, short], [long])
-    _timed(assembly, [short])  # packs the batches
-    rounds = [[_timed(assembly, group) for group in groups] for _ in range(_ROUNDS)]
-    best = [min(times) for times in zip(*rounds, strict=True)]
-    pace = statistics.median(sum(times) for times in rounds) / sum(best)
-    one, two, longer = (pace * seconds for seconds in best)
-    work = work_of(assembly, [short])
-    n_short, n_long = len(short.tailoring.layers), len(long.tailoring.layers)
-    layer_s = max(longer - one, 0.0) / (n_long - n_short) if n_long > n_short else one / n_short
-    targets_s = max(two - one, 0.0)
-    inputs_s = max(one - n_short * layer_s - targets_s, 0.0)
-    return _Sample(work.input_tokens, work.target_tokens, layer_s, inputs_s, targets_s)
-
-
 def _spread(n_layers: int, n: int) -> Tailoring:
-    """The base's layers, `n` of them, from the first to the last."""
+    """The base with `n` layers, evenly spaced from the first to the last."""
     layers = np.unique(np.linspace(0, n_layers - 1, n).astype(int)).tolist()
     return Tailoring(tuple(LayerSpec((Source(BASE, layer),)) for layer in layers))
 
 
-def _timed(assembly: Assembly, jobs: Sequence[Job]) -> float:
+def _timed(evaluator: Evaluator, jobs: Sequence[Job]) -> float:
     started = time.perf_counter()
-    assembly.evaluator.evaluate(jobs)
+    evaluator.evaluate(jobs)
     return time.perf_counter() - started
 
 
-def _seconds_a_merge(assembly: Assembly) -> float:
-    """The mean over merges as a search draws them."""
-    space, family = assembly.space, assembly.family
+def fitted(units: Floats, seconds: Floats) -> Floats:
+    """Seconds a unit of each kind, (n_kinds,), from (n, n_kinds) and (n,): least squares, >= 0.
+
+    Relative errors are minimised. A kind that would come out negative counts as free, and the
+    others are fitted again.
+    """
+    result = np.zeros(units.shape[1])
+    sizes = units.max(axis=0)
+    kinds = np.arange(units.shape[1])
+    while True:
+        rows = (units / sizes)[:, kinds] / seconds[:, None]
+        found = np.linalg.lstsq(rows, np.ones(len(seconds)), rcond=None)[0]
+        if (found >= 0).all():
+            result[kinds] = found / sizes[kinds]
+            return result
+        kinds = kinds[found > 0]
+
+
+def _seconds_a_merge(space: Space, family: Family) -> float:
+    """Mean seconds of merges drawn as a search draws them."""
     if not space.merges:
         return 0.0
     rng = np.random.default_rng(0)

@@ -9,6 +9,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from gptailor.core.objective import Objective
 from gptailor.core.tailoring import BASE, Tailoring
@@ -18,19 +20,37 @@ from gptailor.record.entries import (
     AskedEntry,
     AskedProposal,
     ChosenEntry,
+    Entry,
     ModelEntry,
     ModelKind,
     ResumedEntry,
     TrialEntry,
 )
-from gptailor.record.journal import Journal
+from gptailor.record.journal import EntryT
 from gptailor.record.ranking import front_of, ranked
 from gptailor.searchers.searcher import Searcher
 from gptailor.study.plan import Plan, Progress
 from gptailor.study.stopping import nothing_to_choose, refuse_hopeless
 from gptailor.workers import WorkerPool
 
-__all__ = ["Study"]
+__all__ = ["Study", "StudyJournal"]
+
+
+class StudyJournal(Protocol):
+    """What a study needs of its record; a `Journal`, or one that is not written to disk."""
+
+    @property
+    def path(self) -> Path:
+        """The file that messages name."""
+        ...
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry; from then on it is safe."""
+        ...
+
+    def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
+        """The entries of one type, or of one kind of it, in order."""
+        ...
 
 
 class Study:
@@ -42,6 +62,7 @@ class Study:
         make_searcher: Makes the searcher, once the base's scores are known.
         plan: What is to be done.
         on_progress: Called at every step.
+        clock: The time in seconds.
 
     Raises:
         RecordError: The record has the outcome of a trial that was never asked, or has it twice.
@@ -49,22 +70,24 @@ class Study:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: StudyJournal,
         pool: WorkerPool,
         make_searcher: Callable[[Objective], Searcher],
         *,
         plan: Plan,
         on_progress: Callable[[Progress], None] = lambda _: None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._journal, self._pool, self._plan = journal, pool, plan
         self._make_searcher, self._on_progress = make_searcher, on_progress
+        self._clock = clock
         self._asked: dict[int, Proposal] = {}
         self._recorded: dict[int, Trial] = {}
         self._known: dict[Tailoring, Scores] = {}  # on the most examples so far
         self._trials: list[Trial] = []
         self._best: Trial | None = None
         self._examples = 0
-        self._started = time.perf_counter()
+        self._started = self._clock()
         self._before = 0.0  # seconds of search in earlier starts
         self._objective: Objective | None = None
         self._resumed = any(journal.of(ModelEntry))  # recorded at the first new evaluation
@@ -125,7 +148,7 @@ class Study:
         return Trial(entry.number, self._asked[entry.number], entry.evaluation)
 
     def _elapsed(self) -> float:
-        return self._before + time.perf_counter() - self._started
+        return self._before + self._clock() - self._started
 
     def _wholes(self, split: str, n_examples: int) -> dict[str | int, Job]:
         """The jobs of every whole member."""
@@ -167,7 +190,7 @@ class Study:
         return {model: known[model] for model in jobs}
 
     def _search(self, searcher: Searcher) -> None:
-        self._started, self._examples = time.perf_counter(), 0
+        self._started, self._examples = self._clock(), 0
         while not (self._trials and self._out_of_time()):
             proposals = searcher.ask()
             if not proposals:
@@ -312,7 +335,7 @@ class Study:
                 elapsed=self._elapsed(),
                 best=best,
                 examples=self._examples,
-                seconds=time.perf_counter() - self._started,
+                seconds=self._clock() - self._started,
                 last=last,
                 timeout_s=self._plan.timeout_s,
             )

@@ -1,14 +1,12 @@
-"""What a study is to cost and what it cost, written into its record.
+"""Write into a study's record what it is expected to cost, and what it cost.
 
-The forecast stands there before the first score; what was spent is added up from the entries
-themselves, so that stops and restarts add up too. Knows nothing of how either is shown.
+The costs are summed over the record's entries, so they include earlier starts.
 """
 
 import dataclasses
 
 from gptailor.app.assemble import Assembly, evaluates_apart
 from gptailor.engine.device import device_of
-from gptailor.forecast.forecast import forecast
 from gptailor.forecast.memory import peak_bytes
 from gptailor.record.entries import AskedEntry, CostEntry, Header, ModelEntry, TrialEntry
 from gptailor.record.journal import Journal
@@ -19,20 +17,19 @@ __all__ = ["record_costs", "record_forecast"]
 def record_forecast(journal: Journal, assembly: Assembly) -> None:
     """Write the forecast into a record that has only its header; it costs a few seconds.
 
-    Nothing is written where other processes are to evaluate: this one's speed and memory would say
-    little about theirs.
+    Nothing is written where other processes evaluate: their speed and memory are not this one's.
     """
     apart = evaluates_apart(assembly.config)
     if not apart and [type(entry) for entry in journal.entries] == [Header]:
-        journal.append(CostEntry(kind="forecast", **dataclasses.asdict(forecast(assembly))))
+        journal.append(CostEntry(kind="forecast", **dataclasses.asdict(assembly.forecast())))
 
 
 def record_costs(journal: Journal, assembly: Assembly) -> CostEntry:
-    """Write what was spent so far, over all starts; nothing where nothing was added.
+    """Write the costs so far, over all starts; nothing if they did not change.
 
     Returns:
-        The last entry: trials, candidates, layer-tokens, seconds (the search by the clock, the
-        other evaluations by their own), and the most memory of any start that came to its end.
+        The last entry: trials, candidates, layer-tokens, seconds (wall-clock time of the search,
+        and the seconds of all other evaluations), and the most memory of any start that finished.
     """
     trials, others = list(journal.of(TrialEntry)), list(journal.of(ModelEntry))
     asked = {p.number: p.tailoring for entry in journal.of(AskedEntry) for p in entry.proposals}
