@@ -14,6 +14,7 @@ import pytest
 from gptailor.app.assemble import ConfigEvaluatorFactory, assemble, open_study
 from gptailor.cli import main
 from gptailor.config import load_config
+from gptailor.core.plugins import WORKERS
 from gptailor.errors import ConfigError
 from gptailor.record.journal import Journal
 from gptailor.study import Progress
@@ -104,6 +105,7 @@ def _local(n_workers: object) -> dict[str, Any]:
 def test_ray_that_is_not_installed_is_told_with_the_extra_that_brings_it(
     job: Make, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
+    monkeypatch.setattr(WORKERS, "_loaded", {})
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in ("ray_pool", "cluster"):
         monkeypatch.delitem(sys.modules, f"gptailor.workers.ray.{name}", raising=False)

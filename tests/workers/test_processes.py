@@ -186,7 +186,9 @@ def test_a_users_fault_in_a_worker_is_told_as_such(pool: Make) -> None:
 def test_workers_that_never_get_ready_stop_the_study(
     pool: Make, tmp_path: Path, failure: str, reason: str
 ) -> None:
-    with pytest.raises(RecordError, match=rf"no worker is left: .* thus: {reason}; ask for fewer"):
+    with pytest.raises(
+        RecordError, match=rf"no worker is left: .* the last time: {reason}; ask for fewer"
+    ):
         list(pool(failure=failure).evaluate([job(1)]))
     assert Note(tmp_path, "start").count() == 2 * 3
 
