@@ -1,5 +1,6 @@
 """Build the header of a record: config, versions, machine, family, goals, tasks."""
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -13,7 +14,7 @@ from gptailor.config import Config
 from gptailor.core.metrics import METRICS
 from gptailor.engine.device import cpu_name, device_of
 from gptailor.family import Family
-from gptailor.record.entries import FamilyFacts, GoalFacts, Header, MetricFacts, TaskFacts
+from gptailor.record.entries import FamilyFacts, Header, MetricFacts, TaskFacts
 from gptailor.study import Plan
 from gptailor.tasks.splits import TaskSplits
 
@@ -63,15 +64,7 @@ def header_of(
             model=model_facts(family),
         ),
         n_kept=plan.n_kept,
-        goals=tuple(
-            GoalFacts(
-                task=goal.task,
-                metric=goal.metric,
-                weight=goal.weight,
-                proxy=goal.measured(proxy=True),
-            )
-            for goal in plan.goals
-        ),
+        goals=tuple(dataclasses.replace(g, proxy=g.measured(proxy=True)) for g in plan.goals),
         metrics={
             name: MetricFacts(**facts)
             for name, facts in METRICS.facts(

@@ -9,9 +9,11 @@ pairs; a perplexity, which is not linear, is compared along the chord of exp.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat
 
 from gptailor.core.metrics import METRICS
 from gptailor.core.trial import Measurement, Scores
@@ -38,7 +40,7 @@ class Goal:
 
     task: str
     metric: str
-    weight: float = 1.0
+    weight: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     proxy: str | None = None
 
     def measured(self, *, proxy: bool) -> str:

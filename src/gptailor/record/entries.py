@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from gptailor.core.objective import Goal
 from gptailor.core.trial import Evaluation, Proposal
 from gptailor.record.fields import Part, ScoresField, Seconds, TailoringField
 
@@ -28,7 +29,6 @@ __all__ = [
     "CostEntry",
     "Entry",
     "FamilyFacts",
-    "GoalFacts",
     "Header",
     "MetricFacts",
     "ModelEntry",
@@ -117,15 +117,6 @@ class FamilyFacts(Part):
     model: dict[str, Any] | None = None
 
 
-class GoalFacts(Part):
-    """What is wanted of one task; see `gptailor.core.objective.Goal`."""
-
-    task: str
-    metric: str
-    weight: Annotated[FiniteFloat, Field(gt=0)]
-    proxy: str | None = None
-
-
 class MetricFacts(Part):
     """What must be known of a plug-in metric to read its scores."""
 
@@ -189,7 +180,7 @@ class Header(_Entry):
     seed: int
     family: FamilyFacts
     n_kept: PositiveInt
-    goals: Annotated[tuple[GoalFacts, ...], Field(min_length=1)]
+    goals: Annotated[tuple[Goal, ...], Field(min_length=1)]
     metrics: dict[str, MetricFacts] = Field(default_factory=dict)
     rungs: tuple[int, ...]
     tasks: dict[str, TaskFacts]

@@ -115,9 +115,7 @@ class RunRecord:
     @property
     def goals(self) -> tuple[Goal, ...]:
         """What was wanted, one a task."""
-        return tuple(
-            Goal(goal.task, goal.metric, goal.weight, goal.proxy) for goal in self.header.goals
-        )
+        return self.header.goals
 
     @property
     def rank_metrics(self) -> tuple[str, ...]:
