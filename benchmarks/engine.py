@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gptailor.app.assemble import Assembly, assemble, open_study
-from gptailor.app.loading import max_length_of, open_tasks
+from gptailor.app.inputs import max_length_of, open_tasks
 from gptailor.config import Config, load_config
 from gptailor.core.lru import LruCache
 from gptailor.core.tailoring import Tailoring

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptailor import merge
-    from gptailor.api.run import Run, open_run
-    from gptailor.api.scores import evaluate
-    from gptailor.api.search import search
-    from gptailor.app.loading import load_tasks
+    from gptailor.app.inputs import load_tasks
+    from gptailor.app.open_search import search
+    from gptailor.app.run_folder import Run, open_run
+    from gptailor.app.score_candidate import evaluate
     from gptailor.config import Config, load_config
     from gptailor.core.objective import Goal, Objective
     from gptailor.core.tailoring import LayerSpec, Source, Tailoring
@@ -64,10 +64,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api.run": ("Run", "open_run"),
-    "api.scores": ("evaluate",),
-    "api.search": ("search",),
-    "app.loading": ("load_tasks",),
+    "app.inputs": ("load_tasks",),
+    "app.open_search": ("search",),
+    "app.run_folder": ("Run", "open_run"),
+    "app.score_candidate": ("evaluate",),
     "config": ("Config", "load_config"),
     "core.objective": ("Goal", "Objective"),
     "core.tailoring": ("LayerSpec", "Source", "Tailoring"),

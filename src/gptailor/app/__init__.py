@@ -1,1 +1,1 @@
-"""The wiring: makes every part from a config."""
+"""Make every part from a config; search, open and export runs for Python and the commands."""

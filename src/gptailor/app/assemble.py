@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.app.header import header_of, task_digest
-from gptailor.app.loading import load_members, open_tasks
+from gptailor.app.inputs import load_members, open_tasks
 from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective

@@ -60,7 +60,7 @@ def command(
     tailoring = None if record is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
     from gptailor.app.header import model_facts, task_digest
-    from gptailor.app.loading import (  # slow: problems come first
+    from gptailor.app.inputs import (  # slow: problems come first
         load_members,
         max_length_of,
         open_tasks,

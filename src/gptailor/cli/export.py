@@ -43,7 +43,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.export.options import ExportOptions
 
     options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
-    from gptailor.api.export import export  # slow: problems first
+    from gptailor.app.export_run import export  # slow: problems first
     from gptailor.export import card_facts
 
     family, exported = export(

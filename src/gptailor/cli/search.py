@@ -12,7 +12,7 @@ from gptailor.cli.show_costs import show_costs
 from gptailor.record.ranking import BEST
 
 if TYPE_CHECKING:
-    from gptailor.api.run import Run
+    from gptailor.app.run_folder import Run
 
 __all__ = ["command"]
 
@@ -55,8 +55,8 @@ def command(
 
 def _run(path: Path, out: Path | None) -> "Run":
     """Search with notes and progress on stderr."""
-    from gptailor.api.search import open_search
-    from gptailor.api.settings import run_folder, settings_of
+    from gptailor.app.open_search import open_search
+    from gptailor.app.settings import run_folder, settings_of
 
     def loading() -> None:
         errors.print(f"loading the family and the tasks of {path} ...", style="dim")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptailor.api.run import Run
-from gptailor.api.settings import ConfigLike, run_folder, settings_of
+from gptailor.app.run_folder import Run
+from gptailor.app.settings import ConfigLike, run_folder, settings_of
 from gptailor.config import Config
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ranking import write_results

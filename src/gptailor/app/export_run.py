@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.app.header import model_facts
-from gptailor.app.loading import load_members
+from gptailor.app.inputs import load_members
 from gptailor.app.selection import Provenance, find_provenance
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError

@@ -90,7 +90,7 @@ class Run:
         Raises:
             UserError: It can't be written as asked, or the members changed since the search.
         """
-        from gptailor.api.export import export
+        from gptailor.app.export_run import export
         from gptailor.export.options import ExportOptions
 
         options = ExportOptions.of(format, Path(out), dtype=dtype)
