@@ -185,7 +185,7 @@ def test_no_time_for_a_candidate_is_no_error_of_the_forecast(job: Job) -> None:
 
 def test_the_forecast_of_check_is_that_of_a_search(job: Job, tmp_path: Path) -> None:
     config = load_config(job())
-    expected = dataclasses.asdict(assemble(config).forecast())
+    expected = assemble(config).forecast().to_plain()
     (before,) = of(search(assemble(config), tmp_path), "forecast")
     for name in ("n_trials", "n_candidates", "layer_tokens", "shared", "merged_bytes"):
         assert before[name] == expected[name]

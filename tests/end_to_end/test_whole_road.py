@@ -1,6 +1,5 @@
 """From a family of models to one smaller model, through the command line alone."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ import pytest
 
 from gptailor.cli.search import command as search
 from gptailor.core.tailoring import Tailoring
-from gptailor.forecast.forecast import Forecast
+from gptailor.record.entries import ForecastEntry
 
 Job = Callable[..., Path]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -62,8 +61,7 @@ def test_the_main_job_runs_from_check_to_report(
 
 def _hold_memory(searched: Mapping[str, Any]) -> None:
     """A process of its own stays below the memory that was predicted, and not far."""
-    names = {field.name for field in dataclasses.fields(Forecast)}
-    assert set(searched["forecast"]) == names | {"kind"}
+    assert set(searched["forecast"]) == set(ForecastEntry.model_fields)
     actual = searched["spent"]["peak_bytes"]
     assert actual <= searched["forecast"]["peak_bytes"] <= 1.3 * actual
 

@@ -16,11 +16,12 @@ from gptailor.record.entries import (
     AskedEntry,
     AskedProposal,
     ChosenEntry,
-    CostEntry,
     Entry,
+    ForecastEntry,
     ModelEntry,
     RepairedEntry,
     ResumedEntry,
+    SpentEntry,
     TrialEntry,
     read_entry,
 )
@@ -33,8 +34,8 @@ SCORED = Evaluation(SCORES, seconds=1.23456, layer_tokens=7)
 COSTS = {"n_trials": 3, "n_candidates": 2, "layer_tokens": 9, "seconds": 1.5, "peak_bytes": 4}
 ENTRIES: list[Entry] = [
     HEADER,
-    CostEntry(kind="forecast", **COSTS, shared=0.5, family_bytes=1, merged_bytes=2),
-    CostEntry(kind="spent", **COSTS),
+    ForecastEntry(**COSTS, shared=0.5, family_bytes=1, merged_bytes=2),
+    SpentEntry(**COSTS),
     ModelEntry.of("reference", "base", SCORED),
     ModelEntry.of("finalist", 0, Evaluation(failure="out of memory")),
     ModelEntry.of("test", 0, SCORED),

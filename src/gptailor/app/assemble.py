@@ -24,9 +24,9 @@ from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, tailored_config
-from gptailor.forecast.forecast import Forecast, forecast
+from gptailor.forecast.forecast import forecast
 from gptailor.record.compatibility import check_header
-from gptailor.record.entries import Header
+from gptailor.record.entries import ForecastEntry, Header
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.searchers.searcher import SearchContext, Searcher, check_options, make_searcher
 from gptailor.searchers.space import Space
@@ -78,7 +78,7 @@ class Assembly:
         """
         return _pool(self.config, self.evaluator, self.evaluator_factory)
 
-    def forecast(self, setup: WorkerSetup | None = None) -> Forecast:
+    def forecast(self, setup: WorkerSetup | None = None) -> ForecastEntry:
         """What a search costs, by default in this process."""
         return forecast(
             self.plan,

@@ -3,12 +3,10 @@
 The costs are summed over the record's entries, so they include earlier starts.
 """
 
-import dataclasses
-
 from gptailor.app.assemble import Assembly, evaluates_apart
 from gptailor.engine.device import device_of
 from gptailor.forecast.memory import peak_bytes
-from gptailor.record.entries import AskedEntry, CostEntry, Header, ModelEntry, TrialEntry
+from gptailor.record.entries import AskedEntry, Header, ModelEntry, SpentEntry, TrialEntry
 from gptailor.record.journal import Journal
 
 __all__ = ["record_costs", "record_forecast"]
@@ -21,10 +19,10 @@ def record_forecast(journal: Journal, assembly: Assembly) -> None:
     """
     apart = evaluates_apart(assembly.config)
     if not apart and [type(entry) for entry in journal.entries] == [Header]:
-        journal.append(CostEntry(kind="forecast", **dataclasses.asdict(assembly.forecast())))
+        journal.append(assembly.forecast())
 
 
-def record_costs(journal: Journal, assembly: Assembly) -> CostEntry:
+def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
     """Write the costs so far, over all starts; nothing if they did not change.
 
     Returns:
@@ -34,10 +32,9 @@ def record_costs(journal: Journal, assembly: Assembly) -> CostEntry:
     trials, others = list(journal.of(TrialEntry)), list(journal.of(ModelEntry))
     asked = {p.number: p.tailoring for entry in journal.of(AskedEntry) for p in entry.proposals}
     searched = max((entry.elapsed for entry in trials), default=0.0)
-    earlier = list(journal.of(CostEntry, "spent"))
+    earlier = list(journal.of(SpentEntry))
     before = max((entry.peak_bytes for entry in earlier), default=0)
-    spent = CostEntry(
-        kind="spent",
+    spent = SpentEntry(
         n_trials=len(trials),
         n_candidates=len({asked[entry.number] for entry in trials}),
         layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others]),

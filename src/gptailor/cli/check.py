@@ -11,7 +11,7 @@ import typer
 from gptailor.cli.console import errors, named, screen
 
 if TYPE_CHECKING:
-    from gptailor.forecast.forecast import Forecast
+    from gptailor.record.entries import ForecastEntry
     from gptailor.workers.pool import WorkerSetup
 
 __all__ = ["command"]
@@ -42,7 +42,7 @@ def command(
     expected = assembly.forecast(spread)
     if as_json:
         workers = None if spread is None else dataclasses.asdict(spread)
-        typer.echo(json.dumps(dataclasses.asdict(expected) | {"workers": workers}))
+        typer.echo(json.dumps(expected.model_dump(exclude={"kind"}) | {"workers": workers}))
         return
     for note in family.notes:
         screen.print(f"note: {note}")
@@ -69,7 +69,7 @@ def command(
     _show_costs(expected, spread, device_of(loaded.engine.device).partition(":")[0])
 
 
-def _show_costs(expected: "Forecast", spread: "WorkerSetup | None", device: str) -> None:
+def _show_costs(expected: "ForecastEntry", spread: "WorkerSetup | None", device: str) -> None:
     """Memory and time; with workers, on which assumption."""
     each, pace = "", "at the speed measured here"
     if spread is not None:

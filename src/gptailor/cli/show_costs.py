@@ -7,12 +7,12 @@ from rich.table import Table
 from gptailor.cli.console import screen
 
 if TYPE_CHECKING:
-    from gptailor.record.entries import CostEntry
+    from gptailor.record.entries import Costs
 
 __all__ = ["show_costs"]
 
 
-def show_costs(forecast: "CostEntry | None", spent: "CostEntry | None") -> None:
+def show_costs(forecast: "Costs | None", spent: "Costs | None") -> None:
     """Print two entries of a record side by side; nothing where there was no forecast."""
     from gptailor.report.cost_table import cost_rows
 

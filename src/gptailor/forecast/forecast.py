@@ -7,7 +7,6 @@ down by each other only where they have fewer cores than threads.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
@@ -16,41 +15,16 @@ from gptailor.engine import Evaluator, Work
 from gptailor.forecast.dry_run import CountingPool, dry_run
 from gptailor.forecast.memory import held_bytes, peak_bytes
 from gptailor.forecast.speed import measure_speed
+from gptailor.record.entries import ForecastEntry
 from gptailor.searchers.searcher import Searcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan
 from gptailor.workers import WorkerSetup
 
-__all__ = ["Forecast", "forecast"]
+__all__ = ["forecast"]
 
 _NUMBER_BYTES = 100  # of a score in the record, in the trial and in the searcher's history
 _ALLOCATOR_BYTES = 2**27  # freed memory that the allocator keeps
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """The cost of a study.
-
-    Args:
-        n_trials: Evaluations of the search.
-        n_candidates: Distinct tailorings among them.
-        layer_tokens: Tokens times layers to be run, after all sharing; members, selection and test
-            included.
-        shared: Share of the search's layer-tokens that prefixes and nested rungs save.
-        seconds: Wall-clock time at the speed measured here, without the start of workers.
-        family_bytes: Memory of the members' weights.
-        merged_bytes: Most memory of merged layers, in one process.
-        peak_bytes: Most memory of a process that evaluates; on a GPU, of its tensors there.
-    """
-
-    n_trials: int
-    n_candidates: int
-    layer_tokens: int
-    shared: float
-    seconds: float
-    family_bytes: int
-    merged_bytes: int
-    peak_bytes: int
 
 
 def forecast(
@@ -61,7 +35,7 @@ def forecast(
     *,
     setup: WorkerSetup | None = None,
     group_size: int = 16,
-) -> Forecast:
+) -> ForecastEntry:
     """Measure the speed and run the study without models; it takes a few seconds.
 
     Args:
@@ -82,7 +56,7 @@ def forecast(
     search, total = pool.work.get("search", Work()), sum(pool.work.values(), Work())
     grown = pool.merged_bytes + total.n_bytes + pool.made_up.n_numbers * _NUMBER_BYTES
     grown += (engine.member_bytes or 0) + _ALLOCATOR_BYTES
-    return Forecast(
+    return ForecastEntry(
         n_trials=len(trials),
         n_candidates=len({trial.tailoring for trial in trials}),
         layer_tokens=total.layer_tokens,

@@ -26,15 +26,17 @@ __all__ = [
     "AskedEntry",
     "AskedProposal",
     "ChosenEntry",
-    "CostEntry",
+    "Costs",
     "Entry",
     "FamilyFacts",
+    "ForecastEntry",
     "Header",
     "MetricFacts",
     "ModelEntry",
     "ModelKind",
     "RepairedEntry",
     "ResumedEntry",
+    "SpentEntry",
     "TaskFacts",
     "TrialEntry",
     "read_entry",
@@ -186,28 +188,43 @@ class Header(_Entry):
     tasks: dict[str, TaskFacts]
 
 
-class CostEntry(_Entry):
-    """What a study is to cost (``forecast``), or has cost so far over all starts (``spent``).
+class Costs(_Entry):
+    """The costs of a whole study: members, search, selection and test.
 
     Args:
         n_trials: Evaluations in the search.
         n_candidates: Distinct tailorings among them.
-        layer_tokens: Tokens times layers run, after all sharing, of the whole study.
-        seconds: Wall-clock time of the whole study.
-        peak_bytes: Most memory of a process that evaluates.
-        shared: Share of the search's layer-tokens saved by sharing; only of a forecast, as are
-            `family_bytes` and `merged_bytes`, the memory of members and of merged layers.
+        layer_tokens: Tokens times layers run, after all sharing.
+        seconds: Wall-clock time, without the start of workers.
+        peak_bytes: Most memory of a process that evaluates; on a GPU, of its tensors there.
     """
 
-    kind: Literal["forecast", "spent"]
     n_trials: NonNegativeInt
     n_candidates: NonNegativeInt
     layer_tokens: NonNegativeInt
     seconds: Seconds
     peak_bytes: NonNegativeInt
-    shared: FiniteFloat | None = None
-    family_bytes: NonNegativeInt | None = None
-    merged_bytes: NonNegativeInt | None = None
+
+
+class ForecastEntry(Costs):
+    """What a study is expected to cost.
+
+    Args:
+        shared: Share of the search's layer-tokens that prefixes and nested rungs save.
+        family_bytes: Memory of the members' weights.
+        merged_bytes: Most memory of merged layers, in one process.
+    """
+
+    kind: Literal["forecast"] = "forecast"
+    shared: FiniteFloat
+    family_bytes: NonNegativeInt
+    merged_bytes: NonNegativeInt
+
+
+class SpentEntry(Costs):
+    """What a study has cost so far, over all starts."""
+
+    kind: Literal["spent"] = "spent"
 
 
 class ModelEntry(_EvaluatedEntry):
@@ -319,7 +336,8 @@ class ChosenEntry(_Entry):
 
 Entry: TypeAlias = (
     Header
-    | CostEntry
+    | ForecastEntry
+    | SpentEntry
     | ModelEntry
     | AskedEntry
     | TrialEntry

@@ -21,13 +21,14 @@ from gptailor.errors import RecordError, UserError
 from gptailor.record.entries import (
     AskedEntry,
     ChosenEntry,
-    CostEntry,
     Entry,
+    ForecastEntry,
     Header,
     ModelEntry,
     ModelKind,
     RepairedEntry,
     ResumedEntry,
+    SpentEntry,
     TrialEntry,
 )
 from gptailor.record.evaluation_file import EvaluationFile, read_evaluation
@@ -99,18 +100,14 @@ class RunRecord:
         return _last(entry for entry in self.entries if isinstance(entry, ChosenEntry))
 
     @property
-    def forecast(self) -> CostEntry | None:
-        """What the study was to cost; None where other processes evaluated."""
-        return self._costs("forecast")
+    def forecast(self) -> ForecastEntry | None:
+        """What the study was expected to cost; None where other processes evaluated."""
+        return _last(entry for entry in self.entries if isinstance(entry, ForecastEntry))
 
     @property
-    def spent(self) -> CostEntry | None:
+    def spent(self) -> SpentEntry | None:
         """What it cost, over all starts; None before it came to an end."""
-        return self._costs("spent")
-
-    def _costs(self, kind: str) -> CostEntry | None:
-        costs = (entry for entry in self.entries if isinstance(entry, CostEntry))
-        return _last(entry for entry in costs if entry.kind == kind)
+        return _last(entry for entry in self.entries if isinstance(entry, SpentEntry))
 
     @property
     def goals(self) -> tuple[Goal, ...]:

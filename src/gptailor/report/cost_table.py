@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gptailor.record.entries import CostEntry
+from gptailor.record.entries import Costs
 from gptailor.report.words import amount, duration
 
 __all__ = ["CostRow", "cost_rows"]
@@ -26,12 +26,13 @@ class CostRow:
     off: str
 
 
-def cost_rows(forecast: CostEntry | None, spent: CostEntry | None) -> tuple[CostRow, ...]:
+def cost_rows(forecast: Costs | None, spent: Costs | None) -> tuple[CostRow, ...]:
     """Compare a forecast with the costs; no rows where either is not known.
 
     Example:
-        >>> costs = CostEntry(
-        ...     kind="spent", n_trials=9, n_candidates=5, layer_tokens=9, seconds=75, peak_bytes=1
+        >>> from gptailor.record.entries import SpentEntry
+        >>> costs = SpentEntry(
+        ...     n_trials=9, n_candidates=5, layer_tokens=9, seconds=75, peak_bytes=1
         ... )
         >>> twice = costs.model_copy(update={"seconds": 150.0})
         >>> next(row for row in cost_rows(twice, costs) if row.name == "time")
