@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import ExportError, TailoringError
 from gptailor.export import export_checkpoint
-from gptailor.export.mergekit.known_architectures import KNOWN
+from gptailor.export.mergekit.member_files import known_architectures
 from gptailor.export.mergekit.recipe import export_recipe, mergekit_recipe
 from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, MemberSpec, load_family
@@ -202,7 +202,7 @@ def test_every_known_architecture_is_rebuilt(
 
 def test_the_known_architectures_are_those_that_mergekit_lists() -> None:
     lists = pytest.importorskip("mergekit.architecture.json_definitions")
-    for model_type, known in KNOWN.items():
+    for model_type, known in known_architectures().items():
         (found,) = lists.NAME_TO_ARCH[known.architecture]
         definition = found.modules["default"].architecture.definition
         assert definition.expected_model_type == model_type

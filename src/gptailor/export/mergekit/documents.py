@@ -24,22 +24,15 @@ _ZEROS = "zeros"
 
 @dataclass(slots=True)
 class Documents:
-    """The documents of one recipe; intermediate models grow with the layers asked for.
+    """The documents of one recipe; intermediate models grow with the layers asked for."""
 
-    Args:
-        files: Where each member's files are.
-        prefix: What the names of intermediate models begin with.
-        dtype: Of the result, in mergekit's words.
-        head: The name of the head's tensor.
-    """
-
-    files: Mapping[str, MemberFiles]
-    prefix: str
-    dtype: str
-    head: str
+    files: Mapping[str, MemberFiles]  # by member
+    prefix: str  # of the names of intermediate models
+    dtype: str  # of the result, in mergekit's words
+    head: str  # the name of the head's tensor
     _merges: dict[str, list[Slice]] = field(default_factory=dict, init=False)  # by method
     _outer: list[dict[str, Any]] = field(default_factory=list, init=False)
-    # end of the name to the member that is copied and its layers
+    # suffix of the name -> the member that is copied, and its layers
     _copies: dict[str, tuple[str, list[int]]] = field(default_factory=dict, init=False)
 
     def taken(self, source: Source) -> Slice:

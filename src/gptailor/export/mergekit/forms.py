@@ -33,19 +33,12 @@ _MAX_SUMMED = 4  # beyond, torch sums several at once, in an order that depends 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One merge as mergekit does it.
+    """One merge as mergekit does it."""
 
-    Args:
-        method: mergekit's name of the method.
-        base: What differences are taken from; None for zeros.
-        inputs: The sources that are not the base, and each one's weight.
-        parameters: mergekit's other parameters.
-    """
-
-    method: str
-    base: Source | None
-    inputs: tuple[tuple[Source, Setting], ...]
-    parameters: Mapping[str, Setting]
+    method: str  # mergekit's name
+    base: Source | None  # what differences are taken from; None for zeros
+    inputs: tuple[tuple[Source, Setting], ...]  # the sources that are not the base, with weights
+    parameters: Mapping[str, Setting]  # all others
 
 
 def form_of(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:

@@ -1,27 +1,41 @@
 """Which families and member files mergekit can read and write.
 
-A recipe names each member by a folder or a hub id, and mergekit reads its files itself; so these
-must be plain checkpoints that hold what the family holds, of an architecture that mergekit writes
-whole.
+mergekit reads the members' files itself; so these must be plain checkpoints that hold what the
+family holds, of an architecture that mergekit writes whole.
 """
 
+import functools
+import itertools
 import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import BeforeValidator
 from safetensors import safe_open
 from torch import Tensor
 
+from gptailor.core.frozen import Frozen
 from gptailor.core.tailoring import BASE
 from gptailor.errors import ExportError
 from gptailor.export.card import path_only
-from gptailor.export.mergekit.known_architectures import KNOWN
 from gptailor.family import Family, MemberSpec
 from gptailor.family.locate import find
 from gptailor.family.weight_files import read_json, tensors_of
+from gptailor.files.yaml import read_yaml
 
-__all__ = ["MERGEKIT", "USE_HF", "WRITE_OUT", "MemberFiles", "files_of", "refuse_family"]
+__all__ = [
+    "MERGEKIT",
+    "USE_HF",
+    "WRITE_OUT",
+    "MemberFiles",
+    "family_problem",
+    "files_of",
+    "known_architectures",
+]
 
 MERGEKIT = "0.1.5"  # the version whose results are known
 USE_HF = "use --format hf instead"
@@ -34,54 +48,67 @@ _MISREAD = (" ", '"', "+", "@")  # mergekit fails on the first two, and splits a
 _STORED_AS = {torch.float16: "F16", torch.bfloat16: "BF16"}  # fewer bits than float32
 
 
+def _expanded(patterns: Sequence[str]) -> frozenset[str]:
+    """The names that patterns such as ``mlp.{up,down}.weight`` stand for."""
+    split = [[part.split(",") for part in re.split("[{}]", pattern)] for pattern in patterns]
+    return frozenset("".join(parts) for each in split for parts in itertools.product(*each))
+
+
+_Names = Annotated[frozenset[str], BeforeValidator(_expanded)]
+
+
+class _KnownArchitecture(Frozen):
+    """An entry of architectures.yaml, which says what each field means."""
+
+    architecture: str
+    layer: _Names
+    optional: _Names = frozenset()
+    tied: bool = True
+    untied: bool = True
+
+
+@functools.cache
+def known_architectures() -> Mapping[str, _KnownArchitecture]:
+    """The architectures that mergekit can write with fewer layers, by model type."""
+    plain = read_yaml(Path(__file__).with_name("architectures.yaml"))
+    return {model_type: _KnownArchitecture(**facts) for model_type, facts in plain.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class MemberFiles:
-    """The files of a member, as mergekit finds them.
+    """The files of a member, as mergekit finds them."""
 
-    Args:
-        reference: An absolute folder, or a hub id with its revision.
-        names: The tensors in its files.
-        rounded: Whether the family's dtype has fewer bits than the files', so that tensors must be
-            rounded before they are merged.
-    """
-
-    reference: str
-    names: frozenset[str]
-    rounded: bool
+    reference: str  # an absolute folder, or a hub id with its revision
+    names: frozenset[str]  # the tensors in its files
+    rounded: bool  # whether tensors must be rounded to the family's dtype before they are merged
 
 
-def refuse_family(family: Family) -> None:
-    """Refuse an architecture that mergekit writes broken, or not at all.
-
-    Raises:
-        ExportError: The reason, in one sentence.
-    """
-    model_type = family.config.model_type
-    known = KNOWN.get(model_type)
-    if known is None:
-        raise ExportError(
+def family_problem(family: Family) -> str | None:
+    """Why mergekit writes models of this architecture broken, or not at all; None if it does."""
+    model_type, known = family.config.model_type, known_architectures()
+    if model_type not in known:
+        return (
             f"mergekit {MERGEKIT} can't write models of type {model_type!r} with other layers than "
-            f"before (of these it can: {', '.join(KNOWN)}); {USE_HF}"
+            f"before (of these it can: {', '.join(known)})"
         )
     if len(set(family.kinds)) > 1:
-        raise ExportError(
+        return (
             f"the layers of this {model_type} model are of different kinds, and mergekit leaves "
-            f"the config's word on them as it was; {USE_HF}"
+            "the config's word on them as it was"
         )
-    if not (known.tied if family.tied else known.untied):
+    facts = known[model_type]
+    if not (facts.tied if family.tied else facts.untied):
         kind = "tied to the embedding" if family.tied else "of its own"
-        raise ExportError(
-            f"mergekit {MERGEKIT} can't write {model_type} models with a head {kind}; {USE_HF}"
-        )
+        return f"mergekit {MERGEKIT} can't write {model_type} models with a head {kind}"
     stem = f"{family.layout.layers}.0."
     names = {n.removeprefix(stem) for n in family.states[BASE] if n.startswith(stem)}
-    wrong = sorted((names ^ known.layer) - (known.optional & names))
-    if wrong:
-        does = "leaves out" if wrong[0] in names else "asks for"
-        raise ExportError(
-            f"mergekit {MERGEKIT} {does} {wrong[0]} in layers of {model_type} models, which "
-            f"these {'have' if wrong[0] in names else 'lack'}; {USE_HF}"
+    for wrong in sorted((names ^ facts.layer) - (facts.optional & names)):
+        does, have = ("leaves out", "have") if wrong in names else ("asks for", "lack")
+        return (
+            f"mergekit {MERGEKIT} {does} {wrong} in layers of {model_type} models, which these "
+            f"{have}"
         )
+    return None
 
 
 def files_of(family: Family, member: str) -> MemberFiles:
@@ -110,18 +137,19 @@ def files_of(family: Family, member: str) -> MemberFiles:
             f"and name that in the family; or {USE_HF}"
         )
     named = read_json(folder / "config.json").get("architectures")
-    if named != [KNOWN[family.config.model_type].architecture]:
+    wanted = known_architectures()[family.config.model_type].architecture
+    if named != [wanted]:
         raise ExportError(
             f"member {member!r}: architectures is {named} in its config.json, which mergekit goes "
-            f"by; it must be [{KNOWN[family.config.model_type].architecture}], or {USE_HF}"
+            f"by; it must be [{wanted}], or {USE_HF}"
         )
     stored = tensors_of(folder)
     for name in (family.layout.embedding, family.layout.head):
         if name in family.states[member]:
             file = folder / stored[name].file if name in stored else None
             _refuse_fitted(member, name, file, family.states[member][name])
-    wanted = _STORED_AS.get(family.dtype)
-    rounded = wanted is not None and any(each.dtype != wanted for each in stored.values())
+    dtype = _STORED_AS.get(family.dtype)
+    rounded = dtype is not None and any(each.dtype != dtype for each in stored.values())
     return MemberFiles(reference, frozenset(stored), rounded)
 
 

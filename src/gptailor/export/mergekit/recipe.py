@@ -20,10 +20,11 @@ from gptailor.export.mergekit.documents import Documents, Slice
 from gptailor.export.mergekit.forms import form_of
 from gptailor.export.mergekit.member_files import (
     MERGEKIT,
+    USE_HF,
     WRITE_OUT,
     MemberFiles,
+    family_problem,
     files_of,
-    refuse_family,
 )
 from gptailor.family import Family
 from gptailor.family.layout import OUTER_PARTS
@@ -32,6 +33,19 @@ from gptailor.files.yaml import dump_yaml
 __all__ = ["export_recipe", "mergekit_recipe"]
 
 _FIRST_LINE = "# A recipe for mergekit-multi, made by gptailor"
+_HEAD = (
+    _FIRST_LINE
+    + """ {version}.
+# mergekit rebuilds the checkpoint from it tensor for tensor:
+#
+#   pip install mergekit=={mergekit}
+#   mergekit-multi {file} -I intermediate --out-path rebuilt \\
+#     --clone-tensors --no-write-model-card
+#
+# The folder `intermediate` is new or empty at first, and may go afterwards. On a GPU
+# (--cuda) the last bits of sums may differ.
+"""
+)
 
 
 def export_recipe(
@@ -77,7 +91,8 @@ def mergekit_recipe(family: Family, tailoring: Tailoring, *, file_name: str = "r
         ExportError: mergekit can't rebuild the tailoring; every reason, a sentence each.
     """
     family.check(tailoring)
-    refuse_family(family)
+    if (problem := family_problem(family)) is not None:
+        raise ExportError(f"{problem}; {USE_HF}")
     documents = Documents(
         _files(family, tailoring),
         _prefix(family, tailoring),
@@ -154,26 +169,11 @@ def _prefix(family: Family, tailoring: Tailoring) -> str:
 
 
 def _head(tailoring: Tailoring, file_name: str) -> str:
-    merged = [
-        f"#   layer {index}: {spec}"
-        for index, spec in enumerate(tailoring.layers)
-        if spec.method is not None
-    ]
-    merged += [f"#   {part}: {spec}" for part, spec in tailoring.outer_parts.items() if spec.method]
-    listed = ["#", "# What is merged, as gptailor says it:", *merged] if merged else []
-    lines = [
-        f"{_FIRST_LINE} {version('gptailor')}.",
-        "# mergekit rebuilds the checkpoint from it tensor for tensor:",
-        "#",
-        f"#   pip install mergekit=={MERGEKIT}",
-        f"#   mergekit-multi {quote(file_name)} -I intermediate --out-path rebuilt \\",
-        "#     --clone-tensors --no-write-model-card",
-        "#",
-        "# The folder `intermediate` is new or empty at first, and may go afterwards. On a GPU",
-        "# (--cuda) the last bits of sums may differ.",
-        *listed,
-    ]
-    return "".join(f"{line}\n" for line in lines)
+    specs = {f"layer {index}": spec for index, spec in enumerate(tailoring.layers)}
+    specs |= tailoring.outer_parts
+    merged = "".join(f"#   {key}: {spec}\n" for key, spec in specs.items() if spec.method)
+    head = _HEAD.format(version=version("gptailor"), mergekit=MERGEKIT, file=quote(file_name))
+    return head + (f"#\n# What is merged, as gptailor says it:\n{merged}" if merged else "")
 
 
 def _is_ours(file: Path) -> bool:
