@@ -5,7 +5,7 @@ so a subset, a group and a bootstrap sample are all computed by `aggregate`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,25 +89,20 @@ class MetricRegistry:
     def __init__(self, builtin: Mapping[str, Metric]) -> None:
         self.builtin = dict(builtin)
         self._plugins = Registry("metric", {}, group="gptailor.metrics")
-        self._loaded: dict[str, Metric] = {}
+        self._known = dict(builtin)  # and the plug-ins that were loaded or added
         self._recorded: dict[str, Metric] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Metrics that can be measured here: built in, loaded, and entry points."""
-        return tuple(dict.fromkeys((*self.builtin, *self._loaded, *self._plugins.names)))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return tuple(dict.fromkeys((*self._known, *self._plugins.names)))
 
     def __contains__(self, name: object) -> bool:
         return name in self.names or name in self._recorded
 
     def __getitem__(self, name: str) -> Metric:
-        for known in (self.builtin, self._loaded, self._recorded):
-            if name in known:
-                return known[name]
-        return self._plugin(name, self._plugins.get(name))
+        known = self._known.get(name) or self._recorded.get(name)
+        return known or self._plugin(name, self._plugins.get(name))
 
     def load(self, name: str) -> Metric:
         """Return a metric together with its `measure`, where it is a plug-in.
@@ -115,8 +110,8 @@ class MetricRegistry:
         Raises:
             ConfigError: There is no such metric, or it is no `Metric` that measures.
         """
-        if name in self.builtin or name in self._loaded:
-            return self[name]
+        if name in self._known:
+            return self._known[name]
         if ":" not in name and name not in self._plugins:
             raise ConfigError(unknown("metric", name, self.names))
         return self._plugin(name, self._plugins.load(name))
@@ -136,7 +131,7 @@ class MetricRegistry:
             raise ConfigError(f"metric {name!r} must be a gptailor Metric with a measure function")
         if metric.proxy is not None:
             self.load(metric.proxy)
-        self._loaded[name] = metric
+        self._known[name] = metric
         return metric
 
     def facts(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -157,12 +152,9 @@ class MetricRegistry:
         Raises:
             ConfigError: A metric of this name is known here, and works another way.
         """
-        known = self.builtin.get(name) or self._loaded.get(name)
-        known = known or self._recorded.setdefault(name, recorded)
-        if (known.higher_is_better, known.transform) != (
-            recorded.higher_is_better,
-            recorded.transform,
-        ):
+        known = self._known.get(name) or self._recorded.setdefault(name, recorded)
+        direction, transform = recorded.higher_is_better, recorded.transform
+        if (known.higher_is_better, known.transform) != (direction, transform):
             raise ConfigError(
                 f"the metric {name!r} of the record is not the one known here: which way is better "
                 "or its transform differs; read the record where that metric is not loaded"

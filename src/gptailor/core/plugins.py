@@ -1,10 +1,7 @@
-"""Plug-ins by name: ours, those of installed packages, and ``module:attribute``.
+"""Plug-ins by name, each imported only when it is asked for.
 
-A plug-in's module is imported only when the plug-in is asked for: so names can be checked without
-loading anything heavy.
-
-The options of a plug-in are the keyword-only parameters of its signature. Each has its type, its
-default and its limits there: ``population: Annotated[int, Range(1, 1000)] = 4``.
+The options of a plug-in are the keyword-only parameters of its signature, with type, default and
+limits: ``population: Annotated[int, Range(1, 1000)] = 4``.
 """
 
 import importlib
@@ -57,13 +54,20 @@ class Registry:
         self._loaded: dict[str, Any] = {}
         self._reserved = frozenset(reserved)
 
+    @cached_property
+    def _references(self) -> Mapping[str, str]:
+        """Name to ``module:attribute``: ours, then what installed packages add."""
+        found = importlib.metadata.entry_points(group=self._group) if self._group else ()
+        added = {point.name: point.value for point in sorted(found, key=lambda point: point.name)}
+        return {**self.builtin, **added, **self.builtin}
+
     @property
     def names(self) -> tuple[str, ...]:
         """Known names: built in, of installed packages, then loaded as ``module:attribute``."""
-        return tuple(dict.fromkeys((*self.builtin, *self._entry_points, *self._loaded)))
+        return tuple(dict.fromkeys((*self._references, *self._loaded)))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._loaded or name in self.builtin or name in self._entry_points
+        return name in self._loaded or name in self._references
 
     def load(self, name: str) -> Any:
         """Return the plug-in called `name`; import it where it is ``module:attribute``.
@@ -82,20 +86,14 @@ class Registry:
             ConfigError: No plug-in has this name, or a library that it needs is not installed.
         """
         if name not in self._loaded:
-            reference = self.builtin.get(name) or self._entry_points.get(name)
-            if reference is None:
+            if name not in self._references:
                 raise ConfigError(self._not_found(name))
-            self._loaded[name] = self._imported(name, reference)
+            self._loaded[name] = self._imported(name, self._references[name])
         return self._loaded[name]
 
     def add(self, reference: str, plugin: Any) -> str:
-        """Make an object of the running program a plug-in, and return its name.
-
-        Args:
-            reference: ``module:attribute``, which is its name unless it has another one already.
-            plugin: The object.
-        """
-        for name, known in {**self._entry_points, **self.builtin}.items():
+        """Make an object of the running program a plug-in; return its name, or `reference`."""
+        for name, known in self._references.items():
             if known == reference:
                 return name
         self._loaded[reference] = plugin
@@ -109,17 +107,10 @@ class Registry:
             f"names it: name it there, or install it with an entry point in group {self._group}"
         )
 
-    @cached_property
-    def _entry_points(self) -> Mapping[str, str]:
-        """Name to ``module:attribute`` of what installed packages add; ours go before theirs."""
-        if self._group is None:
-            return {}
-        found = importlib.metadata.entry_points(group=self._group)
-        return {point.name: point.value for point in sorted(found, key=lambda point: point.name)}
-
     def _imported(self, name: str, reference: str) -> Any:
+        module, _, attribute = reference.partition(":")
         try:
-            return _imported(reference)
+            return getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
             missing = str(error.name).partition(".")[0]
             if missing == "gptailor":  # our own mistake, not the user's
@@ -130,8 +121,7 @@ class Registry:
             ) from None
         except AttributeError:
             raise ConfigError(
-                f"{self.noun} {name!r}: {reference.partition(':')[0]} has no such attribute; "
-                "name it as module:attribute"
+                f"{self.noun} {name!r}: {module} has no such attribute; name it as module:attribute"
             ) from None
 
     def problems(self, name: str, options: Mapping[str, object]) -> list[str]:
@@ -143,11 +133,7 @@ class Registry:
         return option_problems(declared, options, f"{self.noun} {name}", self._section)
 
     def defaults(self, name: str) -> dict[str, Any]:
-        """The plug-in's options that may be left out, and their defaults.
-
-        Raises:
-            ConfigError: No plug-in has this name, or a library that it needs is not installed.
-        """
+        """The plug-in's options that may be left out, and their defaults; raises as `get`."""
         options = self._options(name, self.get(name))
         return {k: each.default for k, each in options.items() if each.default is not each.empty}
 
@@ -175,10 +161,10 @@ def option_problems(
     section: str,
     context: tuple[object, ...] = (),
 ) -> list[str]:
-    """Check options against their declarations; one sentence for each problem.
+    """Check options against their declarations, see `options_of`; a sentence for each problem.
 
     Args:
-        declared: See `options_of`. Limits may be functions that return a `Range` or `Choice`.
+        declared: Limits may be functions of `context` that return a `Range` or `Choice`.
         options: Option to value.
         noun: What has the options, such as ``"searcher random"``.
         section: The section of a config that they are in.
@@ -212,11 +198,6 @@ def _problem(annotation: Any, value: object, context: tuple[object, ...]) -> str
     known = [_KINDS[each] for each in kinds if each in _KINDS]
     fits = type(value) in kinds or (type(value) is int and float in kinds)
     return None if fits or not known else f"must be {' or '.join(known)}, not {value!r}"
-
-
-def _imported(reference: str) -> Any:
-    module, _, attribute = reference.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 MERGE_METHODS = Registry(
