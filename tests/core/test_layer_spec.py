@@ -151,7 +151,7 @@ def test_a_layer_tells_its_position_its_members_and_itself() -> None:
     ("make_it", "told"),
     [
         (lambda: LayerSpec(()), "at least one source"),
-        (lambda: LayerSpec.of("math:1", "math:1", merge="linear"), "stands twice"),
+        (lambda: LayerSpec.of("math:1", "math:1", merge="linear"), "appears twice"),
         (lambda: LayerSpec.of("math:1", "code", merge="linear"), "some name a layer"),
         (lambda: LayerSpec.of("math:1", "code:1"), "no merge method is given"),
         (lambda: LayerSpec.of("math:1", scale=0.5), "has parameters, but no merge method"),

@@ -108,7 +108,7 @@ def hold_record(run: Path, before: bytes) -> bytes:
     whole = now[: now.rfind(b"\n") + 1]
     assert whole.startswith(before), "what was recorded has changed"
     told = [e.number for _, e in read_record(path) if isinstance(e, TrialEntry)]
-    assert told == sorted(set(told)), "a trial stands twice, or out of order"
+    assert told == sorted(set(told)), "a trial appears twice, or out of order"
     return whole
 
 

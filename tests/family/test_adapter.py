@@ -507,5 +507,5 @@ def test_a_strength_must_be_finite(adapter: Path, strength: float) -> None:
 
 
 def test_an_adapter_alone_is_no_base(adapter: Path) -> None:
-    with pytest.raises(FamilyError, match="say which model it stands on"):
+    with pytest.raises(FamilyError, match="name the model it was trained on"):
         _load(adapter)

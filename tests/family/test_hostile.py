@@ -317,7 +317,7 @@ def test_a_shard_that_is_missing(sharded: Path) -> None:
 def test_a_tensor_in_two_shards(sharded: Path) -> None:
     path = sharded / "a.safetensors"
     save_file({**load_file(path), UP: torch.zeros(48, 32)}, path, metadata={"format": "pt"})
-    assert f"tensor {UP} stands in both a.safetensors and b.safetensors" in _faults(sharded)[0]
+    assert f"tensor {UP} is in both a.safetensors and b.safetensors" in _faults(sharded)[0]
 
 
 def test_a_tensor_twice_in_one_header(model: Path) -> None:

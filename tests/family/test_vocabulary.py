@@ -92,7 +92,7 @@ def test_added_tokens_are_matched_by_their_text(save: Callable[..., str], tied: 
             assert torch.equal(found, torch.stack(expected))
     told = "\n".join(family.notes)
     assert "variant 'same' has" not in told
-    assert "'<user>', '<bot>', '<pad2>' stand at other ids" in told
+    assert "'<user>', '<bot>', '<pad2>' have other ids" in told
     assert "it lacks '<user>', '<pad2>', which keep the base's rows" in told
     assert "'<x>', '<y>', which the base lacks, are left out" in told
 

@@ -316,7 +316,7 @@ def _checked_plugin(registry: Registry, plugin: PluginConfig, info: ValidationIn
 def _repeated(tasks: Sequence[TaskSpec]) -> list[str]:
     names = [task.name for task in tasks]
     return [
-        f"tasks[{index}].name: {name!r} stands twice"
+        f"tasks[{index}].name: {name!r} appears twice"
         for index, name in enumerate(names)
         if name in names[:index]
     ]

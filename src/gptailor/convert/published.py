@@ -119,7 +119,7 @@ class _Layer:
         sources = tuple(Source(member, index) for member in self.chosen or (BASE,))
         if len(sources) == 1:
             return LayerSpec(sources)
-        assert self.scale is not None, "value_problems tells of its absence"
+        assert self.scale is not None, "its absence is a problem"
         return LayerSpec(sources, _METHOD, (("scale", self.scale),), base)
 
 

@@ -216,7 +216,7 @@ def _refuse_bad_sources(sources: tuple[Source, ...]) -> None:
     if not sources:
         raise TailoringError("a layer needs at least one source")
     if len(set(sources)) < len(sources):
-        raise TailoringError(f"{_listed(sources)}: a source stands twice in one merge")
+        raise TailoringError(f"{_listed(sources)}: a source appears twice in one merge")
     if len({source.layer is None for source in sources}) > 1:
         raise TailoringError(f"{_listed(sources)}: some name a layer and some do not")
 

@@ -221,8 +221,8 @@ def _exact(facts: CardFacts) -> str:
     if pruned:
         text += (
             "\n\nLayers were only cut, so llama.cpp can make the same model from a GGUF file of "
-            f"{'the base' if member == BASE else _text(member)}; `COPY` keeps the file's type, and "
-            "another, such as `Q4_K_M`, may stand there:\n\n```\nllama-quantize --prune-layers "
+            f"{'the base' if member == BASE else _text(member)}; `COPY` keeps the file's type; "
+            "another, such as `Q4_K_M`, can be given instead:\n\n```\nllama-quantize --prune-layers "
             f"{','.join(map(str, pruned))} {member}.gguf tailored.gguf COPY\n```"
         )
     return text

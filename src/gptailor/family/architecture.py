@@ -194,7 +194,7 @@ def _renumber(
         if name in chosen and first != sorted(first, reverse=True):
             raise TailoringError(
                 f"{fields['model_type']} has dense layers only before its expert layers ({name}), "
-                "but here a dense layer stands after an expert one; keep their order"
+                "but here a dense layer comes after an expert one; keep their order"
             )
         fields[name] = sum(first)
 

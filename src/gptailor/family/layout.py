@@ -69,7 +69,7 @@ class Layout:
         if _AFTER_LAYERS.search(name):
             return "norm"
         raise FamilyError(
-            f"tensor {name!r} stands outside the layers and it is not known whether before or "
+            f"tensor {name!r} is outside the layers and it is not known whether before or "
             "after them; this architecture is not supported"
         )
 

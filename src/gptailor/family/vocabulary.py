@@ -101,7 +101,7 @@ def _matched_by_text(
     extra = [token for token in extra if token not in ours]
     changes = []
     if moved:
-        changes.append(f"{_some(moved)} stand at other ids and are matched by their text")
+        changes.append(f"{_some(moved)} have other ids and are matched by their text")
     if missing:
         changes.append(f"it lacks {_some(missing)}, which keep the base's rows")
     if extra:

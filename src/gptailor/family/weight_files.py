@@ -139,7 +139,7 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
         for name, tensor in _tensors_in(folder / file).items():
             if name in held:
                 raise FamilyError(
-                    f"{folder}: tensor {name} stands in both {held[name].file} and {file}; which "
+                    f"{folder}: tensor {name} is in both {held[name].file} and {file}; which "
                     "one is meant is not known, so save the model again"
                 )
             held[name] = tensor
@@ -178,7 +178,7 @@ def _tensors_in(path: Path) -> dict[str, StoredTensor]:
 
 
 def _repeated(path: Path) -> list[str]:
-    """Names that stand more than once in a header that is sound otherwise."""
+    """Names that appear more than once in a header that is sound otherwise."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         counts: Counter[str] = Counter()

@@ -30,7 +30,7 @@ class _PlainLoader(yaml.SafeLoader):
         self._depth, self._n_nodes = 0, 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse aliases (a few bytes can stand for gigabytes), tags and deep nesting."""
+        """Refuse aliases (a few bytes can expand to gigabytes), tags and deep nesting."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # pyyaml
         if isinstance(event, yaml.AliasEvent):
             raise _refused("aliases (*name) are not supported", event)
@@ -53,7 +53,7 @@ class _PlainLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused("a key must be a plain word", key)
             if key.value in seen:
-                raise _refused(f"the key {key.value!r} stands twice", key)
+                raise _refused(f"the key {key.value!r} appears twice", key)
             seen.add(key.value)
         return {
             self.construct_object(key): self.construct_object(item, deep=deep)

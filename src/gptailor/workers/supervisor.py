@@ -179,7 +179,7 @@ class _Round:
                 self._hand_out()  # so that workers run while the caller writes this one down
                 yield self.done.pop(index)
         finally:
-            for worker in self.running:  # nobody would wait for their answers
+            for worker in self.running:  # their answers would be taken for those of the next round
                 self.workers.backend.stop(worker)
 
     def _may_take(self, worker: int, group: _Group) -> bool:

@@ -150,5 +150,5 @@ def test_merges_that_scores_can_not_say_are_refused() -> None:
     with pytest.raises(ExportError, match="does not merge '▁a' and 'b'"):
         vocabulary_of(on_pieces([m for m in MERGES if m != ["▁a", "b"]]), n_rows)
     apart = [MERGES[0], MERGES[1], MERGES[2], MERGES[4], MERGES[3]]
-    with pytest.raises(ExportError, match="make '▁ab' do not stand together"):
+    with pytest.raises(ExportError, match="make '▁ab' are not neighbours"):
         vocabulary_of(on_pieces(apart), n_rows)

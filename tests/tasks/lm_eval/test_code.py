@@ -261,7 +261,7 @@ def test_two_tasks_of_one_name_beside_a_group_are_refused(
 ) -> None:
     path = write_task("quiz", {"test": questions(10, 1)})
     (path.parent / "zz.yaml").write_text(path.read_text())
-    assert "'quiz' stands in both" in refused(write_group("g", ["quiz"]))
+    assert "'quiz' is in both" in refused(write_group("g", ["quiz"]))
 
 
 # -- the sandbox itself

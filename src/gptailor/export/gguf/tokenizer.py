@@ -242,7 +242,7 @@ def _tokens(tokenizer: Any, n_rows: int) -> tuple[str, ...]:
         tokens[number] = token
     if len(set(tokens)) != n_rows:
         twice = next(token for token in tokens if tokens.count(token) > 1)
-        raise _refusal(f"token {twice!r} stands twice in the vocabulary")
+        raise _refusal(f"token {twice!r} appears twice in the vocabulary")
     return tuple(tokens)
 
 
@@ -278,7 +278,7 @@ def _scores(
     for left, right in pairs:
         made = left + right
         if made != last and made in rank:
-            raise _refusal(f"the tokenizer's merges that make {made!r} do not stand together")
+            raise _refusal(f"the tokenizer's merges that make {made!r} are not neighbours")
         rank.setdefault(made, len(rank))
         last = made
     known = set(pairs)

@@ -115,7 +115,7 @@ def _around(path: Path) -> tuple[str, dict[str, _File]]:
             # matters only if the group names it, by the name that such files usually have
             config, named, error = {}, other.stem, str(unusable)
         if named in files and named != name and error is None:
-            both = f"{named!r} stands in both {files[named].path} and {other}"
+            both = f"{named!r} is in both {files[named].path} and {other}"
             files[named] = _File(other, {}, both)
         files.setdefault(named, _File(other, config, error))
     return name, files
