@@ -222,8 +222,8 @@ def _exact(facts: CardFacts) -> str:
         text += (
             "\n\nLayers were only cut, so llama.cpp can make the same model from a GGUF file of "
             f"{'the base' if member == BASE else _text(member)}; `COPY` keeps the file's type; "
-            "another, such as `Q4_K_M`, can be given instead:\n\n```\nllama-quantize --prune-layers "
-            f"{','.join(map(str, pruned))} {member}.gguf tailored.gguf COPY\n```"
+            "another, such as `Q4_K_M`, can be given instead:\n\n```\nllama-quantize "
+            f"--prune-layers {','.join(map(str, pruned))} {member}.gguf tailored.gguf COPY\n```"
         )
     return text
 

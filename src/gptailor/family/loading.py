@@ -142,9 +142,7 @@ def _open_member(
         base_spec = MemberSpec(path=spec.base)
         family_base = _open_member(base_spec, find(base_spec), dtype=torch.float32)
     if family_base is None:
-        raise FamilyError(
-            f"{location} is an adapter; say which model it was trained on with 'base'"
-        )
+        raise FamilyError(f"{location} is an adapter; name the model it was trained on as 'base'")
     config, state = apply_adapter(family_base, location, strength=spec.strength)
     # on the family's base it keeps its rows, unless it was trained with more of them; a tokenizer
     # beside it then says which tokens these are
