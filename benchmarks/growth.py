@@ -29,7 +29,7 @@ from gptailor.family.layout import Layout
 from gptailor.searchers.mutation import CHANGES, mutate
 from gptailor.searchers.space import Space
 from gptailor.tasks.multiple_choice import ChoiceExample
-from gptailor.tasks.task import ExampleTask, Passage
+from gptailor.tasks.task import Passage, Task, TextSize
 
 USUAL = {"candidates": 4, "examples": 50, "layers": 12, "variants": 3}
 POINTS = {
@@ -117,20 +117,21 @@ def random_family(layers: int, variants: int) -> Family:
     return Family(config=config, layout=layout, dtype=torch.float32, states=states, sources=sources)
 
 
-def questions(n: int) -> ExampleTask:
+def questions(n: int) -> Task:
     """Questions of 10 to 40 tokens with three choices of 1 to 4."""
     rng = np.random.default_rng(0)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
         return tuple(int(t) for t in rng.integers(0, VOCABULARY, rng.integers(low, high + 1)))
 
+    size = TextSize(n_tokens=1, n_characters=1, n_words=1, n_bytes=4)
     examples = []
     for _ in range(n):
         passage = Passage(tokens(10, 40), tuple(tokens(1, 4) for _ in range(3)))
         places = tuple((0, choice) for choice in range(3))
-        examples.append(ChoiceExample((passage,), places, (0,), (1.0, 1.0, 1.0), 4))
+        examples.append(ChoiceExample((passage,), places, (0,), (size, size, size), size))
     origins = tuple(("questions", index) for index in range(n))
-    return ExampleTask("questions", ("acc", "gold_bits_per_byte"), tuple(examples), origins)
+    return Task("questions", ("acc", "gold_bits_per_byte"), tuple(examples), origins)
 
 
 def a_generation(space: Space, n: int) -> list[Tailoring]:

@@ -14,7 +14,7 @@ from gptailor.family import Family, MemberSpec, load_family
 from gptailor.family.empty_model import model_around
 from gptailor.merge import merge_layer
 from gptailor.tasks.multiple_choice import ChoiceExample
-from gptailor.tasks.task import Passage
+from gptailor.tasks.task import Passage, TextSize
 
 
 class ByPosition(nn.Module):
@@ -125,7 +125,7 @@ def choice_example() -> Callable[[int], ChoiceExample]:
         choices = tuple(tokens(1, 6) for _ in range(rng.integers(2, 5)))
         passage = Passage(tokens(2, 20), choices)
         places = tuple((0, index) for index in range(len(choices)))
-        lengths = tuple(float(len(choice)) for choice in choices)
-        return ChoiceExample((passage,), places, (0,), lengths, answer_bytes=2 * len(choices[0]))
+        sizes = tuple(TextSize(len(one), len(one), 1, 2 * len(one)) for one in choices)
+        return ChoiceExample((passage,), places, (0,), sizes, answer=sizes[0])
 
     return make

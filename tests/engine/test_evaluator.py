@@ -10,25 +10,25 @@ from gptailor.core.trial import Job, Scores
 from gptailor.engine import Engine, Evaluator
 from gptailor.family import Family
 from gptailor.tasks.multiple_choice import ChoiceExample
-from gptailor.tasks.task import Example, ExampleTask, Passage
+from gptailor.tasks.task import Example, Outcome, Passage, Task
 
 RUNGS = (2, 6, 12)
 ByHand = Callable[[Family, Tailoring, list[Passage]], list[list[float]]]
 
 
 @pytest.fixture
-def tasks(choice_example: Callable[[int], ChoiceExample]) -> list[ExampleTask]:
+def tasks(choice_example: Callable[[int], ChoiceExample]) -> list[Task]:
     metrics = ("acc", "acc_norm", "gold_bits_per_byte", "choice_logprob")
 
-    def task(name: str, first: int, n: int) -> ExampleTask:
+    def task(name: str, first: int, n: int) -> Task:
         examples: tuple[Example, ...] = tuple(choice_example(first + i) for i in range(n))
-        return ExampleTask(name, metrics, examples, tuple((name, i) for i in range(n)))
+        return Task(name, metrics, examples, tuple((name, i) for i in range(n)))
 
     return [task("long", 0, 12), task("short", 100, 5)]
 
 
 @pytest.fixture
-def evaluator(family_of: Callable[..., Family], tasks: list[ExampleTask]) -> Evaluator:
+def evaluator(family_of: Callable[..., Family], tasks: list[Task]) -> Evaluator:
     return Evaluator(Engine(family_of("llama")), {"search": tasks}, rungs=RUNGS)
 
 
@@ -70,7 +70,7 @@ def test_a_task_with_fewer_examples_gives_all_it_has(evaluator: Evaluator) -> No
 
 def test_scores_are_those_of_one_forward_a_continuation(
     evaluator: Evaluator,
-    tasks: list[ExampleTask],
+    tasks: list[Task],
     family_of: Callable[..., Family],
     by_hand: ByHand,
 ) -> None:
@@ -79,8 +79,8 @@ def test_scores_are_those_of_one_forward_a_continuation(
         for index, example in enumerate(task.examples):
             asked = list(task.passages(index))
             totals = by_hand(family_of("llama"), CANDIDATE, asked)
-            responses = [(total, False) for row in totals for total in row]
-            truth = example.score(responses)
+            outcomes = [Outcome(total, greedy=False) for row in totals for total in row]
+            truth = example.score(outcomes)
             for metric in ("acc", "choice_logprob", "gold_bits_per_byte"):
                 value = told.tasks[task.name][metric].values[index]
                 assert value == pytest.approx(truth[metric], abs=1e-3)
@@ -107,7 +107,7 @@ def test_a_divergence_is_measured_where_a_task_names_a_member(
 ) -> None:
     examples: tuple[Example, ...] = tuple(choice_example(i) for i in range(4))
     origins = tuple(("near", i) for i in range(4))
-    task = ExampleTask("near", ("acc", "divergence"), examples, origins)
+    task = Task("near", ("acc", "divergence"), examples, origins)
     family = family_of("llama")
     evaluator = Evaluator(Engine(family), {"search": [task]}, teachers={"near": "math"})
     same, other = evaluator.evaluate(

@@ -19,7 +19,7 @@ from gptailor.engine.batches import pack
 from gptailor.family import Family
 from gptailor.family.memory_map import map_tensors
 from gptailor.tasks.multiple_choice import ChoiceExample, share_contexts
-from gptailor.tasks.task import ExampleTask, Passage
+from gptailor.tasks.task import Passage, Task, TextSize
 
 ByHand = Callable[[Family, Tailoring, list[Passage]], list[list[float]]]
 RUNGS = (1, 3, 6)
@@ -38,18 +38,18 @@ def drawn_examples(draw: st.DrawFn) -> ChoiceExample:
     if draw(st.booleans()):
         contexts = [draw(TOKENS) for _ in choices]
     passages, places = share_contexts(list(zip(contexts, choices, strict=True)))
-    lengths = tuple(float(len(choice)) for choice in choices)
-    return ChoiceExample(passages, places, (0,), lengths, answer_bytes=len(choices[0]))
+    sizes = tuple(TextSize(len(one), len(one), 1, len(one)) for one in choices)
+    return ChoiceExample(passages, places, (0,), sizes, answer=sizes[0])
 
 
 @st.composite
-def drawn_tasks(draw: st.DrawFn) -> list[ExampleTask]:
+def drawn_tasks(draw: st.DrawFn) -> list[Task]:
     tasks = []
     for name in ("one", "two")[: draw(st.integers(1, 2))]:
         examples = tuple(draw(st.lists(drawn_examples(), min_size=1, max_size=6)))
         metrics = ("acc", "acc_norm", "gold_bits_per_byte", "choice_logprob")
         origins = tuple((name, index) for index in range(len(examples)))
-        tasks.append(ExampleTask(name, metrics, examples, origins))
+        tasks.append(Task(name, metrics, examples, origins))
     return tasks
 
 
@@ -95,7 +95,7 @@ def scored(evaluator: Evaluator, group: list[Tailoring], path: list[int]) -> lis
 def test_scores_do_not_depend_on_how_they_were_reached(
     family_of: Callable[..., Family],
     by_hand: ByHand,
-    tasks: list[ExampleTask],
+    tasks: list[Task],
     group: list[Tailoring],
     path: list[int],
     room: int,
@@ -117,8 +117,8 @@ def test_scores_do_not_depend_on_how_they_were_reached(
             example = task.examples[index]
             assert isinstance(example, ChoiceExample)
             told = [next(sums) for _ in example.passages]
-            passage, choice = example.places[0]
-            nats = -bits * example.answer_bytes * math.log(2)
+            passage, choice = example.positions[0]
+            nats = -bits * example.answer.n_bytes * math.log(2)
             assert abs(nats - told[passage][choice]) < TOLERANCE
 
 

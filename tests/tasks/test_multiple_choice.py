@@ -55,8 +55,8 @@ def test_accuracies_are_what_lm_eval_makes_of_the_same_log_likelihoods(
         passages=(),
         positions=(),
         gold=(gold,),
-        choices=tuple(map(TextSize.of, choices)),
-        answer=TextSize.of(choices[gold]),
+        texts=tuple(TextSize.of(choice, 1) for choice in choices),
+        answer=TextSize.of(choices[gold], 1),
     )
     ours = example.score(outcomes_of(*(logprob for logprob, _ in responses)))
     theirs = lm_eval_numbers(choices, gold, responses)
@@ -69,8 +69,8 @@ def outcomes_of(*logprobs: float) -> list[Outcome]:
 
 def example(gold: tuple[int, ...] = (1,)) -> ChoiceExample:
     passages, positions = share_contexts([((1,), (2, 3)), ((9,), (4,)), ((1,), (5,))])
-    sizes = tuple(TextSize(n, 1, n) for n in (3, 4, 5))
-    return ChoiceExample(passages, positions, gold, sizes, TextSize(4, 1, 4))
+    sizes = tuple(TextSize(1, n, 1, n) for n in (3, 4, 5))
+    return ChoiceExample(passages, positions, gold, sizes, TextSize(1, 4, 1, 4))
 
 
 def test_outcomes_go_back_to_the_choices_they_belong_to() -> None:

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from gptailor.core.metrics import aggregate
 from gptailor.tasks.multiple_choice import ChoiceExample
-from gptailor.tasks.task import ExampleTask, Outcome, Passage, TextSize, nested_order
+from gptailor.tasks.task import Outcome, Passage, Task, TextSize, nested_order
 from gptailor.tasks.text import RollingExample
 
-LETTER = TextSize(1, 1, 1)
+LETTER = TextSize(1, 1, 1, 1)
 STRATA = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
 
 
@@ -40,13 +40,15 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 
 def choice(tokens: int, answer_bytes: int = 4) -> ChoiceExample:
     passage = Passage((0,), tuple((tokens, n) for n in range(2)))
-    choices = (TextSize(3, 1, 3), TextSize(4, 1, 4))
-    return ChoiceExample((passage,), ((0, 0), (0, 1)), (1,), choices, TextSize(4, 1, answer_bytes))
+    choices = (TextSize(2, 3, 1, 3), TextSize(2, 4, 1, 4))
+    return ChoiceExample(
+        (passage,), ((0, 0), (0, 1)), (1,), choices, TextSize(2, 4, 1, answer_bytes)
+    )
 
 
-def group(equal: bool) -> ExampleTask:
+def group(equal: bool) -> Task:
     metrics = ("acc", "gold_bits_per_byte", "divergence")
-    return ExampleTask(
+    return Task(
         name="group",
         metrics=metrics,
         examples=tuple(choice(n, answer_bytes=2 + n) for n in range(5)),
@@ -82,7 +84,7 @@ def test_divergence_is_per_token_and_only_told_where_it_was_measured() -> None:
 
 def test_a_text_counts_by_its_own_unit() -> None:
     units = {"word_perplexity": 3, "bits_per_byte": 17}
-    example = RollingExample((Passage((0,), ((1,),)),), units, TextSize(17, 4, 18))
+    example = RollingExample((Passage((0,), ((1,),)),), units, (TextSize(1, 17, 4, 18),))
     assert example.weight("word_perplexity") == 3.0
     assert example.weight("bits_per_byte") == 17.0
 
@@ -90,7 +92,7 @@ def test_a_text_counts_by_its_own_unit() -> None:
 def test_the_digest_sees_every_token_and_where_it_stands() -> None:
     def digest(*passages: Passage) -> str:
         example = ChoiceExample(passages, ((0, 0),), (0,), (LETTER,), LETTER)
-        return ExampleTask("t", ("acc",), (example,), (("t", 0),)).digest
+        return Task("t", ("acc",), (example,), (("t", 0),)).digest
 
     one = digest(Passage((1, 2), ((3,), (4,))))
     assert one == digest(Passage((1, 2), ((3,), (4,))))
@@ -104,10 +106,10 @@ def test_the_digest_sees_which_choice_is_right_and_what_it_is_divided_by() -> No
 
     def digest(right: int, answer_bytes: int = 1) -> str:
         positions = ((0, 0), (0, 1), (0, 2))
-        sizes = (LETTER, LETTER, TextSize(2, 1, 2))
-        answer = TextSize(1, 1, answer_bytes)
+        sizes = (LETTER, LETTER, TextSize(2, 2, 1, 2))
+        answer = TextSize(1, 1, 1, answer_bytes)
         example = ChoiceExample((passage,), positions, (right,), sizes, answer)
-        return ExampleTask("t", ("acc", "gold_bits_per_byte"), (example,), (("t", 0),)).digest
+        return Task("t", ("acc", "gold_bits_per_byte"), (example,), (("t", 0),)).digest
 
     assert len({digest(right) for right in range(3)}) == 3
     assert digest(0) == digest(0)

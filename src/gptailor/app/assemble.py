@@ -32,7 +32,7 @@ from gptailor.searchers.searcher import SearchContext, Searcher, check_options, 
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
 from gptailor.tasks.splits import TaskSplits
-from gptailor.tasks.task import ExampleTask
+from gptailor.tasks.task import Task
 from gptailor.workers import WorkerPool, WorkerSetup
 
 __all__ = [
@@ -323,8 +323,8 @@ def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_rem
     )
 
 
-def _by_split(tasks: Mapping[str, TaskSplits]) -> dict[str, list[ExampleTask]]:
-    by_split: dict[str, list[ExampleTask]] = {}
+def _by_split(tasks: Mapping[str, TaskSplits]) -> dict[str, list[Task]]:
+    by_split: dict[str, list[Task]] = {}
     for splits in tasks.values():
         for name, split in splits.by_name.items():
             by_split.setdefault(name, []).append(split)

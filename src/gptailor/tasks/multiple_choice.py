@@ -8,8 +8,8 @@ choice's log-likelihood by its length in characters. Two are ours: `gold_bits_pe
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from gptailor.core.metrics import ScoredExample
 from gptailor.tasks.task import Outcome, Passage, TextSize, plain_numbers
 
 __all__ = ["ChoiceExample", "ProcessResults", "share_contexts"]
@@ -27,7 +27,7 @@ class ChoiceExample:
         passages: One where all choices follow the same context tokens, else several.
         positions: For each request of lm-eval its passage and continuation; the choices come first.
         gold: The indices of the gold choices, one at least.
-        choices: The size of each choice.
+        texts: The size of each choice.
         answer: The size of the text scored for the first gold choice.
         own: The task's `process_results` override, if it has one.
     """
@@ -35,9 +35,10 @@ class ChoiceExample:
     passages: tuple[Passage, ...]
     positions: tuple[tuple[int, int], ...]
     gold: tuple[int, ...]
-    choices: tuple[TextSize, ...]
+    texts: tuple[TextSize, ...]
     answer: TextSize
     own: ProcessResults | None = field(default=None, repr=False, compare=False)
+    output_type: ClassVar[str] = "multiple_choice"
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
         """One outcome a choice, in the order of the choices."""
@@ -50,7 +51,7 @@ class ChoiceExample:
         `gold_bits_per_byte` looks at the first gold choice.
         """
         # lm-eval asks for more than the choices where a task wants acc_mutual_info
-        logprobs = [outcome.logprob for outcome in outcomes[: len(self.choices)]]
+        logprobs = [outcome.logprob for outcome in outcomes[: len(self.texts)]]
         gold = [logprobs[index] for index in self.gold]
         if self.own is None:
             numbers = self._lm_eval(logprobs)
@@ -61,26 +62,14 @@ class ChoiceExample:
             "gold_bits_per_byte": -gold[0] / (self.answer.n_bytes * math.log(2)),
         }
 
-    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
-        """The choices with their log-likelihoods, for a plug-in metric."""
-        texts = tuple(
-            size.scored(outcome, self._n_tokens(index))
-            for index, (size, outcome) in enumerate(zip(self.choices, outcomes, strict=False))
-        )
-        return ScoredExample("multiple_choice", texts, self.gold)
-
     def weight(self, metric: str) -> float:
         """The first gold answer's size in the metric's unit."""
-        return self.answer.count(metric, self._n_tokens(self.gold[0]))
-
-    def _n_tokens(self, choice: int) -> int:
-        passage, continuation = self.positions[choice]
-        return len(self.passages[passage].continuations[continuation])
+        return self.answer.count(metric)
 
     def _lm_eval(self, logprobs: Sequence[float]) -> dict[str, float]:
         normed = [
             logprob / float(choice.n_characters)
-            for logprob, choice in zip(logprobs, self.choices, strict=True)
+            for logprob, choice in zip(logprobs, self.texts, strict=True)
         ]
         return {
             "acc": 1.0 if logprobs.index(max(logprobs)) in self.gold else 0.0,

@@ -10,7 +10,7 @@ from typing import Any
 
 from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
-from gptailor.tasks.task import ExampleTask, nested_order
+from gptailor.tasks.task import Task, nested_order
 
 __all__ = ["Document", "DocumentSplits", "TaskSplits", "divide", "limited"]
 
@@ -28,15 +28,15 @@ class TaskSplits:
         notes: Sentences for the user.
     """
 
-    search: ExampleTask
-    selection: ExampleTask
-    test: ExampleTask
+    search: Task
+    selection: Task
+    test: Task
     test_docs: Mapping[str, tuple[int, ...]]
     spec: TaskSpec
     notes: tuple[str, ...] = ()
 
     @property
-    def by_name(self) -> dict[str, ExampleTask]:
+    def by_name(self) -> dict[str, Task]:
         """``search``, ``selection`` and ``test`` to the split."""
         return {"search": self.search, "selection": self.selection, "test": self.test}
 

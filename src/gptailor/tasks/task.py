@@ -19,7 +19,6 @@ from gptailor.errors import TaskError
 
 __all__ = [
     "Example",
-    "ExampleTask",
     "Outcome",
     "Passage",
     "Task",
@@ -65,76 +64,45 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class TextSize:
-    """Characters, words (as lm-eval counts them) and UTF-8 bytes of a text."""
+    """Length of a text: scored tokens, characters, words (as lm-eval counts them), UTF-8 bytes."""
 
+    n_tokens: int
     n_characters: int
     n_words: int
     n_bytes: int
 
     @classmethod
-    def of(cls, text: str) -> "TextSize":
+    def of(cls, text: str, n_tokens: int) -> "TextSize":
         """Measure a text."""
-        return cls(len(text), len(re.split(r"\s+", text)), len(text.encode()))
+        return cls(n_tokens, len(text), len(re.split(r"\s+", text)), len(text.encode()))
 
-    def scored(self, outcome: Outcome, n_tokens: int) -> ScoredText:
-        """The text with what a model said of it, as a plug-in metric sees it."""
-        return ScoredText(
-            outcome.logprob,
-            outcome.greedy,
-            n_tokens,
-            self.n_characters,
-            self.n_words,
-            self.n_bytes,
-        )
-
-    def count(self, metric: str, n_tokens: int) -> float:
-        """The length in the metric's unit."""
-        units = {"example": 1, "token": n_tokens, "word": self.n_words, "byte": self.n_bytes}
-        return float(units[METRICS[metric].unit])
-
-
-class Task(Protocol):
-    """What the engine and the evaluator use of a task."""
-
-    @property
-    def name(self) -> str:
-        """The name in records and messages."""
-        ...
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Every metric that it is measured by."""
-        ...
-
-    @property
-    def n_examples(self) -> int:
-        """Examples in all."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its passages' token ids and of its numbers for a made-up answer, in order."""
-        ...
-
-    def passages(self, example: int) -> tuple[Passage, ...]:
-        """The passages of one example."""
-        ...
-
-    def measure(self, example: int, outcomes: Sequence[Sequence[Outcome]]) -> dict[str, float]:
-        """Turn ``outcomes[passage][continuation]`` into metric -> the example's number."""
-        ...
-
-    def weights(self, metric: str, n: int) -> tuple[float, ...] | None:
-        """How much each of the first n examples counts; None when all count the same."""
-        ...
+    def count(self, metric: str) -> float:
+        """The length in the metric's unit; 1 where all examples weigh the same."""
+        units = {"token": self.n_tokens, "word": self.n_words, "byte": self.n_bytes}
+        return float(units.get(METRICS[metric].unit, 1))
 
 
 class Example(Protocol):
     """One question, continuation or text."""
 
     @property
+    def output_type(self) -> str:
+        """lm-eval's name for its kind."""
+        ...
+
+    @property
     def passages(self) -> tuple[Passage, ...]:
         """What a model is asked."""
+        ...
+
+    @property
+    def texts(self) -> tuple[TextSize, ...]:
+        """The sizes of the choices, or of the one text."""
+        ...
+
+    @property
+    def gold(self) -> tuple[int, ...]:
+        """The indices of the gold answers in `texts`."""
         ...
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
@@ -145,17 +113,13 @@ class Example(Protocol):
         """Outcomes in lm-eval's order -> the built-in metrics, all but the divergence."""
         ...
 
-    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
-        """Outcomes in lm-eval's order -> what a plug-in metric sees."""
-        ...
-
     def weight(self, metric: str) -> float:
         """How much the example counts: its size in the metric's unit."""
         ...
 
 
 @dataclass(frozen=True)
-class ExampleTask:
+class Task:
     """A task made of examples of one or several subtasks.
 
     Args:
@@ -233,7 +197,7 @@ class ExampleTask:
         for name in self.metrics:
             measure = METRICS[name].measure
             if measure is not None:
-                number = measure(one.scored(outcomes))
+                number = measure(_scored(one, outcomes))
                 if not isinstance(number, int | float) or not abs(number) <= _MOST:
                     raise TaskError(
                         f"task {self.name!r}, example {example}: the metric {name!r} returned "
@@ -270,6 +234,17 @@ class ExampleTask:
         if metric == "divergence":  # of every continuation, not of the gold answer alone
             return float(sum(len(c) for p in example.passages for c in p.continuations))
         return example.weight(metric)
+
+
+def _scored(example: Example, outcomes: Sequence[Outcome]) -> ScoredExample:
+    """What a plug-in metric sees of an example."""
+    texts = [
+        ScoredText(
+            one.logprob, one.greedy, size.n_tokens, size.n_characters, size.n_words, size.n_bytes
+        )
+        for size, one in zip(example.texts, outcomes, strict=False)  # lm-eval may ask for more
+    ]
+    return ScoredExample(example.output_type, tuple(texts), example.gold)
 
 
 def made_up_outcomes(passages: Sequence[Passage]) -> list[list[Outcome]]:

@@ -7,8 +7,8 @@ weighted mean over examples is lm-eval's own aggregate.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from gptailor.core.metrics import ScoredExample
 from gptailor.tasks.multiple_choice import ProcessResults
 from gptailor.tasks.task import Outcome, Passage, TextSize, plain_numbers
 
@@ -21,13 +21,15 @@ class ContinuationExample:
 
     Args:
         passages: One passage with one continuation.
-        size: Of the continuation's text.
+        texts: The size of the continuation.
         own: The task's `process_results` override, if it has one.
     """
 
     passages: tuple[Passage, ...]
-    size: TextSize
+    texts: tuple[TextSize]
     own: ProcessResults | None = field(default=None, repr=False, compare=False)
+    output_type: ClassVar[str] = "loglikelihood"
+    gold: ClassVar[tuple[int, ...]] = (0,)
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
         """The one outcome."""
@@ -41,19 +43,11 @@ class ContinuationExample:
             numbers = plain_numbers(self.own([(logprob, greedy)]))
             if "perplexity" in numbers:  # lm-eval's number is the log-likelihood
                 numbers["perplexity"] = -numbers["perplexity"]
-        return numbers | {"gold_bits_per_byte": -logprob / (self.size.n_bytes * math.log(2))}
-
-    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
-        """The continuation with its log-likelihood, for a plug-in metric."""
-        text = self.size.scored(outcomes[0], self._n_tokens())
-        return ScoredExample("loglikelihood", (text,), (0,))
+        return numbers | {"gold_bits_per_byte": -logprob / (self.texts[0].n_bytes * math.log(2))}
 
     def weight(self, metric: str) -> float:
         """The continuation's size in the metric's unit."""
-        return self.size.count(metric, self._n_tokens())
-
-    def _n_tokens(self) -> int:
-        return len(self.passages[0].continuations[0])
+        return self.texts[0].count(metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +57,19 @@ class RollingExample:
     Args:
         passages: One a window, with one continuation.
         units: Built-in metric to what the text is divided into: words or bytes, as the task counts.
-        size: Of the text.
+        texts: The size of the text.
     """
 
     passages: tuple[Passage, ...]
     units: Mapping[str, int]
-    size: TextSize
+    texts: tuple[TextSize]
+    output_type: ClassVar[str] = "loglikelihood_rolling"
+    gold: ClassVar[tuple[int, ...]] = (0,)
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
         """The whole text: the sum over its windows."""
         total = sum(row[0].logprob for row in outcomes)
-        return [Outcome(total, all(row[0].greedy for row in outcomes), self._n_tokens())]
+        return [Outcome(total, all(row[0].greedy for row in outcomes), self.texts[0].n_tokens)]
 
     def score(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """Nats per word or byte; bits per byte."""
@@ -83,16 +79,8 @@ class RollingExample:
             for metric, units in self.units.items()
         }
 
-    def scored(self, outcomes: Sequence[Outcome]) -> ScoredExample:
-        """The text with its log-likelihood, for a plug-in metric."""
-        text = self.size.scored(outcomes[0], self._n_tokens())
-        return ScoredExample("loglikelihood_rolling", (text,), (0,))
-
     def weight(self, metric: str) -> float:
         """The text's words or bytes, as the task counts; else its size in the metric's unit."""
         if metric in self.units:
             return float(self.units[metric])
-        return self.size.count(metric, self._n_tokens())
-
-    def _n_tokens(self) -> int:
-        return sum(len(passage.continuations[0]) for passage in self.passages)
+        return self.texts[0].count(metric)

@@ -232,7 +232,9 @@ def _choices(asked: _Asked, encoder: Encoder) -> ChoiceExample:
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
     n_requests = len(choices) if asked.own is None else len(asked.requests)
     pairs = [request.args[:2] for request in asked.requests[:n_requests]]
-    passages, positions = share_contexts(encoder.pairs(pairs))
+    encoded = encoder.pairs(pairs)
+    passages, positions = share_contexts(encoded)
+    n_tokens = [len(continuation) for _, continuation in encoded[: len(choices)]]
     gold = _gold(raw_gold, choices)
     answer = str(target) if asked.task.multiple_input else choices[gold[0]]
     if not answer:
@@ -241,8 +243,8 @@ def _choices(asked: _Asked, encoder: Encoder) -> ChoiceExample:
         passages=passages,
         positions=positions,
         gold=gold,
-        choices=tuple(TextSize.of(choice) for choice in choices),
-        answer=TextSize.of(answer),
+        texts=tuple(TextSize.of(text, n) for text, n in zip(choices, n_tokens, strict=True)),
+        answer=TextSize.of(answer, n_tokens[gold[0]]),
         own=asked.own,
     )
 
@@ -293,7 +295,7 @@ def _continuation(asked: _Asked, encoder: Encoder) -> ContinuationExample:
         raise TaskError(f"its continuation is {text!r}; it must be a text that is not empty")
     ((before, after),) = encoder.pairs([(context, text)])
     passages = (Passage(before, (after,)),)
-    return ContinuationExample(passages, TextSize.of(text), asked.own)
+    return ContinuationExample(passages, (TextSize.of(text, len(after)),), asked.own)
 
 
 def _rolling(asked: _Asked, encoder: Encoder) -> RollingExample:
@@ -301,18 +303,19 @@ def _rolling(asked: _Asked, encoder: Encoder) -> RollingExample:
     if not isinstance(text, str) or not text:
         raise TaskError(f"its text is {text!r}; it must be a text that is not empty")
     passages = tuple(Passage(before, (after,)) for before, after in encoder.windows(text))
+    n_tokens = sum(len(passage.continuations[0]) for passage in passages)
     task = asked.task
     if asked.own is None:
         n_bytes, n_words = task.count_bytes(text), task.count_words(text)
         units = {"word_perplexity": n_words, "byte_perplexity": n_bytes, "bits_per_byte": n_bytes}
-        return RollingExample(passages, units, TextSize(len(text), n_words, n_bytes))
+        return RollingExample(passages, units, (TextSize(n_tokens, len(text), n_words, n_bytes),))
     # a task that counts words or bytes itself returns (log-likelihood, count)
     results = task.process_results(asked.doc, (-1.0,))
     pairs = {k: v for k, v in results.items() if k in METRICS.builtin and isinstance(v, tuple)}
     if any(pair[0] != -1.0 for pair in pairs.values()):
         raise TaskError("its process_results changes the log-likelihood, which can't be followed")
     units = {metric: int(pair[1]) for metric, pair in pairs.items()}
-    return RollingExample(passages, units, TextSize.of(text))
+    return RollingExample(passages, units, (TextSize.of(text, n_tokens),))
 
 
 _MAKERS: dict[str, Callable[[_Asked, Encoder], Example]] = {

@@ -13,7 +13,7 @@ from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import build_examples, common_metrics, list_documents
 from gptailor.tasks.lm_eval.lm_eval_task import LmEvalTask
 from gptailor.tasks.splits import Document
-from gptailor.tasks.task import ExampleTask, made_up_outcomes
+from gptailor.tasks.task import Task, made_up_outcomes
 
 __all__ = [
     "LoadedTask",
@@ -136,7 +136,7 @@ def refuse_leak(opened: LoadedTask, tested: LoadedTask) -> None:
 
 def build_task(
     opened: LoadedTask, split: Sequence[Document], encoder: Encoder, spec: TaskSpec
-) -> ExampleTask:
+) -> Task:
     """Turn one split's documents into a task.
 
     Args:
@@ -162,7 +162,7 @@ def build_task(
     plugins = [name for name in dict.fromkeys(wanted) if METRICS[name].measure is not None]
     divergence = [] if spec.member is None else ["divergence"]
     equal = opened.equal_subtasks
-    task = ExampleTask(
+    task = Task(
         name=opened.name,
         metrics=(*common_metrics(built), *plugins, *divergence),
         examples=built,
