@@ -5,7 +5,7 @@ No code from the folder is run and no pickle is opened.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
 from gptailor.family.locate import licence_of
-from gptailor.family.multimodal import MultimodalWrapper, language_model, multimodal_wrapper_of
+from gptailor.family.multimodal import language_model, multimodal_wrapper_of
 from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (
     LIBRARY_ERRORS,
@@ -42,7 +42,7 @@ from gptailor.family.weight_files import (
     tensors_of,
 )
 
-__all__ = ["open_checkpoint", "refuse_misfits", "state_of", "tokenizer_of"]
+__all__ = ["model_from_files", "open_checkpoint", "state_of", "tokenizer_of"]
 
 _MAX_SIZE = 2**24  # of a dimension in the config
 _SIZES = (
@@ -74,25 +74,15 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMem
     _refuse_shortfall(folder, config, tensors_of(folder))
     if (folder / _GENERATION).is_file():
         read_json(folder / _GENERATION)  # transformers ignores a broken one
-    try:
-        with quiet():
-            whole, info = auto_class(config).from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, all at once
-                local_files_only=True,
-                attn_implementation="eager",  # only the weights are needed
-            )
-    except LIBRARY_ERRORS as error:
-        raise FamilyError(f"{folder}: transformers can't open it: {one_line(error)}") from error
-    refuse_misfits(folder, info)
+    whole = model_from_files(auto_class(config), folder, dtype)
     model = language_model(whole)
-    multimodal_wrapper, config = multimodal_wrapper_of(whole, model, folder), text_config(config)
+    wrapper, config = multimodal_wrapper_of(whole, model, folder), text_config(config)
     layout = Layout.of(model)
     config.tie_word_embeddings = layout.tied  # a head that differs is never tied to the embedding
+    notes = wrapper and (
+        f"{path} is a {wrapper.config.model_type} model: its language model is tailored, "
+        f"the rest ({wrapper.parameters:,} parameters) stays as the base has it",
+    )
     return OpenedMember(
         location=str(folder),
         path=path,
@@ -102,18 +92,41 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMem
         tokenizer=tokenizer_of(folder),
         generation_config=model.generation_config,
         licence=licence_of(folder),
-        notes=_notes(path, multimodal_wrapper),
-        multimodal_wrapper=multimodal_wrapper,
+        notes=notes or (),
+        multimodal_wrapper=wrapper,
     )
 
 
-def _notes(path: str, wrapper: MultimodalWrapper | None) -> tuple[str, ...]:
-    if wrapper is None:
-        return ()
-    return (
-        f"{path} is a {wrapper.config.model_type} model: its language model is tailored, "
-        f"the rest ({wrapper.parameters:,} parameters) stays as the base has it",
-    )
+def model_from_files(
+    model_class: Any, folder: Path, dtype: torch.dtype, gguf_file: str | None = None
+) -> Any:  # transformers is untyped here
+    """Let transformers read a folder of safetensors, or a GGUF file in it.
+
+    Raises:
+        FamilyError: It can't, or some tensors are missing, unknown, or of another shape.
+    """
+    path = folder if gguf_file is None else folder / gguf_file
+    try:
+        with quiet():
+            model, info = model_class.from_pretrained(
+                folder,
+                gguf_file=gguf_file,
+                dtype=dtype,
+                use_safetensors=True if gguf_file is None else None,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, all at once
+                local_files_only=True,
+                attn_implementation="eager",  # only the weights are needed
+            )
+    except LIBRARY_ERRORS as error:
+        raise FamilyError(f"{path}: transformers can't read it: {one_line(error)}") from error
+    mismatched = sorted(info["mismatched_keys"])
+    problems = _misfits(path, info["missing_keys"], info["unexpected_keys"], mismatched)
+    problems += [f"{path}: {one_line(ValueError(text))}" for text in info["error_msgs"][:1]]
+    if problems:
+        raise FamilyError(problems)
+    return model
 
 
 def state_of(model: PreTrainedModel, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -168,28 +181,26 @@ def _refuse_types(
         )
 
 
-def refuse_misfits(path: Path, info: Mapping[str, Any], noun: str = "files") -> None:
-    """Refuse tensors that `from_pretrained` could not match between files and config.
-
-    Raises:
-        FamilyError: Tensors that are missing, unknown, or of another shape.
-    """
-    lack, hold = ("lack", "hold unknown") if noun == "files" else ("lacks", "holds unknown")
-    problems = []
-    for names, word in (
-        (sorted(info["missing_keys"]), lack),
-        (sorted(info["unexpected_keys"]), hold),
-    ):
-        if names:
-            problems.append(f"{path}: the {noun} {word} {len(names)} tensors ({listed(names)})")
-    problems += [
-        f"{path}: tensor {name} has shape {tuple(found)} but the config needs {tuple(needed)}"
-        for name, found, needed in sorted(info["mismatched_keys"])[:MAX_LISTED]
+def _misfits(
+    path: Path,
+    missing: Collection[str],
+    unknown: Collection[str],
+    mismatched: Sequence[tuple[str, Sequence[int], Sequence[int]]],
+) -> list[str]:
+    """Tensors that files and config do not agree on; mismatched by name, found and needed shape."""
+    lack, hold = ("lacks", "holds") if path.is_file() else ("lack", "hold")
+    noun = "file" if path.is_file() else "files"
+    return [
+        *(
+            f"{path}: the {noun} {words} {len(names)} tensors ({listed(sorted(names))})"
+            for names, words in ((missing, lack), (unknown, f"{hold} unknown"))
+            if names
+        ),
+        *(
+            f"{path}: tensor {name} has shape {tuple(found)} but the config needs {tuple(needed)}"
+            for name, found, needed in mismatched[:MAX_LISTED]
+        ),
     ]
-    if info["error_msgs"]:
-        problems.append(f"{path}: {one_line(ValueError(info['error_msgs'][0]))}")
-    if problems:
-        raise FamilyError(problems)
 
 
 def _config_of(folder: Path) -> PreTrainedConfig:
@@ -298,14 +309,12 @@ def _refuse_shortfall(
     n_needed, n_held = (sum(map(math.prod, shapes.values())) for shapes in (needed, held))
     if n_needed <= n_held:
         return
-    problems = [
-        f"{folder}: tensor {name} has shape {held[name]} but the config needs {shape}"
+    mismatched = [
+        (name, held[name], shape)
         for name, shape in needed.items()
         if name in held and held[name] != shape
-    ][:MAX_LISTED]
-    missing = sorted(needed.keys() - held.keys())
-    if missing:
-        problems.append(f"{folder}: the files lack {len(missing)} tensors ({listed(missing)})")
+    ]
     raise FamilyError(
-        problems or f"{folder}: the config needs {n_needed} parameters, the files hold {n_held}"
+        _misfits(folder, needed.keys() - held.keys(), (), mismatched)
+        or f"{folder}: the config needs {n_needed} parameters, the files hold {n_held}"
     )

@@ -27,7 +27,6 @@ _MAX_DEPTH = 3  # of arrays in arrays
 _MAX_SIZE = 2**24  # of a dimension that the metadata names
 _SIZES = (".embedding_length", ".feed_forward_length", ".attention.head_count", ".vocab_size")
 _MAX_TEXT_BYTES = 256  # of a value that is kept; chat templates are longer
-_PARTS = "split.count"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class _Walk:
     """A position in the file's bytes that can't leave them."""
 
     def __init__(self, blob: mmap.mmap) -> None:
-        self.blob, self.position = blob, 0
+        self.blob, self.position = blob, len(_MAGIC)
 
     def skip(self, n_bytes: int) -> int:
         start, self.position = self.position, self.position + n_bytes
@@ -69,11 +68,11 @@ class _Walk:
 
     def number(self, letter: str) -> float:
         start = self.skip(struct.calcsize(f"<{letter}"))
-        return float(struct.unpack_from(f"<{letter}", self.blob, start)[0])
+        number: float = struct.unpack_from(f"<{letter}", self.blob, start)[0]
+        return number
 
     def count(self, letter: str = "Q") -> int:
-        start = self.skip(struct.calcsize(f"<{letter}"))
-        return int(struct.unpack_from(f"<{letter}", self.blob, start)[0])
+        return int(self.number(letter))
 
     def text(self) -> str:
         length = self.count()
@@ -82,13 +81,13 @@ class _Walk:
 
     def value(self, kind: int, depth: int = 0) -> float | str | None:
         """Skip a value; a number or a short text is returned."""
+        if kind in _SCALARS:
+            return float(self.number(_SCALARS[kind]))
         if kind == _STRING:
             text = self.text()
             return text if len(text.encode()) <= _MAX_TEXT_BYTES else None
         if kind != _ARRAY:
-            if kind not in _SCALARS:
-                raise _Broken(f"it has a value of the unknown type {kind}")
-            return self.number(_SCALARS[kind])
+            raise _Broken(f"it has a value of the unknown type {kind}")
         inner, length = self.count("I"), self.count()
         if inner in _SCALARS:
             self.skip(length * struct.calcsize(f"<{_SCALARS[inner]}"))
@@ -115,7 +114,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
                     "for a checkpoint or an adapter, name its folder"
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
-                return _walk(_Walk(blob))
+                return _header(_Walk(blob))
     except OSError as error:
         raise FamilyError(f"{path} can't be read: {error.strerror}") from error
     except _Unusable as error:
@@ -124,41 +123,33 @@ def read_gguf_header(path: Path) -> GgufHeader:
         raise FamilyError(f"{path}: the GGUF file is broken: {error}; copy it again") from None
 
 
-def _walk(walk: _Walk) -> GgufHeader:
-    walk.skip(len(_MAGIC))
+def _header(walk: _Walk) -> GgufHeader:
     version = walk.count("I")
     if version not in _VERSIONS:
         raise _Broken(f"its version is {version}, and 2 and 3 can be read")
     n_tensors, n_values = walk.count(), walk.count()
     if max(n_tensors, n_values) * 8 > len(walk.blob):
         raise _Broken(f"it claims {n_tensors} tensors and {n_values} values, more than fit into it")
-    values = {}
-    for _ in range(n_values):
-        key = walk.text()
-        values[key] = walk.value(walk.count("I"))
+    values = {walk.text(): walk.value(walk.count("I")) for _ in range(n_values)}
     numbers = {key: value for key, value in values.items() if isinstance(value, float)}
     _refuse_absurd(numbers, n_tensors)
     tensors = [_tensor(walk) for _ in range(n_tensors)]
     alignment = max(int(numbers.get("general.alignment") or 32), 1)
-    _refuse_overlaps(tensors, len(walk.blob) - math.ceil(walk.position / alignment) * alignment)
-    return GgufHeader(values, {name: kind for name, kind, _, _ in tensors})
-
-
-def _refuse_overlaps(tensors: list[tuple[str, str, int, int]], n_bytes: int) -> None:
-    """Refuse tensors that reach beyond the data's `n_bytes`, or into one another."""
+    n_bytes = len(walk.blob) - math.ceil(walk.position / alignment) * alignment
     end, before = 0, ""
-    for name, _, start, stop in sorted(tensors, key=lambda tensor: tensor[2:]):
+    for start, stop, name, _ in sorted(tensors):
         if stop > n_bytes:
             raise _Broken(f"tensor {name!r} lies beyond its end")
         if start < end:
             raise _Broken(f"tensors {before!r} and {name!r} overlap")
         end, before = stop, name
+    return GgufHeader(values, {name: kind for _, _, name, kind in tensors})
 
 
 def _refuse_absurd(numbers: Mapping[str, float], n_tensors: int) -> None:
-    if numbers.get(_PARTS, 1) > 1:
+    if numbers.get("split.count", 1) > 1:
         raise _Unusable(
-            f"it is one of {numbers[_PARTS]:g} parts of a model; join them first with "
+            f"it is one of {numbers['split.count']:g} parts of a model; join them first with "
             "llama-gguf-split --merge"
         )
     for key, value in numbers.items():
@@ -170,20 +161,20 @@ def _refuse_absurd(numbers: Mapping[str, float], n_tensors: int) -> None:
             raise _Broken(f"{key} is {value:g}")
 
 
-def _tensor(walk: _Walk) -> tuple[str, str, int, int]:
-    """A tensor's name, type, and start and end in bytes from the start of the data."""
+def _tensor(walk: _Walk) -> tuple[int, int, str, str]:
+    """A tensor's start and end in bytes from the start of the data, its name, and its type."""
     name, n_dimensions = walk.text(), walk.count("I")
     if n_dimensions > _MAX_DIMENSIONS:
         raise _Broken(f"tensor {name!r} has {n_dimensions} dimensions")
     n_elements = math.prod(walk.count() for _ in range(n_dimensions))
-    number, offset = walk.count("I"), walk.count()
+    number, start = walk.count("I"), walk.count()
     kind, block, block_bytes = _type_of(number)
     if not block_bytes:
         raise _Unusable(
             f"tensor {name!r} is stored as {kind}, which can't be made floats here; "
             "give the original checkpoint, or a file of another quantisation"
         )
-    return name, kind, offset, offset + math.ceil(n_elements / block) * block_bytes
+    return start, start + math.ceil(n_elements / block) * block_bytes, name, kind
 
 
 @functools.cache
@@ -192,14 +183,13 @@ def _type_of(number: int) -> tuple[str, int, int]:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
-    if number not in [known.value for known in GGMLQuantizationType]:
+    try:
+        kind = GGMLQuantizationType(number)
+    except ValueError:
         return str(number), 1, 0
-    kind = GGMLQuantizationType(number)
     block, n_bytes = GGML_QUANT_SIZES[kind]
-    if kind.name in ("F32", "F16"):
-        return kind.name, block, n_bytes
     try:
         dequantize(np.zeros((1, n_bytes), dtype=np.uint8), kind)
     except NotImplementedError:
-        return kind.name, block, 0
+        n_bytes = 0
     return kind.name, block, n_bytes

@@ -25,14 +25,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import refuse_unsupported
-from gptailor.family.checkpoint import refuse_misfits, state_of
+from gptailor.family.checkpoint import model_from_files, state_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.gguf.gguf_header import GgufHeader, read_gguf_header
 from gptailor.family.gguf.rope import ROPE_FACTORS, rope_from_gguf
 from gptailor.family.layout import Layout
 from gptailor.family.locate import licence_of
 from gptailor.family.quiet import quiet
-from gptailor.family.weight_files import LIBRARY_ERRORS, listed, one_line
+from gptailor.family.weight_files import listed, one_line
 
 __all__ = ["open_gguf"]
 
@@ -44,12 +44,8 @@ _IN_FILES = {
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
 }
-# keys that transformers does not read, and their fields in a config
-_MORE_FIELDS = {
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
+# keys that transformers does not read; they end with their fields in a config
+_MORE_FIELDS = ("attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 _FLOATS = frozenset(["F32", "F16", "BF16"])
 _TOKENS = "tokenizer.ggml.model"
 
@@ -63,15 +59,14 @@ def open_gguf(file: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
     header = read_gguf_header(file)
     _refuse_architecture(file, header)
     with _read_once():
-        model, info = _model_of(file)
-        refuse_misfits(file, info, "file")
+        model = model_from_files(AutoModelForCausalLM, file.parent, torch.float32, file.name)
         _refuse_unread(file, header, model)
         factors = _rope_factors(file, header)
     config = copy.deepcopy(model.config)
     del config.quantization_config  # else what is made from it can't be saved
-    for key, field in _MORE_FIELDS.items():
-        if header.about(key) is not None and field in config.to_dict():
-            value = float(header.about(key) or 0)
+    for key in _MORE_FIELDS:
+        field, value = key.rpartition(".")[2], header.about(key)
+        if isinstance(value, float) and field in config.to_dict():
             setattr(config, field, int(value) if field == "sliding_window" else value)
     rope_from_gguf(file, header, config, factors)
     refuse_unsupported(config)
@@ -162,33 +157,14 @@ def _refuse_unread(path: Path, header: GgufHeader, model: Any) -> None:
 
 def _rope_factors(path: Path, header: GgufHeader) -> dict[str, np.ndarray]:
     """The file's factors of rotary frequencies, by the tensors' names."""
-    if not ROPE_FACTORS & header.types.keys():
-        return {}
     from gguf import GGUFReader
 
+    tensors = GGUFReader(path).tensors if ROPE_FACTORS & header.types.keys() else []
     return {
         tensor.name: np.array(tensor.data, dtype=np.float64)
-        for tensor in GGUFReader(path).tensors
+        for tensor in tensors
         if tensor.name in ROPE_FACTORS
     }
-
-
-def _model_of(path: Path) -> tuple[Any, Any]:  # transformers is untyped here
-    try:
-        with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path.parent,
-                gguf_file=path.name,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported by us, all at once
-                trust_remote_code=False,
-                local_files_only=True,
-                attn_implementation="eager",  # only the weights are needed
-            )
-        return model, info
-    except LIBRARY_ERRORS as error:
-        raise FamilyError(f"{path}: the GGUF file can't be read: {one_line(error)}") from error
 
 
 def _tokenizer_of(path: Path) -> Any:  # transformers is untyped here

@@ -42,31 +42,27 @@ def rope_from_gguf(
     Raises:
         FamilyError: It scales in a way that the config can't express.
     """
-    if factors:
-        _refuse_all_but_llama3(path, factors)
+    others = ", ".join(sorted(factors.keys() - {_LLAMA3}))
+    if factors and not others:
         config.rope_parameters = _llama3(path, config, factors[_LLAMA3])
         return
     kind = header.about("rope.scaling.type")
     factor = header.about("rope.scaling.factor") or header.about("rope.scale_linear") or 1.0
-    if kind in (None, "none") and factor == 1.0:
+    if not others and kind in (None, "none") and factor == 1.0:
         return
     parameters = getattr(config, "rope_parameters", None)
-    if kind not in (None, "linear") or not isinstance(factor, float) or not parameters:
-        raise FamilyError(f"{path}: it scales rotary embeddings ({kind}, {factor}), {_ADVICE}")
+    linear = kind in (None, "linear") and isinstance(factor, float)
+    if others or not linear or not parameters:
+        scaling = others or f"{kind}, {factor}"
+        raise FamilyError(f"{path}: it scales rotary embeddings ({scaling}), {_ADVICE}")
     if factor == 1.0:
         return
-    linear = {"rope_type": "linear", "factor": factor}
+    scaled = {"rope_type": "linear", "factor": factor}
     if "rope_type" in parameters:
-        config.rope_parameters = {**parameters, **linear}
+        config.rope_parameters = {**parameters, **scaled}
     else:  # one for each kind of layer; layers with a window are not scaled
-        full = {**parameters["full_attention"], **linear}
+        full = {**parameters["full_attention"], **scaled}
         config.rope_parameters = {**parameters, "full_attention": full}
-
-
-def _refuse_all_but_llama3(path: Path, factors: Mapping[str, np.ndarray]) -> None:
-    others = sorted(factors.keys() - {_LLAMA3})
-    if others:
-        raise FamilyError(f"{path}: it scales rotary embeddings ({', '.join(others)}), {_ADVICE}")
 
 
 def _llama3(path: Path, config: Any, factors: np.ndarray) -> dict[str, Any]:
