@@ -5,6 +5,7 @@ open is decided as in the published merge, and a note says so.
 """
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.errors import TailoringError, unknown
 
-__all__ = ["convert_published", "is_published"]
+__all__ = ["convert_published", "finite_number", "is_published"]
 
 _METHOD = "task_arithmetic"  # the only method of that search
 _SCALE, _OUTPUT = "merge_scale_factor", "output_scale"
@@ -66,16 +67,13 @@ def convert_published(
     Raises:
         TailoringError: The problems of the members and the keys, a sentence each.
     """
-    problems = _member_problems(members, n_layers)
-    if problems:
+    if problems := _member_problems(members, n_layers):
         raise TailoringError(problems)
     read = _Read(config, n_layers, tuple(members[1:]))
-    problems = [f"{where}: {problem}" for problem in read.key_problems() or read.value_problems()]
-    if len(problems) > _MAX_PROBLEMS:
-        n_more = len(problems) - _MAX_PROBLEMS
-        problems[_MAX_PROBLEMS:] = [f"{where}: and {n_more} more problems of this kind"]
-    if problems:
-        raise TailoringError(problems)
+    if problems := [f"{where}: {problem}" for problem in read.problems()]:
+        more = f"{where}: and {len(problems) - _MAX_PROBLEMS} more problems of this kind"
+        many = len(problems) > _MAX_PROBLEMS
+        raise TailoringError([*problems[:_MAX_PROBLEMS], more] if many else problems)
     layers = tuple(
         layer.spec(layer.index, Source(BASE, position) if compat else None)
         for position, layer in enumerate(read.kept)
@@ -86,20 +84,21 @@ def convert_published(
 
 
 def _member_problems(members: Sequence[str], n_layers: int) -> list[str]:
-    problems = []
+    problems: list[str] = []
     for name in members:
         try:
             Source(name)
         except TailoringError as error:
-            problems += [f"members: {sentence}" for sentence in error.problems]
-    if not members or members[0] != BASE:
+            problems += error.problems
+    if list(members[:1]) != [BASE]:
         first = f", not {members[0]!r}" if members else ""
         problems.append(
-            f"members: the first must be {BASE!r}{first}; a tailoring calls the base so, "
+            f"the first must be {BASE!r}{first}; a tailoring calls the base so, "
             "and the others by the names that the config gives them"
         )
     twice = [name for name in dict.fromkeys(members) if members.count(name) > 1]
-    problems += [f"members: {name!r} is named {members.count(name)} times" for name in twice]
+    problems += [f"{name!r} is named {members.count(name)} times" for name in twice]
+    problems = [f"members: {problem}" for problem in problems]
     if not 1 <= n_layers <= _MAX_LAYERS:
         problems.append(f"layers: must be a number from 1 to {_MAX_LAYERS:,}, not {n_layers}")
     return problems
@@ -107,12 +106,11 @@ def _member_problems(members: Sequence[str], n_layers: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """A kept layer: its index in the members, the variants chosen for it, and its two scales."""
+    """A kept layer: its index in the members, the variants chosen for it, and their scale."""
 
     index: int
     chosen: tuple[str, ...]
     scale: float | None
-    output_scale: float | None
 
     def spec(self, index: int | None = None, base: Source | None = None) -> LayerSpec:
         """What the published merge makes of it; without an index, of an outer part."""
@@ -125,7 +123,7 @@ class _Layer:
 
 @dataclass(slots=True)
 class _Read:
-    """What the keys say; `removed` and `kept` are filled while the values are checked."""
+    """What the keys say; `removed` and `kept` are filled while they are checked."""
 
     config: Mapping[str, object]
     n_layers: int
@@ -133,43 +131,51 @@ class _Read:
     removed: dict[int, list[str]] = field(default_factory=dict)  # layer: the keys that remove it
     kept: list[_Layer] = field(default_factory=list)
 
-    def key_problems(self) -> list[str]:
-        """Keys of another search, or keys that mean nothing."""
+    def problems(self) -> list[str]:
+        """The problems of the first step that has any."""
+        steps = (self._check_keys, self._read_removed, self._check_counts, self._read_kept)
+        return next((found for step in steps if (found := list(step()))), [])
+
+    def _check_keys(self) -> Iterator[str]:
+        """Find keys of another search, or keys that mean nothing."""
         if any(_OTHER_SEARCHES.match(key) for key in self.config):
-            return [
+            yield (
                 "is a result of the layer-wise fusion (lfs) or depth-wise integration (dis) "
                 "search, whose layers no stock model has, so it can't be converted"
-            ]
-        if not any(_OF_LAYER.match(key) for key in self.config):
-            return [
+            )
+        elif not any(_OF_LAYER.match(key) for key in self.config):
+            yield (
                 "has no keys such as 'layer_0_candidate_0'; give a search result of the "
                 "published code, or the runhistory.json of its optimiser"
-            ]
-        known = ["remove_idx_0", "layer_0_candidate_0", f"layer_0_{_SCALE}", f"layer_0_{_OUTPUT}"]
-        strange = [k for k in self.config if not (_REMOVED.match(k) or _OF_LAYER.match(k))]
-        return [unknown("key", _short(key), known) for key in strange]
-
-    def value_problems(self) -> list[str]:
-        """Values that can't be, and keys that do not fit the members; fills `removed`, `kept`."""
-        return list(self._read_removed()) or list(self._misfits()) or list(self._read_kept())
+            )
+        else:
+            known = (
+                "remove_idx_0",
+                "layer_0_candidate_0",
+                f"layer_0_{_SCALE}",
+                f"layer_0_{_OUTPUT}",
+            )
+            for key in self.config:
+                if not _REMOVED.match(key) and not _OF_LAYER.match(key):
+                    yield unknown("key", key[:60], known)
 
     def _read_removed(self) -> Iterator[str]:
         found = {int(match[1]): key for key in self.config if (match := _REMOVED.match(key))}
         for _, key in sorted(found.items()):
-            layer = _number(self.config[key])
-            if layer is None or not layer.is_integer() or not 0 <= layer < self.n_layers:
+            layer = finite_number(self.config[key])
+            if layer is not None and layer.is_integer() and 0 <= layer < self.n_layers:
+                self.removed.setdefault(int(layer), []).append(key)
+            else:
                 yield (
-                    f"{key} is {_shown(self.config[key])}; "
+                    f"{key} is {reprlib.repr(self.config[key])}; "
                     f"it must be a layer's number from 0 to {self.n_layers - 1}"
                 )
-            else:
-                self.removed.setdefault(int(layer), []).append(key)
-        gaps = [index for index in range(max(found, default=-1)) if index not in found]
-        if gaps:
-            yield f"remove_idx_{gaps[0]} is missing, and remove_idx_{max(found)} is there"
+        gap = min(set(range(max(found, default=0))) - found.keys(), default=None)
+        if gap is not None:
+            yield f"remove_idx_{gap} is missing, and remove_idx_{max(found)} is there"
 
-    def _misfits(self) -> Iterator[str]:
-        """Other numbers of layers and variants than the members have."""
+    def _check_counts(self) -> Iterator[str]:
+        """Compare the numbers of layers and variants with the members'."""
         of_layers = [match for key in self.config if (match := _OF_LAYER.match(key))]
         named = {int(match[1]) for match in of_layers} | self.removed.keys()
         n_variants = max((int(match[2]) + 1 for match in of_layers if match[2]), default=0)
@@ -201,22 +207,21 @@ class _Read:
                 if key not in self.config:
                     yield f"{key} is missing; its layer is kept, so it needs a 0 or a 1"
                 elif not isinstance(value, bool | int | float) or value not in (0, 1):
-                    yield f"{key} must be 0 or 1, not {_shown(value)}"
+                    yield f"{key} must be 0 or 1, not {reprlib.repr(value)}"
                 elif value:
                     chosen.append(name)
-            scale, output_scale = f"layer_{layer}_{_SCALE}", f"layer_{layer}_{_OUTPUT}"
+            scale = f"layer_{layer}_{_SCALE}"
             yield from self._scale_problems(scale, merged=len(chosen) > 1)
-            yield from self._scale_problems(output_scale)
-            numbers = (_number(self.config.get(key)) for key in (scale, output_scale))
-            self.kept.append(_Layer(layer, tuple(chosen), *numbers))
+            yield from self._scale_problems(f"layer_{layer}_{_OUTPUT}")
+            self.kept.append(_Layer(layer, tuple(chosen), finite_number(self.config.get(scale))))
 
     def _scale_problems(self, key: str, *, merged: bool = False) -> Iterator[str]:
         value = self.config.get(key)
         if value is None:
             if merged:
                 yield f"{key} is missing; its layer merges several candidates and needs one"
-        elif _number(value) is None:
-            yield f"{key} must be a finite number, not {_shown(value)}"
+        elif finite_number(value) is None:
+            yield f"{key} must be a finite number, not {reprlib.repr(value)}"
         elif merged and (problem := merge_spec(_METHOD).params["scale"].problem(value)):
             yield f"{key} {problem}"
 
@@ -233,7 +238,8 @@ def _notes(read: _Read, compat: bool) -> Iterator[str]:
                 f"layer {layer} is removed by {' and '.join(keys)}, so {len(read.kept)} layers are "
                 "left, more than the search was to keep"
             )
-    scaled = [layer.index for layer in read.kept if layer.output_scale not in (None, 1)]
+    kept = [layer.index for layer in read.kept]
+    scaled = [at for at in kept if read.config.get(f"layer_{at}_{_OUTPUT}") not in (None, 1)]
     if scaled:
         yield (
             f"output_scale is not 1 in {_layers(scaled)}; the published code reads it and never "
@@ -251,19 +257,15 @@ def _notes(read: _Read, compat: bool) -> Iterator[str]:
         for position, layer in enumerate(read.kept)
         if len(layer.chosen) > 1 and position != layer.index
     )
+    here = "here each is taken from the layer's own position, and compat reproduces it"
     if moved:
-        taken = (
-            "as here, with compat"
-            if compat
-            else "here each is taken from the layer's own position, and compat reproduces it"
-        )
         yield (
             "the published merge takes the base at a layer's position in the result: differences "
-            f"of {moved}; {taken}"
+            f"of {moved}; {'as here, with compat' if compat else here}"
         )
 
 
-def _number(value: object) -> float | None:
+def finite_number(value: object) -> float | None:
     """A finite number as a float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -273,14 +275,4 @@ def _number(value: object) -> float | None:
 def _layers(numbers: Sequence[int]) -> str:
     """``layer 3``, or ``layers 3, 5, 8``; the first ten of them."""
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
-    named = ", ".join(map(str, sorted(numbers)[:10]))
-    return f"layer{'s' if len(numbers) > 1 else ''} {named}{more}"
-
-
-def _shown(value: object) -> str:
-    return _short(repr(value)[:200])
-
-
-def _short(text: str) -> str:
-    plain = "".join(char if char.isprintable() else "?" for char in text)
-    return plain if len(plain) <= 60 else f"{plain[:60]}..."
+    return f"layer{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"

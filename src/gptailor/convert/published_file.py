@@ -1,6 +1,6 @@
 """Find one candidate in a JSON file that the published code, or its optimiser SMAC, wrote.
 
-Read are a single candidate, a list or mapping of them, one JSON object a line, and SMAC's
+It may hold one candidate, a list or mapping of them, one JSON object a line, or be SMAC's
 ``runhistory.json`` with one objective or several.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptailor.convert.published import is_published
+from gptailor.convert.published import finite_number, is_published
 from gptailor.core.pareto import pareto_front
 from gptailor.errors import TailoringError
 from gptailor.files.safe_read import read_text
@@ -36,15 +36,12 @@ class _Run(NamedTuple):
 
 
 def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, tuple[str, ...]]:
-    """Read one candidate from a file.
+    """Read one candidate from a file, and a note if it was chosen as the best of several.
 
     Args:
         path: The JSON file.
         trial: Which candidate, where there are several: its id in a run history, its key, or its
             index in a list.
-
-    Returns:
-        The candidate's keys and values as in the file, and notes on which one was taken.
 
     Raises:
         TailoringError: The file can't be read, or holds no candidate, or several and none is named.
@@ -78,8 +75,7 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
         raise TailoringError(
             f"{path}: no candidate in it was scored; name one with --trial ({_names(found)})"
         )
-    best = _best(path, runs)
-    at = "" if math.isinf(best.budget) else f" at budget {best.budget:g}"
+    best, at = _best(path, runs)
     note = f"candidate {best.candidate} of {len(found)} is taken: the lowest cost{at}"
     return found[best.candidate], (f"{note} ({_costs(best)})",)
 
@@ -125,25 +121,21 @@ def _unwrapped(item: Any, depth: int) -> Candidate | None:
     return found[0] if len(found) == 1 else None
 
 
-def _best(path: Path, runs: list[_Run]) -> _Run:
-    """The run at the highest budget that is best in every objective.
-
-    Raises:
-        TailoringError: There is none.
-    """
+def _best(path: Path, runs: list[_Run]) -> tuple[_Run, str]:
+    """The run at the highest budget that is best in every objective, and the budget in words."""
     budget = max(run.budget for run in runs)
+    at = "" if math.isinf(budget) else f" at budget {budget:g}"
     runs = [run for run in runs if run.budget == budget]
     if len({len(run.costs) for run in runs}) > 1:
         raise TailoringError(f"{path}: its costs are not of one length; name one with --trial")
     front = [runs[index] for index in pareto_front(np.array([run.costs for run in runs]))]
     if len(front) > 1:
         costs = "; ".join(f"{run.candidate}: {_costs(run)}" for run in front[:_SHOWN])
-        at = "" if math.isinf(budget) else f" at budget {budget:g}"
         raise TailoringError(
             f"{path}: {len(front)} candidates are best{at}, none of them in every objective "
             f"(costs of each: {costs}); name one with --trial"
         )
-    return front[0]
+    return front[0], at
 
 
 def _run(entry: Any) -> _Run | None:
@@ -156,15 +148,12 @@ def _run(entry: Any) -> _Run | None:
     else:
         return None
     name, budget, cost, status = fields
-    costs: list[Any] = cost if isinstance(cost, list) else [cost]
-    if status != _SUCCESS or not costs or not all(map(_finite, costs)):
+    costs = [finite_number(one) for one in (cost if isinstance(cost, list) else [cost])]
+    known = [one for one in costs if one is not None]
+    if status != _SUCCESS or not known or len(known) < len(costs):
         return None
-    return _Run(str(name), float(budget) if _finite(budget) else math.inf, tuple(map(float, costs)))
-
-
-def _finite(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) < 1e300
+    limit = finite_number(budget)
+    return _Run(str(name), math.inf if limit is None else limit, tuple(known))
 
 
 def _costs(run: _Run) -> str:
