@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from gptailor.engine import Engine, Evaluator
     from gptailor.errors import GPTailorError, UserError
     from gptailor.export import export_checkpoint
-    from gptailor.family import Family, MemberSpec, load_family
-    from gptailor.family.in_memory import family_of
+    from gptailor.family import Family, MemberSpec, family_of, load_family
     from gptailor.report import write_report
     from gptailor.searchers.searcher import SearchContext
     from gptailor.study import Study
@@ -75,8 +74,7 @@ _HOMES = {
     "engine": ("Engine", "Evaluator"),
     "errors": ("GPTailorError", "UserError"),
     "export": ("export_checkpoint",),
-    "family": ("Family", "MemberSpec", "load_family"),
-    "family.in_memory": ("family_of",),
+    "family": ("Family", "MemberSpec", "family_of", "load_family"),
     "report": ("write_report",),
     "searchers.searcher": ("SearchContext",),
     "study": ("Study",),

@@ -12,7 +12,7 @@ from gptailor.core.specs import TaskSpec
 from gptailor.engine.device import device_of, dtype_of
 from gptailor.errors import ConfigError
 from gptailor.family import Family, load_family
-from gptailor.family.in_memory import MEMORY
+from gptailor.family.loading import MEMORY
 from gptailor.tasks.lm_eval import load_tasks as lm_eval_tasks
 from gptailor.tasks.splits import TaskSplits
 

@@ -73,7 +73,7 @@ def _section(plain: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _in_memory(plain: Mapping[str, Any], family: "Family") -> dict[str, Any]:
     """The sections ``family`` and ``engine`` of a config whose members are in memory."""
-    from gptailor.family.in_memory import MEMORY  # a family is there, so the libraries are loaded
+    from gptailor.family.loading import MEMORY  # a family is there, so the libraries are loaded
 
     asked = _section(plain, "family")
     variants = [name for name in family.members if name != BASE]

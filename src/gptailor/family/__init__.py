@@ -8,11 +8,12 @@ from gptailor.family.architecture import (
     tailored_config,
 )
 from gptailor.family.family import Family
-from gptailor.family.loading import load_family
+from gptailor.family.loading import family_of, load_family
 
 __all__ = [
     "Family",
     "MemberSpec",
+    "family_of",
     "layer_kinds",
     "layers_path",
     "load_family",

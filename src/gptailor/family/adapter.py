@@ -59,15 +59,10 @@ _TOLERANCE = 1e-3  # of the largest logit: float32 in another order differs by l
 def apply_adapter(
     base: OpenedMember, folder: Path, *, strength: float
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Merge the adapter in `folder` into the weights of `base`.
+    """Merge the adapter in `folder` into the weights of `base`: ``base + strength * change``.
 
-    ``base + strength * (merged - base)``, in float32. The merged model's logits are compared with
-    those of peft's own forward on a few tokens.
-
-    Args:
-        base: The model that the adapter was trained on, in float32; unchanged.
-        folder: It holds an adapter_config.json and an adapter_model.safetensors.
-        strength: Dimensionless; 1 is the adapter as it was trained.
+    In float32; `strength` 1 is the adapter as it was trained. The merged model's logits are
+    compared with those of peft's own forward on a few tokens.
 
     Returns:
         The config, whose vocabulary may be larger than the base's; and float32 tensors by name,
@@ -236,7 +231,7 @@ def _model_for(base: OpenedMember, weights: Mapping[str, Tensor]) -> PreTrainedM
 def _refuse_outside(folder: Path, base: OpenedMember, merged: PreTrainedModel) -> None:
     """Refuse an adapter that changes tensors outside the language model."""
     state = merged.state_dict()
-    around = base.multimodal_wrapper.state if base.multimodal_wrapper is not None else {}
+    around = {} if base.multimodal_wrapper is None else base.multimodal_wrapper.state
     changed = [
         name for name, t in around.items() if name in state and not torch.equal(t, state[name])
     ]
@@ -257,15 +252,11 @@ def _refuse_inexact(folder: Path, base: OpenedMember, expected: Tensor, computed
     difference = float((expected - computed).abs().max())
     if difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         return
-    tied = (
-        f"; {base.path} uses its embedding as the head, and the adapter may change only one of "
-        "the two"
-        if base.tied
-        else ""
-    )
     raise FamilyError(
         f"{folder}: merged into the weights, the adapter computes something else than it does as "
-        f"an adapter (logits differ by {difference:.2g}), so it can't be used{tied}"
+        f"an adapter (logits differ by {difference:.2g}), so it can't be used"
+        + f"; {base.path} uses its embedding as the head, and it may change only one"
+        * base.tied
     )
 
 

@@ -50,7 +50,8 @@ _SIZES = (
     *("head_dim", "vocab_size", "max_position_embeddings", "num_hidden_layers"),
     *("num_experts", "num_local_experts", "n_routed_experts"),
 )
-_MAX_LABELS = 2**16  # transformers makes a name for each
+# field to the least and the most; transformers makes a name for each label
+_LIMITS = {**dict.fromkeys(_SIZES, (1, _MAX_SIZE)), "num_labels": (0, 2**16)}
 _FLOATS = frozenset(["F16", "BF16", "F32", "F64"])
 _SMALL_FLOATS = ("F8", "F6", "F4")
 # fields that choose code, and the values of them that mean code of transformers itself
@@ -252,15 +253,11 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     inside = [part for name, part in fields.items() if name.endswith("_config")]
     parts = (fields, *(part for part in inside if isinstance(part, dict)))
     problems = [
-        f"{path}: {name} is {part[name]!r}; it must be a whole number of 1 to {_MAX_SIZE}"
+        f"{path}: {name} is {part[name]!r}; it must be a whole number of {least} to {most}"
         for part in parts
-        for name in _SIZES
-        if isinstance(part.get(name), int | float) and not _is_size(part[name])
-    ]
-    problems += [
-        f"{path}: num_labels is {part['num_labels']!r}; a language model has no use for them"
-        for part in parts
-        if isinstance(part.get("num_labels"), int | float) and part["num_labels"] > _MAX_LABELS
+        for name, (least, most) in _LIMITS.items()
+        if isinstance(part.get(name), int | float)
+        and not (type(part[name]) is int and least <= part[name] <= most)
     ]
     if problems:
         raise FamilyError(problems)
@@ -280,10 +277,6 @@ def _refuse_code(path: Path, fields: Mapping[str, Any]) -> None:
                     f"{path}: {key} is {value!r}, which names code to be fetched and run; none is "
                     "ever run, so take the field out"
                 )
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SIZE
 
 
 def _refuse_shortfall(

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.adapter import CONFIG, apply_adapter
-from gptailor.family.checkpoint import open_checkpoint, tokenizer_of
+from gptailor.family.architecture import multimodal_types, refuse_unsupported
+from gptailor.family.checkpoint import open_checkpoint, state_of, tokenizer_of
 from gptailor.family.consistency import fitted, value_problems
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import Family, OpenedMember
@@ -27,7 +30,9 @@ from gptailor.family.layout import Layout
 from gptailor.family.locate import find, package_licence
 from gptailor.family.memory_map import let_go, map_tensors
 
-__all__ = ["join_members", "load_family"]
+__all__ = ["MEMORY", "family_of", "load_family"]
+
+MEMORY = "memory://"  # the path of a member that is in no file begins with this
 
 
 def load_family(
@@ -59,10 +64,32 @@ def load_family(
         name: partial(_open_member, spec, locations[name], dtype=dtype, family_base=opened)
         for name, spec in variants.items()
     }
-    return join_members(opened, openers, dtype=dtype, device=device, mapped=mapped)
+    return _join_members(opened, openers, dtype=dtype, device=device, mapped=mapped)
 
 
-def join_members(
+def family_of(
+    base: PreTrainedModel, variants: Mapping[str, PreTrainedModel], tokenizer: Any
+) -> Family:
+    """Make a family of models in memory, without copies where dtype and device are the base's.
+
+    Do not train the models while the family is in use.
+
+    Args:
+        base: A causal language model; its dtype and device become the family's.
+        variants: Name to a fine-tuned model of the same architecture. There may be none.
+        tokenizer: The transformers tokenizer of all members.
+
+    Raises:
+        FamilyError: Every problem of every member, a sentence each.
+    """
+    opened = _in_memory(BASE, base, tokenizer)
+    openers = {
+        name: partial(_in_memory, name, model, tokenizer) for name, model in variants.items()
+    }
+    return _join_members(opened, openers, dtype=base.dtype, device=base.device)
+
+
+def _join_members(
     base: OpenedMember,
     variants: Mapping[str, Callable[[], OpenedMember]],
     *,
@@ -70,18 +97,7 @@ def join_members(
     device: torch.device | str = "cpu",
     mapped: bool = False,
 ) -> Family:
-    """Fit variants to an opened base, one after the other, and share equal tensors.
-
-    Args:
-        base: The base, opened.
-        variants: Name to a function that opens the variant.
-        dtype: Of every float tensor.
-        device: Where the tensors are to be.
-        mapped: Leave them in files.
-
-    Raises:
-        FamilyError: Every problem of every member, a sentence each.
-    """
+    """Fit variants, which are opened one after the other, to the base, and share equal tensors."""
     layout = Layout.of(skeleton_of(base.config, dtype))
     states = {BASE: _cast(base.state, dtype, device)}
     if mapped:
@@ -178,6 +194,29 @@ def _open_whole(spec: MemberSpec, location: Path, dtype: torch.dtype) -> OpenedM
         opened = open_gguf(file, dtype=dtype, path=_path(spec))
     licence = opened.licence or package_licence(spec.path)
     return replace(opened, licence=licence, notes=(*_commit_notes(spec, location), *opened.notes))
+
+
+def _in_memory(name: str, model: PreTrainedModel, tokenizer: Any) -> OpenedMember:
+    """A model as if it had been read from a file."""
+    where = f"the model in memory {name!r}"
+    if not isinstance(model, PreTrainedModel):
+        raise FamilyError(
+            f"{where} is a {type(model).__name__}; give a transformers model, and a PEFT model "
+            "after merge_and_unload"
+        )
+    if model.config.model_type in multimodal_types():
+        raise FamilyError(f"{where} reads images and text; save it and give its folder")
+    refuse_unsupported(model.config)
+    layout = Layout.of(model)
+    return OpenedMember(
+        location=where,
+        path=f"{MEMORY}{name}",
+        config=model.config,
+        state=state_of(model, layout, model.dtype),
+        tied=layout.tied,
+        tokenizer=tokenizer,
+        generation_config=model.generation_config,
+    )
 
 
 def _gguf_of(location: Path) -> Path | None:

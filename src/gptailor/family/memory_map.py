@@ -27,14 +27,10 @@ _MADV_DONTNEED = 4  # madvise(2)
 
 
 def map_tensors(state: Mapping[str, Tensor], known: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
-    """Return the same tensors, mapped from files.
+    """Return the same tensors, mapped from files, and those of `known` as they are.
 
     Files go to the system's folder for temporary files (``TMPDIR``) and are unlinked there: they
     disappear with the process, however it ends.
-
-    Args:
-        state: Names and tensors on the CPU; those that are mapped already stay as they are.
-        known: Tensors by name that stay as they are, too, where `state` holds the same tensor.
 
     Raises:
         FamilyError: There is no room for the files.

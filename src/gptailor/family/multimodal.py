@@ -33,11 +33,8 @@ _FILES = (
     "chat_template.json",
 )
 _MAX_BYTES = 2**24  # of one of those files
-_TOLERANCE = {
-    torch.float32: 1e-4,
-    torch.bfloat16: 0.05,
-    torch.float16: 0.01,
-}  # of the largest logit
+# of the largest logit
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +57,7 @@ class MultimodalWrapper:
         return sum(tensor.numel() for tensor in self.state.values())
 
     def around(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-        """Wrap a language model; tensors are shared, or cast to `dtype`.
-
-        Args:
-            model: A language model of the same architecture, of any number of layers.
-            dtype: Of the floating tensors.
-        """
+        """Wrap a language model of any number of layers; tensors are shared, or cast to `dtype`."""
         config, text = copy.deepcopy(self.config), copy.deepcopy(model.config)
         setattr(config, _text_field(config), text)
         config.tie_word_embeddings = text.tie_word_embeddings
