@@ -1,7 +1,7 @@
 """How layers are merged: one file per method, with its declaration and its formula.
 
-`merge` calls a method by its name on tensors of one weight; `merge_layer` merges every tensor of a
-layer. Importing this package does not import torch, so `Tensor` is for annotations only.
+`merge_method` says what every method gets and returns. Importing this package does not import
+torch, so `Tensor` is for annotations only.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,7 @@ from gptailor.core.params import Range
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.merge.apply import merge
-    from gptailor.merge.layer import merge_layer
+    from gptailor.merge.apply import merge, merge_layer
 else:
     Tensor = Any
 
@@ -22,12 +21,8 @@ __all__ = ["MergeSpec", "Range", "Tensor", "merge", "merge_layer", "merge_method
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used (PEP 562)."""
-    if name == "merge":
-        from gptailor.merge.apply import merge
+    if name not in ("merge", "merge_layer"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gptailor.merge import apply
 
-        return merge
-    if name == "merge_layer":
-        from gptailor.merge.layer import merge_layer
-
-        return merge_layer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return apply.merge if name == "merge" else apply.merge_layer

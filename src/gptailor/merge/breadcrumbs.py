@@ -27,16 +27,6 @@ def breadcrumbs(
     the next ``int(density * n)`` are kept, the rest is dropped; where both do not fit in n, fewer
     of the largest are dropped. ``base + scale * sum``. Davari and Belilovsky 2023,
     https://arxiv.org/abs/2312.06795.
-
-    Args:
-        tensors: One per source, each of ``base.shape``, float32.
-        base: The same weight in the base, float32.
-        density: Fraction of entries kept; 0 gives the base back.
-        gamma: Fraction of entries dropped as outliers.
-        scale: Dimensionless; 0 gives the base back.
-
-    Returns:
-        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     n_entries = base.numel()
     n_kept = int(density * n_entries)

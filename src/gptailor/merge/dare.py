@@ -21,21 +21,12 @@ def dare_linear(
     """Add the scaled sum of differences of which a random share is kept.
 
     Each entry of each difference is kept with probability `density` and divided by it, else 0;
-    ``base + scale * sum``. Yu et al. 2024, https://arxiv.org/abs/2311.03099.
+    ``base + scale * sum``. Masks are drawn from the seed in the order of the sources. Yu et al.
+    2024, https://arxiv.org/abs/2311.03099.
 
     *Differs from mergekit:* rescaled by 1 / density as in the paper, where mergekit 0.1.5 restores
     each difference's sum of magnitudes; and drawn from a generator of its own on the CPU, so that
     every device keeps the same entries.
-
-    Args:
-        tensors: One per source, each of ``base.shape``, float32; masks are drawn in their order.
-        base: The same weight in the base, float32.
-        density: Probability that an entry is kept; 0 gives the base back.
-        scale: Dimensionless; 0 gives the base back.
-        seed: Of the generator that the masks are drawn from.
-
-    Returns:
-        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     return add_scaled_(_sampled(tensors, base, density=density, seed=seed), base, scale)
 
@@ -49,7 +40,7 @@ def dare_ties(
     As `dare_linear`, but of the kept entries only those with the sign of their sum (plus where they
     cancel) are added; the sum is not averaged. Yu et al. 2024, https://arxiv.org/abs/2311.03099,
     with the sign election of https://arxiv.org/abs/2306.01708. *Differs from mergekit:* as
-    `dare_linear` does. Arguments and result are those of `dare_linear`.
+    `dare_linear` does.
     """
     sampled = _sampled(tensors, base, density=density, seed=seed)
     keep_agreeing_(sampled)

@@ -1,13 +1,24 @@
-"""Differences from the base (task vectors): take, sum, and select entries of them.
+"""Differences from the base (task vectors): their sums, their angle, and selections of entries.
 
 A function with a trailing underscore changes the differences in place.
 """
 
+import math
 from collections.abc import Sequence
 
 from gptailor.merge import Tensor
 
-__all__ = ["add_scaled_", "differences", "keep_agreeing_", "keep_only_", "largest", "total"]
+__all__ = [
+    "add_scaled_",
+    "cosine",
+    "differences",
+    "keep_agreeing_",
+    "keep_only_",
+    "largest",
+    "total",
+]
+
+_CHUNK = 2**20  # entries converted to float64 at a time: 8 MB per tensor
 
 
 def differences(tensors: Sequence[Tensor], base: Tensor) -> list[Tensor]:
@@ -31,6 +42,23 @@ def add_scaled_(differences: Sequence[Tensor], base: Tensor, scale: float) -> Te
     return result.mul_(scale).add_(base)
 
 
+def cosine(left: Tensor, right: Tensor) -> float:
+    """The cosine between two tensors as flat vectors; 0 where either is all zeros.
+
+    In float64: in float32, long sums drift by more than what distinguishes nearly colinear tensors.
+    """
+    dot = left_square = right_square = 0.0
+    left_flat, right_flat = left.flatten(), right.flatten()  # (n,)
+    for start in range(0, left_flat.numel(), _CHUNK):
+        left_chunk = left_flat[start : start + _CHUNK].double()
+        right_chunk = right_flat[start : start + _CHUNK].double()
+        dot += float(left_chunk @ right_chunk)
+        left_square += float(left_chunk @ left_chunk)
+        right_square += float(right_chunk @ right_chunk)
+    norms = math.sqrt(left_square) * math.sqrt(right_square)
+    return max(-1.0, min(1.0, dot / norms)) if norms > 0 else 0.0
+
+
 def keep_only_(difference: Tensor, kept: Tensor) -> Tensor:
     """Set to zero, in place, every entry where `kept` (bool, same shape) is False."""
     return difference.masked_fill_(~kept, 0.0)
@@ -47,16 +75,9 @@ def keep_agreeing_(differences: Sequence[Tensor]) -> None:
 
 
 def largest(difference: Tensor, count: int) -> Tensor:
-    """Select the `count` entries of largest magnitude; among equals, the first in memory order.
+    """Mark (bool) the `count` entries of largest magnitude; among equals, the first in memory.
 
-    Entries that are zero are never selected: keeping or dropping them is the same.
-
-    Args:
-        difference: Of any shape; finite.
-        count: From 0 to the number of entries.
-
-    Returns:
-        A bool tensor of the same shape.
+    Entries that are zero are never marked: keeping or dropping them is the same.
     """
     if count <= 0:
         return difference.isnan()  # none

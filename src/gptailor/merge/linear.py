@@ -16,13 +16,6 @@ def linear(tensors: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
     ``sum(w * t) / sum(w)``; Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. Computed as the
     first source plus the sum of the others' shares of their differences from it, so that equal
     sources are returned to the bit; it is task arithmetic on the first source.
-
-    Args:
-        tensors: One per source, of one shape, float32.
-        weights: One per source, each 0 or more, with a positive sum.
-
-    Returns:
-        A new float32 tensor of that shape; the inputs are unchanged.
     """
     first, sum_of_weights = tensors[0], math.fsum(weights)
     return first + total(

@@ -5,8 +5,7 @@ import math
 from collections.abc import Sequence
 
 from gptailor.merge import Tensor, merge_method
-from gptailor.merge.angle import cosine
-from gptailor.merge.differences import add_scaled_, differences
+from gptailor.merge.differences import add_scaled_, cosine, differences
 
 __all__ = ["model_stock", "model_stock_step"]
 
@@ -24,13 +23,6 @@ def model_stock(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
 
     *Differs from mergekit:* the angle is measured however small the differences are, where mergekit
     0.1.5 replaces products of norms below 1e-6 by 1e-6.
-
-    Args:
-        tensors: One per source, each of ``base.shape``, float32.
-        base: The same weight in the base, float32.
-
-    Returns:
-        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     deltas = differences(tensors, base)
     return add_scaled_(deltas, base, model_stock_step(deltas))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from gptailor.merge import Range, Tensor, merge_method
-from gptailor.merge.angle import cosine
+from gptailor.merge.differences import cosine
 
 __all__ = ["slerp", "slerp_shares"]
 
@@ -19,19 +19,12 @@ _COLINEAR = 0.9995  # beyond this cosine the arc is a line, and 1 / sin(angle) a
     identity={"t": {0.0: 0, 1.0: 1}},
 )
 def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
-    """Go the fraction `t` of the arc from the first source to the second.
+    """Go the fraction `t`, from 0 to 1, of the arc from the first source to the second.
 
     ``(sin((1 - t) a) t0 + sin(t a) t1) / sin(a)`` with a the angle between the two as flat vectors;
     Shoemake 1985, https://doi.org/10.1145/325334.325242. Where they are nearly colinear, or
     opposite, a straight line: ``(1 - t) t0 + t t1``. A tensor of zeros has no direction and counts
     as orthogonal; equal tensors are returned to the bit.
-
-    Args:
-        tensors: Two, of one shape, float32.
-        t: From 0, the first source, to 1, the second.
-
-    Returns:
-        A new float32 tensor of that shape; the inputs are unchanged.
     """
     start, end = tensors
     of_start, of_end = slerp_shares(start, end, t)

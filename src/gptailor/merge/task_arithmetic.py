@@ -18,13 +18,5 @@ def task_arithmetic(tensors: Sequence[Tensor], base: Tensor, *, scale: float) ->
     """Add the scaled sum of task vectors to the base.
 
     ``base + scale * sum(t - base)``; Ilharco et al. 2023, https://arxiv.org/abs/2212.04089.
-
-    Args:
-        tensors: One per source, each of ``base.shape``, float32.
-        base: The same weight in the base, float32.
-        scale: Dimensionless; 0 gives the base back.
-
-    Returns:
-        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     return add_scaled_(differences(tensors, base), base, scale)

@@ -23,15 +23,6 @@ def ties(tensors: Sequence[Tensor], base: Tensor, *, density: float, scale: floa
     Each difference from the base keeps its ``max(1, int(density * n))`` largest of n entries; the
     sign of their sum is elected, plus where they cancel; ``base + scale * mean`` over the non-zero
     entries of that sign. Yadav et al. 2023, https://arxiv.org/abs/2306.01708.
-
-    Args:
-        tensors: One per source, each of ``base.shape``, float32.
-        base: The same weight in the base, float32.
-        density: Fraction of entries kept; 0 gives the base back.
-        scale: Dimensionless; 0 gives the base back.
-
-    Returns:
-        A new float32 tensor of ``base.shape``; the inputs are unchanged.
     """
     count = max(1, int(density * base.numel())) if density > 0 else 0
     trimmed = [keep_only_(each, largest(each, count)) for each in differences(tensors, base)]
