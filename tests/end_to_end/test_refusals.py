@@ -91,7 +91,7 @@ def test_scores_that_can_not_be_kept_are_shown_all_the_same(
         ({"seed": 1}, "seed was 0 when this record began and is now 1"),
         ({"remove": 3}, "remove was 2"),
         ({"search": {"name": "random"}}, "search.name was evolution"),
-        ({"budget": {"max_trials": 24, "n_examples": [6, 12]}}, "budget.n_examples gave [4, 12]"),
+        ({"budget": {"max_trials": 24, "n_examples": [6, 12]}}, "budget.n_examples was [4, 12]"),
         ({"versions": "torch"}, "torch was 0.1 when this record began and is now"),
     ],
 )
