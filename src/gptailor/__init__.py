@@ -1,7 +1,7 @@
 """GPTailor: make a smaller language model from a family of fine-tuned ones.
 
 The names below are the public interface. Each is imported from its own module when it is first
-asked for, so that ``import gptailor`` loads nothing heavy. The merge methods are called as
+used, so that ``import gptailor`` loads nothing heavy. The merge methods are called as
 ``gptailor.merge.merge(name, tensors, base, **params)``.
 """
 
@@ -10,62 +10,43 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gptailor import merge
-    from gptailor.app.inputs import load_tasks
-    from gptailor.app.open_search import search
-    from gptailor.app.run_folder import Run, open_run
-    from gptailor.app.score_candidate import evaluate
-    from gptailor.config import Config, load_config
-    from gptailor.core.objective import Goal, Objective
-    from gptailor.core.tailoring import LayerSpec, Source, Tailoring
-    from gptailor.core.trial import Job, Proposal, Scores, Trial
-    from gptailor.engine import Engine, Evaluator
-    from gptailor.errors import GPTailorError, UserError
-    from gptailor.export import export_checkpoint
-    from gptailor.family import Family, MemberSpec, family_of, load_family
-    from gptailor.report import write_report
-    from gptailor.searchers.searcher import SearchContext
-    from gptailor.study import Study
+    from gptailor import merge as merge
+    from gptailor.app.inputs import load_tasks as load_tasks
+    from gptailor.app.open_search import search as search
+    from gptailor.app.run_folder import Run as Run
+    from gptailor.app.score_candidate import evaluate as evaluate
+    from gptailor.config import Config as Config, load_config as load_config
+    from gptailor.core.objective import Goal as Goal, Objective as Objective
+    from gptailor.core.tailoring import (
+        LayerSpec as LayerSpec,
+        Source as Source,
+        Tailoring as Tailoring,
+    )
+    from gptailor.core.trial import (
+        Job as Job,
+        Proposal as Proposal,
+        Scores as Scores,
+        Trial as Trial,
+    )
+    from gptailor.engine import Engine as Engine, Evaluator as Evaluator
+    from gptailor.errors import GPTailorError as GPTailorError, UserError as UserError
+    from gptailor.export import export_checkpoint as export_checkpoint
+    from gptailor.family import (
+        Family as Family,
+        MemberSpec as MemberSpec,
+        family_of as family_of,
+        load_family as load_family,
+    )
+    from gptailor.report import write_report as write_report
+    from gptailor.searchers.searcher import SearchContext as SearchContext
+    from gptailor.study import Study as Study
 
     __version__: str
-
-__all__ = [
-    "Config",
-    "Engine",
-    "Evaluator",
-    "Family",
-    "GPTailorError",
-    "Goal",
-    "Job",
-    "LayerSpec",
-    "MemberSpec",
-    "Objective",
-    "Proposal",
-    "Run",
-    "Scores",
-    "SearchContext",
-    "Source",
-    "Study",
-    "Tailoring",
-    "Trial",
-    "UserError",
-    "__version__",
-    "evaluate",
-    "export_checkpoint",
-    "family_of",
-    "load_config",
-    "load_family",
-    "load_tasks",
-    "merge",
-    "open_run",
-    "search",
-    "write_report",
-]
 
 _HOMES = {
     "app.inputs": ("load_tasks",),
     "app.open_search": ("search",),
-    "app.run_folder": ("Run", "open_run"),
+    "app.run_folder": ("Run",),
     "app.score_candidate": ("evaluate",),
     "config": ("Config", "load_config"),
     "core.objective": ("Goal", "Objective"),
@@ -80,6 +61,7 @@ _HOMES = {
     "study": ("Study",),
 }
 _HOME = {name: f"gptailor.{module}" for module, names in _HOMES.items() for name in names}
+__all__ = sorted([*_HOME, "__version__", "merge"])
 
 
 def __getattr__(name: str) -> Any:
@@ -94,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

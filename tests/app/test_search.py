@@ -113,7 +113,7 @@ def test_a_family_in_memory_is_exported_and_must_be_given_again_later(
 ) -> None:
     folder = run.export(tmp_path / "model")
     assert (folder / "model.safetensors").is_file()
-    opened = gt.open_run(run.folder)
+    opened = gt.Run(run.folder)
     with pytest.raises(ConfigError, match=r"were in memory .* give them with family=\.\.\."):
         opened.export(tmp_path / "again")
     assert opened.export(tmp_path / "again", trial=0, family=family).is_dir()
@@ -131,7 +131,7 @@ def test_a_record_imports_nothing_that_it_names(
         "workers": {"name": "planted:code", "options": {}},
     }
     (tmp_path / "record.jsonl").write_text(json.dumps(header) + "\n" + rest)
-    opened = gt.open_run(tmp_path, family=family)
+    opened = gt.Run(tmp_path, family=family)
     assert opened.best == run.best
     opened.report()
     opened.export(tmp_path / "model")
@@ -179,7 +179,7 @@ def test_a_run_that_has_not_ended_has_no_best(run: gt.Run, tmp_path: Path) -> No
     lines = (run.folder / "record.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if '"kind":"chosen"' not in line]
     (tmp_path / "record.jsonl").write_text("".join(kept))
-    opened = gt.open_run(tmp_path)
+    opened = gt.Run(tmp_path)
     assert len(opened.trials) == 6
     with pytest.raises(RecordError, match="no candidate was chosen yet"):
         _ = opened.best
@@ -229,7 +229,7 @@ def test_the_program_on_the_page_about_python_runs(
     monkeypatch.chdir(tmp_path)
     models = [tiny_model("llama", seed=seed) for seed in range(3)]
     assert (names["tailor"](*models, tiny_tokenizer) / "config.json").is_file()
-    run = gt.open_run("runs/mine")
+    run = gt.Run("runs/mine")
     assert [trial.proposal.origin for trial in run.trials] == [*["drawn"] * 8, "best of eight"] * 2
     assert run.record.header.config["search"]["name"] == "shown:best_of_eight"
 

@@ -140,7 +140,7 @@ def test_it_is_searched_in_a_worker_reported_and_exported(
         package,
         f"""
 import gptailor
-run = gptailor.open_run({str(run)!r})
+run = gptailor.Run({str(run)!r})
 print(run.report())
 merged = [t for t in run.trials if {NAME!r} in " ".join(map(str, t.tailoring.layers))]
 print(run.export({str(run.parent / "model")!r}, trial=merged[0].number))

@@ -248,17 +248,17 @@ def _fitted(
     config: Config, family: Family, tasks: Mapping[str, TaskSplits] | None
 ) -> tuple[int, Mapping[str, TaskSplits]]:
     """The number of layers to cut, and the tasks; the problems of both are raised at once."""
-    problems: list[str] = []
+    problems: tuple[str, ...] = ()
     n_removed = 0
     try:
         n_removed = config.n_removed(family.n_layers)
     except UserError as error:
-        problems += error.problems
+        problems = error.problems
     try:
         tasks = open_tasks(config, family) if tasks is None else tasks
     except UserError as error:
-        problems += error.problems
-    if problems or tasks is None:
+        raise ConfigError((*problems, *error.problems)) from None
+    if problems:
         raise ConfigError(problems)
     return n_removed, tasks
 

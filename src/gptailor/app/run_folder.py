@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gptailor.family import Family
 
-__all__ = ["Run", "open_run"]
+__all__ = ["Run"]
 
 _NAN = float("nan")
 
@@ -149,12 +149,3 @@ class Run:
             "chosen": trial == self.record.chosen_trial,
             "layers": ", ".join(map(str, trial.tailoring.layers)),
         }
-
-
-def open_run(folder: str | Path, *, family: "Family | None" = None) -> Run:
-    """Open the folder of a search that was run before.
-
-    Raises:
-        RecordError: The folder is not a run's, or its record is damaged.
-    """
-    return Run(folder, family=family)

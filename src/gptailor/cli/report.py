@@ -20,6 +20,6 @@ def command(
     ] = None,
 ) -> None:
     """Write one HTML file about a run; it opens offline."""
-    from gptailor.app.run_folder import open_run
+    from gptailor.app.run_folder import Run
 
-    typer.echo(open_run(run).report(out))
+    typer.echo(Run(run).report(out))
