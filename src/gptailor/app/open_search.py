@@ -100,7 +100,7 @@ def open_search(
     tasks: "Mapping[str, TaskSplits] | None" = None,
     on_loading: Callable[[], None] = lambda: None,
 ) -> Iterator[OpenSearch]:
-    """Load everything and open the record, so that problems are told before anything is evaluated.
+    """Load everything and open the record, so that problems come before evaluations.
 
     `on_loading` is called once the record was checked, before the members are loaded.
 
@@ -108,12 +108,12 @@ def open_search(
         UserError: Something in the config, a member, a task or the folder is invalid.
     """
     if (folder / RECORD).exists() and read_record(folder / RECORD):
-        read_run(folder)  # a damaged record is told before minutes pass
+        read_run(folder)  # a damaged record is refused before anything is loaded
     on_loading()
     from gptailor.app.assemble import assemble, probe_workers, with_recorded_settings  # slow
 
     config = with_recorded_settings(config, folder)
-    with closing(probe_workers(config)):  # what they lack is told before minutes pass
+    with closing(probe_workers(config)):  # what they lack is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks)
         with closing(assembly.pool()) as pool, Journal(folder) as journal:
             yield OpenSearch(assembly, journal, pool, family)
