@@ -177,7 +177,6 @@ def test_an_option_at_fault_is_told_in_a_sentence(
     from gptailor.workers.ray.ray_pool import ray_pool
 
     factory = WaywardFactory(tmp_path)
-    options = {"address": "local"} | options
     with pytest.raises(ConfigError, match=told):
         ray_pool(Wayward(tmp_path), get_factory=lambda: factory, **options)
     assert not ray.is_initialized()

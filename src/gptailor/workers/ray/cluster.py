@@ -18,10 +18,10 @@ import ray
 
 from gptailor.errors import ConfigError
 
-__all__ = ["Needs", "in_short", "join", "needs_of"]
+__all__ = ["FINEST_SHARE", "Needs", "in_short", "join", "needs_of"]
 
 _ADDRESS = "workers.options.address"
-_FINEST_SHARE = 1e-4  # Ray counts devices in ten thousandths
+FINEST_SHARE = 1e-4  # Ray counts devices in ten thousandths
 _JOIN_S = 15.0  # for a cluster to answer; a running one takes a second or two
 _CONNECT_S = 5.0  # for a machine to answer
 _MAX_REASON = 240  # characters of Ray's own messages
@@ -68,10 +68,6 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
         ConfigError: The cluster has no such device, or it names one of a single machine.
     """
     kind, _, number = device.partition(":")
-    if 0 < share < _FINEST_SHARE:
-        raise ConfigError(
-            f"workers.options.devices_per_worker: must be 0 or {_FINEST_SHARE:g} to 1, not {share}"
-        )
     if number or kind == "mps":
         raise ConfigError(
             f"engine.device: {device} names a device of one machine; with workers on Ray "
@@ -86,7 +82,7 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
         )
     if kind != "cpu" and has_gpus and share:
         # rounded down, so that as many share a GPU as was meant
-        return Needs("cuda", threads or 1, int(share / _FINEST_SHARE + 1e-6) * _FINEST_SHARE)
+        return Needs("cuda", threads or 1, int(share / FINEST_SHARE + 1e-6) * FINEST_SHARE)
     return Needs("cpu", threads or 1, 0.0)
 
 

@@ -29,7 +29,7 @@ except ImportError as missing:
         "run: pip install 'gptailor[ray]'"
     ) from None
 
-from gptailor.workers.ray.cluster import Needs, in_short, join, needs_of
+from gptailor.workers.ray.cluster import FINEST_SHARE, Needs, in_short, join, needs_of
 
 __all__ = ["RayBackend", "RayWorker", "ray_pool"]
 
@@ -178,8 +178,13 @@ def ray_pool(  # an option each
         group_size: Most candidates run together.
 
     Raises:
-        ConfigError: There is no such cluster, or it has no room for a worker.
+        ConfigError: The share is too small, there is no such cluster, or it has no room.
     """
+    if 0 < devices_per_worker < FINEST_SHARE:
+        raise ConfigError(
+            f"workers.options.devices_per_worker: must be 0 or {FINEST_SHARE:g} to 1, not "
+            f"{devices_per_worker}"
+        )
     joined_here = join(address)
     try:
         factory = get_factory()
