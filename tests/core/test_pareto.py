@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gptailor.core.pareto import draw_weights, normalised, parego, pareto_front
+from gptailor.core.objective import draw_weights, normalised, parego, pareto_front
 
 
 def test_the_front_is_what_nothing_else_beats() -> None:

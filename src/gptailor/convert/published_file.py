@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptailor.convert.published import finite_number, is_published
-from gptailor.core.pareto import pareto_front
+from gptailor.core.objective import pareto_front
 from gptailor.errors import TailoringError
 from gptailor.files.safe_read import read_text
 

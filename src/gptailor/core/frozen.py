@@ -1,4 +1,7 @@
-"""`Frozen`, the base of every section of a config; checks of values; sentences about mistakes."""
+"""`Frozen`, the base of every section of a config; checks of values; sentences about mistakes.
+
+A check raises ValueError with a sentence, to which `sentences` adds the file and the key.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,11 +62,7 @@ def is_recorded(info: ValidationInfo) -> bool:
 
 
 def usable_path(text: str | None) -> str | None:
-    """Refuse a path that no file system allows; it need not exist.
-
-    Raises:
-        ValueError: A sentence; pydantic adds the key.
-    """
+    """Refuse a path that no file system allows; it need not exist."""
     if text is None:
         return None
     if not text.isprintable():
@@ -78,11 +77,7 @@ def usable_path(text: str | None) -> str | None:
 
 
 def usable_name(name: object) -> None:
-    """Refuse a member's name that is not text, as YAML reads `1` or `yes`, or too long.
-
-    Raises:
-        ValueError: A sentence; pydantic adds the key.
-    """
+    """Refuse a member's name that is not text, as YAML reads `1` or `true`, or too long."""
     if not isinstance(name, str):
         raise ValueError(f"the name {name!r} is not text; put it in quotes")
     if len(name) > _MAX_MEMBER:
@@ -90,13 +85,7 @@ def usable_name(name: object) -> None:
 
 
 def sentences(where: str, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """Turn a validation error into sentences: the first hundred, and how many more there are.
-
-    Args:
-        where: What each sentence begins with, such as the file.
-        model: What was validated.
-        error: What pydantic found.
-    """
+    """Turn an error of validating a `model` into sentences that begin with `where`, 100 at most."""
     found = error.errors(include_url=False)
     problems = [text for one in found[:_MAX_PROBLEMS] for text in _sentences(model, one)]
     if len(found) > _MAX_PROBLEMS:
@@ -105,22 +94,14 @@ def sentences(where: str, model: type[BaseModel], error: ValidationError) -> lis
 
 
 def not_empty(value: object) -> object:
-    """Refuse an empty list; not by `min_length`, which counts only the valid items.
-
-    Raises:
-        ValueError: A sentence; pydantic adds the key.
-    """
+    """Refuse an empty list; not by `min_length`, which counts only the valid items."""
     if value in ((), []):
         raise ValueError("must have at least one item")
     return value
 
 
 def not_many(value: object) -> object:
-    """Refuse a list or mapping of more than 1,000 items before each is validated.
-
-    Raises:
-        ValueError: A sentence; pydantic adds the key.
-    """
+    """Refuse a list or mapping of more than 1,000 items before each is validated."""
     if isinstance(value, list | tuple | Mapping) and len(value) > _MAX_ITEMS:
         raise ValueError(f"has {len(value):,} items; at most {_MAX_ITEMS:,} are allowed")
     return value

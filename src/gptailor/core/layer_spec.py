@@ -23,11 +23,7 @@ _MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Source:
-    """One layer of one member; or, with no layer, a member's embedding, norm or head.
-
-    Args:
-        member: The member's name in the family; the base is always ``base``.
-        layer: The layer's index in that member, from 0.
+    """One layer of one member, from 0; or, with no layer, a member's embedding, norm or head.
 
     Raises:
         TailoringError: The name or the index is invalid.

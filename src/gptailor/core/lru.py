@@ -11,11 +11,7 @@ T = TypeVar("T")
 
 
 class LruCache(Generic[T]):
-    """One item per layer, bounded in bytes; the newest item always stays.
-
-    Args:
-        limit: Most bytes; None for no limit.
-    """
+    """One item per layer, of `limit` bytes at most or without limit; the newest always stays."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit

@@ -81,9 +81,6 @@ class MetricRegistry:
 
     A plug-in is an entry point of group ``gptailor.metrics``, or ``module:attribute``, which only
     `load` imports. Reading a record imports nothing: the record has the facts that are needed.
-
-    Args:
-        builtin: Name -> metric.
     """
 
     def __init__(self, builtin: Mapping[str, Metric]) -> None:

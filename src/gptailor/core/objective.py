@@ -4,6 +4,8 @@ A loss is relative to the base, so that tasks with unlike metrics add up: 0 is a
 0.1 is a tenth of the base's score lost, below 0 is better than the base. It is linear in the
 per-example numbers of every metric that is a plain mean, so two candidates can be compared in
 pairs; a perplexity, which is not linear, is compared along the chord of exp.
+
+Tasks that are kept apart have losses with one row a candidate and one column a task.
 """
 
 import math
@@ -18,12 +20,21 @@ from pydantic import Field, FiniteFloat
 from gptailor.core.metrics import METRICS
 from gptailor.core.trial import Measurement, Scores
 
-__all__ = ["Goal", "Objective", "retention"]
+__all__ = [
+    "Goal",
+    "Objective",
+    "draw_weights",
+    "normalised",
+    "parego",
+    "pareto_front",
+    "retention",
+]
 
 Floats = NDArray[np.float64]
 _TINY = 1e-9
 _NOTHING = 1e-4  # a base's score below this, as its divergence from itself, is no unit
 _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
+_RHO = 0.05  # share of the weighted sum: Knowles 2006, ParEGO, eq. 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +160,51 @@ def retention(value: float, reference: float, metric: str) -> float:
     upside_down = reference < 0 or not METRICS[metric].higher_is_better
     above, below = (reference, value) if upside_down else (value, reference)
     return above / below if abs(below) > _TINY else float("nan")
+
+
+def pareto_front(losses: Floats) -> tuple[int, ...]:
+    """Indices of the rows that no other row dominates: as good in every task and better in one.
+
+    Of equal rows only the first is on the front; rows that are not finite never are. Losses have
+    the shape (n_candidates, n_tasks).
+
+    Example:
+        >>> pareto_front(np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))
+        (0, 1)
+    """
+    front = []
+    for row, ours in enumerate(losses):
+        if not np.all(np.isfinite(ours)):
+            continue
+        no_worse = np.all(losses <= ours, axis=1)
+        beaten = np.any(no_worse & np.any(losses < ours, axis=1))
+        twin_before = np.any(np.all(losses[:row] == ours, axis=1))
+        if not beaten and not twin_before:
+            front.append(row)
+    return tuple(front)
+
+
+def normalised(losses: Floats, run: Floats) -> Floats:
+    """Scale each task so that its best loss in `run` (n_candidates, n_tasks) is 0, its worst 1."""
+    finite = run[np.all(np.isfinite(run), axis=1)]
+    if not len(finite):
+        return losses
+    low, high = finite.min(axis=0), finite.max(axis=0)
+    scaled: Floats = (losses - low) / np.where(high > low, high - low, 1.0)
+    return scaled
+
+
+def parego(losses: Floats, weights: Floats) -> Floats:
+    """The augmented Tchebycheff norm ``max_i(w_i f_i) + 0.05 sum_i w_i f_i``.
+
+    Of normalised losses, shape (..., n_tasks), and weights of sum 1; Knowles 2006,
+    https://doi.org/10.1109/TEVC.2005.851274.
+    """
+    weighted = losses * weights
+    scalar: Floats = weighted.max(axis=-1) + _RHO * weighted.sum(axis=-1)
+    return scalar
+
+
+def draw_weights(n_tasks: int, rng: np.random.Generator) -> Floats:
+    """Draw weights of sum 1, every mixture as likely as any other."""
+    return rng.dirichlet(np.ones(n_tasks))

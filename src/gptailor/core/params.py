@@ -1,8 +1,4 @@
-"""Limits of parameters and options: `Range` for numbers, `Choice` for named values.
-
-Merge methods declare their parameters with them, and searchers and worker pools their options.
-Configs and tailorings are checked against them, and searchers draw values from them.
-"""
+"""Limits of parameters and options: `Range` for numbers, `Choice` for named values."""
 
 import math
 from dataclasses import dataclass
@@ -60,16 +56,11 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few named values.
-
-    Args:
-        options: The values allowed.
-    """
+    """One of a few named values."""
 
     options: tuple[str, ...]
 
     def problem(self, value: object) -> str | None:
         """Say what is wrong with `value`, or None."""
-        if value in self.options:
-            return None
-        return f"must be one of {', '.join(self.options)}, not {value!r}"
+        known = ", ".join(self.options)
+        return None if value in self.options else f"must be one of {known}, not {value!r}"

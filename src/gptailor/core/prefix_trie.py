@@ -10,19 +10,12 @@ __all__ = ["Node", "in_order", "prefix_trie"]
 
 @dataclass(slots=True)
 class Node:
-    """One layer to run, for every candidate below it.
+    """One layer to run, for every candidate below it."""
 
-    Args:
-        spec: The layer; at the root, the embedding.
-        children: The layers that follow, in the order in which they were first asked for.
-        leaves: Indices of the candidates that end here.
-        n_leaves: How many candidates end here or below.
-    """
-
-    spec: LayerSpec
-    children: dict[LayerSpec, "Node"] = field(default_factory=dict)
-    leaves: list[int] = field(default_factory=list)
-    n_leaves: int = 0
+    spec: LayerSpec  # at the root, the embedding
+    children: dict[LayerSpec, "Node"] = field(default_factory=dict)  # the layers that follow
+    leaves: list[int] = field(default_factory=list)  # indices of the candidates that end here
+    n_leaves: int = 0  # how many candidates end here or below
 
 
 def prefix_trie(tailorings: Sequence[Tailoring]) -> list[Node]:
@@ -39,10 +32,7 @@ def prefix_trie(tailorings: Sequence[Tailoring]) -> list[Node]:
 
 
 def in_order(tailorings: Sequence[Tailoring]) -> Iterator[tuple[int, int]]:
-    """Walk the trie depth first, as the engine does.
-
-    Yields:
-        Each candidate's index, and how many layers it has in common with the one before it.
+    """Each candidate's index and the layers it shares with the one before, in the engine's order.
 
     Example:
         >>> a, b = Tailoring.whole("base", 4), Tailoring.whole("math", 4)

@@ -24,28 +24,18 @@ RESULT = "result"
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One model on one task.
-
-    Args:
-        task: The task's name.
-        metric: The metric's name; it has its own unit.
-        model: ``base``, a variant's name, or ``result``.
-        n_examples: On how many examples.
-        score: The metric and its 95 % interval.
-        retention: The share of the base's score that is kept, and its 95 % interval; None where the
-            base scored 0 or was not scored.
-    """
+    """One model on one task, with 95 % intervals."""
 
     task: str
     metric: str
-    model: str
+    model: str  # `base`, a variant's name, or `result`
     n_examples: int
     score: Estimate
-    retention: Estimate | None = None
+    retention: Estimate | None = None  # None where the base scored 0 or was not scored
 
     @property
     def higher_is_better(self) -> bool:
-        """Which way is better."""
+        """Which direction of the metric is better."""
         return METRICS[self.metric].higher_is_better
 
     def to_plain(self) -> dict[str, Any]:
@@ -65,16 +55,10 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """Models by tasks.
+    """Models by tasks."""
 
-    Args:
-        rows: Task by task within a model.
-        averages: Model to its mean retention over the tasks, each counting the same; a model is
-            absent where that is not known.
-    """
-
-    rows: tuple[ScoreRow, ...]
-    averages: Mapping[str, Estimate]
+    rows: tuple[ScoreRow, ...]  # task by task within a model
+    averages: Mapping[str, Estimate]  # model -> mean retention over the tasks, where it is known
 
     @property
     def tasks(self) -> tuple[ScoreRow, ...]:
@@ -103,12 +87,7 @@ class ScoreTable:
 def score_table(
     models: Mapping[str, Scores], metrics: Mapping[str, str], *, n_resamples: int = N_RESAMPLES
 ) -> ScoreTable:
-    """Compare models on the same examples, with bootstrap intervals.
-
-    Args:
-        models: Model to its scores.
-        metrics: Task to the metric that is shown.
-        n_resamples: How many times the examples are drawn anew.
+    """Compare models on the same examples by one metric of each task, with bootstrap intervals.
 
     Raises:
         RecordError: Two models were not measured on the same examples.

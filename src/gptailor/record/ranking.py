@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptailor.core.objective import Objective
-from gptailor.core.pareto import pareto_front
+from gptailor.core.objective import Objective, pareto_front
 from gptailor.core.trial import Trial
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml

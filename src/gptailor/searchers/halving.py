@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gptailor.core.pareto import draw_weights, normalised, parego
+from gptailor.core.objective import draw_weights, normalised, parego
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal, Scores
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
