@@ -38,7 +38,7 @@ DOORS = {
     "ConfigSpace": {"searchers/smac3.py"},
     "datasets": {"tasks/lm_eval/"},
     "gguf": {"family/gguf/", "export/gguf/"},
-    "huggingface_hub": {"family/hub.py", "family/weight_files.py", "export/card.py"},
+    "huggingface_hub": {"family/hub.py", "export/card.py"},
     "jinja2": {"report/", "export/card.py", "tasks/lm_eval/"},
     "lm_eval": {"tasks/lm_eval/"},
     "mergekit": set(),

@@ -18,7 +18,7 @@ from gptailor.engine.engine import Engine
 from gptailor.errors import FamilyError, TailoringError, is_out_of_memory
 from gptailor.family import Family, tailored_config
 from gptailor.family.empty_model import model_around
-from gptailor.family.weight_files import LIBRARY_ERRORS, one_line
+from gptailor.family.library_calls import one_line
 from gptailor.tasks.task import Passage
 
 __all__ = ["plain_logprobs", "refuse_inexact"]
@@ -69,7 +69,7 @@ def _apart(
     ordered = sum((batch.passages for batch in batches), ())
     try:
         plain = plain_logprobs(model.to(engine.device), ordered)
-    except LIBRARY_ERRORS as error:
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         raise FamilyError(

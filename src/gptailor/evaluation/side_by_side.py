@@ -18,8 +18,8 @@ from gptailor.core.trial import Scores
 from gptailor.errors import ExportError
 from gptailor.family import Family
 from gptailor.family.empty_model import auto_class, model_around
+from gptailor.family.library_calls import quiet
 from gptailor.family.multimodal import language_model
-from gptailor.family.quiet import quiet
 from gptailor.record.evaluation_file import EvaluatedModel, EvaluationFile
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 from gptailor.tasks.splits import TaskSplits

@@ -23,7 +23,7 @@ from gptailor.export.read_back import check_checkpoint
 from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.empty_model import auto_class, skeleton_of
-from gptailor.family.quiet import quiet
+from gptailor.family.library_calls import quiet
 
 __all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint"]
 

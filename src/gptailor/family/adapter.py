@@ -17,16 +17,9 @@ from gptailor.errors import FamilyError
 from gptailor.family.empty_model import model_around, skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
+from gptailor.family.library_calls import library_call
 from gptailor.family.multimodal import language_model, names_whole
-from gptailor.family.quiet import quiet
-from gptailor.family.weight_files import (
-    LIBRARY_ERRORS,
-    listed,
-    one_line,
-    read_json,
-    refuse_links,
-    unreadable,
-)
+from gptailor.family.weight_files import listed, read_json, refuse_links, unreadable
 
 __all__ = ["CONFIG", "apply_adapter"]
 
@@ -113,18 +106,13 @@ def _with_room(base: OpenedMember, folder: Path, weights: Mapping[str, Tensor]) 
 
 def _vocabularies(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, int]:
     """Rows of vocabulary by tensor, for those tensors of an adapter that have a row a token."""
+    axes = {"weight": 0, "base_layer.weight": 0, "lora_embedding_A": 1}
     counts = {}
-    for matrix in (layout.embedding, layout.head):
-        prefix = _PREFIX + matrix.removesuffix("weight")
-        for name, tensor in weights.items():
-            rest = name.removeprefix(prefix)
-            if name != rest and tensor.ndim == 2:
-                if rest in ("weight", "base_layer.weight"):
-                    counts[name] = tensor.shape[0]
-                elif rest == "lora_embedding_A":
-                    counts[name] = tensor.shape[1]
-                elif rest == "lora_B.weight" and matrix == layout.head:
-                    counts[name] = tensor.shape[0]
+    for matrix, own_axes in ((layout.embedding, {}), (layout.head, {"lora_B.weight": 0})):
+        for inner, axis in {**axes, **own_axes}.items():
+            name = _PREFIX + matrix.removesuffix("weight") + inner
+            if name in weights and weights[name].ndim == 2:
+                counts[name] = weights[name].shape[axis]
     return counts
 
 
@@ -194,26 +182,21 @@ def _merged(
 
     model = _model_for(base, weights)
     model = copy.deepcopy(model) if apart else model
-    try:
-        with quiet(), torch.no_grad():
-            config = PeftConfig.from_pretrained(str(folder))
-            config.inference_mode = True
-            config.task_type = None  # for logits, whatever it was trained for
-            # on meta no initial values are drawn; some kinds need real weights for them
-            wrapped = get_peft_model(model, config, low_cpu_mem_usage=not apart).eval()
-            outcome = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=not apart)
-            _refuse_misfits(folder, outcome, wrapped)
-            expected = _logits(wrapped)
-            # safe_merge: into new tensors, and refused where the result is not finite
-            merged = wrapped.merge_and_unload(safe_merge=True)
-            _refuse_outside(folder, base, merged)
-            state = language_model(merged).state_dict()
-            found = {name: tensor.detach() for name, tensor in state.items() if name in base.state}
-            computed = _logits(model_around(base.config, found, torch.float32))
-    except LIBRARY_ERRORS as error:
-        raise FamilyError(
-            f"{folder}: the adapter does not fit {base.path}: {one_line(error)}"
-        ) from error
+    with library_call(f"{folder}: the adapter does not fit {base.path}"), torch.no_grad():
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        config.task_type = None  # for logits, whatever it was trained for
+        # on meta no initial values are drawn; some kinds need real weights for them
+        wrapped = get_peft_model(model, config, low_cpu_mem_usage=not apart).eval()
+        outcome = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=not apart)
+        _refuse_misfits(folder, outcome, wrapped)
+        expected = _logits(wrapped)
+        # safe_merge: into new tensors, and refused where the result is not finite
+        merged = wrapped.merge_and_unload(safe_merge=True)
+        _refuse_outside(folder, base, merged)
+        state = language_model(merged).state_dict()
+        found = {name: tensor.detach() for name, tensor in state.items() if name in base.state}
+        computed = _logits(model_around(base.config, found, torch.float32))
     _refuse_inexact(folder, base, expected, computed)
     return found
 
@@ -252,11 +235,11 @@ def _refuse_inexact(folder: Path, base: OpenedMember, expected: Tensor, computed
     difference = float((expected - computed).abs().max())
     if difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         return
+    tied = f"; {base.path} uses its embedding as the head, and it may change only one of the two"
     raise FamilyError(
         f"{folder}: merged into the weights, the adapter computes something else than it does as "
         f"an adapter (logits differ by {difference:.2g}), so it can't be used"
-        + f"; {base.path} uses its embedding as the head, and it may change only one"
-        * base.tied
+        + (tied if base.tied else "")
     )
 
 

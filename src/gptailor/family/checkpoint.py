@@ -28,15 +28,13 @@ from gptailor.family.architecture import (
 from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
+from gptailor.family.library_calls import library_call, one_line
 from gptailor.family.locate import licence_of
 from gptailor.family.multimodal import language_model, multimodal_wrapper_of
-from gptailor.family.quiet import quiet
 from gptailor.family.weight_files import (
-    LIBRARY_ERRORS,
     MAX_LISTED,
     StoredTensor,
     listed,
-    one_line,
     read_json,
     refuse_links,
     tensors_of,
@@ -107,21 +105,18 @@ def model_from_files(
         FamilyError: It can't, or some tensors are missing, unknown, or of another shape.
     """
     path = folder if gguf_file is None else folder / gguf_file
-    try:
-        with quiet():
-            model, info = model_class.from_pretrained(
-                folder,
-                gguf_file=gguf_file,
-                dtype=dtype,
-                use_safetensors=True if gguf_file is None else None,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, all at once
-                local_files_only=True,
-                attn_implementation="eager",  # only the weights are needed
-            )
-    except LIBRARY_ERRORS as error:
-        raise FamilyError(f"{path}: transformers can't read it: {one_line(error)}") from error
+    with library_call(f"{path}: transformers can't read it"):
+        model, info = model_class.from_pretrained(
+            folder,
+            gguf_file=gguf_file,
+            dtype=dtype,
+            use_safetensors=True if gguf_file is None else None,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, all at once
+            local_files_only=True,
+            attn_implementation="eager",  # only the weights are needed
+        )
     mismatched = sorted(info["mismatched_keys"])
     problems = _misfits(path, info["missing_keys"], info["unexpected_keys"], mismatched)
     problems += [f"{path}: {one_line(ValueError(text))}" for text in info["error_msgs"][:1]]
@@ -149,20 +144,20 @@ def tokenizer_of(folder: Path) -> Any:  # transformers is untyped here
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
-        with quiet():
+        with library_call(f"{folder}: its tokenizer can't be read"):
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
             if not isinstance(tokenizer.model_max_length, int | float):
                 raise TypeError(f"model_max_length is {tokenizer.model_max_length!r}")
             return tokenizer
-    except Exception as error:  # the tokenizers library raises bare Exception
-        why = one_line(error)
-        if "trust_remote_code" in why or "custom code" in why:
-            why = (
-                "it needs code that comes with it, which is never run; save it as a tokenizer.json"
-            )
-        raise FamilyError(f"{folder}: its tokenizer can't be read: {why}") from error
+    except FamilyError as error:
+        if re.search("trust_remote_code|custom code", str(error)):
+            raise FamilyError(
+                f"{folder}: its tokenizer can't be read: it needs code that comes with it, which "
+                "is never run; save it as a tokenizer.json"
+            ) from error
+        raise
 
 
 def _refuse_types(
@@ -213,13 +208,8 @@ def _config_of(folder: Path) -> PreTrainedConfig:
     refuse_links(folder)
     fields = read_json(path)
     _refuse_bad_fields(path, fields)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-    except LIBRARY_ERRORS as error:
-        raise FamilyError(f"{path}: transformers can't read it: {one_line(error)}") from error
+    with library_call(f"{path}: transformers can't read it"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     try:
         refuse_unsupported(config)
     except FamilyError as error:
@@ -290,12 +280,8 @@ def _refuse_shortfall(
             f"{folder / 'config.json'}: num_hidden_layers is {n_layers} but the files hold only "
             f"{len(held)} tensors"
         )
-    try:
+    with library_call(f"{folder / 'config.json'}: no model can be made of it"):
         model = skeleton_of(config, torch.float32)
-    except LIBRARY_ERRORS as error:
-        raise FamilyError(
-            f"{folder / 'config.json'}: no model can be made of it: {one_line(error)}"
-        ) from error
     needed = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     _refuse_types(folder, stored, needed)
     # by count, for some architectures have other names on disk than in memory

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from gptailor.family.architecture import multimodal_types
-from gptailor.family.quiet import quiet
+from gptailor.family.library_calls import quiet
 
 __all__ = ["auto_class", "model_around", "skeleton_of"]
 

@@ -11,30 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from gptailor.errors import FamilyError
+from gptailor.family.library_calls import one_line
 from gptailor.files.safe_read import read_text
 
 __all__ = [
-    "LIBRARY_ERRORS",
     "MAX_LISTED",
     "StoredTensor",
     "listed",
-    "one_line",
     "read_json",
     "refuse_links",
     "tensors_of",
     "unreadable",
 ]
 
-# exceptions of transformers, tokenizers and torch on broken input
-LIBRARY_ERRORS = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
-    *(OSError, RuntimeError, re.error, SafetensorError, StrictDataclassError, TypeError),
-    ValueError,
-)
 _MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_LISTED = 5  # of many names, or problems of one kind
@@ -73,14 +65,6 @@ def _constant(text: str) -> float:
     if text == "NaN":
         raise ValueError("it holds NaN")
     return float(text)
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's text as one short line."""
-    text = " ".join(str(error).split())
-    if not text or isinstance(error, KeyError):  # a KeyError's text is the key alone
-        text = f"{type(error).__name__} {text}".strip()
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def listed(names: list[str]) -> str:
@@ -160,36 +144,27 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _tensors_in(path: Path) -> dict[str, StoredTensor]:
-    found = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  # not a mapping
-                piece = file.get_slice(name)
-                found[name] = StoredTensor(tuple(piece.get_shape()), piece.get_dtype(), path.name)
-        repeated = _repeated(path)
+        with safe_open(path, framework="pt"):  # compares the header with the file's size
+            pass
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            # objects as lists of pairs: of a repeated name, a dict would keep the last
+            pairs = json.loads(file.read(length), object_pairs_hook=list)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FamilyError(f"{path} {unreadable(path, error)}") from error
+    found = [(name, dict(fields)) for name, fields in pairs if name != "__metadata__"]
+    counts = Counter(name for name, _ in found)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
         raise FamilyError(
             f"{path}: its header names {len(repeated)} tensors twice ({listed(repeated)}); which "
             "one is meant is not known, so save the model again"
         )
-    return found
-
-
-def _repeated(path: Path) -> list[str]:
-    """Names that appear more than once in a header that is sound otherwise."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        counts: Counter[str] = Counter()
-
-        def counted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            if any(isinstance(value, dict) for _, value in pairs):
-                counts.update(key for key, _ in pairs)
-            return dict(pairs)
-
-        json.loads(file.read(length), object_pairs_hook=counted)
-    return sorted(name for name, count in counts.items() if count > 1)
+    return {
+        name: StoredTensor(tuple(fields["shape"]), fields["dtype"], path.name)
+        for name, fields in found
+    }
 
 
 def _index_of(folder: Path) -> dict[str, str]:

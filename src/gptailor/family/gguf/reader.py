@@ -30,9 +30,9 @@ from gptailor.family.family import OpenedMember
 from gptailor.family.gguf.gguf_header import GgufHeader, read_gguf_header
 from gptailor.family.gguf.rope import ROPE_FACTORS, rope_from_gguf
 from gptailor.family.layout import Layout
+from gptailor.family.library_calls import library_call
 from gptailor.family.locate import licence_of
-from gptailor.family.quiet import quiet
-from gptailor.family.weight_files import listed, one_line
+from gptailor.family.weight_files import listed
 
 __all__ = ["open_gguf"]
 
@@ -168,9 +168,6 @@ def _rope_factors(path: Path, header: GgufHeader) -> dict[str, np.ndarray]:
 
 
 def _tokenizer_of(path: Path) -> Any:  # transformers is untyped here
-    try:
-        with quiet():
-            # AutoTokenizer finds the same in twenty times the time
-            return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise FamilyError(f"{path}: its tokenizer can't be read: {one_line(error)}") from error
+    with library_call(f"{path}: its tokenizer can't be read"):
+        # AutoTokenizer finds the same in twenty times the time
+        return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
