@@ -20,7 +20,7 @@ from gptailor.engine.engine import Engine
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layer_kinds, refuse_unsupported, tailored_config
-from gptailor.family.architecture import multimodal_types, text_config
+from gptailor.family.architecture import facts, text_config
 from gptailor.family.layout import Layout
 
 HERE = Path(__file__).parent
@@ -59,16 +59,16 @@ def test_every_causal_model_is_refused_with_the_reason_or_was_tried(model_type: 
     reason = refusal(config)
     if reason is not None:
         assert not reason.startswith("?")
-        assert model_type not in {*WALKED, *TRIED, *multimodal_types()}
+        assert model_type not in {*WALKED, *TRIED, *facts().multimodal}
         return
-    assert model_type in {*WALKED, *TRIED, *multimodal_types()}
+    assert model_type in {*WALKED, *TRIED, *facts().multimodal}
     config = text_config(config)
     n_layers = len(layer_kinds(config))
     assert len(layer_kinds(tailored_config(config, range(1, n_layers)))) == n_layers - 1
 
 
 def test_what_is_taken_apart_is_a_model_of_images_and_text() -> None:
-    assert set(multimodal_types()) <= MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys()
+    assert set(facts().multimodal) <= MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_page_lists_what_is_walked_with_its_kinds_of_layers(tiny_fields: Any
 
 def test_the_page_lists_what_was_tried_and_what_is_taken_apart() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for heading, listed in (("Tried once", TRIED), ("Images and text", multimodal_types())):
+    for heading, listed in (("Tried once", TRIED), ("Images and text", facts().multimodal)):
         section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
         assert [name for name in names(section) if name in listed] == sorted(listed)
 
@@ -152,7 +152,7 @@ def test_the_page_lists_what_is_refused_with_the_reason() -> None:
     told = {name: cells[1] for cells in rows("Refused") for name in names(cells[0])}
     refused = {}
     for model_type in sorted(
-        set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {*NO_DEFAULT, *multimodal_types()}
+        set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {*NO_DEFAULT, *facts().multimodal}
     ):
         reason = refusal(CONFIG_MAPPING[model_type]())
         if reason is not None:

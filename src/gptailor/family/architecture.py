@@ -19,11 +19,13 @@ from gptailor.errors import FamilyError, TailoringError
 from gptailor.files.yaml import read_yaml
 
 __all__ = [
+    "Facts",
+    "Kind",
+    "facts",
     "kind_difference",
     "layer_kinds",
     "layers_field",
     "layers_path",
-    "multimodal_types",
     "n_layers_of",
     "own_fields",
     "refuse_unsupported",
@@ -52,23 +54,21 @@ _LOOKS_PER_LAYER = re.compile(
 _NOT_PER_LAYER = re.compile(r"_token_id$|_token_ids$|^time_step|_index$|multipliers$|_factor$")
 
 
-class _Facts(Frozen):
+class Facts(Frozen):
     """The contents of architectures.yaml, which says what each means."""
 
     multimodal: list[str]
     reasons: dict[str, str]
     refused: dict[str, list[str]]
     patterns: dict[str, str]
+    may_differ: list[str]
+    gguf_names: dict[str, str]
 
 
 @functools.cache
-def _facts() -> _Facts:
-    return _Facts(**read_yaml(Path(__file__).with_name("architectures.yaml")))
-
-
-def multimodal_types() -> list[str]:
-    """Types of multimodal models whose language model can be tailored alone."""
-    return _facts().multimodal
+def facts() -> Facts:
+    """Read architectures.yaml."""
+    return Facts(**read_yaml(Path(__file__).with_name("architectures.yaml")))
 
 
 def layers_path(model: PreTrainedModel) -> str:
@@ -110,7 +110,7 @@ def n_layers_of(config: PreTrainedConfig) -> int:
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of the language model in a multimodal one, or else the config itself."""
-    return config.get_text_config() if config.model_type in multimodal_types() else config
+    return config.get_text_config() if config.model_type in facts().multimodal else config
 
 
 def layer_kinds(config: PreTrainedConfig) -> tuple[Kind, ...]:
@@ -223,9 +223,9 @@ def _reasons(config: PreTrainedConfig) -> Iterator[str]:
             f"it is made of several models ({', '.join(inner)}), which are not taken apart; "
             "save its language model alone and name that folder"
         )
-    for reason, types in _facts().refused.items():
+    for reason, types in facts().refused.items():
         if config.model_type in types:
-            yield _facts().reasons[reason]
+            yield facts().reasons[reason]
     yield from _dependence(fields)
     yield from _recurrence(config, fields)
     yield from _unknown_fields(config, fields)
@@ -233,7 +233,7 @@ def _reasons(config: PreTrainedConfig) -> Iterator[str]:
 
 def _dependence(fields: Mapping[str, Any]) -> Iterator[str]:
     """Fields by which a layer depends on other layers, on its number, or on other texts."""
-    reasons = _facts().reasons
+    reasons = facts().reasons
     for name in _SHARING:
         if fields.get(name):
             yield f"{name} is {fields[name]}, so its layers share weights or state"
@@ -257,7 +257,7 @@ def _recurrence(config: PreTrainedConfig, fields: Mapping[str, Any]) -> Iterator
     for name in _per_layer_lists(config, fields):
         for value in fields[name]:
             if isinstance(value, str) and _RECURRENT_KINDS.search(value):
-                yield f"{_facts().reasons['recurrent']} ({name} names {value!r})"
+                yield f"{facts().reasons['recurrent']} ({name} names {value!r})"
 
 
 def _unknown_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> Iterator[str]:
@@ -265,7 +265,7 @@ def _unknown_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> Iter
     followed = (*_INDEX_LISTS, *_PREFIX_COUNTS, *_CLAMPED, _SPARSE_STEP)
     known = (*followed, *_per_layer_lists(config, fields))
     for name in own_fields(config):
-        value, explicit = fields.get(name), fields.get(_facts().patterns.get(name, ""))
+        value, explicit = fields.get(name), fields.get(facts().patterns.get(name, ""))
         if name in known or _NOT_PER_LAYER.search(name) or not _LOOKS_PER_LAYER.search(name):
             continue
         if value and isinstance(value, int | list | tuple) and explicit is None:

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import (
-    multimodal_types,
+    facts,
     n_layers_of,
     refuse_unsupported,
     text_config,
@@ -221,7 +221,7 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     model_type = fields.get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{path}: model_type is {model_type!r}; it must name an architecture")
-    known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type in multimodal_types()
+    known = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type in facts().multimodal
     if not known and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise FamilyError(
             f"{path}: models of type {model_type!r} are not supported: they read images and text, "

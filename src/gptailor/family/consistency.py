@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from gptailor.family.architecture import layers_field, own_fields
+from gptailor.family.architecture import facts, layers_field, own_fields
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
 from gptailor.family.vocabulary import match_rows
@@ -16,17 +16,6 @@ from gptailor.family.weight_files import MAX_LISTED, listed
 
 __all__ = ["fitted", "value_problems"]
 
-# fields that may differ: the weights mean the same
-_IGNORED = frozenset(
-    [
-        *("attention_dropout", "attn_pdrop", "embd_pdrop", "hidden_dropout", "mlp_dropout"),
-        *("classifier_dropout", "hidden_dropout_prob", "resid_pdrop", "initializer_range"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
-        *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
-        *("max_position_embeddings", "n_positions", "pretraining_tp", "use_cache"),
-        *("tie_word_embeddings", "vocab_size"),  # compared by themselves
-    ]
-)
 _NOTED = ("max_position_embeddings", "n_positions")
 _ONE_ARCHITECTURE = "all variants of a family must share one architecture"
 
@@ -88,7 +77,7 @@ def _config_problems(config: PreTrainedConfig, base: PreTrainedConfig) -> Iterat
     differing = [
         field
         for field in own_fields(base)
-        if field not in _IGNORED and not _same(theirs.get(field), ours.get(field))
+        if field not in facts().may_differ and not _same(theirs.get(field), ours.get(field))
     ]
     # lists of another length would only repeat another number of layers
     for field in [layers] if layers in differing else differing:

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from gptailor.family.architecture import multimodal_types
+from gptailor.family.architecture import facts
 from gptailor.family.library_calls import quiet
 
 __all__ = ["auto_class", "model_around", "skeleton_of"]
@@ -23,7 +23,7 @@ __all__ = ["auto_class", "model_around", "skeleton_of"]
 
 def auto_class(config: PreTrainedConfig) -> Any:  # transformers is untyped here
     """The transformers class that reads and makes models of this config."""
-    multimodal = config.model_type in multimodal_types()
+    multimodal = config.model_type in facts().multimodal
     return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from gptailor.core.tailoring import BASE, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError, unknown
-from gptailor.family.architecture import kind_difference, layer_kinds, tailored_config
+from gptailor.family.architecture import Kind, kind_difference, layer_kinds, tailored_config
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.layout import OUTER_PARTS, Layout
 from gptailor.family.memory_map import let_go, trim
@@ -112,7 +112,7 @@ class Family:
         return sum(held.values())
 
     @cached_property
-    def kinds(self) -> tuple[Hashable, ...]:
+    def kinds(self) -> tuple[tuple[Kind, Hashable], ...]:
         """The kind of layer at each position; layers of different kinds are never merged."""
         configured = layer_kinds(self.config)
         shapes = [
@@ -206,8 +206,10 @@ class Family:
             sources = (*spec.sources, *([spec.base] if spec.base else ()))
             first, *others = [self.kinds[one.layer] for one in sources if one.layer is not None]
             for other in [kind for kind in others if kind != first][:1]:
-                unlike = f"merges layers of unlike kind ({_difference(first, other)})"
-                problems.append(f"layers[{index}]: {spec} {unlike}")
+                found = kind_difference(first[0], other[0])
+                tensors = "their tensors have other names or shapes"
+                unlike = f"{found[0]}: {found[1]} and {found[2]}" if found else tensors
+                problems.append(f"layers[{index}]: {spec} merges layers of unlike kind ({unlike})")
         if problems:
             raise TailoringError(problems)
         if len(set(self.kinds)) > 1:
@@ -218,15 +220,6 @@ class Family:
             f"Family({', '.join(self.members)}: {self.n_layers} layers, "
             f"{self.parameters:,} parameters, {self.nbytes / 2**20:,.0f} MiB)"
         )
-
-
-def _difference(first: Any, other: Any) -> str:
-    """The first field in which two kinds differ, with both values."""
-    found = kind_difference(first[0], other[0])
-    if found is None:
-        return "their tensors have other names or shapes"
-    name, one, two = found
-    return f"{name}: {one} and {two}"
 
 
 def _digest(state: Mapping[str, Tensor], known: dict[int, bytes]) -> str:

@@ -19,7 +19,7 @@ from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family.adapter import CONFIG, apply_adapter
-from gptailor.family.architecture import multimodal_types, refuse_unsupported
+from gptailor.family.architecture import facts, refuse_unsupported
 from gptailor.family.checkpoint import open_checkpoint, state_of, tokenizer_of
 from gptailor.family.consistency import fitted, value_problems
 from gptailor.family.empty_model import skeleton_of
@@ -112,9 +112,12 @@ def _join_members(
             continue
         state, misfits, own_notes = fitted(name, member, base, layout)
         if not misfits:
-            states[name] = _shared(_cast(state, dtype, device), states[BASE])
+            states[name] = _cast(state, dtype, device, states[BASE])
             own = {k: v for k, v in states[name].items() if v is not states[BASE][k]}
             misfits = value_problems(name, member.location, own)
+            if shared := len(state) - len(own):
+                shares = f"shares {shared} of {len(state)} tensors with the base"
+                own_notes.append(f"variant {name!r} {shares}")
             if mapped:
                 states[name] = map_tensors(states[name], states[BASE])
                 let_go(states[name].values())
@@ -131,7 +134,7 @@ def _join_members(
         dtype=dtype,
         states=states,
         paths=paths,
-        notes=tuple(dict.fromkeys((*notes, *_sharing_notes(states)))),
+        notes=tuple(dict.fromkeys(notes)),
         generation_config=base.generation_config,
         licence=base.licence,
         base_tokenizer=base.tokenizer,
@@ -143,14 +146,13 @@ def _join_members(
 def _open_member(
     spec: MemberSpec, location: Path, *, dtype: torch.dtype, family_base: OpenedMember | None = None
 ) -> OpenedMember:
-    """Open one member of any kind.
+    """Open a member that `find` found at `location`.
 
     Args:
         spec: The member, as in the config.
-        location: The folder or file that `find` returned.
+        location: The folder or file.
         dtype: Of the float tensors; an adapter's are float32 in any case.
-        family_base: The model, in float32, that an adapter without a base of its own is merged
-            into.
+        family_base: In float32; an adapter without a base of its own is merged into it.
     """
     if not _is_adapter(location):
         return _open_whole(spec, location, dtype)
@@ -204,7 +206,7 @@ def _in_memory(name: str, model: PreTrainedModel, tokenizer: Any) -> OpenedMembe
             f"{where} is a {type(model).__name__}; give a transformers model, and a PEFT model "
             "after merge_and_unload"
         )
-    if model.config.model_type in multimodal_types():
+    if model.config.model_type in facts().multimodal:
         raise FamilyError(f"{where} reads images and text; save it and give its folder")
     refuse_unsupported(model.config)
     layout = Layout.of(model)
@@ -271,27 +273,23 @@ def _path(spec: MemberSpec) -> str:
 
 
 def _cast(
-    state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    base: Mapping[str, Tensor] = {},
 ) -> dict[str, Tensor]:
-    return {
-        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-        for name, tensor in state.items()
-    }
-
-
-def _shared(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replace each tensor that equals the base's by the base's own."""
-    return {
-        name: base[name] if torch.equal(tensor, base[name]) else tensor
-        for name, tensor in state.items()
-    }
+    """Cast and move tensors; one that then equals the base's becomes the base's own."""
+    made = {}
+    for name, tensor in state.items():
+        cast = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        made[name] = base[name] if name in base and torch.equal(cast, base[name]) else cast
+    return made
 
 
 def _commit_notes(spec: MemberSpec, location: Path) -> list[str]:
     """The commit of a hub repository that was read: a branch may move."""
     commit = commit_of(location)
-    note = f"{_path(spec)} was read from the model hub at commit {commit}"
-    return [] if commit is None else [note]
+    return [f"{_path(spec)} was read from the model hub at commit {commit}"] if commit else []
 
 
 def _reading_notes(member: OpenedMember, dtype: torch.dtype) -> list[str]:
@@ -300,12 +298,3 @@ def _reading_notes(member: OpenedMember, dtype: torch.dtype) -> list[str]:
         return list(member.notes)
     held = "" if dtype == torch.float32 else f" and held as {str(dtype).removeprefix('torch.')}"
     return [f"{member.path} {member.stored}; read as float32{held}", *member.notes]
-
-
-def _sharing_notes(states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
-    notes = []
-    for name, state in states.items():
-        shared = sum(tensor is states[BASE][key] for key, tensor in state.items())
-        if name != BASE and shared:
-            notes.append(f"variant {name!r} shares {shared} of {len(state)} tensors with the base")
-    return notes

@@ -5,7 +5,6 @@ file holds in the needed form (cast, merged from an adapter, dequantised) are wr
 """
 
 import ctypes
-import errno
 import itertools
 import mmap
 import platform
@@ -91,8 +90,7 @@ def _through_a_file(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             save_file({name: _apart(tensor) for name, tensor in tensors.items()}, path)
             return load_file(path)  # mapped, and so alive after the file's name is gone
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        why = "no space is left" if full else str(error)
+        why = "no space is left" if "No space left" in str(error) else str(error)
         raise FamilyError(
             f"{tempfile.gettempdir()}: members can't be kept in files there ({why}); let TMPDIR "
             "name a folder with room for the family, or leave engine.member_bytes out"

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gptailor.errors import FamilyError
-from gptailor.family.architecture import multimodal_types, text_config
+from gptailor.family.architecture import facts, text_config
 from gptailor.family.empty_model import model_around, skeleton_of
+from gptailor.files.safe_read import read_plain
 
 __all__ = ["MultimodalWrapper", "language_model", "multimodal_wrapper_of", "names_whole"]
 
@@ -27,9 +28,7 @@ _PREFIXES = (
     ("language_model.", ""),
 )
 _FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
     "chat_template.json",
 )
 _MAX_BYTES = 2**24  # of one of those files
@@ -82,7 +81,7 @@ class MultimodalWrapper:
 
 def language_model(model: PreTrainedModel) -> PreTrainedModel:
     """The language model of a multimodal one, with shared tensors; any other model is returned."""
-    if model.config.model_type not in multimodal_types():
+    if model.config.model_type not in facts().multimodal:
         return model
     config = copy.deepcopy(text_config(model.config))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
@@ -108,10 +107,6 @@ def multimodal_wrapper_of(
         return None
     _refuse_other_logits(model, inside, folder)
     taken = set(_names(model, inside).values())
-    files = {name: folder / name for name in _FILES if (folder / name).is_file()}
-    for path in files.values():
-        if path.stat().st_size > _MAX_BYTES:
-            raise FamilyError(f"{path}: {path.stat().st_size} bytes are too many for this file")
     return MultimodalWrapper(
         config=copy.deepcopy(model.config),
         state={
@@ -119,7 +114,11 @@ def multimodal_wrapper_of(
             for name, tensor in model.state_dict().items()
             if name not in taken
         },
-        files={name: path.read_bytes() for name, path in files.items()},
+        files={
+            name: read_plain(folder / name, most=_MAX_BYTES, noun=name, error_type=FamilyError)
+            for name in _FILES
+            if (folder / name).is_file()
+        },
     )
 
 

@@ -24,7 +24,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from gptailor.errors import FamilyError
-from gptailor.family.architecture import refuse_unsupported
+from gptailor.family.architecture import facts, refuse_unsupported
 from gptailor.family.checkpoint import model_from_files, state_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.gguf.gguf_header import GgufHeader, read_gguf_header
@@ -36,14 +36,6 @@ from gptailor.family.weight_files import listed
 
 __all__ = ["open_gguf"]
 
-# transformers' names -> the files'
-_IN_FILES = {
-    "gemma3_text": "gemma3",
-    "gpt_oss": "gpt-oss",
-    "minimax_m2": "minimax-m2",
-    "qwen2_moe": "qwen2moe",
-    "qwen3_moe": "qwen3moe",
-}
 # keys that transformers does not read; they end with their fields in a config
 _MORE_FIELDS = ("attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 _FLOATS = frozenset(["F32", "F16", "BF16"])
@@ -128,10 +120,11 @@ def _stored(header: GgufHeader) -> str:
 
 
 def _refuse_architecture(path: Path, header: GgufHeader) -> None:
+    in_files = facts().gguf_names
     known = {
-        _IN_FILES.get(name, name)
+        in_files.get(name, name)
         for name in GGUF_SUPPORTED_ARCHITECTURES
-        if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or f"{name}_text" in _IN_FILES
+        if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or f"{name}_text" in in_files
     }
     if header.architecture not in known:
         raise FamilyError(
