@@ -1,8 +1,6 @@
-"""Merge methods as data: names, parameters and symmetry, without tensors.
+"""Merge methods as data: names, parameters and symmetry, without torch.
 
-Tailorings, configs and searchers need these before any weight is read, so torch is not imported
-here. `gptailor.core.plugins.MERGE_METHODS` lists the built-in methods, one file each in
-`gptailor.merge`.
+Tailorings, configs and searchers need these before any weight is read.
 """
 
 import inspect
@@ -62,14 +60,7 @@ class MergeSpec:
     def resolve(
         self, params: Mapping[str, object], sources: Collection[object]
     ) -> dict[str, Value]:
-        """Check the parameters of a merge and fill in the defaults.
-
-        Args:
-            params: Values by name; ``weights`` is a list or tuple.
-            sources: What is merged, or the names of it.
-
-        Returns:
-            Every parameter: int or float as its `Range` says, ``weights`` a tuple of floats.
+        """Check the parameters of a merge of `sources`, or of their names; fill in the defaults.
 
         Raises:
             MergeError: A parameter is unknown, a value is outside its limits, or there are too
@@ -152,17 +143,17 @@ def merge_spec(name: str) -> MergeSpec:
         ConfigError: There is no such method, or it was not loaded.
     """
     found = MERGE_METHODS.get(name)
-    if isinstance(found, MergeSpec):
-        return found
-    raise ConfigError(
-        f"merge method {name!r} is a {type(found).__name__}; write @merge_method(...) above its "
-        "function"
-    )
+    if not isinstance(found, MergeSpec):
+        kind = type(found).__name__
+        raise ConfigError(
+            f"merge method {name!r} is a {kind}; write @merge_method(...) above its function"
+        )
+    return found
 
 
 def method_name(method: str | MergeSpec) -> str:
     """The name of a method in configs and tailorings: of an object, its ``module:attribute``."""
     if isinstance(method, str):
         return method
-    function = method.function
-    return MERGE_METHODS.add(f"{function.__module__}:{function.__qualname__}", method)
+    place = f"{method.function.__module__}:{method.function.__qualname__}"
+    return MERGE_METHODS.add(place, method)

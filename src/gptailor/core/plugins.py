@@ -27,26 +27,19 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 class Registry:
     """The plug-ins of one kind, by name.
 
-    A plug-in is one of ours, an entry point of an installed package, or ``module:attribute``. The
-    last form imports whatever it names, so only `load` resolves it, for names that the user's own
-    config gives; `get` finds it once it was loaded. So no tailoring or record imports anything.
-
-    Args:
-        noun: What one of them is called in a message, such as ``"searcher"``.
-        builtin: Name to ``"module:attribute"``.
-        group: The entry point group that other packages add to, such as ``gptailor.searchers``.
-        reserved: Arguments that the program fills in, never the user.
-        section: The section of a config that names one; `noun` when None.
+    A plug-in is built in, an entry point of an installed package, or ``module:attribute``. The last
+    form imports whatever it names, so only `load` resolves it, for names in the user's own config;
+    `get` finds it once it was loaded. So no tailoring or record imports anything.
     """
 
     def __init__(
         self,
-        noun: str,
-        builtin: Mapping[str, str],
+        noun: str,  # what one of them is called in a message
+        builtin: Mapping[str, str],  # name -> module:attribute
         *,
-        group: str | None = None,
-        reserved: Iterable[str] = (),
-        section: str | None = None,
+        group: str | None = None,  # of the entry points
+        reserved: Iterable[str] = (),  # arguments that the program fills in, never the user
+        section: str | None = None,  # of a config that names one; `noun` when None
     ) -> None:
         self.noun, self._section = noun, section or noun
         self.builtin = dict(builtin)
@@ -163,12 +156,8 @@ def option_problems(
 ) -> list[str]:
     """Check options against their declarations, see `options_of`; a sentence for each problem.
 
-    Args:
-        declared: Limits may be functions of `context` that return a `Range` or `Choice`.
-        options: Option to value.
-        noun: What has the options, such as ``"searcher random"``.
-        section: The section of a config that they are in.
-        context: Arguments of limits that are functions; without it those are not checked.
+    Limits may be functions of `context` that return a `Range` or `Choice`; without `context` those
+    are not checked. `noun` has the options, which are in `section` of a config.
     """
     missing = [k for k, each in declared.items() if each.default is each.empty and k not in options]
     problems = [f"{section}.options.{key}: is missing" for key in missing]

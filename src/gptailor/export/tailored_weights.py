@@ -15,17 +15,11 @@ __all__ = ["tailored_weights"]
 def tailored_weights(
     family: Family, tailoring: Tailoring, *, path: str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Collect every tensor of the smaller model, on the CPU.
+    """Collect every tensor of the smaller model, on the CPU, by its name in the state dict.
 
-    Args:
-        family: The members.
-        tailoring: The model.
-        path: The name of the model's list of layers, such as ``model.layers``.
-        dtype: Of all floating point tensors.
-
-    Returns:
-        State dict name to tensor. No two share their storage, as a file requires: a layer that is
-        used twice is copied. A tied head is left out.
+    No two share their storage, as a file requires: a layer that is used twice is copied. A tied
+    head is left out. `path` is the model's list of layers, such as ``model.layers``; `dtype` is
+    that of all floating point tensors.
     """
     weights: dict[str, Tensor] = {}
     used: set[int] = set()

@@ -106,10 +106,7 @@ def _exchanged(first: Path, second: Path) -> bool:
 
 
 def _new_locked(parent: Path) -> tuple[Path, int | None]:
-    """Make a folder and lock it: its path, and the lock's file descriptor.
-
-    None in place of a lock where the file system has none; nothing is deleted there either.
-    """
+    """Make a folder and lock it; the lock is None where the file system has no locks."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:

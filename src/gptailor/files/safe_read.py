@@ -13,13 +13,7 @@ __all__ = ["read_plain", "read_text"]
 
 
 def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError]) -> bytes:
-    """Read a file whole.
-
-    Args:
-        path: Its path.
-        most: The largest size in bytes.
-        noun: What it should be, such as ``YAML file``.
-        error_type: The exception to raise.
+    """Read a whole file of at most `most` bytes, which messages call a `noun`.
 
     Raises:
         UserError: It does not exist, is no plain file, is too large, or can't be read.
@@ -46,11 +40,7 @@ def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError])
 
 
 def read_text(path: Path, *, most: int, noun: str, error_type: type[UserError]) -> str:
-    """Read a file of UTF-8 text whole, without a byte order mark; see `read_plain`.
-
-    Raises:
-        UserError: As `read_plain`; or it is not UTF-8.
-    """
+    """Read a whole file of UTF-8 text, without a byte order mark; raises as `read_plain`."""
     try:
         return read_plain(path, most=most, noun=noun, error_type=error_type).decode("utf-8-sig")
     except UnicodeDecodeError as error:

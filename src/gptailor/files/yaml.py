@@ -105,12 +105,7 @@ for _tag, _words, _firsts in _WORDS:
 
 
 def parse_yaml(text: str, *, where: str, error_type: type[UserError] = ConfigError) -> Any:
-    """Parse YAML text into plain data.
-
-    Args:
-        text: The YAML.
-        where: Its name in messages, usually the file's.
-        error_type: The exception to raise.
+    """Parse YAML text, which messages call `where`, into plain data.
 
     Raises:
         UserError: The text is not YAML, or uses what `_PlainLoader` refuses.

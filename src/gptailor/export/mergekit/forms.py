@@ -42,12 +42,9 @@ class Form:
 
 
 def form_of(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
-    """Express a merge in mergekit's words.
+    """Express a merge of several sources in mergekit's words.
 
-    Args:
-        spec: A merge of several sources.
-        sources: Their tensors by name, in the order of ``spec.sources``.
-        base: The tensors of ``spec.base``, where the method has one.
+    Tensors, by name, are those of ``spec.sources`` in their order, and of ``spec.base``.
 
     Raises:
         ExportError: mergekit can't be made to compute the same.
