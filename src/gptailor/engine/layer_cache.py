@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gptailor.core.lru import LruCache
 from gptailor.core.tailoring import LayerSpec
 from gptailor.family import Family
-from gptailor.family.layer_weights import layer_weights
+from gptailor.family.family import layer_weights
 from gptailor.family.memory_map import let_go
 
 __all__ = ["LayerCache"]

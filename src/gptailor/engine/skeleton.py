@@ -21,7 +21,7 @@ from gptailor.engine.cpu.attention import speed_up_attention
 from gptailor.engine.cpu.onednn_linear import speed_up_linear
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layers_path
-from gptailor.family.layer_weights import outer_weights
+from gptailor.family.family import outer_weights
 
 __all__ = ["Inputs", "Skeleton"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.family import Family
-from gptailor.family.layer_weights import layer_weights, outer_weights
+from gptailor.family.family import layer_weights, outer_weights
 
 __all__ = ["tailored_weights"]
 

@@ -60,9 +60,6 @@ def apply_adapter(
     Returns:
         The config, whose vocabulary may be larger than the base's; and float32 tensors by name,
         the base's own where the adapter does not change them.
-
-    Raises:
-        FamilyError: The adapter is broken, or does not fit the base.
     """
     fields = _fields_of(folder)
     weights = _weights_of(folder)

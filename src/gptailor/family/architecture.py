@@ -72,11 +72,7 @@ def facts() -> Facts:
 
 
 def layers_path(model: PreTrainedModel) -> str:
-    """The name of the model's list of decoder layers, such as ``model.layers``.
-
-    Raises:
-        FamilyError: There is no such list, or more than one.
-    """
+    """The name of the model's list of decoder layers, such as ``model.layers``."""
     n_layers = n_layers_of(model.config)
     found = [
         name
@@ -94,11 +90,7 @@ def layers_path(model: PreTrainedModel) -> str:
 
 
 def n_layers_of(config: PreTrainedConfig) -> int:
-    """The number of decoder layers in the config.
-
-    Raises:
-        FamilyError: It has none.
-    """
+    """The number of decoder layers in the config."""
     n_layers = config.to_dict().get(layers_field(config))
     if not isinstance(n_layers, int) or isinstance(n_layers, bool) or n_layers < 1:
         raise FamilyError(

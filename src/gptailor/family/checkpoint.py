@@ -64,11 +64,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 
 def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
-    """Open a folder with a config.json and safetensors; `path` is the one in the config.
-
-    Raises:
-        FamilyError: Something in the folder is missing, broken, or does not fit its config.
-    """
+    """Open a folder with a config.json and safetensors; `path` is the one in the config."""
     config = _config_of(folder)
     _refuse_shortfall(folder, config, tensors_of(folder))
     if (folder / _GENERATION).is_file():
@@ -99,11 +95,7 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMem
 def model_from_files(
     model_class: Any, folder: Path, dtype: torch.dtype, gguf_file: str | None = None
 ) -> Any:  # transformers is untyped here
-    """Let transformers read a folder of safetensors, or a GGUF file in it.
-
-    Raises:
-        FamilyError: It can't, or some tensors are missing, unknown, or of another shape.
-    """
+    """Let transformers read a folder of safetensors, or a GGUF file in it."""
     path = folder if gguf_file is None else folder / gguf_file
     with library_call(f"{path}: transformers can't read it"):
         model, info = model_class.from_pretrained(

@@ -1,10 +1,10 @@
-"""`Family`: a base and its variants in memory; `OpenedMember`: one of them, before it is compared.
+"""`Family`, a base and its variants in memory; `OpenedMember`, one of them before it is compared.
 
 Layers and outer parts are returned without copying; no tensor is ever changed.
 """
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.core.tailoring import BASE, Source, Tailoring
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError, unknown
 from gptailor.family.architecture import Kind, kind_difference, layer_kinds, tailored_config
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.layout import OUTER_PARTS, Layout
 from gptailor.family.memory_map import let_go, trim
 from gptailor.family.multimodal import MultimodalWrapper
+from gptailor.merge import merge_layer
 
-__all__ = ["Family", "OpenedMember"]
+__all__ = ["Family", "OpenedMember", "layer_weights", "outer_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +221,35 @@ class Family:
             f"Family({', '.join(self.members)}: {self.n_layers} layers, "
             f"{self.parameters:,} parameters, {self.nbytes / 2**20:,.0f} MiB)"
         )
+
+
+def layer_weights(
+    family: Family,
+    spec: LayerSpec,
+    dtype: torch.dtype,
+    bring: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
+) -> Mapping[str, Tensor]:
+    """The tensors of one layer, by the names inside it; merged in float32, cast once to `dtype`.
+
+    Args:
+        family: The members.
+        spec: The layer.
+        dtype: Of merged tensors.
+        bring: Moves a member's tensors to the device; None where they are on it.
+    """
+    bring = bring or (lambda tensors: tensors)
+    sources = [bring(family.layer(source)) for source in spec.sources]
+    base = None if spec.base is None else bring(family.layer(spec.base))
+    return merge_layer(spec, sources, base, dtype)
+
+
+def outer_weights(
+    family: Family, part: str, spec: LayerSpec, dtype: torch.dtype
+) -> Mapping[str, Tensor]:
+    """The tensors of ``embedding``, ``norm`` or ``head``, by their full names."""
+    sources = [family.outer_part(part, source.member) for source in spec.sources]
+    base = None if spec.base is None else family.outer_part(part, spec.base.member)
+    return merge_layer(spec, sources, base, dtype)
 
 
 def _digest(state: Mapping[str, Tensor], known: dict[int, bytes]) -> str:

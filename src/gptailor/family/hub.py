@@ -67,9 +67,6 @@ def fetch(text: str, revision: str | None = None) -> Path:
 
     Returns:
         The folder of the files, or the GGUF file.
-
-    Raises:
-        FamilyError: It can't be fetched, or has no weights as safetensors.
     """
     match = _HUB_ID.match(text)
     file = match and match["file"]

@@ -29,11 +29,7 @@ class Layout:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Layout":
-        """The layout of a model; its weights may be on meta.
-
-        Raises:
-            FamilyError: The model has no list of layers, no embedding or no head.
-        """
+        """The layout of a model; its weights may be on meta."""
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if embedding is None or head is None:
             raise FamilyError(
@@ -57,11 +53,7 @@ class Layout:
         return int(number), inner
 
     def part_of(self, name: str) -> str:
-        """The outer part that a name outside the layers belongs to.
-
-        Raises:
-            FamilyError: The name does not say.
-        """
+        """The outer part that a name outside the layers belongs to."""
         if name.startswith(self.head.removesuffix("weight")):
             return "head"
         if name == self.embedding or _BEFORE_LAYERS.search(name):

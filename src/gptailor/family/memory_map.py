@@ -30,9 +30,6 @@ def map_tensors(state: Mapping[str, Tensor], known: Mapping[str, Tensor] = {}) -
 
     Files go to the system's folder for temporary files (``TMPDIR``) and are unlinked there: they
     disappear with the process, however it ends.
-
-    Raises:
-        FamilyError: There is no room for the files.
     """
     ranges = _mapped_ranges()
     loose = {

@@ -97,12 +97,7 @@ def language_model(model: PreTrainedModel) -> PreTrainedModel:
 def multimodal_wrapper_of(
     model: PreTrainedModel, inside: PreTrainedModel, folder: Path
 ) -> MultimodalWrapper | None:
-    """The wrapper of `model`, read from `folder`, around its language model `inside`, or None.
-
-    Raises:
-        FamilyError: The language model alone has other logits, or a file of the processor is too
-            large.
-    """
+    """The wrapper of `model`, read from `folder`, around its language model `inside`, or None."""
     if model is inside:
         return None
     _refuse_other_logits(model, inside, folder)

@@ -45,11 +45,7 @@ class StoredTensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FamilyError: The file is missing, huge, not JSON, or not an object.
-    """
+    """Read a JSON object."""
     text = read_text(path, most=_MAX_JSON_BYTES, noun="JSON file", error_type=FamilyError)
     try:
         data = json.loads(text, parse_constant=_constant)
@@ -84,11 +80,7 @@ def unreadable(path: Path, error: BaseException) -> str:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse links that lead out of the folder, except in the hub's cache, and pipes.
-
-    Raises:
-        FamilyError: The link and its target, or the pipe.
-    """
+    """Refuse links that lead out of the folder, except in the hub's cache, and pipes."""
     inside = [folder.resolve()]
     if folder.parent.name == "snapshots":  # the hub's cache keeps contents beside its folders
         inside.append(folder.parent.parent.resolve() / "blobs")
@@ -111,12 +103,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors in a folder's safetensors, by the files' headers.
-
-    Raises:
-        FamilyError: A file is missing, truncated or not safetensors; a tensor is in two files, or
-            not in the file that the index names.
-    """
+    """The tensors in a folder's safetensors, by the files' headers."""
     index = _index_of(folder)
     held: dict[str, StoredTensor] = {}
     for file in sorted({*index.values()}) or [_WEIGHTS]:

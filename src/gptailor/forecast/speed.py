@@ -12,7 +12,7 @@ from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Evaluator, Work
 from gptailor.family import Family
-from gptailor.family.layer_weights import layer_weights
+from gptailor.family.family import layer_weights
 from gptailor.searchers.space import Space
 from gptailor.study import Plan
 

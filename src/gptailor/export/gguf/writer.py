@@ -45,8 +45,8 @@ from gptailor.export.gguf.tensor_layout import (
 from gptailor.export.gguf.tokenizer import vocabulary_of
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.empty_model import skeleton_of
+from gptailor.family.family import layer_weights, outer_weights
 from gptailor.family.gguf.gguf_header import read_gguf_header
-from gptailor.family.layer_weights import layer_weights, outer_weights
 
 __all__ = ["GGUF_DTYPES", "export_gguf"]
 

@@ -43,11 +43,7 @@ _TOKENS = "tokenizer.ggml.model"
 
 
 def open_gguf(file: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
-    """Open a GGUF file; its tensors are cast from float32 once; `path` is the one in the config.
-
-    Raises:
-        FamilyError: The file can't be read, or its architecture is not supported.
-    """
+    """Open a GGUF file; its tensors are cast from float32 once; `path` is the one in the config."""
     header = read_gguf_header(file)
     _refuse_architecture(file, header)
     with _read_once():

@@ -38,9 +38,6 @@ def rope_from_gguf(
         header: Its header.
         config: It is changed.
         factors: Divisors of the frequencies, by the tensor's name; may be empty.
-
-    Raises:
-        FamilyError: It scales in a way that the config can't express.
     """
     others = ", ".join(sorted(factors.keys() - {_LLAMA3}))
     if factors and not others:
