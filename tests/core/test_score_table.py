@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from gptailor.core.score_table import score_table
-from gptailor.core.statistics import bootstrap_interval, retention_interval
+from gptailor.core.statistics import bootstrap_interval, retention_interval, score_table
 from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import RecordError
 

@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from gptailor.core.score_table import ScoreRow, ScoreTable
-from gptailor.core.statistics import Estimate
+from gptailor.core.statistics import Estimate, ScoreRow, ScoreTable
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.export import CardFacts, card_facts, model_card
 

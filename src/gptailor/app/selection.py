@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from gptailor.config import Config, load_config
 from gptailor.core.frozen import RECORDED
-from gptailor.core.score_table import RESULT, ScoreTable, score_table
+from gptailor.core.statistics import RESULT, ScoreTable, score_table
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.errors import ConfigError, RecordError
 from gptailor.record.entries import Header

@@ -13,8 +13,7 @@ from gptailor.cli.console import errors, named, screen
 from gptailor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gptailor.core.score_table import ScoreRow, ScoreTable
-    from gptailor.core.statistics import Estimate
+    from gptailor.core.statistics import Estimate, ScoreRow, ScoreTable
     from gptailor.record.evaluation_file import EvaluatedModel
 
 __all__ = ["command"]
@@ -39,7 +38,7 @@ def command(
     from gptailor.app.selection import recorded_config
     from gptailor.config import load_config
     from gptailor.core.metrics import METRICS
-    from gptailor.core.score_table import score_table
+    from gptailor.core.statistics import score_table
     from gptailor.core.tailoring import Tailoring
     from gptailor.record.run import read_run
 

@@ -19,38 +19,23 @@ Unit = Literal["example", "token", "word", "byte"]
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """A choice, a continuation or a whole text, and what a model says of it.
+    """A choice, a continuation or a whole text, and its score by a model."""
 
-    Args:
-        logprob: Log-likelihood of the text after its context, nats, summed over its tokens.
-        greedy: Whether every token was the model's likeliest.
-        n_tokens: Tokens that were scored.
-        n_characters: Length of the text in characters.
-        n_words: Its words, separated by white space.
-        n_bytes: Its bytes in UTF-8.
-    """
-
-    logprob: float
-    greedy: bool
-    n_tokens: int
+    logprob: float  # log-likelihood of the text after its context, nats, summed over its tokens
+    greedy: bool  # whether every token was the model's likeliest
+    n_tokens: int  # that were scored
     n_characters: int
-    n_words: int
-    n_bytes: int
+    n_words: int  # separated by white space
+    n_bytes: int  # in UTF-8
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredExample:
-    """One example and a model's answer to it: the argument of `Metric.measure`.
+    """One example and a model's answer to it: the argument of `Metric.measure`."""
 
-    Args:
-        output_type: ``multiple_choice``, ``loglikelihood`` or ``loglikelihood_rolling``.
-        texts: The choices in the task's order; else one text, the continuation or the whole text.
-        gold: Indices of the gold answers in `texts`; ``(0,)`` where there is one text.
-    """
-
-    output_type: str
-    texts: tuple[ScoredText, ...]
-    gold: tuple[int, ...]
+    output_type: str  # `multiple_choice`, `loglikelihood` or `loglikelihood_rolling`
+    texts: tuple[ScoredText, ...]  # the choices in the task's order; else one text
+    gold: tuple[int, ...]  # indices of the gold answers in `texts`; (0,) where there is one text
 
 
 @dataclass(frozen=True, slots=True)

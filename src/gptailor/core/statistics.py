@@ -1,4 +1,4 @@
-"""Intervals for scores: how far a number measured on few examples can be trusted.
+"""Intervals for scores, which say how far they can be trusted, and the table of scores.
 
 All intervals are percentile bootstrap intervals over examples (Efron & Tibshirani 1993, *An
 Introduction to the Bootstrap*, ch. 13): draw n of the n examples with replacement, compute the
@@ -11,24 +11,34 @@ give the same interval.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gptailor.core.layer_spec import BASE
 from gptailor.core.metrics import METRICS
 from gptailor.core.objective import retention
-from gptailor.core.trial import Measurement
+from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import RecordError
 
 __all__ = [
+    "N_RESAMPLES",
+    "RESULT",
     "Estimate",
+    "ScoreRow",
+    "ScoreTable",
     "average_retention",
     "bootstrap_interval",
     "paired_difference",
     "retention_interval",
+    "score_table",
 ]
+
+N_RESAMPLES = 10_000  # of the bootstrap
+RESULT = "result"
 
 Floats = NDArray[np.float64]
 _CHUNK = 1_000_000  # examples drawn at once: 8 MB of indices
@@ -50,8 +60,70 @@ class Estimate:
         return self.low == self.high
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One model on one task, with 95 % intervals."""
+
+    task: str
+    metric: str
+    model: str  # `base`, a variant's name, or `result`
+    n_examples: int
+    score: Estimate
+    retention: Estimate | None = None  # None where the base scored 0 or was not scored
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which direction of the metric is better."""
+        return METRICS[self.metric].higher_is_better
+
+    def to_plain(self) -> dict[str, Any]:
+        """The JSON form; infinite numbers are None."""
+        kept = self.retention
+        return {
+            "model": self.model,
+            "task": self.task,
+            "metric": self.metric,
+            "n_examples": self.n_examples,
+            "value": _finite(self.score.value),
+            "interval": [_finite(self.score.low), _finite(self.score.high)],
+            "retention": None if kept is None else _finite(kept.value),
+            "retention_interval": None if kept is None else [_finite(kept.low), _finite(kept.high)],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Models by tasks."""
+
+    rows: tuple[ScoreRow, ...]  # task by task within a model
+    averages: Mapping[str, Estimate]  # model -> mean retention over the tasks, where it is known
+
+    @property
+    def tasks(self) -> tuple[ScoreRow, ...]:
+        """One row of each task, that with the most examples."""
+        most: dict[str, ScoreRow] = {}
+        for row in self.rows:
+            if row.task not in most or row.n_examples > most[row.task].n_examples:
+                most[row.task] = row
+        return tuple(most.values())
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that have a row, in order."""
+        return tuple(dict.fromkeys(row.model for row in self.rows))
+
+    def rows_of(self, model: str) -> tuple[ScoreRow, ...]:
+        """The rows of a model."""
+        return tuple(row for row in self.rows if row.model == model)
+
+    def row(self, model: str, task: str) -> ScoreRow | None:
+        """The row of a model on a task, if it was scored there."""
+        found = (row for row in self.rows if (row.model, row.task) == (model, task))
+        return next(found, None)
+
+
 def bootstrap_interval(
-    measurement: Measurement, *, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    measurement: Measurement, *, n_resamples: int = N_RESAMPLES, level: float = 0.95, seed: int = 0
 ) -> Estimate:
     """Bound one metric of one model.
 
@@ -73,7 +145,7 @@ def paired_difference(
     ours: Measurement,
     theirs: Measurement,
     *,
-    n_resamples: int = 10_000,
+    n_resamples: int = N_RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
@@ -95,7 +167,7 @@ def retention_interval(
     ours: Measurement,
     reference: Measurement,
     *,
-    n_resamples: int = 10_000,
+    n_resamples: int = N_RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate | None:
@@ -116,7 +188,7 @@ def retention_interval(
 def average_retention(
     pairs: Sequence[tuple[Measurement, Measurement]],
     *,
-    n_resamples: int = 10_000,
+    n_resamples: int = N_RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate | None:
@@ -144,6 +216,38 @@ def average_retention(
         return None
     mean = float(np.mean(values))
     return _cut(np.mean(shares, axis=0), level, mean)
+
+
+def score_table(
+    models: Mapping[str, Scores], metrics: Mapping[str, str], *, n_resamples: int = N_RESAMPLES
+) -> ScoreTable:
+    """Compare models on the same examples by one metric of each task, with bootstrap intervals.
+
+    Raises:
+        RecordError: Two models were not measured on the same examples.
+    """
+    rows, averages = [], {}
+    base = models.get(BASE, Scores())
+    for model, scores in models.items():
+        pairs = []
+        for task, metric in metrics.items():
+            ours = scores.tasks.get(task, {}).get(metric)
+            theirs = base.tasks.get(task, {}).get(metric)
+            if ours is None:
+                continue
+            kept = None
+            if theirs is not None:
+                pairs.append((ours, theirs))
+                try:
+                    kept = retention_interval(ours, theirs, n_resamples=n_resamples)
+                except RecordError as error:
+                    raise RecordError(f"task {task!r}, {model!r} and 'base': {error}") from None
+            score = bootstrap_interval(ours, n_resamples=n_resamples)
+            rows.append(ScoreRow(task, metric, model, len(ours.values), score, kept))
+        average = average_retention(pairs, n_resamples=n_resamples) if pairs else None
+        if average is not None and math.isfinite(average.value):
+            averages[model] = average
+    return ScoreTable(tuple(rows), averages)
 
 
 def _pair(
@@ -224,3 +328,7 @@ def _alike(drawn: Floats) -> bool:
     if not np.isfinite(high):
         return low == high
     return high - low <= 1e-12 * max(abs(low), abs(high))
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

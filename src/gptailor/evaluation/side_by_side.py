@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptailor.core.score_table import N_RESAMPLES, RESULT
+from gptailor.core.statistics import N_RESAMPLES, RESULT
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Scores
 from gptailor.errors import ExportError

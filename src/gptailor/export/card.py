@@ -14,8 +14,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.score_table import RESULT, ScoreTable
-from gptailor.core.statistics import Estimate
+from gptailor.core.statistics import RESULT, Estimate, ScoreTable
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 
 __all__ = ["CardFacts", "model_card", "path_only", "paths_only"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gptailor.core.objective import Goal, Objective
-from gptailor.core.score_table import RESULT
+from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE
 from gptailor.core.trial import Proposal, Scores, Trial
 from gptailor.errors import RecordError, UserError

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from gptailor.core.score_table import RESULT, ScoreTable
-from gptailor.core.statistics import Estimate
+from gptailor.core.statistics import RESULT, Estimate, ScoreTable
 from gptailor.core.tailoring import BASE
 from gptailor.report.svg import Axes, Scale, dot, picture, square, tag, text
 from gptailor.report.words import percent

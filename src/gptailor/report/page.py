@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.score_table import RESULT, ScoreTable
+from gptailor.core.statistics import RESULT, ScoreTable
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml

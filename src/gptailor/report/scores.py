@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.score_table import N_RESAMPLES, RESULT, ScoreTable, score_table
+from gptailor.core.statistics import N_RESAMPLES, RESULT, ScoreTable, score_table
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Measurement, Scores
 from gptailor.record.entries import Header
