@@ -34,7 +34,9 @@ def load(
     write_task: Any, questions: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., TaskSplits]:
     """Load a task measured by a metric of the test's own."""
-    monkeypatch.setattr(METRICS, "_loaded", {})  # "mine" is forgotten after each test
+    monkeypatch.setattr(
+        METRICS, "_known", dict(METRICS.builtin)
+    )  # "mine" is forgotten after each test
 
     def run(metric: Metric, **keys: Any) -> TaskSplits:
         METRICS.add("mine", metric)
