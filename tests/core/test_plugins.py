@@ -9,7 +9,7 @@ from typing import Annotated, get_origin
 import pytest
 
 from gptailor.core.params import Choice, Range
-from gptailor.core.plugins import SEARCHERS, WORKERS, Registry, option_problems, options_of
+from gptailor.core.plugins import SEARCHERS, WORKERS, Registry, import_modules, option_problems, options_of
 from gptailor.errors import ConfigError, unknown
 
 NUMBER = 3
@@ -129,13 +129,29 @@ def test_what_the_program_fills_in_is_no_option(plugins: Registry) -> None:
 
 
 def test_module_and_attribute_are_found_only_after_the_config_named_them(
-    plugins: Registry,
+    plugins: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "plugin_of_a_test:plugin"
+    (tmp_path / "planted_plugin.py").write_text("def thing(*, speed: float = 1.0): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match="unknown plug-in"):
-        plugins.get(name)
-    assert plugins.load(name) is plugin
-    assert plugins.get(name) is plugin
+        plugins.get("planted_plugin:thing")
+    assert "planted_plugin" not in sys.modules
+    assert plugins.load("planted_plugin:thing") is plugins.get("planted_plugin:thing")
+
+
+def test_module_and_attribute_are_found_where_the_module_is_imported(plugins: Registry) -> None:
+    assert plugins.get("plugin_of_a_test:plugin") is plugin
+
+
+def test_facts_of_a_record_stand_in_for_a_plugin_that_is_not_loaded(plugins: Registry) -> None:
+    plugins.remember("nowhere.module:thing", "its facts")
+    assert plugins.get("nowhere.module:thing") == "its facts"
+    assert "nowhere.module:thing" not in plugins
+
+
+def test_a_module_that_can_not_be_imported_is_told() -> None:
+    with pytest.raises(ConfigError, match="--import no_such_module: can't be imported"):
+        import_modules(["no_such_module"])
 
 
 def test_an_attribute_that_is_not_there_is_told(plugins: Registry) -> None:

@@ -136,18 +136,28 @@ def test_it_is_searched_in_a_worker_reported_and_exported(
     run = config.parent / "runs" / "tailor"
     searched = python(package, "-m", "gptailor", "search", str(config))
     assert searched.returncode == 0, searched.stderr
+    refused = python(package, "-m", "gptailor", "export", str(run), "-o", str(run / "a"))
+    words = ["--import", "my_merges.median", "-o", str(run.parent / "exported")]
+    exported = python(package, "-m", "gptailor", "export", str(run), *words)
+    assert exported.returncode == 0, exported.stderr
     told = run_in(  # a new process, which has the run alone
         package,
         f"""
+import sys
 import gptailor
 run = gptailor.Run({str(run)!r})
 print(run.report())
+assert "my_merges" not in sys.modules  # a record imports nothing
+import my_merges.median
 merged = [t for t in run.trials if {NAME!r} in " ".join(map(str, t.tailoring.layers))]
 print(run.export({str(run.parent / "model")!r}, trial=merged[0].number))
 print(sum(t.complete for t in merged))
 """,
     )
     report, model, n_complete = told.splitlines()
+    if NAME in (run / "best.yaml").read_text(encoding="utf-8"):
+        assert refused.returncode == 2
+        assert "import its module (export: --import MODULE)" in refused.stderr
     assert "my_merges.median" in Path(report).read_text(encoding="utf-8")
     assert (Path(model) / "model.safetensors").is_file()
     assert int(n_complete) >= 1

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from gptailor.config import Config
+from gptailor.core.merge_spec import merge_spec
 from gptailor.core.metrics import METRICS
+from gptailor.core.plugins import MERGE_METHODS
 from gptailor.engine.device import cpu_name, device_of
 from gptailor.family import Family
 from gptailor.record.entries import FamilyFacts, Header, MetricFacts, TaskFacts
@@ -70,6 +72,11 @@ def header_of(
             for name, facts in METRICS.facts(
                 goal.measured(proxy=proxy) for goal in plan.goals for proxy in (False, True)
             ).items()
+        },
+        merge_methods={
+            name: merge_spec(name).declaration()
+            for name in config.merge
+            if name not in MERGE_METHODS.builtin
         },
         rungs=plan.rungs,
         tasks={

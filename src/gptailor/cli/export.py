@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import errors, named, screen
+from gptailor.core.plugins import import_modules
 
 __all__ = ["command"]
 
@@ -38,10 +39,15 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
         str | None, typer.Option(help="hf: the most that one file holds; 5GB if absent.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is not ours.")] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="A module with a merge method that the run names."),
+    ] = None,
 ) -> None:
     """Write the best model for other tools to load."""
     from gptailor.export.options import ExportOptions
 
+    import_modules(imports or [])
     options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
     from gptailor.app.export_run import export  # slow: problems first
     from gptailor.export import card_facts

@@ -204,10 +204,11 @@ class Config(Frozen):
 
     @field_validator("merge")
     @classmethod
-    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_methods(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for name in value:
             try:
-                MERGE_METHODS.load(name)
+                if not is_recorded(info):
+                    MERGE_METHODS.load(name)
                 merge_spec(name)
             except ConfigError as error:
                 raise ValueError(*error.problems) from None

@@ -6,7 +6,7 @@ Tailorings, configs and searchers need these before any weight is read.
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gptailor.core.params import Range
@@ -45,6 +45,31 @@ class MergeSpec:
     weighted: bool = False
     scale: str | None = None
     identity: Mapping[str, Mapping[Value, int]] = field(default_factory=dict)
+
+    def declaration(self) -> dict[str, Any]:
+        """All but the function, as JSON, so that a record can be read without the plug-in."""
+        plain = asdict(self)
+        del plain["function"]
+        plain["identity"] = {key: list(found.items()) for key, found in self.identity.items()}
+        return plain
+
+    @classmethod
+    def from_declaration(cls, plain: Mapping[str, Any]) -> "MergeSpec":
+        """Read what `declaration` returned; the result can be checked against, not merged with.
+
+        Raises:
+            TypeError, ValueError: Something in it is no declaration.
+        """
+
+        def function(*_: object, **__: object) -> Any:
+            raise MergeError(
+                f"{plain['name']}: its code is not imported, the run only names it; import its "
+                "module (export: --import MODULE), or install it with an entry point"
+            )
+
+        params = {key: Range(**limits) for key, limits in plain["params"].items()}
+        identity = {key: dict(found) for key, found in plain["identity"].items()}
+        return cls(**{**plain, "function": function, "params": params, "identity": identity})
 
     @property
     def keywords(self) -> tuple[str, ...]:

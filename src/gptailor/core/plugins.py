@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,15 @@ from typing import Annotated, Any, get_args, get_origin
 from gptailor.core.params import Choice, Range
 from gptailor.errors import ConfigError, unknown
 
-__all__ = ["MERGE_METHODS", "SEARCHERS", "WORKERS", "Registry", "option_problems", "options_of"]
+__all__ = [
+    "MERGE_METHODS",
+    "SEARCHERS",
+    "WORKERS",
+    "Registry",
+    "import_modules",
+    "option_problems",
+    "options_of",
+]
 
 _PLACE = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*")  # module:attribute
 
@@ -29,7 +38,7 @@ class Registry:
 
     A plug-in is built in, an entry point of an installed package, or ``module:attribute``. The last
     form imports whatever it names, so only `load` resolves it, for names in the user's own config;
-    `get` finds it once it was loaded. So no tailoring or record imports anything.
+    `get` finds it in modules that are imported already. So no tailoring or record imports anything.
     """
 
     def __init__(
@@ -45,6 +54,7 @@ class Registry:
         self.builtin = dict(builtin)
         self._group = group
         self._loaded: dict[str, Any] = {}
+        self._recorded: dict[str, Any] = {}
         self._reserved = frozenset(reserved)
 
     @cached_property
@@ -79,10 +89,19 @@ class Registry:
             ConfigError: No plug-in has this name, or a library that it needs is not installed.
         """
         if name not in self._loaded:
-            if name not in self._references:
+            if name in self._references:
+                self._loaded[name] = self._imported(name, self._references[name])
+            elif (found := _of_imported_module(name)) is not None:
+                self._loaded[name] = found
+            elif name in self._recorded:
+                return self._recorded[name]
+            else:
                 raise ConfigError(self._not_found(name))
-            self._loaded[name] = self._imported(name, self._references[name])
         return self._loaded[name]
+
+    def remember(self, name: str, facts: Any) -> None:
+        """Let `get` return the facts that a record holds of a plug-in that is not loaded."""
+        self._recorded[name] = facts
 
     def add(self, reference: str, plugin: Any) -> str:
         """Make an object of the running program a plug-in; return its name, or `reference`."""
@@ -135,6 +154,27 @@ class Registry:
             return {k: v for k, v in options_of(plugin).items() if k not in self._reserved}
         except (TypeError, ValueError, NameError) as error:
             raise ConfigError(f"{self.noun} {name!r} has no usable signature: {error}") from None
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules that the user named, so that the plug-ins in them are found.
+
+    Raises:
+        ConfigError: There is no such module, or it needs one that is not there.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"--import {name}: can't be imported: {error}; name a module on Python's path"
+            ) from None
+
+
+def _of_imported_module(name: str) -> Any:
+    """The object called ``module:attribute``, if that module is imported already; else None."""
+    module, _, attribute = name.partition(":")
+    return vars(sys.modules[module]).get(attribute) if module in sys.modules else None
 
 
 def options_of(plugin: Callable[..., object]) -> dict[str, inspect.Parameter]:

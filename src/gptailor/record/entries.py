@@ -170,6 +170,7 @@ class Header(_Entry):
         machine: ``cpu``, ``threads``, ``device``, ``dtype``, ``python``.
         n_kept: Layers of a candidate that may be chosen.
         metrics: Plug-in metrics of the goals, so that their scores can be read without the plug-in.
+        merge_methods: Declarations of plug-in merge methods, so that tailorings can be read.
         rungs: Numbers of examples at which candidates are compared, rising.
     """
 
@@ -184,6 +185,7 @@ class Header(_Entry):
     n_kept: PositiveInt
     goals: Annotated[tuple[Goal, ...], Field(min_length=1)]
     metrics: dict[str, MetricFacts] = Field(default_factory=dict)
+    merge_methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     rungs: tuple[int, ...]
     tasks: dict[str, TaskFacts]
 

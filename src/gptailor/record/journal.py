@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
 
+from gptailor.core.merge_spec import MergeSpec
 from gptailor.core.metrics import METRICS, Metric
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.errors import ConfigError, RecordError
@@ -270,19 +271,22 @@ def _parse(path: Path) -> tuple[list[tuple[int, Entry]], int]:
 
 
 def _know_plugins(header: Header, where: str) -> None:
-    """Import the merge methods that the recorded config names, and know the metrics by their facts.
+    """Know the plug-in merge methods and metrics by what the record says; nothing is imported.
 
     Raises:
-        RecordError: There is no such merge method or metric.
+        RecordError: A method or metric is not described rightly, or is unknown.
     """
-    merge = header.config.get("merge")
     try:
-        for name in merge if isinstance(merge, list) else []:
-            MERGE_METHODS.load(str(name))
+        for name, plain in header.merge_methods.items():
+            MERGE_METHODS.remember(name, MergeSpec.from_declaration(plain))
         for name, facts in header.metrics.items():
             METRICS.remember(name, Metric(facts.higher_is_better, facts.meaning, facts.transform))
     except ConfigError as error:
         raise RecordError([f"{where}: {problem}" for problem in error.problems]) from None
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise RecordError(
+            f"{where}: merge_methods: does not declare a merge method; restore the file from a copy"
+        ) from None
     known = {*METRICS.builtin, *header.metrics}
     for goal in header.goals:
         if goal.metric not in known or (goal.proxy or goal.metric) not in known:
