@@ -9,7 +9,14 @@ from typing import Annotated, get_origin
 import pytest
 
 from gptailor.core.params import Choice, Range
-from gptailor.core.plugins import SEARCHERS, WORKERS, Registry, import_modules, option_problems, options_of
+from gptailor.core.plugins import (
+    SEARCHERS,
+    WORKERS,
+    Registry,
+    import_modules,
+    option_problems,
+    options_of,
+)
 from gptailor.errors import ConfigError, unknown
 
 NUMBER = 3
