@@ -4,7 +4,6 @@ It returns how likely each wanted token is; knows nothing of tasks.
 """
 
 import dataclasses
-import itertools
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from gptailor.engine.head import teach
 from gptailor.engine.layer_cache import LayerCache
 from gptailor.engine.skeleton import Skeleton
 from gptailor.engine.targets import Result
-from gptailor.engine.walk import Block, Work, count, forward, walk
+from gptailor.engine.walk import Item, Work, count, forward, walk
 from gptailor.errors import ConfigError, is_out_of_memory
 from gptailor.family import Family
 from gptailor.tasks.divergence import Teacher
@@ -102,9 +101,9 @@ class Engine:
         """Count what `run` would do, without running a layer."""
         total = Work()
         for block in self._blocks(batches, None):
-            work, n_states = count(tailorings, block.batches)
-            n_bytes = self._block_bytes(block.batches, n_states)
-            total += dataclasses.replace(work, n_bytes=n_bytes)
+            in_block = [item.batch for item in block]
+            work, n_states = count(tailorings, in_block)
+            total += dataclasses.replace(work, n_bytes=self._block_bytes(in_block, n_states))
         return total
 
     @torch.inference_mode()
@@ -120,39 +119,36 @@ class Engine:
 
     def _blocks(
         self, batches: Sequence[Batch], teachers: Sequence[Teacher] | None
-    ) -> Iterator[Block]:
+    ) -> Iterator[list[Item]]:
         """Batches in order, as many at a time as `state_bytes` allows."""
-        token_bytes = self.family.config.hidden_size * self.family.dtype.itemsize
-        starts: list[int] = []
-        room = 0
-        for index, batch in enumerate(batches):
+        token_bytes = int(self.family.config.hidden_size) * self.family.dtype.itemsize
+        block: list[Item] = []
+        room = self._state_bytes
+        for number, batch in enumerate(batches):
             need = batch.n_tokens * token_bytes
-            if not starts or need > room:
-                starts.append(index)
-                room = self._state_bytes
+            if block and need > room:
+                yield block
+                block, room = [], self._state_bytes
+            block.append(Item(batch, None if teachers is None else teachers[number], number))
             room -= need
-        for start, stop in itertools.pairwise([*starts, len(batches)]):
-            numbers = tuple(range(start, stop))
-            taught = (None,) * len(numbers) if teachers is None else tuple(teachers[start:stop])
-            yield Block(tuple(batches[start:stop]), taught, numbers)
+        if block:
+            yield block
 
-    def _run_block(self, tailorings: Sequence[Tailoring], block: Block) -> list[Result]:
-        """Run a block; with too little memory, batch by batch, then in halves of a batch."""
+    def _run_block(self, tailorings: Sequence[Tailoring], block: list[Item]) -> list[Result]:
+        """Run a block; out of memory, batch by batch, then in halves of a batch."""
         try:
             return walk(self._skeleton, self.layers, tailorings, block)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            logger.warning("out of memory on %d batches; trying smaller ones", len(block.batches))
-        apart = block.singles() if len(block.batches) > 1 else block.halves()
-        if len(apart) == 1:
-            failure = f"out of memory on one batch of {block.n_tokens} tokens"
+            logger.warning("out of memory on %d batches; trying smaller ones", len(block))
+        smaller = block if len(block) > 1 else block[0].halves()
+        if len(smaller) == 1:
+            failure = f"out of memory on one batch of {block[0].batch.n_tokens} tokens"
             return [Result(None, failure, 0.0) for _ in tailorings]
-        parts = [self._run_block(tailorings, part) for part in apart]
+        parts = [self._run_block(tailorings, [item]) for item in smaller]
         joined = [Result.joined(results) for results in zip(*parts, strict=True)]
-        if len(block.batches) > 1:
-            return joined
-        return [result.as_one_batch() for result in joined]
+        return joined if len(block) > 1 else [result.as_one_batch() for result in joined]
 
     @property
     def _width(self) -> float:

@@ -19,43 +19,32 @@ from gptailor.engine.skeleton import Inputs, Skeleton
 from gptailor.engine.targets import Result, Targets
 from gptailor.tasks.divergence import Teacher
 
-__all__ = ["Block", "Work", "count", "forward", "walk"]
+__all__ = ["Item", "Work", "count", "forward", "walk"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """Batches that are run together.
+class Item:
+    """One batch of a run.
 
     Args:
-        batches: Packed passages.
-        teachers: For each batch, what a member predicts at its targets, or None.
-        numbers: For each batch, its index among all batches of the run.
+        batch: Packed passages.
+        teacher: What a member predicts at the batch's targets, or None.
+        number: Index of the batch among all of the run.
     """
 
-    batches: tuple[Batch, ...]
-    teachers: tuple[Teacher | None, ...]
-    numbers: tuple[int, ...]
+    batch: Batch
+    teacher: Teacher | None
+    number: int
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens run through each layer, padding counted."""
-        return sum(batch.n_tokens for batch in self.batches)
-
-    def singles(self) -> list["Block"]:
-        """One block for each batch."""
-        parts = zip(self.batches, self.teachers, self.numbers, strict=True)
-        return [Block((batch,), (teacher,), (number,)) for batch, teacher, number in parts]
-
-    def halves(self) -> list["Block"]:
-        """Split the only batch by its passages; itself alone if it has one passage."""
-        (batch,), (teacher,) = self.batches, self.teachers
-        halves, blocks, start = batch.split(), [], 0
-        for half in halves:  # their targets keep the order of the whole batch's
+    def halves(self) -> "list[Item]":
+        """Two of half the passages each, in order; itself alone if it has one passage."""
+        items, start = [], 0
+        for half in self.batch.split():
             stop = start + len(half.target_token)
-            taught = None if teacher is None else teacher[slice(start, stop)]
-            blocks.append(Block((half,), (taught,), self.numbers))
+            teacher = None if self.teacher is None else self.teacher[slice(start, stop)]
+            items.append(Item(half, teacher, self.number))
             start = stop
-        return blocks
+        return items
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,37 +82,28 @@ class Work:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Visit:
-    """One step of the walk: a layer to run, or at depth 0 the embedding.
-
-    Args:
-        node: In the trie.
-        depth: Of the node; layers before it and itself.
-        n_states: Hidden states of one batch that are held when it has run, its own among them.
-        in_place: Whether the state that it starts from is not needed afterwards.
-    """
-
-    node: Node
-    depth: int
-    n_states: int
-    in_place: bool
+_Visit = tuple[Node, int, int, bool]
 
 
 def _visits(root: Node) -> Iterator[_Visit]:
-    """All nodes below an embedding, depth first, each before its children."""
+    """All nodes below an embedding, depth first, each before its children.
+
+    Yields:
+        The node; its depth, 0 for the embedding; how many hidden states of one batch are held when
+        it has run, its own among them; and whether the state it starts from is not needed again.
+    """
     pending, n_held = [(root, 0, False)], 0
     while pending:
         node, depth, last = pending.pop()
         n_held -= last
-        yield _Visit(node, depth, n_held + 1, last)
+        yield node, depth, n_held + 1, last
         n_held += bool(node.children)
         children = list(node.children.values())
         pending += [(child, depth + 1, child is children[-1]) for child in reversed(children)]
 
 
 def walk(
-    skeleton: Skeleton, layers: LayerCache, tailorings: Sequence[Tailoring], block: Block
+    skeleton: Skeleton, layers: LayerCache, tailorings: Sequence[Tailoring], block: Sequence[Item]
 ) -> list[Result]:
     """Score every tailoring on a block of batches.
 
@@ -131,29 +111,29 @@ def walk(
         skeleton: Embeds tokens and makes logits.
         layers: Makes layers.
         tailorings: Candidates.
-        block: The batches.
+        block: Batches that are run together.
 
     Returns:
         One result a tailoring, in order.
     """
     results: dict[int, Result] = {}
+    n_tokens = sum(item.batch.n_tokens for item in block)
     for root in prefix_trie(tailorings):
         first = tailorings[_any_leaf(root)]
-        inputs = [skeleton.inputs(first, batch) for batch in block.batches]
+        inputs = [skeleton.inputs(first, item.batch) for item in block]
         held: list[list[Tensor]] = []  # states that other children start from: (B, T, H) a batch
-        path: list[int] = []  # candidates below each layer on the way here
-        for visit in _visits(root):
-            node = visit.node
-            if visit.depth == 0:
+        path: list[int] = []  # number of candidates below each layer on the way here
+        for node, depth, _, in_place in _visits(root):
+            if depth == 0:
                 states = [each.hidden for each in inputs]
             else:
-                states = held.pop() if visit.in_place else list(held[-1])
+                states = held.pop() if in_place else list(held[-1])
                 _run_layer(layers.get(node.spec), node.spec.position, states, inputs)
-                path[visit.depth - 1 :] = [node.n_leaves]
+                path[depth - 1 :] = [node.n_leaves]
             for leaf in node.leaves:
-                found, failure = _scored(skeleton, layers, tailorings[leaf], states, block)
-                share = sum(block.n_tokens / n_leaves for n_leaves in reversed(path))
-                results[leaf] = Result(None if failure else tuple(found), failure, share)
+                targets, failure = _scored(skeleton, layers, tailorings[leaf], states, block)
+                share = sum(n_tokens / n_leaves for n_leaves in reversed(path))
+                results[leaf] = Result(targets, failure, share)
             if node.children:
                 held.append(states)
     return [results[index] for index in range(len(tailorings))]
@@ -163,11 +143,11 @@ def count(tailorings: Sequence[Tailoring], batches: Sequence[Batch]) -> tuple[Wo
     """Count what `walk` would do with a block of batches.
 
     Returns:
-        The work, its bytes left out, and the most hidden states of one batch held at one time.
+        The work without its bytes, and the most hidden states of one batch held at one time.
     """
     n_tokens, roots = sum(batch.n_tokens for batch in batches), prefix_trie(tailorings)
     visits = [visit for root in roots for visit in _visits(root)]
-    specs = [visit.node.spec for visit in visits if visit.depth > 0]
+    specs = [node.spec for node, depth, _, _ in visits if depth > 0]
     work = Work(
         layer_tokens=n_tokens * len(specs),
         unshared=n_tokens * sum(len(tailoring.layers) for tailoring in tailorings),
@@ -176,7 +156,7 @@ def count(tailorings: Sequence[Tailoring], batches: Sequence[Batch]) -> tuple[Wo
         target_tokens=len(tailorings) * sum(len(batch.gather) for batch in batches),
         merges=tuple(spec for spec in specs if spec.method is not None),
     )
-    return work, max(visit.n_states for visit in visits)
+    return work, max(n_states for _, _, n_states, _ in visits)
 
 
 def forward(
@@ -210,18 +190,18 @@ def _scored(
     layers: LayerCache,
     tailoring: Tailoring,
     states: Sequence[Tensor],
-    block: Block,
-) -> tuple[list[Targets], str | None]:
+    block: Sequence[Item],
+) -> tuple[tuple[Targets, ...] | None, str | None]:
     """Targets of each batch, or the reason why the candidate can't be scored."""
     found: list[Targets] = []
-    parts = zip(block.batches, block.teachers, block.numbers, states, strict=True)
-    for batch, teacher, number, hidden in parts:
-        targets = score(skeleton, tailoring, batch.gathered(hidden), batch, teacher)
+    for item, hidden in zip(block, states, strict=True):
+        gathered = item.batch.gathered(hidden)  # (G, H)
+        targets = score(skeleton, tailoring, gathered, item.batch, item.teacher)
         if not bool(targets.logprob.isfinite().all()):
-            reason = _first_not_finite(skeleton, layers, tailoring, batch)
-            return [], f"{reason}, in batch {number}"
+            reason = _first_not_finite(skeleton, layers, tailoring, item.batch)
+            return None, f"{reason}, in batch {item.number}"
         found.append(targets)
-    return found, None
+    return tuple(found), None
 
 
 def _first_not_finite(
