@@ -28,11 +28,11 @@ _SUCCESS = 1  # smac.runhistory.StatusType.SUCCESS
 
 
 class _Run(NamedTuple):
-    """One evaluation in a run history; the lower a cost the better."""
+    """One evaluation in a run history."""
 
     candidate: str
     budget: float
-    costs: tuple[float, ...]
+    costs: tuple[float, ...]  # the lower the better
 
 
 def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, tuple[str, ...]]:
@@ -66,15 +66,11 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
         return found[trial], ()
     if len(found) == 1:
         return next(iter(found.values())), ()
-    if not history:
-        raise TailoringError(
-            f"{path}: holds {len(found)} candidates ({_names(found)}); name one with --trial"
-        )
-    runs = [run for entry in plain["data"] if (run := _run(entry)) and run.candidate in found]
+    entries = plain["data"] if history else []
+    runs = [run for entry in entries if (run := _run(entry)) and run.candidate in found]
     if not runs:
-        raise TailoringError(
-            f"{path}: no candidate in it was scored; name one with --trial ({_names(found)})"
-        )
+        why = "no candidate in it was scored" if history else f"holds {len(found)} candidates"
+        raise TailoringError(f"{path}: {why} ({_names(found)}); name one with --trial")
     best, at = _best(path, runs)
     note = f"candidate {best.candidate} of {len(found)} is taken: the lowest cost{at}"
     return found[best.candidate], (f"{note} ({_costs(best)})",)
@@ -105,8 +101,8 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _candidates(plain: Any) -> Iterator[tuple[str, Candidate]]:
     """Every candidate by the name that `trial` has for it."""
-    items: dict[Any, Any] = plain if isinstance(plain, dict) else {}
-    for name, item in enumerate(plain) if isinstance(plain, list) else items.items():
+    items = enumerate(plain) if isinstance(plain, list) else ()
+    for name, item in plain.items() if isinstance(plain, dict) else items:
         candidate = _unwrapped(item, _WRAPPED_DEPTH)
         if candidate is not None:
             yield str(name), candidate
@@ -114,10 +110,11 @@ def _candidates(plain: Any) -> Iterator[tuple[str, Candidate]]:
 
 def _unwrapped(item: Any, depth: int) -> Candidate | None:
     """The candidate that an item is, or the one inside it, as in ``{"score": 1, "config": {}}``."""
-    if not isinstance(item, dict) or is_published(item):
-        return item if isinstance(item, dict) else None
-    inner = [_unwrapped(value, depth - 1) for value in item.values()] if depth else []
-    found = [candidate for candidate in inner if candidate is not None]
+    if is_published(item):
+        candidate: Candidate = item
+        return candidate
+    values = item.values() if depth and isinstance(item, dict) else ()
+    found = [one for value in values if (one := _unwrapped(value, depth - 1)) is not None]
     return found[0] if len(found) == 1 else None
 
 
@@ -161,6 +158,5 @@ def _costs(run: _Run) -> str:
 
 
 def _names(found: Mapping[str, Candidate]) -> str:
-    names = [name if len(name) <= 30 else f"{name[:30]}..." for name in list(found)[:_SHOWN]]
     more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-    return ", ".join(name if name.isprintable() else repr(name) for name in names) + more
+    return ", ".join(name[:30] for name in list(found)[:_SHOWN]) + more

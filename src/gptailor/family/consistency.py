@@ -25,12 +25,6 @@ def fitted(
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """Fit a variant's weights to the base's vocabulary and tying, where that is sound.
 
-    Args:
-        name: The variant's.
-        member: The variant, opened.
-        base: The base, opened.
-        layout: The base's.
-
     Returns:
         The weights; every problem, with both values, a sentence each; notes, a sentence each.
     """

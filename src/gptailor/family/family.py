@@ -231,11 +231,7 @@ def layer_weights(
 ) -> Mapping[str, Tensor]:
     """The tensors of one layer, by the names inside it; merged in float32, cast once to `dtype`.
 
-    Args:
-        family: The members.
-        spec: The layer.
-        dtype: Of merged tensors.
-        bring: Moves a member's tensors to the device; None where they are on it.
+    `bring` moves a member's tensors to the device where they are merged.
     """
     bring = bring or (lambda tensors: tensors)
     sources = [bring(family.layer(source)) for source in spec.sources]

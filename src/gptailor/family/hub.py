@@ -46,10 +46,7 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
         "is not a {noun} here, and the model hub has no such repository, or it is private; "
         "check the name, or log in with 'hf auth login'",
     ),
-    (
-        errors.RevisionNotFoundError,
-        "can't be fetched: the repository has no such revision",
-    ),
+    (errors.RevisionNotFoundError, "can't be fetched: the repository has no such revision"),
     (
         errors.RemoteEntryNotFoundError,
         "can't be fetched: the repository has no such file; check its name on the model's page",

@@ -146,14 +146,7 @@ def _join_members(
 def _open_member(
     spec: MemberSpec, location: Path, *, dtype: torch.dtype, family_base: OpenedMember | None = None
 ) -> OpenedMember:
-    """Open a member that `find` found at `location`.
-
-    Args:
-        spec: The member, as in the config.
-        location: The folder or file.
-        dtype: Of the float tensors; an adapter's are float32 in any case.
-        family_base: In float32; an adapter without a base of its own is merged into it.
-    """
+    """Open a member that `find` found; an adapter without a base is merged into `family_base`."""
     if not _is_adapter(location):
         return _open_whole(spec, location, dtype)
     if spec.base is not None:

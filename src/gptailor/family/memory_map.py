@@ -49,10 +49,7 @@ def map_tensors(state: Mapping[str, Tensor], known: Mapping[str, Tensor] = {}) -
 
 
 def let_go(tensors: Iterable[Tensor]) -> None:
-    """Release the memory of mapped tensors; their values are read again when needed.
-
-    Does nothing to tensors that are not mapped, and nothing at all on other systems than Linux.
-    """
+    """Release the memory of tensors that are mapped (on Linux); they are read again when needed."""
     if platform.system() != "Linux":
         return
     ranges = _mapped_ranges()

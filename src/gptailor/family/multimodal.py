@@ -38,17 +38,11 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 @dataclass(frozen=True, eq=False)
 class MultimodalWrapper:
-    """A checkpoint without its language model.
+    """A checkpoint without its language model."""
 
-    Args:
-        config: The whole checkpoint's transformers config.
-        state: The whole model's names and tensors, without the language model's.
-        files: Name to content of the processor's files.
-    """
-
-    config: Any  # transformers is untyped here
-    state: Mapping[str, Tensor]
-    files: Mapping[str, bytes]
+    config: Any  # the whole checkpoint's; transformers is untyped here
+    state: Mapping[str, Tensor]  # by the names in the whole model
+    files: Mapping[str, bytes]  # of the processor
 
     @property
     def parameters(self) -> int:

@@ -43,15 +43,12 @@ class Matching:
 def match_rows(
     name: str, tokenizers: tuple[Any, Any], sizes: tuple[int, int]
 ) -> tuple[Matching | None, list[str]]:
-    """Match a variant's rows of vocabulary to the base's.
+    """Match a variant's rows of vocabulary to the base's; None if there are problems.
 
     Args:
         name: The variant's.
         tokenizers: The variant's and the base's; without both, rows are matched by index.
         sizes: Rows of the variant's embedding, and of the base's.
-
-    Returns:
-        The matching, or None; and problems, one sentence each.
     """
     theirs, ours = tokenizers
     n_theirs, n_ours = sizes
@@ -97,8 +94,7 @@ def _matched_by_text(
             missing.append(token)
         elif token is not None and row != number:
             moved.append(token)
-    extra = [token for token, _ in sorted(theirs.items(), key=lambda item: item[1])]
-    extra = [token for token in extra if token not in ours]
+    extra = sorted(theirs.keys() - ours.keys(), key=lambda token: (theirs[token], token))
     changes = []
     if moved:
         changes.append(f"{_some(moved)} have other ids and are matched by their text")
@@ -106,9 +102,9 @@ def _matched_by_text(
         changes.append(f"it lacks {_some(missing)}, which keep the base's rows")
     if extra:
         changes.append(f"{_some(extra)}, which the base lacks, are left out")
-    n_padding = n_ours - len(texts)
-    if n_padding and rows.count(_BASE) > len(missing):
-        changes.append(f"rows of no token keep the base's ({rows.count(_BASE) - len(missing)})")
+    n_free = rows.count(_BASE) - len(missing)
+    if n_free:
+        changes.append(f"rows of no token keep the base's ({n_free})")
     return Matching(tuple(rows), _notes(name, sizes, changes))
 
 

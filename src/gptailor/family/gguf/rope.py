@@ -33,11 +33,7 @@ def rope_from_gguf(
 ) -> None:
     """Put a file's scaling of rotary embeddings into the rope_parameters of a transformers config.
 
-    Args:
-        path: The file, for messages.
-        header: Its header.
-        config: It is changed.
-        factors: Divisors of the frequencies, by the tensor's name; may be empty.
+    `factors` are divisors of the frequencies, by the tensor's name; there may be none.
     """
     others = ", ".join(sorted(factors.keys() - {_LLAMA3}))
     if factors and not others:
