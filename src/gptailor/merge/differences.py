@@ -15,6 +15,7 @@ __all__ = [
     "keep_agreeing_",
     "keep_only_",
     "largest",
+    "largest_value",
     "total",
 ]
 
@@ -84,7 +85,7 @@ def largest(difference: Tensor, count: int) -> Tensor:
     if count >= difference.numel():
         return difference != 0
     magnitude = difference.abs().flatten()  # (n,)
-    threshold = _largest_value(magnitude, count)
+    threshold = largest_value(magnitude, count)
     kept = magnitude > threshold
     if threshold > 0:  # of the entries equal to the threshold, only the first few
         n_left = count - int(kept.count_nonzero())
@@ -92,7 +93,7 @@ def largest(difference: Tensor, count: int) -> Tensor:
     return kept.view_as(difference)
 
 
-def _largest_value(magnitude: Tensor, count: int) -> float:
+def largest_value(magnitude: Tensor, count: int) -> float:
     """The `count`-th largest value, by selection instead of a sort."""
     import numpy as np
 

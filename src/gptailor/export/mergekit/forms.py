@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from gptailor.core.tailoring import LayerSpec, Source
 from gptailor.errors import ExportError
 from gptailor.export.mergekit.member_files import USE_HF
-from gptailor.merge.differences import differences
+from gptailor.merge.differences import differences, largest_value
 from gptailor.merge.model_stock import model_stock_step
 from gptailor.merge.slerp import slerp_shares
 
@@ -41,10 +40,10 @@ class Form:
     parameters: Mapping[str, Setting]  # all others
 
 
-def form_of(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
+def form_of(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     """Express a merge of several sources in mergekit's words.
 
-    Tensors, by name, are those of ``spec.sources`` in their order, and of ``spec.base``.
+    Tensors, by name, are those of ``spec.sources`` in their order, and of ``spec.base``, if any.
 
     Raises:
         ExportError: mergekit can't be made to compute the same.
@@ -60,11 +59,11 @@ def form_of(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Fo
     return form
 
 
-def _task_arithmetic(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
+def _task_arithmetic(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     return _of_base(spec, "task_arithmetic", {"lambda": _number(spec, "scale")})
 
 
-def _linear(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
+def _linear(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     weights = dict(spec.params)["weights"]
     assert isinstance(weights, tuple)
     total = math.fsum(weights)
@@ -73,7 +72,7 @@ def _linear(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Fo
     return Form("task_arithmetic", spec.sources[0], inputs, {"normalize": False})
 
 
-def _slerp(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
+def _slerp(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     shares = {
         name: slerp_shares(start.float(), sources[1][name].float(), _number(spec, "t"))
         for name, start in sources[0].items()
@@ -85,8 +84,7 @@ def _slerp(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> For
     return Form("task_arithmetic", None, inputs, {"normalize": False})
 
 
-def _model_stock(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
-    assert base is not None
+def _model_stock(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     steps = {
         name: model_stock_step(differences([each[name].float() for each in sources], own.float()))
         for name, own in base.items()
@@ -94,7 +92,7 @@ def _model_stock(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) 
     return _of_base(spec, "task_arithmetic", {"lambda": _by_tensor(steps)})
 
 
-def _ties(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
+def _ties(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     density = _number(spec, "density")
     if density > 0:
         _refuse_equals(spec, sources, base, lambda n: (max(1, int(density * n)),))
@@ -102,7 +100,7 @@ def _ties(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form
     return _of_base(spec, "ties", numbers)
 
 
-def _breadcrumbs(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
+def _breadcrumbs(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     density, gamma = _number(spec, "density"), _number(spec, "gamma")
 
     def thresholds(n: int) -> tuple[int, ...]:
@@ -115,7 +113,7 @@ def _breadcrumbs(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) 
     return _of_base(spec, "breadcrumbs", {**numbers, "rescale": False})
 
 
-def _dare(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form:
+def _dare(spec: LayerSpec, sources: Sequence[Layer], base: Layer) -> Form:
     density, scale = _number(spec, "density"), _number(spec, "scale")
     if density not in (0.0, 1.0):
         raise ExportError(
@@ -127,7 +125,7 @@ def _dare(spec: LayerSpec, sources: Sequence[Layer], base: Layer | None) -> Form
     return _of_base(spec, "task_arithmetic", {"lambda": density * scale})
 
 
-_FORMS: Mapping[str, Callable[[LayerSpec, Sequence[Layer], Layer | None], Form]] = {
+_FORMS: Mapping[str, Callable[[LayerSpec, Sequence[Layer], Layer], Form]] = {
     "task_arithmetic": _task_arithmetic,
     "linear": _linear,
     "slerp": _slerp,
@@ -159,24 +157,23 @@ def _by_tensor(values: Mapping[str, float]) -> Setting:
 def _refuse_equals(
     spec: LayerSpec,
     sources: Sequence[Layer],
-    base: Layer | None,
+    base: Layer,
     thresholds: Callable[[int], Sequence[int]],
 ) -> None:
     """Refuse a choice among changes of one size: we take the first of them, mergekit others."""
-    assert base is not None
     for name, tensor in base.items():
         for source, layer in zip(spec.sources, sources, strict=True):
-            sizes = (layer[name].float() - tensor.float()).abs().flatten().cpu().numpy()
-            if any(_straddled(sizes, count) for count in thresholds(sizes.size)):
+            sizes = (layer[name].float() - tensor.float()).abs().flatten()
+            if any(_straddled(sizes, count) for count in thresholds(sizes.numel())):
                 raise ExportError(
                     f"{spec} keeps some of several changes that are equally large in "
                     f"{name} of {source}, and mergekit keeps others of them; {USE_HF}"
                 )
 
 
-def _straddled(sizes: np.ndarray[Any, Any], count: int) -> bool:
+def _straddled(sizes: Tensor, count: int) -> bool:
     """Whether entries equal to the `count`-th largest are beyond the `count` largest."""
-    if not 0 < count < sizes.size:
+    if not 0 < count < sizes.numel():
         return False
-    threshold = np.partition(sizes, sizes.size - count)[sizes.size - count]
-    return bool(threshold > 0 and (sizes >= threshold).sum() > count)
+    threshold = largest_value(sizes, count)
+    return threshold > 0 and int((sizes >= threshold).sum()) > count

@@ -136,7 +136,7 @@ def _slice(
             part = {**part, **(own or {family.layout.head: embedding})}
         return part
 
-    base = None if spec.base is None else tensors(spec.base)
+    base = {} if spec.base is None else tensors(spec.base)
     form = form_of(spec, [tensors(source) for source in spec.sources], base)
     return documents.merged_part(key, form) if key in OUTER_PARTS else documents.merged(form)
 
