@@ -227,7 +227,7 @@ def _canonical(
     values = method.resolve(params, sources)
     order = list(range(len(sources)))
     if method.symmetric:
-        order.sort(key=lambda index: _sort_key(sources[index]))
+        order.sort(key=lambda index: (sources[index].layer or 0, sources[index].member))
     weights = values.get("weights")
     if isinstance(weights, tuple):
         shares = _shares(weights)
@@ -261,10 +261,6 @@ def _unmerged(
 def _default_base(sources: Sequence[Source]) -> Source:
     """The base member's layer at the first source's index."""
     return Source(BASE, sources[0].layer)
-
-
-def _sort_key(source: Source) -> tuple[int, str]:
-    return (-1 if source.layer is None else source.layer, source.member)
 
 
 def _shares(weights: Sequence[float]) -> tuple[float, ...]:

@@ -306,7 +306,9 @@ def _ratios(ours: Floats, reference: Floats, metric: str) -> Floats:
 def _cut(drawn: Floats, level: float, value: float) -> Estimate:
     """The estimate of `value` whose limits cut both ends off the drawn numbers; NaN is left out."""
     known = drawn[~np.isnan(drawn)]
-    if not known.size or _alike(known):
+    first, last = (float(known.min()), float(known.max())) if known.size else (value, value)
+    # sums in another order differ in the last bit
+    if first == last or last - first <= 1e-12 * max(abs(first), abs(last)) < math.inf:
         return Estimate(value, value, value)
     n_off = min(math.floor((1 - level) / 2 * known.size + 1e-9), (known.size - 1) // 2)
     ranks = n_off, known.size - 1 - n_off
@@ -320,14 +322,6 @@ def _gaps(ours: Floats, theirs: Floats) -> Floats:
     """Differences; two infinite perplexities do not differ."""
     with np.errstate(invalid="ignore"):
         return np.where(ours == theirs, 0.0, ours - theirs)
-
-
-def _alike(drawn: Floats) -> bool:
-    """Whether there is no spread; sums in another order differ in the last bit."""
-    low, high = float(drawn.min()), float(drawn.max())
-    if not np.isfinite(high):
-        return low == high
-    return high - low <= 1e-12 * max(abs(low), abs(high))
 
 
 def _finite(number: float) -> float | None:
