@@ -14,7 +14,7 @@ __all__ = ["show_costs"]
 
 def show_costs(forecast: "Costs | None", spent: "Costs | None") -> None:
     """Print two entries of a record side by side; nothing where there was no forecast."""
-    from gptailor.report.cost_table import cost_rows
+    from gptailor.report.words import cost_rows
 
     if forecast is None:
         return
@@ -22,5 +22,5 @@ def show_costs(forecast: "Costs | None", spent: "Costs | None") -> None:
     for name in ("cost", "predicted", "actual", "off by"):
         table.add_column(name, justify="left" if name == "cost" else "right")
     for row in cost_rows(forecast, spent):
-        table.add_row(row.name, row.predicted, row.actual, row.off)
+        table.add_row(*row)
     screen.print(table)

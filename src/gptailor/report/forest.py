@@ -19,12 +19,8 @@ _WIDEST = 2.5  # larger shares are drawn at the end of the scale
 def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
     """Draw the result's retention as dots with whiskers, the variants' as small squares.
 
-    Args:
-        table: Scores with the base and the result among them.
-        members: The family in order, for the colours.
-
-    Returns:
-        None where there is no retention: no base or no result, or a base that scored 0.
+    The family's members in order set the colours. None where there is no retention: no base or no
+    result, or a base that scored 0.
     """
     tasks = [row.task for row in table.tasks]
     kept = {model: _retentions(table, model, tasks) for model in table.models if model != BASE}
@@ -50,7 +46,14 @@ def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
         if share is None:
             drawn.append(text(axes.x(1.0) + 8, y + 4, "the base scored 0", class_="note"))
         else:
-            drawn += _whisker(axes.x, y, share, f"result, {name}: {_words(share)}")
+            low, high = axes.x(share.low), axes.x(share.high)
+            ends = ((low, high, 0), (low, low, 4), (high, high, 4))
+            drawn += [
+                tag("line", x1=start, x2=stop, y1=y - half, y2=y + half, class_="whisker")
+                for start, stop, half in ends
+            ]
+            title = f"result, {name}: {_words(share)}"
+            drawn.append(dot(axes.x(share.value), y, 5, "dot top", title))
     about = "A line at 100% is the base. " + " ".join(
         f"{name}: {_words(share)}." for name, share in zip(names, result, strict=False)
     )
@@ -73,16 +76,6 @@ def _scale(
     shown = [1.0, *(min(max(value, 0.0), _WIDEST) for value in values)]
     margin = 0.05 * (max(shown) - min(shown)) or 0.1
     return Scale(min(shown) - margin, max(shown) + margin, left, _RIGHT)
-
-
-def _whisker(x: Scale, y: float, share: Estimate, title: str) -> list[Markup]:
-    low, high = x(share.low), x(share.high)
-    return [
-        tag("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"),
-        tag("line", x1=low, x2=low, y1=y - 4, y2=y + 4, class_="whisker"),
-        tag("line", x1=high, x2=high, y1=y - 4, y2=y + 4, class_="whisker"),
-        dot(x(share.value), y, 5, "dot top", title),
-    ]
 
 
 def _words(share: Estimate | None) -> str:

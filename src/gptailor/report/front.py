@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
-from markupsafe import Markup
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.objective import Goal
+from gptailor.core.objective import Goal, Objective
 from gptailor.core.trial import Scores
 from gptailor.record.run import RunRecord
-from gptailor.report.scores import like
+from gptailor.report.scores import like, values_of
 from gptailor.report.svg import Axes, Panel, Scale, dot, dots, path, picture, square, text
 from gptailor.report.words import count, decimal
 
@@ -22,23 +21,19 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 70.0, 740.0, 30.0, 362.0
 _MAX_PAIRS = 28
 _MAX_ROWS = 40
 
-Values = tuple[float, ...]  # the user's metric, one a task
-
 
 @dataclass(frozen=True, slots=True)
 class FrontRow:
     """One candidate of the front.
 
     Args:
-        number: Of the trial.
         values: The user's metric, one a task.
         kept: 1 less the loss, one a task: 1 is as good as the base.
         loss: The weighted mean loss over tasks.
-        is_chosen: Whether it is the pick.
     """
 
     number: int
-    values: Values
+    values: tuple[float, ...]
     kept: tuple[float, ...]
     loss: float
     is_chosen: bool
@@ -49,7 +44,6 @@ class Front:
     """The front as pictures, one a pair of tasks, and as a table.
 
     Args:
-        goals: The tasks, in the order of the rows' values.
         rows: The candidates, the lowest mean loss first.
         n_front: How many there are in all.
         n_compared: Candidates among which the front was found.
@@ -57,7 +51,6 @@ class Front:
         panels: The pair with the strongest trade-off first.
     """
 
-    goals: tuple[Goal, ...]
     rows: tuple[FrontRow, ...]
     n_front: int
     n_compared: int
@@ -73,7 +66,7 @@ def front(run: RunRecord) -> Front | None:
     rows = [
         FrontRow(
             number=trial.number,
-            values=_values(run.goals, trial.scores),
+            values=values_of(run, trial.scores),
             kept=tuple(float(1 - loss) for loss in objective.losses(trial.scores)),
             loss=objective.scalar(trial.scores),
             is_chosen=chosen is not None and trial.tailoring == chosen.tailoring,
@@ -82,20 +75,14 @@ def front(run: RunRecord) -> Front | None:
         if trial.scores is not None
     ]
     rows.sort(key=lambda row: (row.loss, row.number))
-    panels = tuple(_panel(run, rows, pair) for pair in _pairs(run))
+    panels = tuple(_panel(run, rows, pair) for pair in _pairs(run, objective))
     shown = tuple(rows[:_MAX_ROWS])
     n_examples = run.able[0].proposal.n_examples
-    return Front(run.goals, shown, len(rows), len(run.able), n_examples, panels)
+    return Front(shown, len(rows), len(run.able), n_examples, panels)
 
 
-def _values(goals: Sequence[Goal], scores: Scores) -> Values:
-    return tuple(scores.value(goal.task, goal.metric) for goal in goals)
-
-
-def _pairs(run: RunRecord) -> list[tuple[int, int]]:
+def _pairs(run: RunRecord, objective: Objective) -> list[tuple[int, int]]:
     """Pairs of goals, the strongest trade-off first: by the rank correlation of their losses."""
-    objective = run.objective
-    assert objective is not None, "checked by the caller"
     losses = np.array([objective.losses(t.scores) for t in run.able if t.scores is not None])
     ranks = losses.argsort(axis=0).argsort(axis=0).astype(np.float64)
     ranks -= ranks.mean(axis=0)
@@ -106,10 +93,10 @@ def _pairs(run: RunRecord) -> list[tuple[int, int]]:
 
 def _panel(run: RunRecord, rows: Sequence[FrontRow], pair: tuple[int, int]) -> Panel:
     first, second = pair
-    others = [_values(run.goals, trial.scores) for trial in run.able if trial.scores is not None]
+    others = [values_of(run, trial.scores) for trial in run.able if trial.scores is not None]
     pattern = run.able[0].scores or Scores()
     wholes = {
-        member: _values(run.goals, like(run.references[member], pattern))
+        member: values_of(run, like(run.references[member], pattern))
         for member in run.header.family.members
         if member in run.references
     }
@@ -119,7 +106,7 @@ def _panel(run: RunRecord, rows: Sequence[FrontRow], pair: tuple[int, int]) -> P
         _scale(run.goals[second], [values[second] for values in known], (_BOTTOM, _TOP)),
     )
 
-    def at(values: Values) -> tuple[float, float]:
+    def at(values: Sequence[float]) -> tuple[float, float]:
         return axes.x(values[first]), axes.y(values[second])
 
     across, upwards = (f"{run.goals[i].task}, {run.goals[i].metric}: better" for i in pair)
@@ -130,16 +117,18 @@ def _panel(run: RunRecord, rows: Sequence[FrontRow], pair: tuple[int, int]) -> P
         text(8.0, _TOP - 14, f"{upwards} ↑", class_="axis"),
         dots([at(values) for values in others], class_="cloud"),
     ]
-    if len(run.goals) == 2 and len(rows) > 1:
-        drawn.append(_staircase(sorted(at(row.values) for row in rows)))
+    if len(run.goals) == 2 and len(rows) > 1:  # from each point straight down to the next one
+        points = sorted(at(row.values) for row in rows)
+        steps = [step for left, right in pairwise(points) for step in ((left[0], right[1]), right)]
+        drawn.append(path([points[0], *steps], class_="front-line"))
     for row in rows:
         title = f"trial {row.number}: " + ", ".join(map(decimal, row.values))
         drawn.append(dot(*at(row.values), 4.5, "dot top", title))
         if row.is_chosen:
             drawn.append(dot(*at(row.values), 8.5, "ring"))
-    colors = {member: f"m{index % 9}" for index, member in enumerate(run.header.family.members)}
     for member, values in wholes.items():
-        drawn.append(square(*at(values), 10, colors[member], f"{member}, whole"))
+        color = f"m{run.header.family.members.index(member) % 9}"
+        drawn.append(square(*at(values), 10, color, f"{member}, whole"))
     label = f"{run.goals[first].task} against {run.goals[second].task}"
     about = f"{count(len(others), 'candidate')}; to the right and upwards is better."
     svg = picture(_WIDTH, _HEIGHT, drawn, title=label, about=about)
@@ -154,11 +143,3 @@ def _scale(goal: Goal, values: Sequence[float], span: tuple[float, float]) -> Sc
     margin = 0.06 * (high - low) or 0.05 * (abs(high) or 1.0)
     start, stop = span if higher else reversed(span)
     return Scale(low - margin, high + margin, start, stop)
-
-
-def _staircase(points: Sequence[tuple[float, float]]) -> Markup:
-    """The line of what the front dominates: from each point straight down to the next one."""
-    steps = [points[0]]
-    for before, after in pairwise(points):
-        steps += [(before[0], after[1]), after]
-    return path(steps, class_="front-line")

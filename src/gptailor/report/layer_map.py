@@ -7,14 +7,15 @@ moved or used twice is visible.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from markupsafe import Markup
 
-from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
-from gptailor.report.svg import picture, tag, text
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.report.svg import path, picture, tag, text
 from gptailor.report.words import count, listed, spans
 
-__all__ = ["LayerPicture", "LayerRow", "layer_picture", "spec_title"]
+__all__ = ["LayerPicture", "LayerRow", "layer_picture"]
 
 _WIDTH = 1040.0
 _ROW = 20.0
@@ -24,8 +25,7 @@ _THREADS = 46.0
 _RESULT = 24.0
 
 
-@dataclass(frozen=True, slots=True)
-class LayerRow:
+class LayerRow(NamedTuple):
     """One layer of the result, or an outer part, as a line of a table."""
 
     name: str
@@ -41,8 +41,6 @@ class LayerPicture:
     """The picture and what goes with it.
 
     Args:
-        svg: The drawing.
-        members: The family, in order: the n-th has the style class ``m<n>``.
         methods: Letter in the drawing to the merge method it stands for.
         summary: What was done, in sentences.
         rows: The same as a table.
@@ -50,7 +48,6 @@ class LayerPicture:
     """
 
     svg: Markup
-    members: tuple[str, ...]
     methods: tuple[tuple[str, str], ...]
     summary: tuple[str, ...]
     rows: tuple[LayerRow, ...]
@@ -58,13 +55,7 @@ class LayerPicture:
 
 
 def layer_picture(tailoring: Tailoring, members: Sequence[str], n_layers: int) -> LayerPicture:
-    """Draw a tailoring.
-
-    Args:
-        tailoring: What to draw.
-        members: The family's members, the base first.
-        n_layers: Layers of each member.
-    """
+    """Draw a tailoring of members, the base first, of `n_layers` each."""
     specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     used = sorted({spec.method for spec in specs if spec.method is not None})
     methods = tuple((chr(ord("a") + index), method) for index, method in enumerate(used))
@@ -73,18 +64,17 @@ def layer_picture(tailoring: Tailoring, members: Sequence[str], n_layers: int) -
     rows = tuple(_row(name, spec) for name, spec in [*named, *tailoring.outer_parts.items()])
     has_grounds = bool(set(drawing.grounds) - set(drawing.uses))
     summary = _summary(tailoring, n_layers)
-    return LayerPicture(drawing.draw(), tuple(members), methods, summary, rows, has_grounds)
+    return LayerPicture(drawing.draw(summary), methods, summary, rows, has_grounds)
 
 
 def _row(name: str, spec: LayerSpec) -> LayerRow:
     taken = "base" if spec.sources[0].member == BASE else "taken"
-    params = ", ".join(f"{key} {_format(value)}" for key, value in spec.params if key != "seed")
     return LayerRow(
         name=name,
         kind=taken if spec.method is None else "merged",
-        sources=", ".join(str(source) for source in spec.sources),
+        sources=", ".join(map(str, spec.sources)),
         method=spec.method or "",
-        params=params,
+        params=", ".join(f"{key} {_format(value)}" for key, value in spec.params if key != "seed"),
         base="" if spec.base is None else str(spec.base),
     )
 
@@ -131,12 +121,11 @@ class _Drawing:
         self.uses, self.grounds = _users(tailoring, n_layers)
         self.gap = 1.0 if self.cell < 16 else 2.0
 
-    def draw(self) -> Markup:
-        """The whole picture."""
+    def draw(self, summary: Sequence[str]) -> Markup:
         about = (
             f"One column for each of {count(self.n_layers, 'layer')} of {listed(self.members)}, "
             f"and below them the {count(len(self.tailoring.layers), 'layer')} of the result. "
-            + " ".join(_summary(self.tailoring, self.n_layers))
+            + " ".join(summary)
         )
         drawn = [*self._names(), *self._grid(), *self._threads(), *self._result()]
         drawn += (strengths := self._strengths())
@@ -149,10 +138,10 @@ class _Drawing:
         return self.left + (column + 1) * self.cell + gap
 
     def _names(self) -> list[Markup]:
-        drawn = []
-        for row, member in enumerate(self.members):
-            y = _TOP + row * _ROW + _ROW / 2 + 4
-            drawn.append(text(self.left - 10, y, _short(member), class_="tick end"))
+        drawn = [
+            text(self.left - 10, _TOP + (row + 0.5) * _ROW + 4, _short(member), class_="tick end")
+            for row, member in enumerate(self.members)
+        ]
         below = self.foot + _THREADS + _RESULT
         drawn.append(text(self.left - 10, below - 8, "result", class_="tick end strong"))
         drawn += self._layer_numbers(_TOP - 6, self.n_layers)
@@ -183,30 +172,21 @@ class _Drawing:
                     kind = f"cell m{row % 9}"
                 elif (member, layer) in self.grounds:
                     kind = f"cell ground m{row % 9}"
-                y = _TOP + row * _ROW
-                drawn.append(self._box((x, y), _ROW, kind, self._cell_title(member, layer)))
+                box = tag(
+                    "rect",
+                    tag("title", self._cell_title(member, layer)),
+                    x=round(x + self.gap / 2, 1),
+                    y=round(_TOP + row * _ROW + self.gap / 2, 1),
+                    width=round(self.cell - self.gap, 1),
+                    height=round(_ROW - self.gap, 1),
+                    rx=2,
+                    class_=kind,
+                )
+                drawn.append(box)
             if layer not in kept:
-                drawn.append(self._strike(x))
+                ends = (x + 2, self.foot - 2), (x + self.cell - 2, _TOP + 2)
+                drawn.append(path(ends, class_="strike"))
         return drawn
-
-    def _strike(self, x: float) -> Markup:
-        return tag(
-            "path",
-            d=f"M{x + 2:.1f} {self.foot - 2:.1f}L{x + self.cell - 2:.1f} {_TOP + 2:.1f}",
-            class_="strike",
-        )
-
-    def _box(self, corner: tuple[float, float], height: float, kind: str, title: str) -> Markup:
-        return tag(
-            "rect",
-            tag("title", title),
-            x=round(corner[0] + self.gap / 2, 1),
-            y=round(corner[1] + self.gap / 2, 1),
-            width=round(self.cell - self.gap, 1),
-            height=round(height - self.gap, 1),
-            rx=2,
-            class_=kind,
-        )
 
     def _cell_title(self, member: str, layer: int) -> str:
         parts = {-1: "embedding", self.n_layers: "norm", self.n_layers + 1: "head"}
@@ -228,10 +208,8 @@ class _Drawing:
             end = self.x(column, n_result) + self.cell / 2
             for layer in dict.fromkeys(source.layer or 0 for source in spec.sources):
                 start = self.x(layer, self.n_layers) + self.cell / 2
-                curve = (
-                    f"M{start:.1f} {top}C{start:.1f} {middle} {end:.1f} {middle} {end:.1f} {stop}"
-                )
-                drawn.append(tag("path", d=curve, class_="thread"))
+                curve = f"C{start:.1f} {middle} {end:.1f} {middle} {end:.1f} {stop}"
+                drawn.append(tag("path", d=f"M{start:.1f} {top}{curve}", class_="thread"))
         return drawn
 
     def _result(self) -> list[Markup]:
@@ -240,7 +218,11 @@ class _Drawing:
         y = self.foot + _THREADS
         drawn = []
         for name, column, spec in _placed(self.tailoring, n_result):
-            title = f"{name.removeprefix('the ')} of the result: {spec_title(spec)}"
+            row = _row(name.removeprefix("the "), spec)
+            params = f" ({row.params})" if row.params else ""
+            method = "" if spec.method is None else f"{row.method}{params} of "
+            base = f", on {row.base}" if method and row.base else ""
+            title = f"{row.name} of the result: {method}{row.sources}{base}"
             drawn += self._stripes(self.x(column, n_result), y, spec, title)
         return drawn
 
@@ -271,28 +253,14 @@ class _Drawing:
                 y=y,
                 width=round(width, 2),
                 height=_RESULT,
-                class_=f"cell m{self._row_of(source) % 9}",
+                class_=f"cell m{self.members.index(source.member) % 9}",
             )
             for index, source in enumerate(spec.sources)
         ]
         if spec.method is not None and self.cell >= 9:
-            letter = self.letters[spec.method]
-            middle = x + self.cell / 2
+            middle, letter = x + self.cell / 2, self.letters[spec.method]
             drawn.append(text(middle, y + _RESULT / 2 + 4, letter, class_="letter mid"))
         return drawn
-
-    def _row_of(self, source: Source) -> int:
-        return self.members.index(source.member)
-
-
-def spec_title(spec: LayerSpec) -> str:
-    """A layer in words: its sources, and the method with its parameters."""
-    row = _row("", spec)
-    if spec.method is None:
-        return row.sources
-    base = f", on {row.base}" if row.base else ""
-    params = f" ({row.params})" if row.params else ""
-    return f"{spec.method}{params} of {row.sources}{base}"
 
 
 def _short(name: str) -> str:
@@ -317,12 +285,7 @@ def _users(tailoring: Tailoring, n_layers: int) -> tuple[_Users, _Users]:
 
 
 def _placed(tailoring: Tailoring, n_layers: int) -> list[tuple[str, int, LayerSpec]]:
-    """Name, column and spec of every layer of the result and of every outer part.
-
-    Args:
-        tailoring: The result.
-        n_layers: Layers before the columns of norm and head.
-    """
+    """Name, column and spec of each layer and outer part; norm and head follow `n_layers`."""
     columns = {"embedding": -1, "norm": n_layers, "head": n_layers + 1}
     placed = [(f"layer {index}", index, spec) for index, spec in enumerate(tailoring.layers)]
     return placed + [(f"the {part}", columns[part], s) for part, s in tailoring.outer_parts.items()]

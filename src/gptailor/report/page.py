@@ -17,20 +17,19 @@ from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
 from gptailor.record.run import RunRecord, read_run
-from gptailor.report import words
-from gptailor.report.cost_table import cost_rows
-from gptailor.report.finalists import finalist_table
 from gptailor.report.forest import forest
 from gptailor.report.front import front
 from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
-from gptailor.report.scores import evidence, parameters_of, table_of
+from gptailor.report.scores import evidence, finalist_table, parameters_of, table_of
+from gptailor.report.words import amount, cost_rows, count, decimal, duration, listed, percent
 
-__all__ = ["render", "write_report"]
+__all__ = ["write_report"]
 
 _GENERATOR = b'<meta name="generator" content="GPTailor">'  # as the template writes it
 _FILE = "report.html"
 _SHOWN_FAILURES = 50
+_FILTERS = (amount, count, decimal, duration, listed, percent)
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -54,23 +53,13 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         raise RecordError(f"{path}: is no plain file; name the HTML file to write")
     if path.exists() and _GENERATOR not in path.read_bytes()[:4096]:
         raise RecordError(f"{path}: exists and is no report of ours; name another file")
-    page = render(run)
-    write_atomically(path, page)
+    template, look = _template()
+    write_atomically(path, template.render(**_facts(run), **look))
     return path
 
 
-def render(run: RunRecord) -> str:
-    """Make the page's text.
-
-    Raises:
-        RecordError: Two models were not measured on the same examples.
-    """
-    template, look = _template()
-    return template.render(**_facts(run), **look)
-
-
 @cache
-def _template() -> tuple[jinja2.Template, dict[str, str]]:
+def _template() -> tuple[jinja2.Template, dict[str, Markup]]:
     """The page's template, compiled once, and its style and script: files of this package."""
     loader = jinja2.PackageLoader("gptailor.report")
     environment = jinja2.Environment(
@@ -80,12 +69,11 @@ def _template() -> tuple[jinja2.Template, dict[str, str]]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({name: vars(words)[name] for name in words.__all__})
-    style, script = (
-        Markup(loader.get_source(environment, name)[0]) for name in ("page.css", "page.js")
-    )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    look = {"style": style, "script": script, "script_digest": digest}
+    environment.filters.update({form.__name__: form for form in _FILTERS})
+    files = {"style": "page.css", "script": "page.js"}
+    look = {key: Markup(loader.get_source(environment, name)[0]) for key, name in files.items()}
+    digest = base64.b64encode(hashlib.sha256(look["script"].encode()).digest()).decode()
+    look["script_digest"] = Markup(digest)
     return environment.get_template("page.html.jinja"), look
 
 
@@ -94,6 +82,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
     header, best, found = run.header, run.best_trial, evidence(run)
     table = None if found is None else table_of(run, found)
     members, n_layers = header.family.members, header.family.n_layers
+    task_notes = [f"{task}: {note}" for task, facts in header.tasks.items() for note in facts.notes]
     return {
         "run": run,
         "name": run.folder.resolve().name,
@@ -115,15 +104,16 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "reasons": Counter(trial.failure or "" for trial in run.failed).most_common(5),
         "config_yaml": dump_yaml(header.config),
         "metrics": METRICS,
-        "notes": _notes(run),
+        "notes": [*run.notes, *header.family.notes, *task_notes],
     }
 
 
 def _headline(run: RunRecord, table: ScoreTable | None) -> dict[str, Any]:
     """What was made, in numbers; None where the record does not say."""
     best, family = run.best_trial, run.header.family
+    state = "open" if run.complete else "failed" if run.trials else "empty"
     return {
-        "state": _state(run),
+        "state": state if run.chosen is None else "done",
         "parameters": family.parameters or None,
         "kept_parameters": None if best is None else parameters_of(run.header, best.tailoring),
         "n_kept": run.header.n_kept if best is None else len(best.tailoring.layers),
@@ -132,18 +122,3 @@ def _headline(run: RunRecord, table: ScoreTable | None) -> dict[str, Any]:
         "layer_tokens": sum(trial.evaluation.layer_tokens for trial in run.trials),
         "seconds": max(run.elapsed.values(), default=0.0),
     }
-
-
-def _state(run: RunRecord) -> str:
-    """``done``, ``open`` (none is chosen yet), ``failed`` (all did) or ``empty`` (no trial)."""
-    if run.chosen is not None:
-        return "done"
-    if not run.trials:
-        return "empty"
-    return "open" if run.complete else "failed"
-
-
-def _notes(run: RunRecord) -> list[str]:
-    """Notes on the record, the family and the tasks."""
-    tasks = [f"{task}: {note}" for task, facts in run.header.tasks.items() for note in facts.notes]
-    return [*run.notes, *run.header.family.notes, *tasks]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from markupsafe import Markup
@@ -25,13 +25,11 @@ class Point:
     """One trial as it is drawn.
 
     Args:
-        number: Of the trial.
         n_examples: Examples a task it was evaluated on.
         loss: By the user's own metrics; None if it failed.
         layer_tokens: Spent by the search up to and with this trial.
         elapsed: Seconds of search when it was recorded.
         is_able: Whether it may be chosen: the size wanted, on the most examples.
-        origin: How the searcher came to it.
     """
 
     number: int
@@ -58,7 +56,6 @@ class SearchChart:
     """The whole search.
 
     Args:
-        points: One a trial.
         rungs: The numbers of examples in use, rising.
         panels: Over trials, over compute and over time.
         n_beyond: Trials worse than the scale shows.
@@ -94,20 +91,19 @@ def _points(run: RunRecord) -> tuple[Point, ...]:
     if objective is None:
         return ()
     able = {trial.number for trial in run.able}
-    points, spent = [], 0
-    for trial in run.trials:
-        spent += trial.evaluation.layer_tokens
-        point = Point(
+    spent = accumulate(trial.evaluation.layer_tokens for trial in run.trials)
+    return tuple(
+        Point(
             trial.number,
             trial.proposal.n_examples,
             None if trial.scores is None else objective.scalar(trial.scores),
-            layer_tokens=spent,
+            layer_tokens=layer_tokens,
             elapsed=run.elapsed[trial.number],
             is_able=trial.number in able,
             origin=trial.proposal.origin,
         )
-        points.append(point)
-    return tuple(points)
+        for trial, layer_tokens in zip(run.trials, spent, strict=True)
+    )
 
 
 def _limits(losses: Sequence[float], top: Sequence[float]) -> tuple[float, float]:

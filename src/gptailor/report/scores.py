@@ -1,4 +1,4 @@
-"""The scores to show: of which models, on which examples.
+"""The scores to show: of which models, on which examples; and how the finalists compare.
 
 The best evidence is shown: an evaluation by lm-eval, else the engine's scores on the test split,
 else those on the selection split, else the search's own.
@@ -9,13 +9,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.statistics import N_RESAMPLES, RESULT, ScoreTable, score_table
-from gptailor.core.tailoring import Tailoring
-from gptailor.core.trial import Measurement, Scores
+from gptailor.core.objective import Objective
+from gptailor.core.statistics import N_RESAMPLES, RESULT, Estimate, ScoreTable, score_table
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Measurement, Scores, Trial
 from gptailor.record.entries import Header
 from gptailor.record.run import RunRecord
 
-__all__ = ["Evidence", "evidence", "like", "parameters_of", "table_of"]
+__all__ = [
+    "Evidence",
+    "FinalistRow",
+    "FinalistTable",
+    "evidence",
+    "finalist_table",
+    "like",
+    "parameters_of",
+    "table_of",
+    "values_of",
+]
+
+_NORMAL_95 = 1.959964  # two-sided 95% of a normal distribution, in standard errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +105,7 @@ def table_of(run: RunRecord, found: Evidence) -> ScoreTable:
 
 
 def like(scores: Scores, pattern: Scores) -> Scores:
-    """Cut the scores of a whole member to the first examples, which are those a candidate saw.
-
-    Args:
-        scores: On all the examples of a split.
-        pattern: The candidate's, on as many or fewer.
-    """
+    """Cut a whole member's scores to the first examples: those of a candidate's `pattern`."""
     return Scores(
         {
             task: {
@@ -107,4 +115,67 @@ def like(scores: Scores, pattern: Scores) -> Scores:
             }
             for task, metrics in pattern.tasks.items()
         }
+    )
+
+
+def values_of(run: RunRecord, scores: Scores) -> tuple[float, ...]:
+    """The user's metric, one value a task."""
+    return tuple(scores.value(goal.task, goal.metric) for goal in run.goals)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalistRow:
+    """One finalist.
+
+    Args:
+        number: Of the trial.
+        origin: How the searcher came to it.
+        search_loss: Mean loss on the search split.
+        selection_loss: Mean loss on the selection split; None where the base was not scored there.
+        behind: Its selection loss less the pick's, in pairs; None for the pick itself.
+        values: The user's metric on the selection split, one a task.
+    """
+
+    number: int
+    origin: str
+    search_loss: float | None
+    selection_loss: float | None
+    behind: Estimate | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinalistTable:
+    """All finalists, the best on the selection split first, and the base's values beside them."""
+
+    rows: tuple[FinalistRow, ...]
+    base: tuple[float, ...] | None
+
+
+def finalist_table(run: RunRecord) -> FinalistTable | None:
+    """Compare the finalists; None before any was scored on the selection split."""
+    base = run.on_selection.get(BASE)
+    objective = None if base is None else Objective(run.goals, base)
+    rows = [_row(run, trial, objective) for trial in run.trials if trial.number in run.on_selection]
+    if not rows:
+        return None
+    # the pick comes before its equals: ties were broken by the continuous metric
+    rows.sort(key=lambda row: (row.selection_loss or 0.0, row.behind is not None, row.number))
+    return FinalistTable(tuple(rows), None if base is None else values_of(run, base))
+
+
+def _row(run: RunRecord, trial: Trial, objective: Objective | None) -> FinalistRow:
+    scores, searched = run.on_selection[trial.number], run.objective
+    behind = None
+    picked = None if run.chosen is None else run.on_selection.get(run.chosen.number)
+    if objective is not None and picked is not None and picked is not scores:
+        mean, error = objective.difference(scores, picked)
+        behind = Estimate(mean, mean - _NORMAL_95 * error, mean + _NORMAL_95 * error)
+    return FinalistRow(
+        number=trial.number,
+        origin=trial.proposal.origin,
+        search_loss=searched.scalar(trial.scores) if searched and trial.scores else None,
+        selection_loss=None if objective is None else objective.scalar(scores),
+        behind=behind,
+        values=values_of(run, scores),
     )

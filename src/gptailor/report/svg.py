@@ -130,10 +130,8 @@ class Axes:
 
     def vertical(self, value: float, class_: str = "grid") -> Markup:
         """A line from top to bottom."""
-        x = self.x(value)
-        return tag(
-            "line", x1=x, x2=x, y1=min(self.y.start, self.y.stop), y2=self.foot, class_=class_
-        )
+        x, top = self.x(value), min(self.y.start, self.y.stop)
+        return tag("line", x1=x, x2=x, y1=top, y2=self.foot, class_=class_)
 
     def horizontal(self, value: float, class_: str = "grid") -> Markup:
         """A line from left to right."""

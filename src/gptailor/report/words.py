@@ -1,9 +1,22 @@
-"""Format numbers and lists for people."""
+"""Format numbers, lists and a search's costs for people."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-__all__ = ["amount", "bounds", "count", "decimal", "duration", "listed", "percent", "spans"]
+from gptailor.record.entries import Costs
+
+__all__ = [
+    "CostRow",
+    "amount",
+    "cost_rows",
+    "count",
+    "decimal",
+    "duration",
+    "listed",
+    "percent",
+    "spans",
+]
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -27,11 +40,6 @@ def decimal(value: float) -> str:
         return "∞"
     digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
     return f"{value:,.{digits}f}".replace("-", "−")  # noqa: RUF001  # a minus as wide as a digit
-
-
-def bounds(low: float, high: float) -> str:
-    """Two scores as an interval."""
-    return f"{decimal(low)} to {decimal(high)}"
 
 
 def amount(value: float) -> str:
@@ -101,3 +109,44 @@ def spans(numbers: Sequence[int]) -> str:
             runs.append([number])
     ranges = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return ", ".join(ranges)
+
+
+class CostRow(NamedTuple):
+    """One quantity; `off` is how far the prediction was above (+) or below, as percent."""
+
+    name: str
+    predicted: str
+    actual: str
+    off: str
+
+
+def cost_rows(forecast: Costs | None, spent: Costs | None) -> tuple[CostRow, ...]:
+    """Compare a forecast with the costs; no rows where either is not known.
+
+    Example:
+        >>> from gptailor.record.entries import SpentEntry
+        >>> costs = SpentEntry(
+        ...     n_trials=9, n_candidates=5, layer_tokens=9, seconds=75, peak_bytes=1
+        ... )
+        >>> twice = costs.model_copy(update={"seconds": 150.0})
+        >>> next(row for row in cost_rows(twice, costs) if row.name == "time")
+        CostRow(name='time', predicted='2 min 30 s', actual='1 min 15 s', off='+100%')
+    """
+    if forecast is None or spent is None:
+        return ()
+    quantities: list[tuple[str, float, float, Callable[[float], str]]] = [
+        ("trials", forecast.n_trials, spent.n_trials, "{:,}".format),
+        ("candidates", forecast.n_candidates, spent.n_candidates, "{:,}".format),
+        ("layer-tokens", forecast.layer_tokens, spent.layer_tokens, amount),
+        ("time", forecast.seconds, spent.seconds, duration),
+        (
+            "peak memory",
+            forecast.peak_bytes / 2**20,
+            spent.peak_bytes / 2**20,
+            "{:,.0f} MiB".format,
+        ),
+    ]
+    return tuple(
+        CostRow(name, form(before), form(after), f"{before / after - 1:+.0%}" if after else "")
+        for name, before, after, form in quantities
+    )
