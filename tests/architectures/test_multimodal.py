@@ -175,7 +175,7 @@ def test_a_stock_reload_reads_text_and_images_as_the_model_made_by_hand(
         (tmp_path / "base").mkdir(exist_ok=True)
         (tmp_path / "base" / name).write_text('{"kept": "as it is"}')
     family = family_around(made, tmp_path)
-    assert any("what stands around it" in note for note in family.notes)
+    assert any("stays as the base has it" in note for note in family.notes)
     refuse_inexact(Engine(family))
     export_checkpoint(family, TAILORING, tmp_path / "out")
     stock, truth = reload(tmp_path / "out"), made_by_hand(made)

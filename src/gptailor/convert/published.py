@@ -55,7 +55,7 @@ def convert_published(
 
     Args:
         config: The parsed JSON object.
-        n_layers: How many layers each member has.
+        n_layers: Of each member.
         members: ``base``, then the variants' names in the order of the search.
         compat: Take differences from the base's layer at the position in the *result*, as the
             published merge does, and not from the base's layer at the layer's own position.
@@ -149,12 +149,8 @@ class _Read:
                 "published code, or the runhistory.json of its optimiser"
             )
         else:
-            known = (
-                "remove_idx_0",
-                "layer_0_candidate_0",
-                f"layer_0_{_SCALE}",
-                f"layer_0_{_OUTPUT}",
-            )
+            of_layer = ("candidate_0", _SCALE, _OUTPUT)
+            known = ("remove_idx_0", *(f"layer_0_{name}" for name in of_layer))
             for key in self.config:
                 if not _REMOVED.match(key) and not _OF_LAYER.match(key):
                     yield unknown("key", key[:60], known)

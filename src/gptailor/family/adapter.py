@@ -200,12 +200,10 @@ def _merged(
 
 def _model_for(base: OpenedMember, weights: Mapping[str, Tensor]) -> PreTrainedModel:
     """The language model, or the whole multimodal one where the adapter was trained on that."""
-    model = model_around(base.config, base.state, torch.float32)
-    if base.multimodal_wrapper is None or not any(
-        names_whole(name.removeprefix(_PREFIX)) for name in weights
-    ):
-        return model
-    return base.multimodal_wrapper.around(model, torch.float32)
+    model, wrapper = model_around(base.config, base.state, torch.float32), base.multimodal_wrapper
+    if wrapper and any(names_whole(name.removeprefix(_PREFIX)) for name in weights):
+        return wrapper.around(model, torch.float32)
+    return model
 
 
 def _refuse_outside(folder: Path, base: OpenedMember, merged: PreTrainedModel) -> None:

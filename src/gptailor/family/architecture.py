@@ -75,7 +75,7 @@ def layers_path(model: PreTrainedModel) -> str:
     """The name of the model's list of decoder layers, such as ``model.layers``."""
     n_layers = n_layers_of(model.config)
     found = [
-        name
+        str(name)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n_layers
     ]
@@ -86,7 +86,7 @@ def layers_path(model: PreTrainedModel) -> str:
             f"{model.config.model_type}: expected one list of {n_layers} decoder layers in the "
             f"model but found {len(shallow)}; this architecture is not supported"
         )
-    return str(shallow[0])
+    return shallow[0]
 
 
 def n_layers_of(config: PreTrainedConfig) -> int:
@@ -126,10 +126,8 @@ def layer_kinds(config: PreTrainedConfig) -> tuple[Kind, ...]:
 def kind_difference(one: Kind, other: Kind) -> tuple[str, Hashable, Hashable] | None:
     """The first field in which two kinds of layer differ, with both values."""
     values, others = dict(one), dict(other)
-    for name in values | others:
-        if values.get(name) != others.get(name):
-            return name, values.get(name), others.get(name)
-    return None
+    pairs = ((name, values.get(name), others.get(name)) for name in values | others)
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
 def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTrainedConfig:

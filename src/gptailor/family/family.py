@@ -104,13 +104,10 @@ class Family:
     @cached_property
     def nbytes(self) -> int:
         """Bytes of memory held, each shared tensor counted once."""
-        held = {}
         around = [self.multimodal_wrapper.state] if self.multimodal_wrapper else []
-        for state in (*self.states.values(), *around):
-            for tensor in state.values():
-                storage = tensor.untyped_storage()
-                held[storage.data_ptr()] = storage.nbytes()
-        return sum(held.values())
+        states = (*self.states.values(), *around)
+        storages = [tensor.untyped_storage() for state in states for tensor in state.values()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     @cached_property
     def kinds(self) -> tuple[tuple[Kind, Hashable], ...]:

@@ -38,19 +38,13 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def library_call(problem: str) -> Iterator[None]:
-    """Call a library, quietly; its error on broken input becomes a `FamilyError`.
-
-    No narrower kind than Exception will do: the tokenizers library raises bare ones.
-
-    Args:
-        problem: The beginning of the sentence, which ends with the library's own words.
-    """
+    """Call a library, quietly; its error becomes a `FamilyError` that begins with `problem`."""
     try:
         with quiet():
             yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # the tokenizers library raises bare ones
         raise FamilyError(f"{problem}: {one_line(error)}") from error
 
 

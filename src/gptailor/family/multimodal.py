@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gptailor.errors import FamilyError
 from gptailor.family.architecture import facts, text_config
@@ -52,7 +52,8 @@ class MultimodalWrapper:
     def around(self, model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         """Wrap a language model of any number of layers; tensors are shared, or cast to `dtype`."""
         config, text = copy.deepcopy(self.config), copy.deepcopy(model.config)
-        setattr(config, _text_field(config), text)
+        inside = config.get_text_config()
+        setattr(config, next(k for k in config.sub_configs if getattr(config, k) is inside), text)
         config.tie_word_embeddings = text.tie_word_embeddings
         config.dtype = dtype
         whole = skeleton_of(config, dtype)
@@ -145,8 +146,3 @@ def _names(model: PreTrainedModel, inside: PreTrainedModel) -> dict[str, str]:
         f"models of type {model.config.model_type!r} are not supported: "
         "their language model was not found inside"
     )
-
-
-def _text_field(config: PreTrainedConfig) -> str:
-    inside = config.get_text_config()
-    return str(next(name for name in config.sub_configs if getattr(config, name) is inside))
