@@ -11,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from gptailor.app.export_run import find_provenance
 from gptailor.app.inputs import load_members
-from gptailor.app.selection import find_provenance
 from gptailor.cli.evaluate import command as evaluate
 from gptailor.cli.export import command as export
 from gptailor.config import load_config

@@ -8,8 +8,6 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from gptailor.app.header import header_of, task_digest
 from gptailor.app.inputs import load_members, open_tasks
@@ -26,8 +24,8 @@ from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, tailored_config
 from gptailor.forecast.forecast import forecast
 from gptailor.record.compatibility import check_header
-from gptailor.record.entries import ForecastEntry, Header
-from gptailor.record.journal import RECORD, Journal, read_record
+from gptailor.record.entries import ForecastEntry
+from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import SearchContext, Searcher, check_options, make_searcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
@@ -43,7 +41,6 @@ __all__ = [
     "evaluator_on",
     "open_study",
     "probe_workers",
-    "with_recorded_settings",
 ]
 
 
@@ -286,22 +283,6 @@ def open_study(
     else:
         journal.append(header)
     return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
-
-
-def with_recorded_settings(config: Config, folder: Path) -> Config:
-    """Take ``dtype: auto`` and the order of the variants from the record in a folder, if any.
-
-    In a config the variants have no order, but a searcher's draws depend on one.
-    """
-    lines = read_record(folder / RECORD) if (folder / RECORD).exists() else []
-    if not lines or not isinstance(header := lines[0][1], Header):
-        return config
-    recorded, family = header.config["family"], config.family
-    update: dict[str, Any] = {"dtype": recorded["dtype"]} if family.dtype == "auto" else {}
-    order = recorded.get("variants")
-    if isinstance(order, Mapping) and set(order) == set(family.variants):
-        update["variants"] = {name: family.variants[name] for name in order}
-    return config.model_copy(update={"family": family.model_copy(update=update)})
 
 
 def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_removed: int) -> Plan:

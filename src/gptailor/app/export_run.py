@@ -1,23 +1,47 @@
-"""Export a run's model or a tailoring: load the members, check them, write the format asked for."""
+"""Export a run's model or a tailoring: find it, load the members, check them, write the format."""
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptailor.app.header import model_facts
+from gptailor.app.header import refuse_changes
 from gptailor.app.inputs import load_members
-from gptailor.app.selection import Provenance, find_provenance
-from gptailor.core.tailoring import Tailoring
-from gptailor.errors import ConfigError
+from gptailor.app.settings import recorded_config
+from gptailor.config import Config, load_config
+from gptailor.core.statistics import RESULT, ScoreTable, score_table
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.errors import ConfigError, RecordError
 from gptailor.export import card_facts, export_checkpoint, model_card
 from gptailor.export.gguf.writer import export_gguf
 from gptailor.export.mergekit.recipe import export_recipe
 from gptailor.export.options import ExportOptions
 from gptailor.family import Family
-from gptailor.record.compatibility import changed_model, changes
+from gptailor.record.run import RunRecord, read_run
 
-__all__ = ["export"]
+__all__ = ["Provenance", "export", "find_provenance"]
+
+_SCORES_NOTE = "Examples that neither the search nor the choice among finalists had seen."
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """A tailoring and where it comes from.
+
+    Args:
+        config: With which it was searched, or for which it was written.
+        tailoring: What is to be exported.
+        record: That of its run; None where there is no run.
+        scores: Those of the base and of the tailoring on the test split, if they are recorded.
+        n_tried: How many candidates were tried; None where there was no search.
+    """
+
+    config: Config
+    tailoring: Tailoring
+    record: RunRecord | None = None
+    scores: ScoreTable | None = None
+    n_tried: int | None = None
 
 
 def export(  # noqa: PLR0913  # what may be said of an export
@@ -31,20 +55,10 @@ def export(  # noqa: PLR0913  # what may be said of an export
     family: Family | None = None,
     on_loading: Callable[[], None] = lambda: None,
 ) -> tuple[Family, Tailoring]:
-    """Write a model for other tools to load.
+    """Write a model for other tools to load; return the members and the exported tailoring.
 
-    Args:
-        run: A run's folder; or a config, with `tailoring`.
-        out: A folder for ``hf``; a file for the other formats.
-        options: The format, and what is asked of it.
-        trial: A trial's number; the chosen one if absent.
-        tailoring: A tailoring.yaml instead of a trial.
-        overwrite: Replace a folder or file that no export wrote.
-        family: The members, if they are in no files.
-        on_loading: Called before the members are loaded.
-
-    Returns:
-        The members and the tailoring that were exported.
+    `Run.export` describes the arguments; `run` may be a config, if there is a `tailoring` (the
+    path of a tailoring.yaml). `on_loading` is called before the members are loaded.
 
     Raises:
         UserError: It can't be written as asked, or the members changed since the search.
@@ -53,29 +67,54 @@ def export(  # noqa: PLR0913  # what may be said of an export
     on_loading()
     family = family or load_members(found.config)
     family.check(found.tailoring)
-    if found.header is not None:
-        problems = changes(found.header, family.digests, {}, where=run)
-        problems += changed_model(found.header, model_facts(family), run)
-        if problems:
-            raise ConfigError(problems)
-    keep = [run, *([tailoring] if tailoring is not None else []), *found.files]
+    if found.record is not None:
+        refuse_changes(found.record, family)
+    inputs = [Path(n) for task in found.config.tasks for n in (task.name, task.test_task) if n]
+    keep = [run, *([tailoring] if tailoring is not None else []), *filter(Path.is_file, inputs)]
     more: dict[str, Any] = {"overwrite": overwrite, "keep": keep}
     if options.format == "gguf":
         export_gguf(family, found.tailoring, out, dtype=options.gguf_dtype, **more)
     elif options.format == "mergekit":
         export_recipe(family, found.tailoring, out, **more)
     else:
-        card = _card(family, found, out)
+        facts = dataclasses.replace(
+            card_facts(family, found.tailoring, out.resolve().name),
+            scores=found.scores,
+            scores_note=_SCORES_NOTE,
+            n_tried=found.n_tried,
+        )
+        card = model_card(facts)
         export_checkpoint(family, found.tailoring, out, card=card, **options.hf_arguments, **more)
     return family, found.tailoring
 
 
-def _card(family: Family, found: Provenance, out: Path) -> str:
-    """The model card, with the scores that the run recorded."""
-    facts = dataclasses.replace(
-        card_facts(family, found.tailoring, out.resolve().name),
-        scores=found.scores,
-        scores_note=found.scores_note,
-        n_tried=found.n_tried,
-    )
-    return model_card(facts)
+def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> Provenance:
+    """Find out what is to be exported; `export` describes the arguments.
+
+    Raises:
+        UserError: The folder is not a run's, the trial does not exist, nothing was chosen yet.
+    """
+    if trial is not None and tailoring is not None:
+        raise ConfigError("export: give --trial or --tailoring, not both")
+    if run.is_file():
+        if tailoring is None:
+            raise ConfigError(f"export: {run} is a config; name a tailoring.yaml with --tailoring")
+        return Provenance(load_config(run), Tailoring.load(tailoring))
+    record = read_run(run)
+    config, chosen = recorded_config(record), record.chosen
+    if tailoring is not None:
+        return Provenance(config, Tailoring.load(tailoring), record)
+    if trial is None:
+        if chosen is None:
+            raise RecordError(
+                f"{run}: nothing was chosen yet; finish the search, or name a trial with --trial"
+            )
+        trial = chosen.number
+    if trial not in record.proposals:
+        raise RecordError(f"{run}: there is no trial {trial}; see the report for their numbers")
+    scores, on_test = None, record.on_test
+    if BASE in on_test and trial in on_test:
+        models = {BASE: on_test[BASE], RESULT: on_test[trial]}
+        scores = score_table(models, {goal.task: goal.metric for goal in record.goals})
+    n_tried = None if chosen is None else chosen.n_tried
+    return Provenance(config, record.proposals[trial].tailoring, record, scores, n_tried)

@@ -15,12 +15,15 @@ from gptailor.core.merge_spec import merge_spec
 from gptailor.core.metrics import METRICS
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.engine.device import cpu_name, device_of
+from gptailor.errors import ConfigError
 from gptailor.family import Family
+from gptailor.record.compatibility import changed_model, changes
 from gptailor.record.entries import FamilyFacts, Header, MetricFacts, TaskFacts
+from gptailor.record.run import RunRecord
 from gptailor.study import Plan
 from gptailor.tasks.splits import TaskSplits
 
-__all__ = ["header_of", "model_facts", "task_digest"]
+__all__ = ["header_of", "refuse_changes", "task_digest"]
 
 _LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval", "peft", "numpy", "safetensors")
 _OF_SEARCHERS = {"smac": ("smac", "ConfigSpace"), "optuna": ("optuna",)}
@@ -63,7 +66,7 @@ def header_of(
             nbytes=family.nbytes,
             notes=family.notes,
             digests=dict(family.digests),
-            model=model_facts(family),
+            model=_model_facts(family),
         ),
         n_kept=plan.n_kept,
         goals=tuple(dataclasses.replace(g, proxy=g.measured(proxy=True)) for g in plan.goals),
@@ -92,7 +95,22 @@ def header_of(
     )
 
 
-def model_facts(family: Family) -> dict[str, Any]:
+def refuse_changes(
+    record: RunRecord, family: Family, tasks: Mapping[str, TaskSplits] | None = None
+) -> None:
+    """Refuse members and tasks that are not those a run was begun with.
+
+    Raises:
+        ConfigError: Every difference, a sentence each.
+    """
+    digests = {name: task_digest(splits) for name, splits in (tasks or {}).items()}
+    problems = changes(record.header, family.digests, digests, where=record.folder)
+    problems += changed_model(record.header, _model_facts(family), record.folder)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _model_facts(family: Family) -> dict[str, Any]:
     """The keys of the members' config that say how they compute, as JSON."""
     plain = family.config.to_dict()
     known = {key: plain[key] for key in sorted(plain) if key not in _PASSING}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptailor.app.run_folder import Run
-from gptailor.app.settings import ConfigLike, run_folder, settings_of
+from gptailor.app.settings import ConfigLike, run_folder, settings_of, with_recorded_settings
 from gptailor.config import Config
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ranking import write_results
@@ -108,11 +108,11 @@ def open_search(
         UserError: Something in the config, a member, a task or the folder is invalid.
     """
     if (folder / RECORD).exists() and read_record(folder / RECORD):
-        read_run(folder)  # a damaged record is refused before anything is loaded
+        # a damaged record is refused before anything is loaded
+        config = with_recorded_settings(config, read_run(folder))
     on_loading()
-    from gptailor.app.assemble import assemble, probe_workers, with_recorded_settings  # slow
+    from gptailor.app.assemble import assemble, probe_workers  # slow
 
-    config = with_recorded_settings(config, folder)
     with closing(probe_workers(config)):  # what they lack is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks)
         with closing(assembly.pool()) as pool, Journal(folder) as journal:

@@ -1,21 +1,33 @@
-"""Make a `Config` from a file, a mapping or a `Config`, and from what is already in memory."""
+"""Make a `Config` from a file, a mapping, a record, and from what is already in memory."""
 
+import json
 from collections.abc import Callable, Mapping
 from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from gptailor.config import Config, config_of
+from gptailor.core.frozen import RECORDED
 from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE
-from gptailor.errors import ConfigError
+from gptailor.errors import ConfigError, RecordError
 from gptailor.files.yaml import read_yaml
+from gptailor.record.run import RunRecord
 
 if TYPE_CHECKING:
+    from gptailor.core.specs import TaskSpec
     from gptailor.family import Family
     from gptailor.tasks.splits import TaskSplits
 
-__all__ = ["ConfigLike", "run_folder", "settings_of"]
+__all__ = [
+    "ConfigLike",
+    "recorded_config",
+    "run_folder",
+    "settings_of",
+    "with_recorded_settings",
+]
 
 ConfigLike = Config | Mapping[str, Any] | str | Path
 
@@ -44,13 +56,13 @@ def settings_of(
                     raise ConfigError(
                         f"searcher: must be a name or a generator function, not {searcher!r}"
                     )
-                place = f"{searcher.__module__}:{searcher.__qualname__}"
-                searcher = SEARCHERS.add(place, searcher)
+                name = f"{searcher.__module__}:{searcher.__qualname__}"
+                searcher = SEARCHERS.add(name, searcher)
             plain["search"] = _section(plain, "search") | {"name": searcher}
         if family is not None:
             plain |= _in_memory(plain, family)
         if tasks is not None:
-            plain["tasks"] = _requests(tasks)
+            plain["tasks"] = [_request(splits.spec) for splits in tasks.values()]
     return config_of(plain, path)
 
 
@@ -64,6 +76,34 @@ def run_folder(config: ConfigLike) -> Path:
         raise ConfigError("out: name the run's folder; only a config in a file has one by itself")
     path = Path(config)
     return path.resolve().parent / "runs" / path.stem
+
+
+def recorded_config(record: RunRecord) -> Config:
+    """The config that a run was begun with, every default filled in; imports no plug-in metric.
+
+    Raises:
+        RecordError: This version can't read it.
+    """
+    try:
+        plain = json.dumps(record.header.config)
+        return Config.model_validate_json(plain, context=RECORDED)
+    except ValidationError:
+        raise RecordError(
+            f"{record.folder}: its config is not one of this version; use the version that searched"
+        ) from None
+
+
+def with_recorded_settings(config: Config, record: RunRecord) -> Config:
+    """Take what ``dtype: auto`` was, and the order of the variants, from a record.
+
+    In a config the variants have no order, but a searcher's draws depend on one.
+    """
+    recorded, family = record.header.config["family"], config.family
+    update: dict[str, Any] = {"dtype": recorded["dtype"]} if family.dtype == "auto" else {}
+    order = recorded.get("variants")
+    if isinstance(order, Mapping) and set(order) == set(family.variants):
+        update["variants"] = {name: family.variants[name] for name in order}
+    return config.model_copy(update={"family": family.model_copy(update=update)})
 
 
 def _section(plain: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -94,11 +134,10 @@ def _in_memory(plain: Mapping[str, Any], family: "Family") -> dict[str, Any]:
     return {"family": asked, "engine": engine | {"device": here}}
 
 
-def _requests(tasks: "Mapping[str, TaskSplits]") -> list[dict[str, Any]]:
-    """The section ``tasks`` that asks for tasks which are already loaded."""
-    requests = [splits.spec.model_dump() for splits in tasks.values()]
-    for request in requests:
-        for key in ("name", "test_task"):
-            if request[key] is not None and Path(request[key]).exists():
-                request[key] = str(Path(request[key]).resolve())
-    return requests
+def _request(spec: "TaskSpec") -> dict[str, Any]:
+    """The entry of the section ``tasks`` that asks for a task which is already loaded."""
+    request = spec.model_dump()
+    for key in ("name", "test_task"):
+        if request[key] is not None and Path(request[key]).exists():
+            request[key] = str(Path(request[key]).resolve())
+    return request

@@ -13,13 +13,7 @@ from typing import TextIO
 
 import typer
 
-from gptailor.cli.check import command as check
-from gptailor.cli.convert import command as convert
-from gptailor.cli.evaluate import command as evaluate
-from gptailor.cli.export import command as export
-from gptailor.cli.init import command as init
-from gptailor.cli.report import command as report
-from gptailor.cli.search import command as search
+from gptailor.cli import check, convert, evaluate, export, init, report, search
 from gptailor.errors import UserError, is_out_of_memory
 
 __all__ = ["app", "main"]
@@ -35,13 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("init")(init)
-app.command("check")(check)
-app.command("search")(search)
-app.command("report")(report)
-app.command("export")(export)
-app.command("evaluate")(evaluate)
-app.command("convert")(convert)
+for _verb in (init, check, search, report, export, evaluate, convert):
+    app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 
 
 def main() -> None:

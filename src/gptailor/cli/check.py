@@ -3,12 +3,11 @@
 import dataclasses
 import json
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from gptailor.cli.console import errors, named, screen
+from gptailor.cli.console import AsJson, ConfigPath, errors, screen
 
 if TYPE_CHECKING:
     from gptailor.app.assemble import Assembly
@@ -18,20 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-def command(
-    config: Annotated[Path, typer.Argument(help="The tailor.yaml.", callback=named)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-) -> None:
+def command(config: ConfigPath, as_json: AsJson = False) -> None:
     """Check config, family and tasks for problems, and predict trials, tokens, memory and time."""
     from gptailor.config import load_config
     from gptailor.config.schema import PluginConfig
 
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    from gptailor.app.assemble import (  # slow: the config's problems come first
-        assemble,
-        probe_workers,
-    )
+    from gptailor.app.assemble import assemble, probe_workers  # slow
     from gptailor.engine.device import device_of
 
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
@@ -63,16 +56,12 @@ def _show_plan(assembly: "Assembly") -> None:
         f"{family.parameters / 1e6:,.1f} M parameters, {str(family.dtype).removeprefix('torch.')}"
     )
     removed = sum(sorted(family.layer_parameters)[: plan.n_removed])
-    screen.print(
-        f"remove:   {plan.n_removed} layers, {removed / family.parameters:.1%} of the parameters"
-    )
+    share = removed / family.parameters
+    screen.print(f"remove:   {plan.n_removed} layers, {share:.1%} of the parameters")
     for name, splits in assembly.tasks.items():
-        screen.print(
-            f"task:     {name}: {splits.search.n_examples} search, {splits.selection.n_examples} "
-            f"selection and {splits.test.n_examples} test examples"
-        )
-        for note in splits.notes:
-            screen.print(f"          {note}")
+        counts = [task.n_examples for task in splits.by_name.values()]
+        examples = "{} search, {} selection and {} test examples".format(*counts)
+        screen.print(f"task:     {name}: {examples}", *splits.notes, sep="\n          ")
     screen.print(f"rungs:    {', '.join(map(str, plan.rungs))} examples of each task")
 
 

@@ -1,19 +1,31 @@
-"""What the commands share: the screen, and checks of paths."""
+"""What the commands share: the screen, arguments that are paths, and the option ``--json``."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
 from gptailor.core.frozen import usable_path
 from gptailor.errors import ConfigError
 
-__all__ = ["errors", "named", "screen"]
+__all__ = ["AsJson", "ConfigPath", "errors", "path_argument", "path_option", "screen"]
 
 screen = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
-def named(path: Path | None) -> Path | None:
+def path_argument(about: str) -> Any:
+    """Declare an argument that is a path, which is checked; typer types declarations as Any."""
+    return typer.Argument(help=about, callback=_usable)
+
+
+def path_option(about: str, *names: str) -> Any:
+    """Declare an option that is a path, which is checked; typer types declarations as Any."""
+    return typer.Option(*names, help=about, callback=_usable)
+
+
+def _usable(path: Path | None) -> Path | None:
     """Refuse a path that can be no file's; whether a file is there is seen when it is read.
 
     Raises:
@@ -41,3 +53,7 @@ def _refuse_nowhere(path: Path) -> None:
         raise ConfigError(
             f"{path}: the current folder is gone; go to one that is there, or give the whole path"
         ) from None
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ConfigPath = Annotated[Path, path_argument("The tailor.yaml.")]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gptailor.cli.console import errors, named, screen
+from gptailor.cli.console import errors, path_argument, path_option, screen
 from gptailor.convert.published import convert_published
 from gptailor.convert.published_file import read_published
 from gptailor.errors import ConfigError
@@ -15,10 +15,7 @@ __all__ = ["command"]
 
 
 def command(  # noqa: PLR0913, PLR0917  # an option each
-    file: Annotated[
-        Path,
-        typer.Argument(help="A search_config JSON, or SMAC's runhistory.json.", callback=named),
-    ],
+    file: Annotated[Path, path_argument("A search_config JSON, or SMAC's runhistory.json.")],
     layers: Annotated[int, typer.Option(help="How many layers each member has.")],
     members: Annotated[
         str, typer.Option(help="base, then the candidates in the search's order: base,a,b,c.")
@@ -30,12 +27,9 @@ def command(  # noqa: PLR0913, PLR0917  # an option each
         str | None, typer.Option(help="Which candidate, where the file holds several.")
     ] = None,
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="The tailoring to write; - for stdout.", callback=named),
+        Path, path_option("The tailoring to write; - for stdout.", "--out", "-o")
     ] = Path("tailoring.yaml"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that exists.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
 ) -> None:
     """Turn a search result of the published code into a tailoring."""
     config, notes = read_published(file, trial=trial)
@@ -46,12 +40,12 @@ def command(  # noqa: PLR0913, PLR0917  # an option each
         compat=compat,
         where=str(file),
     )
-    text = tailoring.to_yaml()
-    if str(out) != "-":
+    text, to_stdout = tailoring.to_yaml(), str(out) == "-"
+    if not to_stdout:
         _write(out, text, source=file, overwrite=overwrite)
     for note in (*notes, *more):
         errors.print(f"note: {note}", style="dim")
-    if str(out) == "-":
+    if to_stdout:
         typer.echo(text, nl=False)
         return
     n_merged = sum(spec.method is not None for spec in tailoring.layers)

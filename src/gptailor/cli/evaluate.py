@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gptailor.cli.console import errors, named, screen
+from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen
 from gptailor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,22 +20,18 @@ __all__ = ["command"]
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="The exported folder.", callback=named)],
+    model: Annotated[Path, path_argument("The exported folder.")],
     run: Annotated[
-        Path | None,
-        typer.Option(help="The run it came from; its report picks the scores up.", callback=named),
+        Path | None, path_option("The run it came from; its report picks the scores up.")
     ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(
-            help="The tailor.yaml, if there is no run, or a metric of your own.", callback=named
-        ),
+        Path | None, path_option("The tailor.yaml, if there is no run, or a metric of your own.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in one forward.")] = 16,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a finished model, its base and the variants on examples the search never saw."""
-    from gptailor.app.selection import recorded_config
+    from gptailor.app.settings import recorded_config
     from gptailor.config import load_config
     from gptailor.core.metrics import METRICS
     from gptailor.core.statistics import score_table
@@ -58,23 +54,14 @@ def command(
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if record is None else Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
-    from gptailor.app.header import model_facts, task_digest
-    from gptailor.app.inputs import (  # slow: problems come first
-        load_members,
-        max_length_of,
-        open_tasks,
-    )
+    from gptailor.app.header import refuse_changes  # slow: problems come first
+    from gptailor.app.inputs import load_members, max_length_of, open_tasks
     from gptailor.evaluation.side_by_side import evaluate_side_by_side, save_evaluation
-    from gptailor.record.compatibility import changed_model, changes
 
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
     if record is not None:
-        digests = {name: task_digest(splits) for name, splits in tasks.items()}
-        problems = changes(record.header, family.digests, digests, where=record.folder)
-        problems += changed_model(record.header, model_facts(family), record.folder)
-        if problems:
-            raise ConfigError(problems)
+        refuse_changes(record, family, tasks)
     models = evaluate_side_by_side(
         family,
         tasks,

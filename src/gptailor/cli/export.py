@@ -5,26 +5,19 @@ from typing import Annotated
 
 import typer
 
-from gptailor.cli.console import errors, named, screen
+from gptailor.cli.console import errors, path_argument, path_option, screen
 from gptailor.core.plugins import import_modules
 
 __all__ = ["command"]
 
 
 def command(  # noqa: PLR0913, PLR0917  # each is an option
-    run: Annotated[
-        Path, typer.Argument(help="The run's folder, or a tailor.yaml.", callback=named)
-    ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="The checkpoint's folder; else a file.", callback=named),
-    ],
+    run: Annotated[Path, path_argument("The run's folder, or a tailor.yaml.")],
+    out: Annotated[Path, path_option("The checkpoint's folder; else a file.", "--out", "-o")],
     trial: Annotated[
         int | None, typer.Option(min=0, help="A trial's number; the chosen one if absent.")
     ] = None,
-    tailoring: Annotated[
-        Path | None, typer.Option(help="A tailoring.yaml instead of a trial.", callback=named)
-    ] = None,
+    tailoring: Annotated[Path | None, path_option("A tailoring.yaml instead of a trial.")] = None,
     format_: Annotated[
         str, typer.Option("--format", help="hf, gguf (llama.cpp) or mergekit (a recipe).")
     ] = "hf",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gptailor.cli.console import named
+from gptailor.cli.console import path_argument
 from gptailor.errors import ConfigError
 from gptailor.files.atomic import write_atomically
 
@@ -14,9 +14,7 @@ __all__ = ["command"]
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="The file to write.", callback=named)] = Path(
-        "tailor.yaml"
-    ),
+    path: Annotated[Path, path_argument("The file to write.")] = Path("tailor.yaml"),
 ) -> None:
     """Write a commented tailor.yaml to start from."""
     if path.exists():

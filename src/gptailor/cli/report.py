@@ -5,18 +5,15 @@ from typing import Annotated
 
 import typer
 
-from gptailor.cli.console import named
+from gptailor.cli.console import path_argument, path_option
 
 __all__ = ["command"]
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run's folder.", callback=named)],
+    run: Annotated[Path, path_argument("The run's folder.")],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="The file; report.html in the run if absent.", callback=named
-        ),
+        Path | None, path_option("The file; report.html in the run if absent.", "--out", "-o")
     ] = None,
 ) -> None:
     """Write one HTML file about a run; it opens offline."""

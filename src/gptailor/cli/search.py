@@ -5,27 +5,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from gptailor.cli.console import errors, named, screen
+from gptailor.cli.console import AsJson, ConfigPath, errors, path_option, screen
 from gptailor.cli.progress_bar import progress_display
-from gptailor.cli.show_costs import show_costs
 from gptailor.record.ranking import BEST
 
 if TYPE_CHECKING:
     from gptailor.app.run_folder import Run
+    from gptailor.record.entries import Costs
 
 __all__ = ["command"]
 
 
 def command(
-    config: Annotated[Path, typer.Argument(help="The tailor.yaml.", callback=named)],
+    config: ConfigPath,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run's folder; runs/NAME beside the config if absent.", callback=named
-        ),
+        Path | None, path_option("The run's folder; runs/NAME beside the config if absent.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search for the best smaller model; the same command goes on after a stop or a kill."""
     try:
@@ -50,7 +48,20 @@ def command(
     screen.print(f"the run:       {run.folder}")
     screen.print(f"the tailoring: {run.folder / BEST}")
     screen.print(f"next:          gptailor export {run.folder} -o DIR")
-    show_costs(record.forecast, record.spent)
+    if record.forecast is not None:
+        screen.print(_costs(record.forecast, record.spent))
+
+
+def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
+    """Predicted and actual costs, side by side."""
+    from gptailor.report.words import cost_rows
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
+    for name in ("cost", "predicted", "actual", "off by"):
+        table.add_column(name, justify="left" if name == "cost" else "right")
+    for row in cost_rows(forecast, spent):
+        table.add_row(*row)
+    return table
 
 
 def _run(path: Path, out: Path | None) -> "Run":

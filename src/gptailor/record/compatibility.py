@@ -89,7 +89,7 @@ def changed_model(recorded: Header, model: Mapping[str, Any], where: Path) -> li
 
     Args:
         recorded: The record's header; an older one has no such keys.
-        model: What it says now, see `gptailor.app.header.model_facts`.
+        model: What it says now, see `gptailor.app.header`.
         where: The record, for the sentences.
     """
     before = recorded.family.model
