@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.export import export_checkpoint, export_gguf
-from gptailor.export.gguf.tensor_layout import ARCHITECTURES
+from gptailor.export.gguf.tensor_layout import known_architectures
 from gptailor.export.gguf.tokenizer import _SPLITS
 from gptailor.family import Family, MemberSpec, load_family
 
@@ -108,7 +108,7 @@ def agree(folder: Path, file: Path, prompt: Sequence[int], *, tolerance: float) 
 
 @pytest.mark.parametrize(
     ("model_type", "fields"),
-    [*((name, {}) for name in ARCHITECTURES), *VARIETIES],
+    [*((name, {}) for name in known_architectures()), *VARIETIES],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_llama_cpp_says_what_transformers_says(

@@ -11,19 +11,25 @@ from gguf import GGUFWriter, RopeScalingType
 from transformers import PreTrainedConfig
 
 from gptailor.errors import ExportError
-from gptailor.export.gguf.tensor_layout import Architecture, fields_of
+from gptailor.export.gguf.tensor_layout import Architecture, fields_of, n_kv_heads
 
 __all__ = ["add_numbers", "context_of", "whole_context_of"]
 
 Fields = Mapping[str, Any]
 
 _LEAST_CONTEXT = 1024  # a model with a shorter context is of no use
+_SCALES = {
+    "attention_multiplier": GGUFWriter.add_attention_scale,
+    "attn_logit_softcapping": GGUFWriter.add_attn_logit_softcapping,
+    "clip_qkv": GGUFWriter.add_clamp_kqv,
+    "embedding_multiplier": GGUFWriter.add_embedding_scale,
+    "final_logit_softcapping": GGUFWriter.add_final_logit_softcapping,
+    "logit_scale": GGUFWriter.add_logit_scale,
+    "logits_scaling": GGUFWriter.add_logit_scale,
+    "residual_multiplier": GGUFWriter.add_residual_scale,
+}
 _CONTEXT = ("max_position_embeddings", "n_positions")
-_SIZE = ("hidden_size", "n_embd")
-_HEADS = ("num_attention_heads", "n_head")
-_KV_HEADS = ("num_key_value_heads",)
 _LAYER_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
-_EXPERTS = ("num_local_experts", "num_experts")
 
 
 def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architecture) -> None:
@@ -33,34 +39,33 @@ def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architectur
         ExportError: llama.cpp can't run a model of this config.
     """
     fields: Fields = fields_of(config)
-    n_heads = int(_first(fields, *_HEADS))
-    size = int(_first(fields, *_SIZE))
+    n_heads = int(_first(fields, "num_attention_heads", "n_head"))
+    size = int(_first(fields, "hidden_size", "n_embd"))
     head_size = int(fields.get("head_dim") or size // n_heads)
     writer.add_block_count(int(_first(fields, "num_hidden_layers", "n_layer")))
     writer.add_vocab_size(int(fields["vocab_size"]))
     writer.add_context_length(context_of(config, known))
     writer.add_embedding_length(size)
-    n_kv_heads = _kv_heads(fields, n_heads)
-    if fields["model_type"] == "olmoe" and n_kv_heads != n_heads:
+    if fields["model_type"] == "olmoe" and n_kv_heads(fields) != n_heads:
         raise ExportError(
             "--format gguf: llama.cpp runs olmoe only with as many key heads as query heads; "
             "use --format hf"
         )
     writer.add_head_count(n_heads)
-    writer.add_head_count_kv(n_kv_heads)
+    writer.add_head_count_kv(n_kv_heads(fields))
     writer.add_key_length(head_size)
     writer.add_value_length(head_size)
-    writer.add_feed_forward_length(_feed_forward(fields, size))
+    inner = _first(fields, "intermediate_size", "n_inner", "ffn_hidden_size", default=4 * size)
+    writer.add_feed_forward_length(int(inner))
     _add_epsilon(writer, fields)
     _add_experts(writer, fields)
     _add_windows(writer, fields, known)
     _add_rope(writer, fields, known, head_size)
-    for field, add in known.scales:
+    for field in known.scales:
         if fields.get(field) is not None:
-            add(writer, float(fields[field]))
-    parallel = fields.get("use_parallel_residual")
-    if parallel is not None:
-        writer.add_parallel_residual(bool(parallel))
+            _SCALES[field](writer, float(fields[field]))
+    if fields.get("use_parallel_residual") is not None:
+        writer.add_parallel_residual(bool(fields["use_parallel_residual"]))
 
 
 def context_of(config: PreTrainedConfig, known: Architecture) -> int:
@@ -94,18 +99,6 @@ def _first(fields: Fields, *names: str, default: Any = None) -> Any:
     return default
 
 
-def _kv_heads(fields: Fields, n_heads: int) -> int:
-    if fields["model_type"] == "falcon":
-        if fields["new_decoder_architecture"]:
-            return int(fields["num_kv_heads"])
-        return 1 if fields["multi_query"] else n_heads
-    return int(_first(fields, *_KV_HEADS, default=n_heads))
-
-
-def _feed_forward(fields: Fields, size: int) -> int:
-    return int(_first(fields, "intermediate_size", "n_inner", "ffn_hidden_size", default=4 * size))
-
-
 def _add_epsilon(writer: GGUFWriter, fields: Fields) -> None:
     if fields.get("rms_norm_eps") is not None:
         writer.add_layer_norm_rms_eps(float(fields["rms_norm_eps"]))
@@ -114,7 +107,7 @@ def _add_epsilon(writer: GGUFWriter, fields: Fields) -> None:
 
 
 def _add_experts(writer: GGUFWriter, fields: Fields) -> None:
-    n_experts = _first(fields, *_EXPERTS)
+    n_experts = _first(fields, "num_local_experts", "num_experts")
     if not n_experts:
         return
     writer.add_expert_count(int(n_experts))

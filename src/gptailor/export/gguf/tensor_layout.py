@@ -1,52 +1,50 @@
-"""llama.cpp's name of each model type, and its layout of that type's weights.
-
-`ARCHITECTURES` has a row for each model type. A model type without a row, or a config that differs
-from what its row requires, is refused. The tests compare each row with llama.cpp itself.
-"""
+"""llama.cpp's name of each model type, and its layout of that type's weights."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from gguf import MODEL_ARCH, GGUFWriter
+from gguf import MODEL_ARCH
+from pydantic import BeforeValidator
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from gptailor.core.frozen import Frozen
 from gptailor.errors import ExportError
+from gptailor.files.yaml import read_yaml
 
 __all__ = [
-    "ARCHITECTURES",
     "Architecture",
     "architecture_of",
     "extra_tensors",
     "fields_of",
+    "known_architectures",
+    "n_kv_heads",
     "reshaped",
 ]
 
 Fields = Mapping[str, Any]
 Named = tuple[str, Tensor]
-_Reshape = Callable[[str, Tensor, Fields], Iterator[Named]]
 
 _ELSEWHERE = (
     "export with --format hf, and try llama.cpp's own convert_hf_to_gguf.py on the checkpoint"
 )
-_SILU = frozenset({"silu", "swish"})
-# ggml's gelu is the tanh approximation, which llama.cpp uses for the exact one too
-_GELU = frozenset({"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"})
-_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation")
-
-
-def _as_it_is(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
-    yield name, tensor
+_ACTIVATIONS = {
+    "silu": ("silu", "swish"),
+    # ggml's gelu is the tanh approximation, which llama.cpp uses for the exact one too
+    "gelu": ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh"),
+    "relu2": ("relu2",),
+}
+_ACTIVATION_FIELDS = ("hidden_activation", "hidden_act", "activation_function", "activation")
 
 
 def _interleaved(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
     """Reorder rows of each head's query and key from halves to pairs, as llama.cpp rotates them."""
-    n_heads = fields["num_attention_heads"]
-    n_of = {"q_proj": n_heads, "k_proj": fields.get("num_key_value_heads") or n_heads}
+    n_of = {"q_proj": fields["num_attention_heads"], "k_proj": n_kv_heads(fields)}
     heads = n_of.get(name.split(".")[-2])
     if heads is not None:
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
@@ -103,7 +101,7 @@ def _gpt_neox(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
 def _falcon(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
     """Reorder queries, key and value of each group to all queries, all keys, all values."""
     if ".query_key_value." in name:
-        n_heads, n_kv = fields["num_attention_heads"], _falcon_kv(fields)
+        n_heads, n_kv = fields["num_attention_heads"], n_kv_heads(fields)
         size = fields["hidden_size"] // n_heads
         groups = tensor.reshape(n_kv, n_heads // n_kv + 2, size, -1)
         parts = (groups[:, :-2], groups[:, -2:-1], groups[:, -1:])
@@ -112,140 +110,42 @@ def _falcon(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
     yield name, tensor
 
 
-def _falcon_kv(fields: Fields) -> int:
-    if fields.get("new_decoder_architecture"):
-        return int(fields["num_kv_heads"])
-    return 1 if fields.get("multi_query") else int(fields["num_attention_heads"])
-
-
 def _gpt2(name: str, tensor: Tensor, _: Fields) -> Iterator[Named]:
     """Transpose GPT-2's matrices."""
     turned = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
     yield name, tensor.T.contiguous() if name.endswith(turned) else tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """How one model type is written."""
-
-    arch: MODEL_ARCH
-    # from one tensor of transformers to those of llama.cpp, by transformers' names; also on meta
-    reshape: _Reshape = _as_it_is
-    activations: frozenset[str] = _SILU  # of `hidden_act`; llama.cpp has the function built in
-    biases: frozenset[str] = frozenset()  # tensors that may have one, beside query, key and value
-    rope: tuple[str, ...] = ("default", "linear", "yarn")  # supported types of scaling
-    windowed: bool = False  # whether llama.cpp reads which layers have a sliding window
-    needs_head: bool = False  # whether a tied head is written, too
-    fixed: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # fields that llama.cpp has built in
-    scales: tuple[tuple[str, Callable[[GGUFWriter, float], None]], ...] = ()  # fields it reads
-
-
-_ALL = frozenset(
-    {"attn_norm", "attn_output", "attn_qkv", "ffn_norm", "ffn_up", "ffn_down", "output_norm"}
-)
-_PROJECTIONS = frozenset({"attn_output", "ffn_gate", "ffn_up", "ffn_down"})
-_GRANITE = (
-    ("attention_multiplier", GGUFWriter.add_attention_scale),
-    ("embedding_multiplier", GGUFWriter.add_embedding_scale),
-    ("residual_multiplier", GGUFWriter.add_residual_scale),
-    ("logits_scaling", GGUFWriter.add_logit_scale),
-)
-_SOFTCAPS = (
-    ("attn_logit_softcapping", GGUFWriter.add_attn_logit_softcapping),
-    ("final_logit_softcapping", GGUFWriter.add_final_logit_softcapping),
-)
-_LLAMA_ROPE = ("default", "linear", "yarn", "llama3")
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture(MODEL_ARCH.LLAMA, _interleaved, biases=_PROJECTIONS, rope=_LLAMA_ROPE),
-    "mistral": Architecture(MODEL_ARCH.LLAMA, _interleaved, rope=_LLAMA_ROPE),
-    "mixtral": Architecture(MODEL_ARCH.LLAMA, _interleaved, rope=_LLAMA_ROPE),
-    "qwen2": Architecture(MODEL_ARCH.QWEN2),
-    "qwen3": Architecture(MODEL_ARCH.QWEN3),
-    "qwen2_moe": Architecture(MODEL_ARCH.QWEN2MOE, _experts, fixed=(("norm_topk_prob", (False,)),)),
-    "qwen3_moe": Architecture(MODEL_ARCH.QWEN3MOE, _experts, fixed=(("norm_topk_prob", (True,)),)),
-    "olmoe": Architecture(  # its norms of query and key must be of one width
-        MODEL_ARCH.OLMOE,
-        _experts,
-        fixed=(("norm_topk_prob", (False,)), ("clip_qkv", (None,))),
-        needs_head=True,
-    ),
-    "gemma": Architecture(MODEL_ARCH.GEMMA, _norms_plus_one, _GELU),
-    "gemma2": Architecture(MODEL_ARCH.GEMMA2, _gemma, _GELU, windowed=True, scales=_SOFTCAPS),
-    "gemma3_text": Architecture(
-        MODEL_ARCH.GEMMA3,
-        _gemma,
-        _GELU,
-        windowed=True,
-        fixed=(("attn_logit_softcapping", (None,)), ("use_bidirectional_attention", (False,))),
-        scales=_SOFTCAPS[1:],
-    ),
-    "phi": Architecture(
-        MODEL_ARCH.PHI2,
-        activations=_GELU,
-        biases=_ALL | {"output"},
-        needs_head=True,
-        fixed=(("qk_layernorm", (False,)),),
-    ),
-    "phi3": Architecture(MODEL_ARCH.PHI3, rope=("default", "longrope")),
-    "olmo": Architecture(
-        MODEL_ARCH.OLMO, _interleaved, scales=(("clip_qkv", GGUFWriter.add_clamp_kqv),)
-    ),
-    "olmo2": Architecture(MODEL_ARCH.OLMO2, needs_head=True),
-    "olmo3": Architecture(MODEL_ARCH.OLMO2, windowed=True, needs_head=True),
-    "granite": Architecture(
-        MODEL_ARCH.GRANITE, _interleaved, biases=_PROJECTIONS, rope=_LLAMA_ROPE, scales=_GRANITE
-    ),
-    "granitemoe": Architecture(
-        MODEL_ARCH.GRANITE_MOE, _interleaved, rope=_LLAMA_ROPE, scales=_GRANITE
-    ),
-    "smollm3": Architecture(MODEL_ARCH.SMOLLM3, _interleaved),
-    "starcoder2": Architecture(
-        MODEL_ARCH.STARCODER2, activations=_GELU, biases=_ALL, fixed=(("use_bias", (True,)),)
-    ),
-    "stablelm": Architecture(
-        MODEL_ARCH.STABLELM,
-        biases=frozenset({"attn_norm", "ffn_norm", "output_norm"}),
-        needs_head=True,
-        fixed=(("qk_layernorm", (False,)),),
-    ),
-    "gpt_neox": Architecture(
-        MODEL_ARCH.GPTNEOX,
-        _gpt_neox,
-        _GELU,
-        biases=_ALL,
-        needs_head=True,
-        rope=("default",),
-        fixed=(("attention_bias", (True,)),),
-    ),
-    "gpt2": Architecture(
-        MODEL_ARCH.GPT2,
-        _gpt2,
-        _GELU,
-        biases=_ALL,
-        fixed=(
-            ("scale_attn_by_inverse_layer_idx", (False,)),
-            ("scale_attn_weights", (True,)),
-            ("add_cross_attention", (False,)),
-        ),
-    ),
-    "falcon": Architecture(
-        MODEL_ARCH.FALCON,
-        _falcon,
-        _GELU,
-        biases=frozenset({"attn_norm", "attn_norm_2", "output_norm"}),
-        fixed=(("parallel_attn", (True,)),),
-    ),
-    "nemotron": Architecture(
-        MODEL_ARCH.NEMOTRON, _norms_plus_one, frozenset({"relu2"}), biases=_ALL, needs_head=True
-    ),
-    "cohere": Architecture(
-        MODEL_ARCH.COMMAND_R,
-        fixed=(("use_qk_norm", (False,)),),
-        rope=("default",),
-        scales=(("logit_scale", GGUFWriter.add_logit_scale),),
-    ),
+_RESHAPES: Mapping[str, Callable[[str, Tensor, Fields], Iterator[Named]]] = {
+    "interleaved": _interleaved,
+    "experts": _experts,
+    "norms_plus_one": _norms_plus_one,
+    "gemma": _gemma,
+    "gpt_neox": _gpt_neox,
+    "falcon": _falcon,
+    "gpt2": _gpt2,
 }
+
+
+class Architecture(Frozen):
+    """An entry of architectures.yaml, which says what each field means."""
+
+    arch: Annotated[MODEL_ARCH, BeforeValidator(MODEL_ARCH.__getitem__)]
+    reshape: str | None = None
+    activation: str = "silu"
+    biases: Sequence[str] = ()
+    rope: Sequence[str] = ("default", "linear", "yarn")
+    windowed: bool = False
+    needs_head: bool = False
+    fixed: Mapping[str, bool | None] = {}
+    scales: Sequence[str] = ()
+
+
+@functools.cache
+def known_architectures() -> Mapping[str, Architecture]:
+    """How each model type that llama.cpp can run is written."""
+    plain = read_yaml(Path(__file__).with_name("architectures.yaml"))
+    return {model_type: Architecture(**facts) for model_type, facts in plain.items()}
 
 
 def fields_of(config: PreTrainedConfig) -> dict[str, Any]:
@@ -256,33 +156,40 @@ def fields_of(config: PreTrainedConfig) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name in known}
 
 
+def n_kv_heads(fields: Fields) -> int:
+    """Heads of keys and values; as many as of queries where the config names none."""
+    n_heads = fields.get("num_attention_heads") or fields["n_head"]
+    if fields["model_type"] != "falcon":
+        return int(fields.get("num_key_value_heads") or n_heads)
+    if fields["new_decoder_architecture"]:
+        return int(fields["num_kv_heads"])
+    return 1 if fields["multi_query"] else int(n_heads)
+
+
 def architecture_of(config: PreTrainedConfig) -> Architecture:
     """How this model is written, if llama.cpp can run its config.
 
     Raises:
         ExportError: It can't, or there is no row for the model type.
     """
-    known = ARCHITECTURES.get(config.model_type)
+    known = known_architectures().get(config.model_type)
     if known is None:
         raise ExportError(
             f"--format gguf: does not know model type {config.model_type!r}, only "
-            f"{', '.join(sorted(ARCHITECTURES))}; {_ELSEWHERE}"
+            f"{', '.join(sorted(known_architectures()))}; export with --format hf, and try "
+            "llama.cpp's own convert_hf_to_gguf.py on the checkpoint"
         )
     fields = fields_of(config)
-    fixed = [*known.fixed, *((n, tuple(known.activations)) for n in _ACTIVATIONS)]
-    for name, allowed in fixed:
-        if name in fields and fields[name] not in allowed and fields[name] is not None:
+    allowed: dict[str, tuple[object, ...]] = {name: (value,) for name, value in known.fixed.items()}
+    allowed |= dict.fromkeys(_ACTIVATION_FIELDS, _ACTIVATIONS[known.activation])
+    for name, values in allowed.items():
+        if fields.get(name) is not None and fields[name] not in values:
             raise ExportError(
                 f"--format gguf: llama.cpp runs {config.model_type} only with "
-                f"{name} {' or '.join(map(str, sorted(allowed, key=str)))}, and the config says "
+                f"{name} {' or '.join(map(str, values))}, and the config says "
                 f"{fields[name]!r}; use --format hf"
             )
-    if "no_rope_layers" in fields:
-        _refuse_rope_pattern(fields["no_rope_layers"])
-    return known
-
-
-def _refuse_rope_pattern(has_rope: Sequence[int]) -> None:
+    has_rope = fields.get("no_rope_layers") or []
     wrong = [i for i, rope in enumerate(has_rope) if bool(rope) != bool((i + 1) % 4)]
     if wrong:
         raise ExportError(
@@ -290,13 +197,16 @@ def _refuse_rope_pattern(has_rope: Sequence[int]) -> None:
             f"layer, and layer {wrong[0]} of the tailored model is another kind; cut such that "
             "layers 3, 7, 11 ... are the ones without, or use --format hf"
         )
+    return known
 
 
 def reshaped(
     known: Architecture, name: str, tensor: Tensor, fields: Fields
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of llama.cpp from one tensor, by names for `gguf.get_tensor_name_map`."""
-    yield from known.reshape(name, tensor, fields)
+) -> Iterable[tuple[str, Tensor]]:
+    """The tensors of llama.cpp from one tensor, also on meta, by names that `gguf` can map."""
+    if known.reshape is None:
+        return [(name, tensor)]
+    return _RESHAPES[known.reshape](name, tensor, fields)
 
 
 def extra_tensors(fields: Fields) -> dict[str, Tensor]:

@@ -239,7 +239,7 @@ class _Plan:
         new = self.names.get_name(name, try_suffixes=(".weight", ".bias"))
         stem = "" if new is None else new.removesuffix(".bias").rpartition(".")[2]
         if new is not None and new.endswith(".bias"):
-            allowed = self.known.biases | {"attn_q", "attn_k", "attn_v"}
+            allowed = (*self.known.biases, "attn_q", "attn_k", "attn_v")
             new = new if stem in allowed else None
         if new is None:
             raise ExportError(
