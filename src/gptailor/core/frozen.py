@@ -61,10 +61,8 @@ def is_recorded(info: ValidationInfo) -> bool:
     return info.context == RECORDED
 
 
-def usable_path(text: str | None) -> str | None:
+def usable_path(text: str) -> str:
     """Refuse a path that no file system allows; it need not exist."""
-    if text is None:
-        return None
     if not text.isprintable():
         raise ValueError(f"{text[:60]!r} has characters that no path has")
     if max(len(name.encode()) for name in text.split("/")) > _MAX_NAME:

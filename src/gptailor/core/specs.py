@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from gptailor.core.frozen import Frozen, is_recorded, usable_path
 from gptailor.core.metrics import METRICS
 from gptailor.errors import ConfigError
 
 __all__ = ["MemberSpec", "TaskSpec"]
+
+_Path = Annotated[str, AfterValidator(usable_path)]
 
 
 class MemberSpec(Frozen):
@@ -21,12 +23,13 @@ class MemberSpec(Frozen):
             min_length=1,
             description="Hub id, folder, LoRA adapter, GGUF file, or package://package/file.gguf.",
         ),
+        AfterValidator(usable_path),
     ]
     strength: Annotated[
         float, Field(ge=-10, le=10, description="Factor on an adapter's weight change.")
     ] = 1.0
     base: Annotated[
-        str | None, Field(description="The adapter's own base, if it is not the family's.")
+        _Path | None, Field(description="The adapter's own base, if it is not the family's.")
     ] = None
     revision: Annotated[str | None, Field(description="A hub revision.")] = None
 
@@ -39,17 +42,14 @@ class MemberSpec(Frozen):
             return {"path" if key == "adapter" else key: item for key, item in value.items()}
         return {"path": value} if isinstance(value, str) else value
 
-    @field_validator("path", "base")
-    @classmethod
-    def _usable(cls, value: str | None) -> str | None:
-        return usable_path(value)
-
 
 class TaskSpec(Frozen):
     """What is measured, on which examples."""
 
     name: Annotated[
-        str, Field(min_length=1, description="A task or group of lm-eval, or a YAML file's path.")
+        str,
+        Field(min_length=1, description="A task or group of lm-eval, or a YAML file's path."),
+        AfterValidator(usable_path),
     ]
     metric: Annotated[
         str, Field(description="A metric built in, of a plug-in, or module:attribute.")
@@ -62,7 +62,7 @@ class TaskSpec(Frozen):
         str | None, Field(description="The data split of the test examples, if another.")
     ] = None
     test_task: Annotated[
-        str | None, Field(description="The task that the test examples come from, if another.")
+        _Path | None, Field(description="The task that the test examples come from, if another.")
     ] = None
     num_fewshot: Annotated[
         int | None, Field(ge=0, le=64, description="Worked examples before each question.")
@@ -72,11 +72,6 @@ class TaskSpec(Frozen):
     member: Annotated[
         str | None, Field(description="With metric divergence: the member it is measured from.")
     ] = None
-
-    @field_validator("name", "test_task")
-    @classmethod
-    def _usable(cls, value: str | None) -> str | None:
-        return usable_path(value)
 
     @field_validator("metric")
     @classmethod
