@@ -27,6 +27,7 @@ __all__ = [
     "TaskError",
     "UserError",
     "is_out_of_memory",
+    "listed",
     "unknown",
 ]
 
@@ -99,6 +100,12 @@ def unknown(noun: str, name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown {noun} {name!r}; {hint}known: {', '.join(names)}"
+
+
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """The first few of many items, and how many more there are."""
+    more = f", and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
 
 
 def is_out_of_memory(error: BaseException) -> bool:

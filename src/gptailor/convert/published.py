@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from gptailor.core.merge_spec import merge_spec
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
-from gptailor.errors import TailoringError, unknown
+from gptailor.errors import TailoringError, listed, unknown
 
 __all__ = ["convert_published", "finite_number", "is_published"]
 
@@ -269,6 +269,4 @@ def finite_number(value: object) -> float | None:
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """``layer 3``, or ``layers 3, 5, 8``; the first ten of them."""
-    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
-    return f"layer{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"
+    return f"layer{'s' * (len(numbers) > 1)} {listed(numbers, 10)}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from gptailor.convert.published import finite_number, is_published
 from gptailor.core.objective import pareto_front
-from gptailor.errors import TailoringError
+from gptailor.errors import TailoringError, listed
 from gptailor.files.safe_read import read_text
 
 __all__ = ["read_published"]
@@ -60,9 +60,10 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
             f"{path}: no candidate of the published search is in it (keys such as 'remove_idx_0' "
             "and 'layer_0_candidate_0'); give its search_config JSON, or SMAC's runhistory.json"
         )
+    names = listed([name[:30] for name in found], _SHOWN)
     if trial is not None:
         if trial not in found:
-            raise TailoringError(f"{path}: has no candidate {trial!r}; it has {_names(found)}")
+            raise TailoringError(f"{path}: has no candidate {trial!r}; it has {names}")
         return found[trial], ()
     if len(found) == 1:
         return next(iter(found.values())), ()
@@ -70,7 +71,7 @@ def read_published(path: Path, *, trial: str | None = None) -> tuple[Candidate, 
     runs = [run for entry in entries if (run := _run(entry)) and run.candidate in found]
     if not runs:
         why = "no candidate in it was scored" if history else f"holds {len(found)} candidates"
-        raise TailoringError(f"{path}: {why} ({_names(found)}); name one with --trial")
+        raise TailoringError(f"{path}: {why} ({names}); name one with --trial")
     best, at = _best(path, runs)
     note = f"candidate {best.candidate} of {len(found)} is taken: the lowest cost{at}"
     return found[best.candidate], (f"{note} ({_costs(best)})",)
@@ -155,8 +156,3 @@ def _run(entry: Any) -> _Run | None:
 
 def _costs(run: _Run) -> str:
     return ", ".join(f"{cost:.4g}" for cost in run.costs)
-
-
-def _names(found: Mapping[str, Candidate]) -> str:
-    more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-    return ", ".join(name[:30] for name in list(found)[:_SHOWN]) + more

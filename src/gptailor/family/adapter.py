@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.errors import FamilyError
+from gptailor.errors import FamilyError, listed
 from gptailor.family.empty_model import model_around, skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
 from gptailor.family.library_calls import library_call
 from gptailor.family.multimodal import language_model, names_whole
-from gptailor.family.weight_files import listed, read_json, refuse_links, unreadable
+from gptailor.family.weight_files import read_json, refuse_links, unreadable
 
 __all__ = ["CONFIG", "apply_adapter"]
 

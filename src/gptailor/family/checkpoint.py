@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from gptailor.errors import FamilyError
+from gptailor.errors import FamilyError, listed
 from gptailor.family.architecture import (
     facts,
     n_layers_of,
@@ -34,7 +34,6 @@ from gptailor.family.multimodal import language_model, multimodal_wrapper_of
 from gptailor.family.weight_files import (
     MAX_LISTED,
     StoredTensor,
-    listed,
     read_json,
     refuse_links,
     tensors_of,

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from gptailor.errors import listed
 from gptailor.family.architecture import facts, layers_field, own_fields
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
 from gptailor.family.vocabulary import match_rows
-from gptailor.family.weight_files import MAX_LISTED, listed
+from gptailor.family.weight_files import MAX_LISTED
 
 __all__ = ["fitted", "value_problems"]
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import errors, get_cached_repo_tree, hf_hub_download, snapshot_download
 
-from gptailor.errors import FamilyError
+from gptailor.errors import FamilyError, listed
 from gptailor.family.library_calls import quiet
-from gptailor.family.weight_files import listed
 
 __all__ = ["commit_of", "fetch"]
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptailor.errors import listed
+
 __all__ = ["Matching", "match_rows"]
 
 _MAX_LISTED = 3  # of many tokens
@@ -97,11 +99,11 @@ def _matched_by_text(
     extra = sorted(theirs.keys() - ours.keys(), key=lambda token: (theirs[token], token))
     changes = []
     if moved:
-        changes.append(f"{_some(moved)} have other ids and are matched by their text")
+        changes.append(f"{_texts(moved)} have other ids and are matched by their text")
     if missing:
-        changes.append(f"it lacks {_some(missing)}, which keep the base's rows")
+        changes.append(f"it lacks {_texts(missing)}, which keep the base's rows")
     if extra:
-        changes.append(f"{_some(extra)}, which the base lacks, are left out")
+        changes.append(f"{_texts(extra)}, which the base lacks, are left out")
     n_free = rows.count(_BASE) - len(missing)
     if n_free:
         changes.append(f"rows of no token keep the base's ({n_free})")
@@ -115,9 +117,8 @@ def _notes(name: str, sizes: tuple[int, int], changes: Sequence[str]) -> tuple[s
     return ("; ".join((much, *changes, "the study's vocabulary is the base's")),)
 
 
-def _some(tokens: Sequence[str]) -> str:
-    rest = f" and {len(tokens) - _MAX_LISTED} more" if len(tokens) > _MAX_LISTED else ""
-    return ", ".join(map(repr, tokens[:_MAX_LISTED])) + rest
+def _texts(tokens: Sequence[str]) -> str:
+    return listed([repr(token) for token in tokens], _MAX_LISTED)
 
 
 def _token_problems(name: str, tokenizer: Any, base_tokenizer: Any) -> list[str]:

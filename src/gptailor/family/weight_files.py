@@ -13,14 +13,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from gptailor.errors import FamilyError
+from gptailor.errors import FamilyError, listed
 from gptailor.family.library_calls import one_line
 from gptailor.files.safe_read import read_text
 
 __all__ = [
     "MAX_LISTED",
     "StoredTensor",
-    "listed",
     "read_json",
     "refuse_links",
     "tensors_of",
@@ -61,12 +60,6 @@ def _constant(text: str) -> float:
     if text == "NaN":
         raise ValueError("it holds NaN")
     return float(text)
-
-
-def listed(names: list[str]) -> str:
-    """The first few of many names."""
-    rest = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + rest
 
 
 def unreadable(path: Path, error: BaseException) -> str:

@@ -23,7 +23,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from gptailor.errors import FamilyError
+from gptailor.errors import FamilyError, listed
 from gptailor.family.architecture import facts, refuse_unsupported
 from gptailor.family.checkpoint import model_from_files, state_of
 from gptailor.family.family import OpenedMember
@@ -32,7 +32,6 @@ from gptailor.family.gguf.rope import ROPE_FACTORS, rope_from_gguf
 from gptailor.family.layout import Layout
 from gptailor.family.library_calls import library_call
 from gptailor.family.locate import licence_of
-from gptailor.family.weight_files import listed
 
 __all__ = ["open_gguf"]
 
