@@ -39,7 +39,7 @@ from gptailor.config import Config, load_config
 from gptailor.core.lru import LruCache
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores
-from gptailor.export.tailored_weights import tailored_weights
+from gptailor.export.checkpoint import tailored_weights
 from gptailor.family import tailored_config
 from gptailor.family.empty_model import model_around
 from gptailor.family.family import Family

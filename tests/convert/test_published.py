@@ -17,7 +17,7 @@ from gptailor.convert.published import convert_published
 from gptailor.convert.published_file import read_published
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import UserError
-from gptailor.export.tailored_weights import tailored_weights
+from gptailor.export.checkpoint import tailored_weights
 from gptailor.family import Family
 
 MEMBERS = ("base", "math", "code", "chat")

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import ExportError
 from gptailor.export import export_checkpoint
+from gptailor.export.checkpoint import tailored_weights
 from gptailor.export.read_back import check_checkpoint
-from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, MemberSpec, load_family
 
 TAILORING = Tailoring(tuple(LayerSpec.of(f"base:{layer}") for layer in (0, 2, 3, 5)))

@@ -6,7 +6,7 @@ The folder appears whole or not at all, and only after it was read back and comp
 """
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from gptailor.errors import ExportError
 from gptailor.export.card import CardFacts, model_card, paths_only
 from gptailor.export.folder import MANIFEST, replacing_folder
 from gptailor.export.read_back import check_checkpoint
-from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.empty_model import auto_class, skeleton_of
+from gptailor.family.family import layer_weights, outer_weights
 from gptailor.family.library_calls import quiet
 
-__all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint"]
+__all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint", "tailored_weights"]
 
 SAVED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROGRAMS = ("gptailor", "torch", "transformers")
@@ -118,6 +118,25 @@ def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
     )
 
 
+def tailored_weights(
+    family: Family, tailoring: Tailoring, *, path: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Collect every tensor of the smaller model, on the CPU, by its name in the state dict.
+
+    No two share their storage, as a file requires: a layer that is used twice is copied. A tied
+    head is left out. `path` is the model's list of layers, such as ``model.layers``; `dtype` is
+    that of all floating point tensors.
+    """
+    weights: dict[str, Tensor] = {}
+    used: set[int] = set()
+    for name, tensor in _named(family, tailoring, path, dtype):
+        wanted = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        shared = wanted.untyped_storage().data_ptr() in used
+        weights[name] = wanted.clone() if shared else wanted
+        used.add(weights[name].untyped_storage().data_ptr())
+    return weights
+
+
 def _n_parameters(family: Family, tailoring: Tailoring) -> int:
     outside = family.parameters - sum(family.layer_parameters)
     return outside + sum(family.layer_parameters[spec.position] for spec in tailoring.layers)
@@ -164,3 +183,13 @@ def _save_generation_config(generation_config: Any, folder: Path) -> None:
     """Copy it unchanged; transformers refuses to save some that it has read."""
     if generation_config is not None:
         copy.deepcopy(generation_config).to_json_file(folder / "generation_config.json")
+
+
+def _named(
+    family: Family, tailoring: Tailoring, path: str, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    for part, spec in tailoring.outer_parts.items():
+        yield from outer_weights(family, part, spec, dtype).items()
+    for index, spec in enumerate(tailoring.layers):
+        for name, tensor in layer_weights(family, spec, dtype).items():
+            yield f"{path}.{index}.{name}", tensor

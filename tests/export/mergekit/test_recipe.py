@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import ExportError, TailoringError
 from gptailor.export import export_checkpoint
+from gptailor.export.checkpoint import tailored_weights
 from gptailor.export.mergekit.member_files import known_architectures
 from gptailor.export.mergekit.recipe import export_recipe, mergekit_recipe
-from gptailor.export.tailored_weights import tailored_weights
 from gptailor.family import Family, MemberSpec, load_family
 from gptailor.merge import merge_method
 
