@@ -17,7 +17,7 @@ from gptailor.core.plugins import MERGE_METHODS
 from gptailor.engine.device import cpu_name, device_of
 from gptailor.errors import ConfigError
 from gptailor.family import Family
-from gptailor.record.compatibility import changed_model, changes
+from gptailor.record.compatibility import changes
 from gptailor.record.entries import FamilyFacts, Header, MetricFacts, TaskFacts
 from gptailor.record.run import RunRecord
 from gptailor.study import Plan
@@ -104,9 +104,8 @@ def refuse_changes(
         ConfigError: Every difference, a sentence each.
     """
     digests = {name: task_digest(splits) for name, splits in (tasks or {}).items()}
-    problems = changes(record.header, family.digests, digests, where=record.folder)
-    problems += changed_model(record.header, _model_facts(family), record.folder)
-    if problems:
+    facts, where = _model_facts(family), record.folder
+    if problems := changes(record.header, family.digests, facts, digests, where=where):
         raise ConfigError(problems)
 
 

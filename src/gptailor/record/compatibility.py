@@ -8,7 +8,7 @@ from gptailor.core.plugins import SEARCHERS
 from gptailor.errors import ConfigError
 from gptailor.record.entries import Header
 
-__all__ = ["changed_model", "changes", "check_header"]
+__all__ = ["changes", "check_header"]
 
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
 _ABSENT = "absent"
@@ -42,11 +42,11 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
         for found in differ.values()
         for path, old, new in found
     ]
-    members = {} if differ["family"] else now.family.digests
+    members, model = now.family.digests, now.family.model or {}
+    if differ["family"]:
+        members, model = {}, recorded.family.model or {}
     tasks = {} if explained else {name: task.digest for name, task in now.tasks.items()}
-    problems += changes(recorded, members, tasks, where=where)
-    if not differ["family"]:
-        problems += changed_model(recorded, now.family.model or {}, where)
+    problems += changes(recorded, members, model, tasks, where=where)
     problems += [
         f"{where}: the metric {name!r} was another when this record began (which way is better, or "
         "its transform); put it back, or name a new folder with --out"
@@ -54,22 +54,36 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
         if recorded.metrics.get(name, facts).model_dump(include=_METRIC_FACTS)
         != facts.model_dump(include=_METRIC_FACTS)
     ]
-    problems += _changed_libraries(recorded.versions, now.versions, where)
+    problems += [
+        f"{where}: {name} was {version} when this record began and is now "
+        f"{now.versions.get(name, 'not installed')}; install {name}=={version}, or name a new "
+        "folder with --out"
+        for name, version in recorded.versions.items()
+        if version != now.versions.get(name)
+    ]
     if problems:
         raise ConfigError(problems)
 
 
 def changes(
-    recorded: Header, members: Mapping[str, str], tasks: Mapping[str, str], *, where: Path
+    recorded: Header,
+    members: Mapping[str, str],
+    model: Mapping[str, Any],
+    tasks: Mapping[str, str],
+    *,
+    where: Path,
 ) -> list[str]:
     """Name the members and tasks that changed since a record began.
 
     Args:
         recorded: The record's header.
         members: Member to the digest of its weights now.
+        model: What the members' config.json says now, see `gptailor.app.header`; an
+            older header does not have it.
         tasks: Task to the digest of its examples now.
         where: The record, for the sentences.
     """
+    before = recorded.family.model
     old_tasks = {name: facts.digest for name, facts in recorded.tasks.items()}
     both = (
         ("weights of member", members, recorded.family.digests),
@@ -81,25 +95,11 @@ def changes(
         for noun, new, old in both
         for name in new
         if name in old and old[name] != new[name]
-    ]
-
-
-def changed_model(recorded: Header, model: Mapping[str, Any], where: Path) -> list[str]:
-    """Name the keys of the members' config.json that changed since a record began.
-
-    Args:
-        recorded: The record's header; an older one has no such keys.
-        model: What it says now, see `gptailor.app.header`.
-        where: The record, for the sentences.
-    """
-    before = recorded.family.model
-    if before is None:
-        return []
-    return [
+    ] + [
         f"{where}: {path} of the members' config.json was {_format(old)} when this record began "
         f"and is now {_format(new)}; put it back, or search again into a new folder"
-        for key in dict.fromkeys((*before, *model))
-        for path, old, new in _differences(before.get(key, _ABSENT), model.get(key, _ABSENT), key)
+        for path, old, new in _differences(before, model, "")
+        if before is not None
     ]
 
 
@@ -123,7 +123,7 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any,
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in dict.fromkeys((*before, *after)):
             old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-            yield from _differences(old, new, f"{path}.{key}")
+            yield from _differences(old, new, f"{path}.{key}" if path else key)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             yield from _differences(old, new, f"{path}[{index}]")
@@ -138,16 +138,3 @@ def _format(item: Any) -> str:
     if isinstance(item, list):
         return f"[{', '.join(map(_format, item))}]"
     return str(item)
-
-
-def _changed_libraries(
-    before: Mapping[str, Any], after: Mapping[str, Any], where: Path
-) -> list[str]:
-    """Name the libraries of another version, whose scores may differ."""
-    return [
-        f"{where}: {name} was {before[name]} when this record began and is now "
-        f"{after.get(name, 'not installed')}; install {name}=={before[name]}, or name a new folder "
-        "with --out"
-        for name in before
-        if before[name] != after.get(name)
-    ]

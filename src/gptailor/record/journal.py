@@ -59,31 +59,21 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
-        with _os_errors(folder):
+        with contextlib.ExitStack() as stack, _os_errors(folder):
             _make_folder(folder)
-            self._lock = _lock(folder)
-        try:
-            with _os_errors(folder):
-                self._file = _open(self.path)
-        except BaseException:
-            self._lock.close()
-            raise
-        try:
+            stack.enter_context(_lock(folder))
+            self._file = stack.enter_context(_open(self.path))
             read, self._end = _parse(self.path)
             self.entries = [entry for _, entry in read]
-            with _os_errors(folder):
-                dropped = self.path.stat().st_size - self._end
-                if dropped:
-                    if not self._end:
-                        _refuse_foreign(self.path)
-                    self._file.truncate(self._end)
+            dropped = self.path.stat().st_size - self._end
+            if dropped and not self._end:
+                _refuse_foreign(self.path)
             if dropped:
+                self._file.truncate(self._end)
                 logger.warning("%s: took off a torn last line of %d bytes", self.path, dropped)
-                if self._end:  # a torn header leaves an empty record: it begins anew
-                    self.append(RepairedEntry(dropped_bytes=dropped))
-        except BaseException:
-            self.close()
-            raise
+            if dropped and self._end:  # a torn header leaves an empty record: it begins anew
+                self.append(RepairedEntry(dropped_bytes=dropped))
+            self._open_files = stack.pop_all()
 
     def __enter__(self) -> "Journal":
         return self
@@ -116,7 +106,6 @@ class Journal:
 
     def _refuse_changed(self) -> None:
         """Refuse to write where the record was removed, replaced or written by something else."""
-        change = None
         try:
             now = self.path.stat()
         except OSError as error:
@@ -126,12 +115,12 @@ class Journal:
                 change = "was replaced by another file"
             elif now.st_size != self._end:
                 change = f"has {now.st_size:,} bytes, not the {self._end:,} that were written"
-        if change is not None:
-            raise RecordError(
-                f"{self.path}: {change}: something else changed it while the study ran, so the "
-                "study stops; put it back and run the same command again, or name a new folder "
-                "with --out"
-            )
+            else:
+                return
+        raise RecordError(
+            f"{self.path}: {change}: something else changed it while the study ran, so the study "
+            "stops; put it back and run the same command again, or name a new folder with --out"
+        )
 
     def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
         """The entries of one type, or of one kind of it, in order."""
@@ -144,8 +133,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and let go of the lock."""
-        self._file.close()
-        self._lock.close()
+        self._open_files.close()
 
 
 def read_record(path: Path) -> list[tuple[int, Entry]]:
@@ -188,12 +176,11 @@ def _lock(folder: Path) -> IO[bytes]:
 
 def _open(path: Path) -> FileIO:
     """Open the record; the name of a new one is on the disk, so that no power cut takes it."""
-    fresh = not path.exists()
-    if not fresh:
+    if path.exists():
         _refuse_odd(path)
+        return path.open("a+b", buffering=0)
     file = path.open("a+b", buffering=0)
-    if fresh:
-        _sync_names(path.parent)
+    _sync_names(path.parent)
     return file
 
 

@@ -13,22 +13,25 @@ from gptailor.core.trial import Trial
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
 
-__all__ = ["BEST", "FRONT", "front_of", "ranked", "write_results"]
+__all__ = ["BEST", "FRONT", "comparable", "front_of", "ranked", "write_results"]
 
 BEST = "best.yaml"
 FRONT = "front.yaml"
 
 
-def front_of(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Trial]:
-    """The trials that no other beats on every task.
+def comparable(trials: Sequence[Trial], n_kept: int) -> list[Trial]:
+    """Complete trials with `n_kept` layers, on the most examples that any of them has.
 
-    Only trials with `n_kept` layers and the most examples that any of them has are compared: losses
-    on few examples would crowd out better-known ones by luck.
+    Losses on few examples would crowd out better-known ones by luck.
     """
-    able = [t for t in trials if t.scores is not None and len(t.tailoring.layers) == n_kept]
-    most = max((t.proposal.n_examples for t in able), default=0)
-    latest = {t.tailoring: t for t in able if t.proposal.n_examples == most}
-    compared = list(latest.values())
+    sized = [t for t in trials if t.complete and len(t.tailoring.layers) == n_kept]
+    most = max((t.proposal.n_examples for t in sized), default=0)
+    return [t for t in sized if t.proposal.n_examples == most]
+
+
+def front_of(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Trial]:
+    """The `comparable` trials that no other beats on every task."""
+    compared = list({t.tailoring: t for t in comparable(trials, n_kept)}.values())
     losses = np.array([objective.losses(t.scores) for t in compared if t.scores is not None])
     return [compared[index] for index in pareto_front(losses)] if compared else []
 

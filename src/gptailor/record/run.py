@@ -5,13 +5,10 @@ record that can't be used is refused with a sentence.
 """
 
 import dataclasses
-import os
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.statistics import RESULT
@@ -32,15 +29,13 @@ from gptailor.record.entries import (
     TrialEntry,
 )
 from gptailor.record.evaluation_file import EvaluationFile, read_evaluation
-from gptailor.record.journal import RECORD, read_record
-from gptailor.record.ranking import front_of, ranked
+from gptailor.record.journal import RECORD, EntryT, read_record
+from gptailor.record.ranking import comparable, front_of, ranked
 
 __all__ = ["RunRecord", "read_run"]
 
 _TORN = "The last line of the record is not whole yet, or torn, and was left out."
 _OUTDATED = "evaluation.json is of a model that was chosen before; run 'gptailor evaluate' again."
-
-LastT = TypeVar("LastT")
 
 
 @dataclass(frozen=True)
@@ -81,33 +76,36 @@ class RunRecord:
         return self._models("test")
 
     def _models(self, kind: ModelKind) -> dict[str | int, Scores]:
-        found = (e for e in self.entries if isinstance(e, ModelEntry) and e.kind == kind)
+        found = (entry for entry in self._of(ModelEntry) if entry.kind == kind)
         return {entry.model: entry.scores for entry in found if entry.scores is not None}
+
+    def _of(self, entry_type: type[EntryT]) -> list[EntryT]:
+        return [entry for entry in self.entries if isinstance(entry, entry_type)]
 
     @cached_property
     def elapsed(self) -> dict[int, float]:
         """Trial number to seconds of search when it was recorded."""
-        return {e.number: e.elapsed for e in self.entries if isinstance(e, TrialEntry)}
+        return {entry.number: entry.elapsed for entry in self._of(TrialEntry)}
 
     @property
     def resumed(self) -> list[ResumedEntry]:
         """One entry a restart."""
-        return [entry for entry in self.entries if isinstance(entry, ResumedEntry)]
+        return self._of(ResumedEntry)
 
     @property
     def chosen(self) -> ChosenEntry | None:
         """The last choice; None where the study has not ended."""
-        return _last(entry for entry in self.entries if isinstance(entry, ChosenEntry))
+        return next(reversed(self._of(ChosenEntry)), None)
 
     @property
     def forecast(self) -> ForecastEntry | None:
         """What the study was expected to cost; None where other processes evaluated."""
-        return _last(entry for entry in self.entries if isinstance(entry, ForecastEntry))
+        return next(reversed(self._of(ForecastEntry)), None)
 
     @property
     def spent(self) -> SpentEntry | None:
         """What it cost, over all starts; None before it came to an end."""
-        return _last(entry for entry in self.entries if isinstance(entry, SpentEntry))
+        return next(reversed(self._of(SpentEntry)), None)
 
     @property
     def goals(self) -> tuple[Goal, ...]:
@@ -143,9 +141,7 @@ class RunRecord:
     @cached_property
     def able(self) -> tuple[Trial, ...]:
         """Complete trials of the size wanted, on the most examples that any of them has."""
-        sized = [t for t in self.complete if len(t.tailoring.layers) == self.header.n_kept]
-        most = max((trial.proposal.n_examples for trial in sized), default=0)
-        return tuple(trial for trial in sized if trial.proposal.n_examples == most)
+        return tuple(comparable(self.trials, self.header.n_kept))
 
     @property
     def front(self) -> tuple[Trial, ...]:
@@ -162,16 +158,11 @@ class RunRecord:
         return next(trial for trial in self.trials if trial.number == self.chosen.number)
 
     @property
-    def selection_scores(self) -> dict[str, Scores]:
-        """``base`` and ``result`` to their scores on the selection split."""
-        return self._with_result(self.on_selection)
-
-    @property
     def test_scores(self) -> dict[str, Scores]:
         """Member, or ``result``, to its scores on the test split."""
-        return self._with_result(self.on_test)
+        return self.with_result(self.on_test)
 
-    def _with_result(self, models: Mapping[str | int, Scores]) -> dict[str, Scores]:
+    def with_result(self, models: Mapping[str | int, Scores]) -> dict[str, Scores]:
         """The members and the chosen trial's candidate, which is called ``result``."""
         named = {name: scores for name, scores in models.items() if isinstance(name, str)}
         if self.chosen is not None and self.chosen.number in models:
@@ -211,30 +202,21 @@ def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
         except UserError as error:
             raise RecordError([f"{path}, line {number}: {p}" for p in error.problems]) from None
     entries = tuple(entry for _, entry in lines[1:])
-    notes = [] if _ends_whole(path) else [_TORN]
-    notes += [_repaired(entry) for entry in entries if isinstance(entry, RepairedEntry)]
-    in_order = tuple(trials[number] for number in sorted(trials))
-    record = RunRecord(folder, header, entries, proposals, in_order, None, tuple(notes))
-    evaluation = read_evaluation(folder) if with_evaluation else None
-    if evaluation is None:
-        return record
-    chosen = record.chosen_trial
-    if chosen is not None and evaluation.tailoring not in (None, chosen.tailoring.digest):
-        return dataclasses.replace(record, notes=(*notes, _OUTDATED))
-    return dataclasses.replace(record, evaluation=evaluation)
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def _repaired(entry: RepairedEntry) -> str:
-    return (
+    notes = [] if path.read_bytes().endswith(b"\n") else [_TORN]
+    notes += [
         f"A line of {entry.dropped_bytes:,} bytes, torn by a kill, was taken off the record when "
         "the study was started again; nothing that was scored was lost."
-    )
+        for entry in entries
+        if isinstance(entry, RepairedEntry)
+    ]
+    in_order = tuple(trials[number] for number in sorted(trials))
+    evaluation = read_evaluation(folder) if with_evaluation else None
+    record = RunRecord(folder, header, entries, proposals, in_order, evaluation, tuple(notes))
+    chosen = record.chosen_trial
+    known = None if evaluation is None else evaluation.tailoring
+    if chosen is not None and known not in (None, chosen.tailoring.digest):
+        return dataclasses.replace(record, evaluation=None, notes=(*notes, _OUTDATED))
+    return record
 
 
 def _check(
@@ -270,7 +252,3 @@ def _check_scores(scores: Scores, header: Header) -> None:
         for metric in (goal.metric, goal.proxy or goal.metric):
             if metric not in scores.tasks.get(goal.task, {}):
                 raise RecordError(f"the scores lack {metric} of task {goal.task!r}")
-
-
-def _last(entries: Iterable[LastT]) -> LastT | None:
-    return next(iter(deque(entries, maxlen=1)), None)

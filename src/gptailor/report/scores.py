@@ -75,7 +75,7 @@ def evidence(run: RunRecord) -> Evidence | None:
     if RESULT in run.test_scores:
         split, models = "test", run.test_scores
     elif run.chosen is not None and best.number in run.on_selection:
-        split, models = "selection", run.selection_scores
+        split, models = "selection", run.with_result(run.on_selection)
     else:
         models = {name: like(scores, best.scores) for name, scores in run.references.items()}
         split, models = "search", models | {RESULT: best.scores}
