@@ -31,12 +31,9 @@ _MAX_NUMBER = 1e300
 
 def is_published(plain: object) -> bool:
     """Whether plain data has keys of one candidate of the published code's searches."""
-    return isinstance(plain, Mapping) and any(
-        pattern.match(key)
-        for key in plain
-        if isinstance(key, str)
-        for pattern in (_REMOVED, _OF_LAYER, _OTHER_SEARCHES)
-    )
+    patterns = (_REMOVED, _OF_LAYER, _OTHER_SEARCHES)
+    keys = plain if isinstance(plain, Mapping) else ()
+    return any(pattern.match(key) for key in keys for pattern in patterns)
 
 
 def convert_published(

@@ -231,11 +231,10 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
             "give the unquantised model, or a GGUF file"
         )
     _refuse_code(path, fields)
-    inside = [part for name, part in fields.items() if name.endswith("_config")]
-    parts = (fields, *(part for part in inside if isinstance(part, dict)))
+    inside = [one for k, one in fields.items() if k.endswith("_config") and isinstance(one, dict)]
     problems = [
         f"{path}: {name} is {part[name]!r}; it must be a whole number of {least} to {most}"
-        for part in parts
+        for part in (fields, *inside)
         for name, (least, most) in _LIMITS.items()
         if isinstance(part.get(name), int | float)
         and not (type(part[name]) is int and least <= part[name] <= most)
