@@ -40,24 +40,15 @@ class ScoredExample:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The facts of one metric, and for a plug-in the function that measures an example.
-
-    Args:
-        higher_is_better: Which way is better.
-        meaning: One line for people, with the unit.
-        transform: Applied to the weighted mean: nothing, or ``exp``.
-        proxy: The continuous metric that ranks candidates on few examples; itself if None.
-        unit: What an example's number is a mean over. An example's weight is how many of them its
-            gold answer (or text) has; all examples weigh the same with ``example``.
-        measure: A model's answer to one example -> the example's number, finite. None for the
-            metrics built in.
-    """
+    """The facts of one metric, and for a plug-in the function that measures an example."""
 
     higher_is_better: bool
-    meaning: str
-    transform: Literal["identity", "exp"] = "identity"
-    proxy: str | None = None
+    meaning: str  # one line for people, with the unit
+    transform: Literal["identity", "exp"] = "identity"  # applied to the weighted mean
+    proxy: str | None = None  # the continuous metric that ranks candidates on few examples
+    # what an example's number is a mean over; its weight is how many its gold answer (or text) has
     unit: Unit = "example"
+    # a model's answer to one example -> a finite number; None for the metrics built in
     measure: Callable[[ScoredExample], float] | None = None
 
 

@@ -8,25 +8,15 @@ __all__ = ["Choice", "Range"]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A number between two limits, both included.
-
-    Args:
-        low: Smallest value.
-        high: Largest value; ``math.inf`` for no limit.
-        default: The value when none is given; left out where a signature has it.
-        integer: Whether only whole numbers are allowed.
-        tunable: Whether a search varies it; a seed, for one, stays at its default.
-        search_low: Smallest value that a search proposes; `low` when None.
-        search_high: Largest value that a search proposes; `high` when None.
-    """
+    """A number between two limits, both included."""
 
     low: float
-    high: float
-    default: float = math.nan
-    integer: bool = False
-    tunable: bool = True
-    search_low: float | None = None
-    search_high: float | None = None
+    high: float  # math.inf for no limit
+    default: float = math.nan  # left out where a signature has it
+    integer: bool = False  # whether only whole numbers are allowed
+    tunable: bool = True  # whether a search varies it; a seed, for one, stays at its default
+    search_low: float | None = None  # smallest value that a search proposes; `low` when None
+    search_high: float | None = None  # largest value that a search proposes; `high` when None
 
     @property
     def span(self) -> tuple[float, float]:

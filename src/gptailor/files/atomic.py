@@ -121,9 +121,7 @@ def _locked(folder: Path) -> int:
     """Lock a folder until the returned file descriptor is closed, or the process ends.
 
     Raises:
-        BlockingIOError: Another process holds the lock.
-        FileNotFoundError: The folder is gone.
-        OSError: It is no folder, or the file system has no locks.
+        OSError: BlockingIOError if another process holds it, FileNotFoundError if it is gone.
     """
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
