@@ -4,17 +4,16 @@ Every model is a stock Hugging Face model run by lm-eval's own backend, without 
 """
 
 import importlib.metadata
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptailor.core.statistics import N_RESAMPLES, RESULT
 from gptailor.core.tailoring import Tailoring
-from gptailor.core.trial import Scores
 from gptailor.errors import ExportError
 from gptailor.family import Family
 from gptailor.family.empty_model import auto_class, model_around
@@ -53,13 +52,10 @@ def evaluate_side_by_side(
     evaluated = []
     for name in (*family.members, RESULT):
         on_model(name)
-        if name == RESULT:
-            live, path = finished, str(model)
-            n_parameters = sum(tensor.numel() for tensor in finished.parameters())
-        else:
-            state, path = family.states[name], family.paths[name]
-            live = model_around(family.config, state, family.dtype)
-            n_parameters = sum(tensor.numel() for tensor in state.values())
+        live, path, tensors = finished, str(model), [*finished.parameters()]
+        if name != RESULT:
+            path, tensors = family.paths[name], [*family.states[name].values()]
+            live = model_around(family.config, family.states[name], family.dtype)
         try:
             scores = evaluate_model(
                 live,
@@ -73,21 +69,17 @@ def evaluate_side_by_side(
                 f"{path}: has a perplexity that is too large for a number; take the perplexities "
                 "off the task's metric_list, or evaluate another task"
             ) from None
-        _refuse_non_finite(path, scores)
-        evaluated.append(
-            EvaluatedModel(name=name, path=path, parameters=n_parameters, scores=scores)
-        )
+        for task, metrics in scores.tasks.items():
+            for metric, measured in metrics.items():
+                if not np.isfinite(measured.values).all():
+                    raise ExportError(f"{path}: task {task!r} gives a {metric} that is not finite")
+        size = sum(tensor.numel() for tensor in tensors)
+        evaluated.append(EvaluatedModel(name=name, path=path, parameters=size, scores=scores))
     return evaluated
 
 
 def save_evaluation(folder: Path, models: Sequence[EvaluatedModel], tailoring: Tailoring) -> None:
-    """Write ``evaluation.json`` beside a run's record, for the report.
-
-    Args:
-        folder: The run's.
-        models: What was scored.
-        tailoring: That of the result; the report shows no evaluation of another.
-    """
+    """Write ``evaluation.json`` beside a run's record, for the report of this tailoring only."""
     libraries = ("gptailor", "torch", "transformers", "lm-eval")
     EvaluationFile(
         tailoring=tailoring.digest,
@@ -105,22 +97,20 @@ def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:
         ExportError: Something of it is missing, broken, left over, or of another architecture.
     """
     again = "export it again"
+    local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    reader, wrapper = AutoModelForCausalLM, family.multimodal_wrapper
     try:
         with quiet():
-            reader = AutoModelForCausalLM
-            if family.multimodal_wrapper is not None:
-                reader = auto_class(family.multimodal_wrapper.config)
+            if wrapper is not None:
+                reader = auto_class(wrapper.config)
             whole, info = reader.from_pretrained(
                 str(folder),
                 dtype=family.dtype,
                 output_loading_info=True,
                 use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
+                **local,
             )
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), trust_remote_code=False, local_files_only=True
-            )
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first_line, *_ = str(error).splitlines() or [type(error).__name__]
         raise ExportError(f"{folder}: can't be loaded: {first_line}; {again}") from None
@@ -136,10 +126,3 @@ def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:
             f"{family.config.model_type}; name a folder exported from this family"
         )
     return model.eval(), tokenizer
-
-
-def _refuse_non_finite(path: str, scores: Scores) -> None:
-    for task, metrics in scores.tasks.items():
-        for metric, measured in metrics.items():
-            if not all(math.isfinite(value) for value in measured.values):
-                raise ExportError(f"{path}: task {task!r} gives a {metric} that is not finite")

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gptailor.core.objective import Goal
-from gptailor.core.trial import Evaluation, Proposal
+from gptailor.core.trial import Evaluation, Proposal, Trial
 from gptailor.record.fields import Part, ScoresField, Seconds, TailoringField
 
 __all__ = [
@@ -303,6 +303,10 @@ class TrialEntry(_EvaluatedEntry):
     def of(cls, number: int, evaluation: Evaluation, elapsed: float) -> "TrialEntry":
         """Make the entry of an evaluation."""
         return cls(number=number, elapsed=round(elapsed, 3), **_flat(evaluation))
+
+    def trial(self, proposal: Proposal) -> Trial:
+        """The trial of what was asked."""
+        return Trial(self.number, proposal, self.evaluation)
 
 
 class ResumedEntry(_Entry):

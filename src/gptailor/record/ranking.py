@@ -39,7 +39,7 @@ def front_of(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list
 def ranked(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[Trial]:
     """Trials that could be chosen, the best first: more examples, then the lower loss.
 
-    Only those with scores and `n_kept` layers could be; searchers may evaluate others too.
+    Only those with scores and `n_kept` layers can be; a searcher may evaluate other sizes too.
     """
     able = [t for t in trials if t.complete and len(t.tailoring.layers) == n_kept]
 

@@ -239,7 +239,7 @@ def _check(
                 raise RecordError(f"trial {number} has an outcome, but was never asked")
             if number in trials:
                 raise RecordError(f"trial {number} has two outcomes")
-            trials[number] = Trial(number, proposals[number], entry.evaluation)
+            trials[number] = entry.trial(proposals[number])
         case ModelEntry(number=int(number)) if number not in trials:
             raise RecordError(f"trial {number} was never evaluated")
         case ChosenEntry(number=number) if number not in trials or not trials[number].complete:

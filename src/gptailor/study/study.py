@@ -30,10 +30,11 @@ from gptailor.record.journal import EntryT
 from gptailor.record.ranking import front_of, ranked
 from gptailor.searchers.searcher import Searcher
 from gptailor.study.plan import Plan, Progress
-from gptailor.study.stopping import nothing_to_choose, refuse_hopeless
 from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
+
+_HOPELESS = 8  # trials that all failed, before anything succeeded
 
 
 class StudyJournal(Protocol):
@@ -42,15 +43,12 @@ class StudyJournal(Protocol):
     @property
     def path(self) -> Path:
         """The file that messages name."""
-        ...
 
     def append(self, entry: Entry) -> None:
         """Add an entry; from then on it is safe."""
-        ...
 
     def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
         """The entries of one type, or of one kind of it, in order."""
-        ...
 
 
 class Study:
@@ -79,8 +77,7 @@ class Study:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._journal, self._pool, self._plan = journal, pool, plan
-        self._make_searcher, self._on_progress = make_searcher, on_progress
-        self._clock = clock
+        self._make_searcher, self._on_progress, self._clock = make_searcher, on_progress, clock
         self._asked: dict[int, Proposal] = {}
         self._recorded: dict[int, Trial] = {}
         self._known: dict[Tailoring, Scores] = {}  # on the most examples so far
@@ -141,22 +138,16 @@ class Study:
                     f"{self._journal.path}: trial {entry.number} was never asked for, or has two "
                     "outcomes; restore the file from a copy, or name a new folder"
                 )
-            self._recorded[entry.number] = self._trial_of(entry)
+            self._recorded[entry.number] = entry.trial(self._asked[entry.number])
             self._before = max(self._before, entry.elapsed)
-
-    def _trial_of(self, entry: TrialEntry) -> Trial:
-        return Trial(entry.number, self._asked[entry.number], entry.evaluation)
 
     def _elapsed(self) -> float:
         return self._before + self._clock() - self._started
 
     def _wholes(self, split: str, n_examples: int) -> dict[str | int, Job]:
         """The jobs of every whole member."""
-        n_layers = self._plan.n_layers
-        return {
-            member: Job(Tailoring.whole(member, n_layers), n_examples, split)
-            for member in self._plan.members
-        }
+        wholes = {name: Tailoring.whole(name, self._plan.n_layers) for name in self._plan.members}
+        return {name: Job(whole, n_examples, split) for name, whole in wholes.items()}
 
     def _scored(self, kind: ModelKind, jobs: Mapping[str | int, Job]) -> dict[str | int, Scores]:
         """Scores of every job.
@@ -175,12 +166,7 @@ class Study:
     def _measured(
         self, kind: ModelKind, jobs: Mapping[str | int, Job]
     ) -> dict[str | int, ModelEntry]:
-        """The entries of one kind: recorded scores, or new ones; what failed is tried again.
-
-        Args:
-            kind: Of the entries.
-            jobs: Member or trial number to what is to be evaluated.
-        """
+        """The entries of one kind: recorded scores, or new ones; what failed is tried again."""
         known = {e.model: e for e in self._journal.of(ModelEntry, kind) if e.scores is not None}
         missing = [model for model in jobs if model not in known]
         done = self._evaluate([jobs[model] for model in missing])
@@ -199,8 +185,8 @@ class Study:
             self._record_asked(first, proposals)
             trials = self._outcomes(range(first, first + len(proposals)))
             self._trials += trials
-            refuse_hopeless(self._trials)
-            refuse_hopeless([trial for trial in self._trials if self._is_sized(trial)])
+            _refuse_hopeless(self._trials)
+            _refuse_hopeless([trial for trial in self._trials if self._is_sized(trial)])
             searcher.tell(trials)
 
     def _out_of_time(self) -> bool:
@@ -232,7 +218,7 @@ class Study:
         for number, done in zip(missing, self._evaluate(jobs), strict=True):
             entry = TrialEntry.of(number, done, self._elapsed())
             self._journal.append(entry)
-            self._recorded[number] = self._trial_of(entry)
+            self._recorded[number] = entry.trial(self._asked[number])
         trials = [self._recorded[number] for number in numbers]
         for trial in trials:
             self._note(trial)
@@ -252,7 +238,7 @@ class Study:
         return ranked(trials, self.objective, self._plan.n_kept)
 
     def _is_sized(self, trial: Trial) -> bool:
-        """Whether it has the number of layers wanted; searchers may evaluate others too."""
+        """Whether it has the number of layers wanted; a searcher may evaluate other sizes too."""
         return len(trial.tailoring.layers) == self._plan.n_kept
 
     def _choose(self) -> Trial:
@@ -261,10 +247,10 @@ class Study:
         for trial in self._ranked(self._trials):
             best.setdefault(trial.tailoring, trial)
         if not best:
-            raise nothing_to_choose(self._trials, self._plan.n_removed)
+            raise _nothing_to_choose(self._trials, self._plan.n_removed)
         n_examples = self._plan.sizes["selection"]
-        whole = Tailoring.whole(BASE, self._plan.n_layers)
-        base = self._scored("finalist", {BASE: Job(whole, n_examples, "selection")})
+        whole = self._wholes("selection", n_examples)[BASE]
+        base = self._scored("finalist", {BASE: whole})
         objective = Objective(self._plan.goals, base[BASE])
         jobs: dict[str | int, Job] = {
             trial.number: Job(trial.tailoring, n_examples, "selection")
@@ -340,3 +326,28 @@ class Study:
                 timeout_s=self._plan.timeout_s,
             )
         )
+
+
+def _refuse_hopeless(trials: Sequence[Trial]) -> None:
+    """Stop a study whose first trials all failed."""
+    if len(trials) >= _HOPELESS and not any(trial.complete for trial in trials):
+        raise RecordError(
+            f"the first {len(trials)} candidates all failed, so the study stops; the last one: "
+            f"{trials[-1].failure}; mend what made them fail, and name a new folder with --out"
+        )
+
+
+def _nothing_to_choose(trials: Sequence[Trial], n_removed: int) -> RecordError:
+    """The error of a study without a candidate to choose: why, and what to do."""
+    failed = [trial for trial in trials if not trial.complete]
+    if trials and len(failed) == len(trials):
+        return RecordError(
+            f"all {len(trials)} candidates failed; the last one: {failed[-1].failure}; mend what "
+            "made them fail, and name a new folder with --out"
+        )
+    return RecordError(
+        f"no candidate with {n_removed} layers cut was scored"
+        + (f" (the last that failed: {failed[-1].failure})" if failed else "")
+        + "; raise budget.timeout_s and run the same command again, or raise budget.max_trials and "
+        "name a new folder"
+    )
