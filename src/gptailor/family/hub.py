@@ -55,14 +55,11 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def fetch(text: str, revision: str | None = None) -> Path:
-    """Fetch a repository, or one GGUF file of it, into the hub's cache.
+    """Fetch a repository's folder, or one GGUF file of it, into the hub's cache.
 
     Args:
         text: ``NAME``, ``NAME@REVISION``, or either with ``/FILE.gguf`` behind the name.
         revision: A branch, tag or commit; the main branch where neither says one.
-
-    Returns:
-        The folder of the files, or the GGUF file.
     """
     match = _HUB_ID.match(text)
     file = match and match["file"]
@@ -76,10 +73,8 @@ def fetch(text: str, revision: str | None = None) -> Path:
         with quiet():
             if file:
                 return Path(hf_hub_download(name, file, revision=revision))
-            folder = Path(
-                snapshot_download(
-                    name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-                )
+            folder = snapshot_download(
+                name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
             )
     except errors.HFValidationError:
         raise FamilyError(f"{name} does not exist; check the path") from None
@@ -87,8 +82,8 @@ def fetch(text: str, revision: str | None = None) -> Path:
         full_name = f"{name}/{file}" if file else name
         full_name += f" (revision {revision})" if revision else ""
         raise FamilyError(f"{full_name} {_reason(name, file, error)}") from error
-    _refuse_other_weights(name, revision, folder)
-    return folder
+    _refuse_other_weights(name, revision, Path(folder))
+    return Path(folder)
 
 
 def commit_of(location: Path) -> str | None:

@@ -111,10 +111,9 @@ def _matched_by_text(
 
 
 def _notes(name: str, sizes: tuple[int, int], changes: Sequence[str]) -> tuple[str, ...]:
-    if not changes and sizes[0] == sizes[1]:
-        return ()
     much = f"variant {name!r} has {sizes[0]} rows of vocabulary and the base {sizes[1]}"
-    return ("; ".join((much, *changes, "the study's vocabulary is the base's")),)
+    note = "; ".join((much, *changes, "the study's vocabulary is the base's"))
+    return (note,) if changes or sizes[0] != sizes[1] else ()
 
 
 def _texts(tokens: Sequence[str]) -> str:
