@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gptailor.core.lru import LruCache
 from gptailor.core.objective import Objective
 from gptailor.core.tailoring import LayerSpec
 from gptailor.core.trial import Evaluation, Job, Trial
 from gptailor.engine import Evaluator, Work
+from gptailor.engine.layer_cache import LruCache
 from gptailor.errors import RecordError
 from gptailor.forecast.made_up_scores import MadeUpScores
 from gptailor.forecast.speed import Speed
