@@ -223,9 +223,28 @@ def test_the_speed_of_each_kind_of_work_is_fitted_and_never_negative() -> None:
     rng = np.random.default_rng(0)
     units = rng.uniform(1.0, 1e4, (6, 4))
     seconds = np.array([2e-5, 1e-4, 3e-6, 5e-5])
-    np.testing.assert_allclose(fitted(units, units @ seconds), seconds, rtol=1e-6)
-    disturbed = units @ np.array([2e-5, -1e-5, 3e-6, 5e-5])
-    assert (fitted(units, disturbed) >= 0).all()
+    times = np.tile(units @ seconds, (3, 1))
+    np.testing.assert_allclose(fitted(units, times), seconds, rtol=1e-6)
+    disturbed = units @ np.array([[2e-5, -1e-5, 3e-6, 5e-5]]).T
+    assert (fitted(units, disturbed.T) >= 0).all()
+
+
+def test_neither_a_disturbed_round_nor_a_disturbed_job_changes_the_speed() -> None:
+    rng = np.random.default_rng(0)
+    units = rng.uniform(1.0, 1e4, (6, 4))
+    seconds = np.array([2e-5, 1e-4, 3e-6, 5e-5])
+    times = np.tile(units @ seconds, (3, 1))
+    times[1] *= 100
+    times[[0, 2], [3, 4]] *= 100
+    np.testing.assert_allclose(fitted(units, times), seconds, rtol=1e-6)
+
+
+def test_kinds_of_work_that_always_go_together_cost_no_more_than_the_jobs_measured() -> None:
+    rng = np.random.default_rng(0)
+    units = rng.uniform(1.0, 1e4, (3, 4))
+    units[:, 1] = units[:, 0] / 1000
+    noisy = units @ np.array([2e-5, 1e-2, 3e-6, 5e-5]) * rng.uniform(0.5, 2.0, (3, 3))
+    assert (units * fitted(units, noisy) <= 4 * noisy.max(axis=0)[:, None]).all()
 
 
 def test_check_tells_what_workers_cost_and_on_which_assumption(

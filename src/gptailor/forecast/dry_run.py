@@ -36,14 +36,6 @@ class CountingPool:
         speed: Of each kind of work.
         setup: The processes that will evaluate; None if it is this one.
         group_size: Most candidates evaluated together.
-
-    Attributes:
-        setup: As given.
-        seconds: Wall-clock time so far: of all jobs, and between them, when searchers ask.
-        phase: Phase of the study that the next jobs are part of.
-        work: Phase to the work of its jobs.
-        merged_bytes: Most bytes of merged layers in one process.
-        made_up: Makes the scores.
     """
 
     def __init__(
@@ -54,16 +46,17 @@ class CountingPool:
         setup: WorkerSetup | None = None,
         group_size: int = 16,
     ) -> None:
-        self.phase, self.seconds = "references", 0.0
-        self.work: dict[str, Work] = {}
-        self.merged_bytes = 0
-        self._evaluator, self._speed = evaluator, speed
+        self.phase = "references"  # of the study, that the next jobs are part of
+        self.seconds = 0.0  # wall-clock time so far: of all jobs, and of searchers between them
+        self.work: dict[str, Work] = {}  # phase -> work of its jobs
+        self.merged_bytes = 0  # most bytes of merged layers in one process
+        self.made_up = MadeUpScores(evaluator.tasks, evaluator.engine.family.n_layers)
         self.setup, self._group_size = setup, group_size
+        self._evaluator, self._speed = evaluator, speed
         n_workers = 1 if setup is None else setup.n_workers
         cache_bytes = evaluator.engine.cache_bytes
         self._merged = [LruCache[bool](cache_bytes) for _ in range(n_workers)]
         self._returned = time.perf_counter()
-        self.made_up = MadeUpScores(evaluator.tasks, evaluator.engine.family.n_layers)
 
     def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
         """Count each group for the worker that is free first, then make scores up."""
@@ -77,12 +70,11 @@ class CountingPool:
             n_merged = sum(self._is_made(spec, self._merged[worker]) for spec in work.merges)
             seconds = self._speed.seconds(work, n_merged) * crowding
             heapq.heapreplace(free, (busy + seconds, worker))
-            total = self.work.get(self.phase, Work()) + replace(work, merges=())
-            self.work[self.phase] = total
+            self.work[self.phase] = self.work.get(self.phase, Work()) + replace(work, merges=())
         self.seconds += max(free)[0]
-        scores = [self.made_up.scores(job) for job in jobs]
+        evaluations = [Evaluation(self.made_up.scores(job)) for job in jobs]
         self._returned = time.perf_counter()
-        return [Evaluation(each) for each in scores]
+        return evaluations
 
     def close(self) -> None:
         """Nothing to release."""
@@ -123,16 +115,7 @@ class _MemoryJournal:
 def dry_run(
     plan: Plan, make_searcher: Callable[[Objective], Searcher], pool: CountingPool
 ) -> tuple[Trial, ...]:
-    """Run a whole study: references, search, selection and test.
-
-    Args:
-        plan: Of the study.
-        make_searcher: Makes the searcher for an objective.
-        pool: A new one; counts what the study costs.
-
-    Returns:
-        The trials of the search, with made-up scores.
-    """
+    """Run a whole study with a new pool; the trials of its search, with made-up scores."""
 
     def searcher(objective: Objective) -> Searcher:
         pool.phase = "search"

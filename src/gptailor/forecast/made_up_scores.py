@@ -26,13 +26,10 @@ class MadeUpScores:
     Args:
         tasks: Split to name to task.
         n_layers: Of a member.
-
-    Attributes:
-        n_numbers: Numbers in all scores so far.
     """
 
     def __init__(self, tasks: Mapping[str, Mapping[str, Task]], n_layers: int) -> None:
-        self.n_numbers = 0
+        self.n_numbers = 0  # in all scores so far
         self._tasks, self._rng = tasks, np.random.default_rng(0)
         depth = np.linspace(0.0, 1.0, n_layers)
         ends = 20.0 * np.exp(-depth / 0.04) + 5.0 * np.exp((depth - 1.0) / 0.03)

@@ -1,9 +1,9 @@
 """The speed of this machine: seconds a unit of work, fitted to timed evaluations of the base."""
 
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,21 +27,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds for a unit of each kind of `Work`.
+    """Seconds for a unit of each kind of `Work`."""
 
-    Args:
-        layer_token: One token more through one layer.
-        run: One layer called, however few the tokens.
-        input_token: One token embedded, with its masks and rotary embedding.
-        target_token: One predicted position: norm, head, log-probabilities, and its score.
-        merged: One merged layer made.
-    """
-
-    layer_token: float
-    run: float = 0.0
-    input_token: float = 0.0
-    target_token: float = 0.0
-    merged: float = 0.0
+    layer_token: float  # one token more through one layer
+    run: float = 0.0  # one layer called, however few the tokens
+    input_token: float = 0.0  # one token embedded, with its masks and rotary embedding
+    target_token: float = 0.0  # one predicted position: norm, head, log-probabilities, score
+    merged: float = 0.0  # one merged layer made
 
     def seconds(self, work: Work, n_merged: int) -> float:
         """Seconds that work takes, `n_merged` of its merged layers having to be made."""
@@ -55,11 +47,7 @@ class Speed:
 
 
 def measure_speed(plan: Plan, space: Space, evaluator: Evaluator) -> Speed:
-    """Time few and many layers, one candidate and two, on few examples and on more.
-
-    The best of a few rounds is fitted, and then scaled to a round's median time: a disturbed round
-    would spoil the fit.
-    """
+    """Time few and many layers, one candidate and two, on few examples and on more."""
     short, long = (_spread(plan.n_layers, max(1, plan.n_layers // n)) for n in (10, 3))
     groups = [
         [Job(tailoring, n_examples) for tailoring in tailorings]
@@ -67,12 +55,9 @@ def measure_speed(plan: Plan, space: Space, evaluator: Evaluator) -> Speed:
         for tailorings in ([short], [short, short], [long])
     ]
     work = [evaluator.count(group) for group in groups]  # packs the batches, too
-    rounds = [[_timed(evaluator, group) for group in groups] for _ in range(_ROUNDS)]
-    best = np.array(rounds).min(axis=0)
     units = [[w.layer_tokens, w.n_runs, w.input_tokens, w.target_tokens] for w in work]
-    pace = statistics.median(sum(times) for times in rounds) / sum(best)
-    seconds = pace * fitted(np.array(units, np.float64), best)
-    layer_token, run, input_token, target_token = seconds.tolist()
+    times = _rounds([partial(evaluator.evaluate, group) for group in groups])
+    layer_token, run, input_token, target_token = fitted(np.array(units, float), times).tolist()
     merged = _seconds_a_merge(space, evaluator.engine.family)
     return Speed(layer_token, run, input_token, target_token, merged)
 
@@ -91,39 +76,47 @@ def _spread(n_layers: int, n: int) -> Tailoring:
     return Tailoring(tuple(LayerSpec((Source(BASE, layer),)) for layer in layers))
 
 
-def _timed(evaluator: Evaluator, jobs: Sequence[Job]) -> float:
-    started = time.perf_counter()
-    evaluator.evaluate(jobs)
-    return time.perf_counter() - started
+def _rounds(calls: Sequence[Callable[[], object]]) -> Floats:
+    """Seconds of each call, (n_rounds, n): every call once a round."""
+    times = np.zeros((_ROUNDS, len(calls)))
+    for index in np.ndindex(times.shape):
+        started = time.perf_counter()
+        calls[index[1]]()
+        times[index] = time.perf_counter() - started
+    return times
 
 
-def fitted(units: Floats, seconds: Floats) -> Floats:
-    """Seconds a unit of each kind, (n_kinds,), from (n, n_kinds) and (n,): least squares, >= 0.
+def fitted(units: Floats, times: Floats) -> Floats:
+    """Seconds a unit of each kind of work, never negative.
 
-    Relative errors are minimised. A kind that would come out negative counts as free, and the
-    others are fitted again.
+    The best times are fitted by least squares of relative errors, and the result is scaled to the
+    median time: a few disturbed times change neither. A kind that would come out negative counts
+    as free, and the others are fitted again; so none costs much more than the jobs it is part of.
+
+    Args:
+        units: Of each job and kind, (n, n_kinds).
+        times: Seconds of each round and job, (n_rounds, n).
     """
+    best = times.min(axis=0)
+    pace = np.median(times / best)
     result = np.zeros(units.shape[1])
     sizes = units.max(axis=0)
     kinds = np.arange(units.shape[1])
     while True:
-        rows = (units / sizes)[:, kinds] / seconds[:, None]
-        found = np.linalg.lstsq(rows, np.ones(len(seconds)), rcond=None)[0]
+        rows = (units / sizes)[:, kinds] / best[:, None]
+        found = np.linalg.lstsq(rows, np.ones(len(best)), rcond=None)[0]
         if (found >= 0).all():
-            result[kinds] = found / sizes[kinds]
+            result[kinds] = pace * found / sizes[kinds]
             return result
         kinds = kinds[found > 0]
 
 
 def _seconds_a_merge(space: Space, family: Family) -> float:
-    """Mean seconds of merges drawn as a search draws them."""
+    """Mean over merges, drawn as a search draws them, of the best time of each."""
     if not space.merges:
         return 0.0
     rng = np.random.default_rng(0)
-    times = []
-    for layer in np.linspace(0, space.n_layers - 1, _MERGES).astype(int).tolist():
-        spec = space.random_merge(layer, rng)
-        started = time.perf_counter()
-        layer_weights(family, spec, family.dtype)
-        times.append(time.perf_counter() - started)
-    return statistics.mean(times)
+    layers = np.linspace(0, space.n_layers - 1, _MERGES).astype(int).tolist()
+    specs = [space.random_merge(layer, rng) for layer in layers]
+    calls = [partial(layer_weights, family, spec, family.dtype) for spec in specs]
+    return float(_rounds(calls).min(axis=0).mean())
