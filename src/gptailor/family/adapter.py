@@ -61,8 +61,7 @@ def apply_adapter(
         The config, whose vocabulary may be larger than the base's; and float32 tensors by name,
         the base's own where the adapter does not change them.
     """
-    fields = _fields_of(folder)
-    weights = _weights_of(folder)
+    fields, weights = _fields_of(folder), _weights_of(folder)
     base = _with_room(base, folder, weights)
     merged = _merged(base, folder, weights, apart=not _leaves_base_alone(fields, weights))
     state = {name: _scaled(tensor, merged[name], strength) for name, tensor in base.state.items()}

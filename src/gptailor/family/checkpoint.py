@@ -19,12 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from gptailor.errors import FamilyError, listed
-from gptailor.family.architecture import (
-    facts,
-    n_layers_of,
-    refuse_unsupported,
-    text_config,
-)
+from gptailor.family.architecture import facts, n_layers_of, refuse_unsupported, text_config
 from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
@@ -58,7 +53,6 @@ _IMPLEMENTATIONS = re.compile(
 _KNOWN_CODE = re.compile(
     r"eager|sdpa|(paged\|)?flash_attention_[234]|flex_attention|grouped_mm|batched_mm"
 )
-_GENERATION = "generation_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -66,8 +60,9 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMem
     """Open a folder with a config.json and safetensors; `path` is the one in the config."""
     config = _config_of(folder)
     _refuse_shortfall(folder, config, tensors_of(folder))
-    if (folder / _GENERATION).is_file():
-        read_json(folder / _GENERATION)  # transformers ignores a broken one
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        read_json(generation)  # transformers ignores a broken one
     whole = model_from_files(auto_class(config), folder, dtype)
     model = language_model(whole)
     wrapper, config = multimodal_wrapper_of(whole, model, folder), text_config(config)

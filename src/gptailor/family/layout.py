@@ -69,8 +69,7 @@ class Layout:
         """Divide a state dict into its layers, by names inside the layer."""
         layers: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(self.n_layers))
         for name, tensor in state.items():
-            found = self.layer_of(name)
-            if found is not None:
+            if found := self.layer_of(name):
                 layers[found[0]][found[1]] = tensor
         return layers
 

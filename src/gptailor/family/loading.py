@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Source
-from gptailor.errors import FamilyError, TailoringError
+from gptailor.errors import FamilyError, TailoringError, listed
 from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.architecture import facts, refuse_unsupported
 from gptailor.family.checkpoint import open_checkpoint, state_of, tokenizer_of
@@ -222,7 +222,7 @@ def _gguf_of(location: Path) -> Path | None:
         return None
     files = sorted(location.glob("*.gguf"))
     if len(files) > 1:
-        names = ", ".join(file.name for file in files)
+        names = listed([file.name for file in files])
         raise FamilyError(f"{location} holds several GGUF files ({names}); name one of them")
     return files[0] if files else None
 

@@ -17,14 +17,7 @@ from gptailor.errors import FamilyError, listed
 from gptailor.family.library_calls import one_line
 from gptailor.files.safe_read import read_text
 
-__all__ = [
-    "MAX_LISTED",
-    "StoredTensor",
-    "read_json",
-    "refuse_links",
-    "tensors_of",
-    "unreadable",
-]
+__all__ = ["MAX_LISTED", "StoredTensor", "read_json", "refuse_links", "tensors_of", "unreadable"]
 
 _MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
