@@ -58,10 +58,8 @@ class _Entry(Part):
         Raises:
             ValueError: A number is infinite or NaN, which JSON can't say.
         """
-        text = json.dumps(
-            self.to_plain(), ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        )
-        return text.encode() + b"\n"
+        compact: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
+        return json.dumps(self.to_plain(), allow_nan=False, **compact).encode() + b"\n"
 
 
 class _EvaluatedEntry(_Entry):

@@ -11,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import stat
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -23,13 +22,7 @@ from gptailor.core.merge_spec import MergeSpec
 from gptailor.core.metrics import METRICS, Metric
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.errors import ConfigError, RecordError
-from gptailor.record.entries import (
-    RECORD_FORMAT,
-    Entry,
-    Header,
-    RepairedEntry,
-    read_entry,
-)
+from gptailor.record.entries import RECORD_FORMAT, Entry, Header, RepairedEntry, read_entry
 from gptailor.record.fields import first_problem
 
 __all__ = ["RECORD", "Journal", "read_record"]
@@ -158,9 +151,7 @@ def _make_folder(folder: Path) -> None:
 
 def _lock(folder: Path) -> IO[bytes]:
     """Lock the folder; the system unlocks it when the process dies, however it dies."""
-    path = folder / ".lock"
-    if path.exists():
-        _refuse_odd(path)
+    _refuse_odd(path := folder / ".lock")
     lock = path.open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,11 +167,11 @@ def _lock(folder: Path) -> IO[bytes]:
 
 def _open(path: Path) -> FileIO:
     """Open the record; the name of a new one is on the disk, so that no power cut takes it."""
-    if path.exists():
-        _refuse_odd(path)
-        return path.open("a+b", buffering=0)
+    _refuse_odd(path)
+    is_new = not path.exists()
     file = path.open("a+b", buffering=0)
-    _sync_names(path.parent)
+    if is_new:
+        _sync_names(path.parent)
     return file
 
 
@@ -204,8 +195,7 @@ def _refuse_foreign(path: Path) -> None:
 
 def _refuse_odd(path: Path) -> None:
     """Refuse a device or a pipe, which would be read without end or waited for."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails anyway
+    if path.exists() and not path.is_file() and not path.is_dir():  # opening a folder fails anyway
         raise RecordError(
             f"{path}: is no plain file (a pipe, say, or a device); name the folder of a run"
         )
@@ -233,24 +223,22 @@ def _parse(path: Path) -> tuple[list[tuple[int, Entry]], int]:
     entries: list[tuple[int, Entry]] = []
     end = 0
     for number, line in enumerate(lines[:-1], start=1):
-        plain = _json_object(line)
+        plain, where = _json_object(line), f"{path}, line {number}"
         if plain is None and number == len(lines) - 1 and not lines[-1]:
             return entries, end  # torn, and the newline was written before the rest
         if plain is None:
-            raise RecordError(
-                f"{path}, line {number}: damaged; restore it from a copy, or name a new folder"
-            )
+            raise RecordError(f"{where}: damaged; restore it from a copy, or name a new folder")
         if number == 1:
             _check_first(path, plain)
         try:
             entry = read_entry(plain)
         except ValidationError as error:
+            problem = first_problem(error)
             raise RecordError(
-                f"{path}, line {number}: {first_problem(error)}; restore the file from a copy, or "
-                "name a new folder"
+                f"{where}: {problem}; restore the file from a copy, or name a new folder"
             ) from None
         if isinstance(entry, Header):
-            _know_plugins(entry, f"{path}, line {number}")
+            _know_plugins(entry, where)
         if entry is not None:
             entries.append((number, entry))
         end += len(line) + 1

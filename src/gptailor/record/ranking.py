@@ -57,17 +57,16 @@ def write_results(
 ) -> None:
     """Write the chosen tailoring and the Pareto front into the run's folder."""
     chosen.tailoring.save(folder / BEST)
-    rows = []
-    for trial in front:
-        assert trial.scores is not None, "a failed trial on the front"
-        losses = objective.losses(trial.scores)
-        named = zip(objective.goals, losses, strict=True)
-        rows.append(
-            {
-                "number": trial.number,
-                "n_examples": trial.proposal.n_examples,
-                "losses": {goal.task: round(float(loss), 6) for goal, loss in named},
-                "tailoring": trial.tailoring.to_plain(),
-            }
-        )
+    tasks = [goal.task for goal in objective.goals]
+    rows = [
+        {
+            "number": trial.number,
+            "n_examples": trial.proposal.n_examples,
+            "losses": {task: round(float(x), 6) for task, x in zip(tasks, losses, strict=True)},
+            "tailoring": trial.tailoring.to_plain(),
+        }
+        for trial in front
+        if trial.scores is not None
+        for losses in [objective.losses(trial.scores)]
+    ]
     write_atomically(folder / FRONT, dump_yaml(rows))

@@ -19,7 +19,6 @@ __all__ = ["Front", "FrontRow", "front"]
 _WIDTH, _HEIGHT = 760.0, 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70.0, 740.0, 30.0, 362.0
 _MAX_PAIRS = 28
-_MAX_ROWS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +40,9 @@ class FrontRow:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The front as pictures, one a pair of tasks, and as a table.
-
-    Args:
-        rows: The candidates, the lowest mean loss first.
-        n_front: How many there are in all.
-        n_compared: Candidates among which the front was found.
-        n_examples: Examples a task they were compared on.
-        panels: The pair with the strongest trade-off first.
-    """
+    """The front as a table, the lowest mean loss first, and as pictures, one a pair of tasks."""
 
     rows: tuple[FrontRow, ...]
-    n_front: int
-    n_compared: int
-    n_examples: int
     panels: tuple[Panel, ...]
 
 
@@ -75,10 +63,7 @@ def front(run: RunRecord) -> Front | None:
         if trial.scores is not None
     ]
     rows.sort(key=lambda row: (row.loss, row.number))
-    panels = tuple(_panel(run, rows, pair) for pair in _pairs(run, objective))
-    shown = tuple(rows[:_MAX_ROWS])
-    n_examples = run.able[0].proposal.n_examples
-    return Front(shown, len(rows), len(run.able), n_examples, panels)
+    return Front(tuple(rows), tuple(_panel(run, rows, pair) for pair in _pairs(run, objective)))
 
 
 def _pairs(run: RunRecord, objective: Objective) -> list[tuple[int, int]]:

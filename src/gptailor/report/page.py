@@ -12,7 +12,8 @@ import jinja2
 from markupsafe import Markup
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.statistics import RESULT, ScoreTable
+from gptailor.core.statistics import RESULT
+from gptailor.core.tailoring import BASE
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
@@ -21,7 +22,7 @@ from gptailor.report.forest import forest
 from gptailor.report.front import front
 from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
-from gptailor.report.scores import evidence, finalist_table, parameters_of, table_of
+from gptailor.report.scores import evidence, finalists, parameters_of, table_of, values_of
 from gptailor.report.words import amount, cost_rows, count, decimal, duration, listed, percent
 
 __all__ = ["write_report"]
@@ -82,13 +83,20 @@ def _facts(run: RunRecord) -> dict[str, Any]:
     header, best, found = run.header, run.best_trial, evidence(run)
     table = None if found is None else table_of(run, found)
     members, n_layers = header.family.members, header.family.n_layers
+    state = "open" if run.complete else "failed" if run.trials else "empty"
     task_notes = [f"{task}: {note}" for task, facts in header.tasks.items() for note in facts.notes]
     return {
         "run": run,
         "name": run.folder.resolve().name,
         "folder": shlex.quote(str(run.folder)),
         "header": header,
-        "headline": _headline(run, table),
+        "state": state if run.chosen is None else "done",
+        "kept_parameters": None if best is None else parameters_of(header, best.tailoring),
+        "n_kept": header.n_kept if best is None else len(best.tailoring.layers),
+        "retention": None if table is None else table.averages.get(RESULT),
+        "n_candidates": len({trial.tailoring for trial in run.complete}),
+        "layer_tokens": sum(trial.evaluation.layer_tokens for trial in run.trials),
+        "seconds": max(run.elapsed.values(), default=0.0),
         "evidence": found,
         "table": table,
         "forest": None if table is None else forest(table, members),
@@ -99,26 +107,11 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "rung_radius": rung_radius,
         "costs": cost_rows(run.forecast, run.spent),
         "front": front(run),
-        "finalists": finalist_table(run),
+        "finalists": finalists(run),
+        "base_values": values_of(run, run.on_selection[BASE]) if BASE in run.on_selection else (),
         "failures": run.failed[:_SHOWN_FAILURES],
         "reasons": Counter(trial.failure or "" for trial in run.failed).most_common(5),
         "config_yaml": dump_yaml(header.config),
         "metrics": METRICS,
         "notes": [*run.notes, *header.family.notes, *task_notes],
-    }
-
-
-def _headline(run: RunRecord, table: ScoreTable | None) -> dict[str, Any]:
-    """What was made, in numbers; None where the record does not say."""
-    best, family = run.best_trial, run.header.family
-    state = "open" if run.complete else "failed" if run.trials else "empty"
-    return {
-        "state": state if run.chosen is None else "done",
-        "parameters": family.parameters or None,
-        "kept_parameters": None if best is None else parameters_of(run.header, best.tailoring),
-        "n_kept": run.header.n_kept if best is None else len(best.tailoring.layers),
-        "retention": None if table is None else table.averages.get(RESULT),
-        "n_candidates": len({trial.tailoring for trial in run.complete}),
-        "layer_tokens": sum(trial.evaluation.layer_tokens for trial in run.trials),
-        "seconds": max(run.elapsed.values(), default=0.0),
     }

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from markupsafe import Markup
 
+from gptailor.core.trial import Trial
 from gptailor.record.run import RunRecord
 from gptailor.report.svg import Axes, Panel, Scale, dot, path, picture, tag, text, ticks
 from gptailor.report.words import amount, count, decimal, duration
@@ -25,29 +26,32 @@ class Point:
     """One trial as it is drawn.
 
     Args:
-        n_examples: Examples a task it was evaluated on.
         loss: By the user's own metrics; None if it failed.
         layer_tokens: Spent by the search up to and with this trial.
         elapsed: Seconds of search when it was recorded.
         is_able: Whether it may be chosen: the size wanted, on the most examples.
     """
 
-    number: int
-    n_examples: int
+    trial: Trial
     loss: float | None
     layer_tokens: int
     elapsed: float
     is_able: bool
-    origin: str
+
+    @property
+    def n_examples(self) -> int:
+        """Examples a task that it was evaluated on."""
+        return self.trial.proposal.n_examples
 
     @property
     def title(self) -> str:
         """What is shown on hovering."""
-        origin = f"; {self.origin}" if self.origin else ""
+        origin = self.trial.proposal.origin
         outcome = "failed" if self.loss is None else f"loss {decimal(self.loss)}"
         return (
-            f"trial {self.number}, {count(self.n_examples, 'example')} a task: {outcome}{origin}; "
-            f"after {amount(self.layer_tokens)} layer-tokens and {duration(self.elapsed)}"
+            f"trial {self.trial.number}, {count(self.n_examples, 'example')} a task: "
+            f"{outcome}{'; ' if origin else ''}{origin}; after {amount(self.layer_tokens)} "
+            f"layer-tokens and {duration(self.elapsed)}"
         )
 
 
@@ -79,7 +83,7 @@ def search_chart(run: RunRecord) -> SearchChart | None:
     y = Scale(low, high, _BOTTOM, _TOP)
     chart = _Chart(points, rungs, y, None if run.chosen is None else run.chosen.number)
     panels = (
-        chart.draw("trials", "trial", lambda p: p.number + 1.0),
+        chart.draw("trials", "trial", lambda p: p.trial.number + 1.0),
         chart.draw("compute", "layer-tokens run so far", lambda p: float(p.layer_tokens)),
         chart.draw("time", "time of search", lambda p: p.elapsed),
     )
@@ -94,13 +98,11 @@ def _points(run: RunRecord) -> tuple[Point, ...]:
     spent = accumulate(trial.evaluation.layer_tokens for trial in run.trials)
     return tuple(
         Point(
-            trial.number,
-            trial.proposal.n_examples,
+            trial,
             None if trial.scores is None else objective.scalar(trial.scores),
-            layer_tokens=layer_tokens,
+            layer_tokens,
             elapsed=run.elapsed[trial.number],
             is_able=trial.number in able,
-            origin=trial.proposal.origin,
         )
         for trial, layer_tokens in zip(run.trials, spent, strict=True)
     )
@@ -153,11 +155,8 @@ class _Chart:
         if self.y.low < 0 < self.y.high:
             drawn.append(axes.horizontal(0.0, "base-line"))
             drawn.append(text(_LEFT + 4, self.y(0.0) - 5, "as good as the base", class_="note"))
-        drawn += [
-            *marks,
-            *axes.x_ticks(values, foot, duration if is_time else amount),
-            axes.x_label(label, foot),
-        ]
+        drawn += [*marks, *axes.x_ticks(values, foot, duration if is_time else amount)]
+        drawn.append(axes.x_label(label, foot))
         drawn.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=foot, y2=foot, class_="axis-line"))
         if has_failed:
             drawn.append(text(_LEFT - 8, _FAILED_Y + 4, "failed", class_="tick end"))
@@ -189,7 +188,7 @@ class _Chart:
     def _ring(self, axes: Axes, measure: Callable[[Point], float]) -> list[Markup]:
         """A ring around the chosen trial."""
         for point in self.points:
-            if point.number == self.chosen and point.loss is not None:
+            if point.trial.number == self.chosen and point.loss is not None:
                 x, y = axes.x(measure(point)), self.y(point.loss)
                 anchor, shift = ("end", -10) if x > _RIGHT - 90 else ("start", 10)
                 name = text(x + shift, y + 17, "chosen", class_=f"note strong {anchor}")

@@ -19,9 +19,8 @@ from gptailor.record.run import RunRecord
 __all__ = [
     "Evidence",
     "FinalistRow",
-    "FinalistTable",
     "evidence",
-    "finalist_table",
+    "finalists",
     "like",
     "parameters_of",
     "table_of",
@@ -144,24 +143,13 @@ class FinalistRow:
     values: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FinalistTable:
-    """All finalists, the best on the selection split first, and the base's values beside them."""
-
-    rows: tuple[FinalistRow, ...]
-    base: tuple[float, ...] | None
-
-
-def finalist_table(run: RunRecord) -> FinalistTable | None:
-    """Compare the finalists; None before any was scored on the selection split."""
+def finalists(run: RunRecord) -> list[FinalistRow]:
+    """Compare the finalists, the best on the selection split first."""
     base = run.on_selection.get(BASE)
     objective = None if base is None else Objective(run.goals, base)
     rows = [_row(run, trial, objective) for trial in run.trials if trial.number in run.on_selection]
-    if not rows:
-        return None
     # the pick comes before its equals: ties were broken by the continuous metric
-    rows.sort(key=lambda row: (row.selection_loss or 0.0, row.behind is not None, row.number))
-    return FinalistTable(tuple(rows), None if base is None else values_of(run, base))
+    return sorted(rows, key=lambda r: (r.selection_loss or 0.0, r.behind is not None, r.number))
 
 
 def _row(run: RunRecord, trial: Trial, objective: Objective | None) -> FinalistRow:
