@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
+from gptailor.tasks.lm_eval.open_task import as_lm_eval_runs
 from gptailor.tasks.task import Outcome, Passage
 
 SHARES = (0.5, 0.2, 0.3)

@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder, rolling_windows
-from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
+from gptailor.tasks.lm_eval.open_task import as_lm_eval_runs
 
 
 @settings(deadline=None)

@@ -21,7 +21,7 @@ def lm_eval_numbers() -> Callable[..., dict[str, float]]:
     from datasets import Dataset
     from lm_eval.tasks import TaskManager
 
-    from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
+    from gptailor.tasks.lm_eval.open_task import as_lm_eval_runs
 
     data = {"c": [["x", "y"]], "g": [0]}
     config = {

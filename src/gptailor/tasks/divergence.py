@@ -18,17 +18,11 @@ _FLOOR = -104.0  # ln of float32's smallest subnormal: an empty rest has no mass
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """The compact form of P positions.
+    """The compact form of P positions."""
 
-    Args:
-        logprobs: (P, k) nats, float32, of the likeliest tokens.
-        tokens: (P, k) their ids, int32.
-        rest: (P,) nats, float32: log of the mass of all other tokens.
-    """
-
-    logprobs: Tensor
-    tokens: Tensor
-    rest: Tensor
+    logprobs: Tensor  # (P, k) nats, float32, of the likeliest tokens
+    tokens: Tensor  # (P, k) their ids, int32
+    rest: Tensor  # (P,) nats, float32: log of the mass of all other tokens
 
     def __getitem__(self, positions: Tensor | slice) -> "Teacher":
         """The compact form of some of the positions."""
@@ -37,11 +31,8 @@ class Teacher:
     @classmethod
     def joined(cls, pieces: "Sequence[Teacher]") -> "Teacher":
         """The compact form of the positions of all pieces, in order."""
-        return cls(
-            torch.cat([piece.logprobs for piece in pieces]),
-            torch.cat([piece.tokens for piece in pieces]),
-            torch.cat([piece.rest for piece in pieces]),
-        )
+        triples = [(piece.logprobs, piece.tokens, piece.rest) for piece in pieces]
+        return cls(*map(torch.cat, zip(*triples, strict=True)))
 
     @property
     def nbytes(self) -> int:
@@ -50,12 +41,7 @@ class Teacher:
 
 
 def compact(logits: Tensor, k: int = 64) -> Teacher:
-    """Keep the k likeliest tokens of each position and the mass of the rest.
-
-    Args:
-        logits: (P, V), any float dtype.
-        k: Tokens to keep; the whole vocabulary where it is smaller.
-    """
+    """Keep the k likeliest tokens (or all) of each row of (P, V) logits, and the other mass."""
     logprobs = torch.log_softmax(logits.float(), dim=-1)  # (P, V)
     top, tokens = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)  # (P, k)
     left = logprobs.scatter(-1, tokens, float("-inf"))
@@ -65,14 +51,8 @@ def compact(logits: Tensor, k: int = 64) -> Teacher:
 def divergence(teacher: Teacher, logits: Tensor) -> Tensor:
     """Kullback-Leibler divergence KL(teacher || candidate), per position.
 
-    ``sum_i p_i (ln p_i - ln q_i)`` over the k kept tokens and the rest as one more outcome.
-
-    Args:
-        teacher: Of the same P positions.
-        logits: (P, V) of the candidate, any float dtype.
-
-    Returns:
-        (P,) nats, float32, never below 0.
+    ``sum_i p_i (ln p_i - ln q_i)`` over the k kept tokens and the rest as one more outcome; logits
+    are (P, V), the result (P,) nats, float32, never below 0.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)  # (P, V)
     tokens = teacher.tokens.long()

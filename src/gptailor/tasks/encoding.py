@@ -15,29 +15,17 @@ _MAX_CONTEXT = 200_000  # characters; some 50,000 tokens
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encode contexts, continuations and whole texts for one tokenizer.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        max_length: Tokens that a model is fed at once; what is longer loses its beginning.
-        prefix: The token put before a text that has no context.
-        prefix_text: The same as text: a string that starts with it gets no special tokens.
-        n_tokens: Rows of the model's embedding, if known.
-    """
+    """Encode contexts, continuations and whole texts for one tokenizer."""
 
     tokenizer: Any
-    max_length: int
-    prefix: int
-    prefix_text: str
-    n_tokens: int | None = None
+    max_length: int  # tokens that a model is fed at once; what is longer loses its beginning
+    prefix: int  # the token put before a text that has no context
+    prefix_text: str  # the same as text: a string that starts with it gets no special tokens
+    n_tokens: int | None = None  # rows of the model's embedding, if known
 
     @classmethod
     def of(cls, tokenizer: Any, max_length: int, n_tokens: int | None = None) -> "Encoder":
-        """Take the tokenizer's beginning-of-sequence token, or its end-of-sequence token.
-
-        Raises:
-            TaskError: The tokenizer has neither, or the length is too small to score anything.
-        """
+        """Prefix texts by the beginning-of-sequence token, or else the end-of-sequence token."""
         if max_length < 2:
             raise TaskError(f"max_length is {max_length}; a model must be fed 2 tokens at least")
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -54,19 +42,12 @@ class Encoder:
 
         Spaces at a context's end move to the continuation, which is whatever tokens follow the
         context's own.
-
-        Args:
-            requests: Context and continuation of each.
-
-        Raises:
-            TaskError: Nothing is left to score, or a continuation alone does not fit.
         """
-        for context, _ in requests[:1]:
-            if len(context) > _MAX_CONTEXT:
-                raise TaskError(
-                    f"its context has {len(context):,} characters; at most {_MAX_CONTEXT:,} are "
-                    "read, of which a model sees the last"
-                )
+        if requests and len(requests[0][0]) > _MAX_CONTEXT:
+            raise TaskError(
+                f"its context has {len(requests[0][0]):,} characters; at most {_MAX_CONTEXT:,} are "
+                "read, of which a model sees the last"
+            )
         known: dict[str, list[int]] = {}  # the choices of a question share its context
         return [self._pair(context, continuation, known) for context, continuation in requests]
 

@@ -21,22 +21,15 @@ ProcessResults = Callable[[Sequence[tuple[float, bool]]], Mapping[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class ChoiceExample:
-    """One question with its choices.
+    """One question with its choices."""
 
-    Args:
-        passages: One where all choices follow the same context tokens, else several.
-        positions: For each request of lm-eval its passage and continuation; the choices come first.
-        gold: The indices of the gold choices, one at least.
-        texts: The size of each choice.
-        answer: The size of the text scored for the first gold choice.
-        own: The task's `process_results` override, if it has one.
-    """
-
-    passages: tuple[Passage, ...]
+    passages: tuple[Passage, ...]  # one where all choices follow the same context tokens
+    # for each request of lm-eval its passage and continuation; the choices come first
     positions: tuple[tuple[int, int], ...]
-    gold: tuple[int, ...]
-    texts: tuple[TextSize, ...]
-    answer: TextSize
+    gold: tuple[int, ...]  # the indices of the gold choices, one at least
+    texts: tuple[TextSize, ...]  # the size of each choice
+    answer: TextSize  # of the text scored for the first gold choice
+    # the task's `process_results` override, if it has one
     own: ProcessResults | None = field(default=None, repr=False, compare=False)
     output_type: ClassVar[str] = "multiple_choice"
 
@@ -67,10 +60,8 @@ class ChoiceExample:
         return self.answer.count(metric)
 
     def _lm_eval(self, logprobs: Sequence[float]) -> dict[str, float]:
-        normed = [
-            logprob / float(choice.n_characters)
-            for logprob, choice in zip(logprobs, self.texts, strict=True)
-        ]
+        lengths = [float(choice.n_characters) for choice in self.texts]
+        normed = [logprob / n for logprob, n in zip(logprobs, lengths, strict=True)]
         return {
             "acc": 1.0 if logprobs.index(max(logprobs)) in self.gold else 0.0,
             "acc_norm": 1.0 if normed.index(max(normed)) in self.gold else 0.0,
@@ -80,13 +71,7 @@ class ChoiceExample:
 def share_contexts(
     pairs: Sequence[Pair],
 ) -> tuple[tuple[Passage, ...], tuple[tuple[int, int], ...]]:
-    """Gather the continuations of equal contexts into one passage.
-
-    Args:
-        pairs: Context and continuation of each choice, in token ids.
-
-    Returns:
-        The passages, and for each pair its passage and continuation.
+    """Gather continuations of equal contexts: the passages, and each pair's indices in them.
 
     Example:
         >>> passages, positions = share_contexts([((1, 2), (3,)), ((1, 2), (4, 5))])

@@ -5,7 +5,7 @@ the splits depend on the seed and the data, never on a tokenizer or a model.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gptailor.core.specs import TaskSpec
@@ -17,23 +17,14 @@ __all__ = ["Document", "DocumentSplits", "TaskSplits", "divide", "limited"]
 
 @dataclass(frozen=True)
 class TaskSplits:
-    """The three splits of a task; no two share an example.
+    """The three splits of a task; no two share an example."""
 
-    Args:
-        search: Candidates are ranked on it.
-        selection: The winner is picked on it.
-        test: The result's scores are reported on it.
-        test_docs: Subtask -> indices of the test examples in its data split, rising.
-        spec: What the user asked for.
-        notes: Sentences for the user.
-    """
-
-    search: Task
-    selection: Task
-    test: Task
-    test_docs: Mapping[str, tuple[int, ...]]
+    search: Task  # candidates are ranked on it
+    selection: Task  # the winner is picked on it
+    test: Task  # the result's scores are reported on it
+    test_docs: Mapping[str, tuple[int, ...]]  # subtask -> rising indices in its data split
     spec: TaskSpec
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # for the user
 
     @property
     def by_name(self) -> dict[str, Task]:
@@ -43,19 +34,12 @@ class TaskSplits:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of a task.
-
-    Args:
-        subtask: The task of lm-eval that it belongs to.
-        index: In that task's data split.
-        text: All that a model could be shown of it; equal texts are duplicates.
-        raw: Context, choices (None where there are none) and target, as rendered from the task's
-            templates; kept because rendering is slow.
-    """
+    """One document of a task."""
 
     subtask: str
-    index: int
-    text: tuple[str, ...]
+    index: int  # in the subtask's data split
+    text: tuple[str, ...]  # all that a model could be shown of it; equal texts are duplicates
+    # context, choices or None, and target, as rendered; kept because rendering is slow
     raw: tuple[Any, Any, Any] = field(default=(None, None, None), compare=False, repr=False)
 
 
@@ -77,25 +61,21 @@ def divide(
     shares: tuple[float, float, float],
     seed: int,
 ) -> DocumentSplits:
-    """Divide a task's documents into a search, a selection and a test split.
+    """Divide a task's documents into a search, a selection and a test split, in nested order.
 
-    Args:
-        name: The task's name, for messages.
-        documents: Of the split that is searched.
-        test: Documents of the test split; None to take it from `documents` too.
-        shares: Of the search, selection and test splits; the last is unused where `test` is given.
-        seed: Same seed, same splits.
-
-    Returns:
-        Splits in nested order; each subtask has its share of each, within a document or two.
-
-    Raises:
-        TaskError: A split would be empty.
+    Each subtask has its share of each, within a document or two. Where test documents are given,
+    the last share is unused.
     """
-    units = _units(documents)
+    alike: dict[tuple[str, ...], list[Document]] = {}
+    for document in documents:
+        alike.setdefault(document.text, []).append(document)
+    units = list(alike.values())
     order = nested_order([unit[0].subtask for unit in units], seed)
     wanted = shares if test is None else (shares[0], shares[1], 0.0)
-    n_test, n_selection = _counts(len(units), wanted)
+    # at least one unit for each split whose share is not 0
+    n_selection, n_test = (
+        max(1, round(len(units) * share / sum(wanted))) if share > 0 else 0 for share in wanted[1:]
+    )
     tested = [units[index] for index in order[:n_test]]
     selected = [units[index] for index in order[n_test : n_test + n_selection]]
     searched = [units[index] for index in order[n_test + n_selection :]]
@@ -123,42 +103,15 @@ def divide(
 def limited(
     name: str, splits: DocumentSplits, limit: int | None, test_limit: int | None = None
 ) -> DocumentSplits:
-    """Cut the search and the test split to limits, and add a note.
-
-    Args:
-        name: The task's, for the notes.
-        splits: In nested order, so that the first ones represent all.
-        limit: At most so many of the search split; None for all.
-        test_limit: At most so many of the test split; None for all.
-    """
+    """Keep at most `limit` of the search and `test_limit` of the test split, and add a note."""
     notes = list(splits.notes)
     counts = (("search", limit, len(splits.search)), ("test", test_limit, len(splits.test)))
     for split, wanted, n in counts:
         if wanted is not None and wanted < n:
             notes.append(f"task {name!r}: the {split} split uses {wanted} of {n} examples (limit)")
-    return DocumentSplits(
-        search=splits.search[:limit],
-        selection=splits.selection,
-        test=splits.test[:test_limit],
-        notes=tuple(notes),
+    return replace(
+        splits, search=splits.search[:limit], test=splits.test[:test_limit], notes=tuple(notes)
     )
-
-
-def _units(documents: Sequence[Document]) -> list[list[Document]]:
-    """Gather duplicates, in the order of their first."""
-    units: dict[tuple[str, ...], list[Document]] = {}
-    for document in documents:
-        units.setdefault(document.text, []).append(document)
-    return list(units.values())
-
-
-def _counts(n: int, shares: tuple[float, float, float]) -> tuple[int, int]:
-    """How many units the test and selection splits get; at least one each if their share is > 0."""
-    total = sum(shares)
-    n_selection, n_test = (
-        max(1, round(n * share / total)) if share > 0 else 0 for share in shares[1:]
-    )
-    return n_test, n_selection
 
 
 def _ordered(documents: Sequence[Document], seed: int) -> tuple[Document, ...]:

@@ -1,11 +1,12 @@
 """Task: examples as token ids, and the numbers that a model's answers come to.
 
-A `Passage` is a context and the continuations whose log-probabilities are wanted; an `Outcome` is
-what a model said of one continuation; an `Example` turns outcomes into metrics. The order of a
-task's examples is nested: the first n are its subset of n examples.
+An `Example` asks for the log-probabilities of its `Passage`s and turns them (`Outcome`s) into
+metrics. The order of a task's examples is nested: the first n are its subset of n examples.
 """
 
+import functools
 import hashlib
+import operator
 import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -33,12 +34,9 @@ _MOST = 1e15  # of a plug-in metric's number: a record takes no larger ones
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A context and its continuations, in token ids.
+    """A context and its continuations, in token ids; none is empty.
 
-    Args:
-        context: At least one token.
-        continuations: At least one, of at least one token each; each is scored after the context,
-            without seeing the others.
+    Each continuation is scored after the context, without seeing the others.
     """
 
     context: tuple[int, ...]
@@ -47,19 +45,12 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a model said of one continuation.
+    """A model's score of one continuation."""
 
-    Args:
-        logprob: Nats, summed over the continuation's tokens.
-        greedy: Whether every token was the likeliest one.
-        n_tokens: Tokens of the continuation.
-        divergence: Nats, summed over the tokens; None where it was not measured.
-    """
-
-    logprob: float
-    greedy: bool
+    logprob: float  # nats, summed over the continuation's tokens
+    greedy: bool  # whether every token was the likeliest one
     n_tokens: int = 0
-    divergence: float | None = None
+    divergence: float | None = None  # nats, summed over the tokens; None if not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +168,11 @@ class Task:
         scored = self.score(example, self.examples[example].in_order(outcomes))
         numbers = {metric: scored[metric] for metric in self.metrics if metric in scored}
         if "divergence" in self.metrics:
-            divergence = _divergence([outcome for row in outcomes for outcome in row])
-            if divergence is not None:
-                numbers["divergence"] = divergence
+            flat = [outcome for row in outcomes for outcome in row]
+            measured = [one.divergence for one in flat if one.divergence is not None]
+            if len(measured) == len(flat):
+                total = functools.reduce(operator.add, measured)  # `sum` rounds otherwise in 3.12
+                numbers["divergence"] = total / sum(one.n_tokens for one in flat)
         return numbers
 
     def score(self, example: int, outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -258,27 +251,11 @@ def made_up_outcomes(passages: Sequence[Passage]) -> list[list[Outcome]]:
     ]
 
 
-def _divergence(outcomes: Sequence[Outcome]) -> float | None:
-    total = 0.0
-    for outcome in outcomes:
-        if outcome.divergence is None:
-            return None
-        total += outcome.divergence
-    return total / sum(outcome.n_tokens for outcome in outcomes)
-
-
 def nested_order(strata: Sequence[Hashable], seed: int) -> tuple[int, ...]:
     """Order examples so that the first n represent all of them, whatever n is.
 
-    Each stratum is shuffled and spread evenly over the whole, from a random start: among the first
-    n it has ``n * size / total`` examples, give or take less than two.
-
-    Args:
-        strata: The stratum of each example, such as the subtask of a group.
-        seed: The same seed gives the same order on every machine.
-
-    Returns:
-        A permutation of ``range(len(strata))``.
+    Each stratum (such as a subtask) is shuffled and spread evenly over the whole, from a random
+    start: among the first n it has ``n * size / total`` examples, give or take less than two.
 
     Example:
         >>> [("a" if i < 4 else "b") for i in nested_order(["a"] * 4 + ["b"] * 2, seed=0)]

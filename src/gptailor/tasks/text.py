@@ -17,16 +17,11 @@ __all__ = ["ContinuationExample", "RollingExample"]
 
 @dataclass(frozen=True, slots=True)
 class ContinuationExample:
-    """One continuation after its context.
+    """One continuation after its context."""
 
-    Args:
-        passages: One passage with one continuation.
-        texts: The size of the continuation.
-        own: The task's `process_results` override, if it has one.
-    """
-
-    passages: tuple[Passage, ...]
-    texts: tuple[TextSize]
+    passages: tuple[Passage, ...]  # one, with one continuation
+    texts: tuple[TextSize]  # the size of the continuation
+    # the task's `process_results` override, if it has one
     own: ProcessResults | None = field(default=None, repr=False, compare=False)
     output_type: ClassVar[str] = "loglikelihood"
     gold: ClassVar[tuple[int, ...]] = (0,)
@@ -52,17 +47,11 @@ class ContinuationExample:
 
 @dataclass(frozen=True, slots=True)
 class RollingExample:
-    """A whole text, in windows that each token is predicted in once.
+    """A whole text, in windows that each token is predicted in once."""
 
-    Args:
-        passages: One a window, with one continuation.
-        units: Built-in metric to what the text is divided into: words or bytes, as the task counts.
-        texts: The size of the text.
-    """
-
-    passages: tuple[Passage, ...]
-    units: Mapping[str, int]
-    texts: tuple[TextSize]
+    passages: tuple[Passage, ...]  # one a window, with one continuation
+    units: Mapping[str, int]  # built-in metric -> the text's words or bytes, as the task counts
+    texts: tuple[TextSize]  # the size of the text
     output_type: ClassVar[str] = "loglikelihood_rolling"
     gold: ClassVar[tuple[int, ...]] = (0,)
 

@@ -15,8 +15,7 @@ from gptailor.tasks.lm_eval.building import (
     list_documents,
 )
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
-from gptailor.tasks.lm_eval.loaded_task import choose_split, set_fewshot
-from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
+from gptailor.tasks.lm_eval.open_task import as_lm_eval_runs, choose_split, set_fewshot
 from gptailor.tasks.task import Outcome
 
 ROWS = {"q": [f"what is {n}?" for n in range(6)], "c": [["a", "bb"]] * 6, "g": [0, 1] * 3}

@@ -325,7 +325,7 @@ def test_every_method_of_lm_eval_that_renders_is_overridden() -> None:
     from lm_eval.api import samplers
     from lm_eval.api.task import ConfigurableTask, Task
 
-    from gptailor.tasks.lm_eval.sandboxed_task import SandboxedTask
+    from gptailor.tasks.lm_eval.sandbox import SandboxedTask
 
     refused = {"doc_to_image", "doc_to_audio", "doc_to_decontamination_query"}
     for kind in (Task, ConfigurableTask):

@@ -1,14 +1,13 @@
 """From lm-eval's task objects to examples: splits, few-shot examples, requests, gold answers.
 
-Every error of a user's data becomes a sentence that names the task and the example. Does not import
-lm-eval.
+Every error of a user's data names the task and the example. Does not import lm-eval.
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
@@ -16,8 +15,7 @@ from jinja2.exceptions import SecurityError
 from gptailor.core.metrics import METRICS
 from gptailor.errors import TaskError, is_out_of_memory
 from gptailor.tasks.encoding import Encoder
-from gptailor.tasks.lm_eval.json_data import place_of_row
-from gptailor.tasks.lm_eval.lm_eval_task import LmEvalRequest, LmEvalTask
+from gptailor.tasks.lm_eval.json_data import json_files, place_of_row
 from gptailor.tasks.multiple_choice import ChoiceExample, ProcessResults, share_contexts
 from gptailor.tasks.splits import Document
 from gptailor.tasks.task import Example, Passage, TextSize, made_up_outcomes
@@ -27,6 +25,7 @@ __all__ = [
     "BUILD_ERRORS",
     "FEWSHOT_SEED",
     "OUTPUT_TYPES",
+    "LmEvalTask",
     "build_examples",
     "common_metrics",
     "example_label",
@@ -56,6 +55,51 @@ BUILD_ERRORS = (
     TypeError,
     ValueError,
 )
+
+
+class _Config(Protocol):
+    task: str
+    dataset_path: str | None
+    dataset_kwargs: Mapping[str, Any] | None
+    training_split: str | None
+    validation_split: str | None
+    test_split: str | None
+    num_fewshot: int | None
+    process_docs: Callable[..., Any] | None
+    process_results: Callable[..., Any] | str | None
+
+
+class _FewshotConfig(Protocol):
+    split: str | None
+    samples: object
+
+
+class _Request(Protocol):
+    args: tuple[Any, ...]  # a context and a continuation, or a whole text
+    idx: int
+
+
+class LmEvalTask(Protocol):
+    """What is used of lm-eval's task objects, which have no types."""
+
+    OUTPUT_TYPE: str
+    config: _Config
+    fewshot_cfg: _FewshotConfig
+    dataset: Mapping[str, Any]
+    features: list[str]
+    eval_docs: Any  # a `datasets.Dataset` or a list of documents
+    multiple_input: int  # not 0: the choices are contexts, all with the same continuation
+    doc_to_text: Callable[..., Any]
+    doc_to_target: Callable[..., Any]
+    doc_to_choice: Callable[..., Any]
+    doc_to_prefix: Callable[..., str | None]
+    fewshot_context: Callable[..., Any]
+    construct_requests: Callable[..., Any]  # one `_Request`, or a list
+    process_results: Callable[..., Mapping[str, Any]]
+    set_config: Callable[..., None]
+    set_fewshot_seed: Callable[..., None]
+    count_bytes: Callable[[str], int]
+    count_words: Callable[[str], int]
 
 
 def one_line(error: BaseException) -> str:
@@ -91,12 +135,9 @@ def example_label(task: LmEvalTask, index: int) -> str:
     """Name an example by its number, and by file and line where they are the user's own."""
     where = None
     if task.config.process_docs is None:  # else documents are not the file's rows
-        source = {
-            "dataset_path": task.config.dataset_path,
-            "dataset_kwargs": task.config.dataset_kwargs,
-        }
         split = task.config.test_split or task.config.validation_split
-        where = place_of_row(source, str(split), index)
+        files = json_files(task.config.dataset_path, task.config.dataset_kwargs)
+        where = place_of_row(files, str(split), index)
     return f"example {index + 1}" + ("" if where is None else f" ({where})")
 
 
@@ -110,13 +151,7 @@ def _about(label: str, task: LmEvalTask, index: int) -> Iterator[None]:
 
 
 def list_documents(name: str, task: LmEvalTask, label: str) -> list[Document]:
-    """Every document of the chosen split, with all that a model could be shown of it.
-
-    Args:
-        name: The subtask's name.
-        task: lm-eval's task object, its split set.
-        label: What to call the task in messages.
-    """
+    """Every document of a subtask's chosen split, with all that a model could be shown of it."""
     found = []
     for index, doc in enumerate(task.eval_docs):
         with _about(label, task, index):
@@ -129,20 +164,7 @@ def list_documents(name: str, task: LmEvalTask, label: str) -> list[Document]:
 def build_examples(
     label: str, task: LmEvalTask, wanted: Sequence[Document], encoder: Encoder
 ) -> dict[int, Example]:
-    """Let lm-eval build the requests of some documents, and tokenise them.
-
-    Args:
-        label: What to call the task in messages.
-        task: lm-eval's task object, its split and few-shot set.
-        wanted: Documents of the split.
-        encoder: Of the family's tokenizer.
-
-    Returns:
-        Document index to example.
-
-    Raises:
-        TaskError: An example can't be asked or has no gold answer.
-    """
+    """Let lm-eval build the requests of documents, and tokenise them: document index -> example."""
     make = _MAKERS[task.OUTPUT_TYPE]
     task.set_fewshot_seed(FEWSHOT_SEED)
     docs = task.eval_docs
@@ -150,12 +172,12 @@ def build_examples(
     for document in sorted(wanted, key=lambda document: document.index):
         with _about(label, task, document.index):
             doc = docs[document.index]
-            asked = _Asked(task, document, doc, _requests(task, doc, document.index))
+            asked = _Asked(task, document.raw, doc, _requests(task, doc, document.index))
             made[document.index] = make(asked, encoder)
     return made
 
 
-def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int) -> list[LmEvalRequest]:
+def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int) -> list[_Request]:
     """The requests of one document, as lm-eval's `build_all_requests` makes them."""
     context = task.fewshot_context(
         doc,
@@ -212,9 +234,9 @@ class _Asked:
     """One document of a task, and what lm-eval asks of it."""
 
     task: LmEvalTask
-    document: Document
+    raw: tuple[Any, Any, Any]  # of `Document`
     doc: Mapping[str, Any]
-    requests: Sequence[LmEvalRequest]
+    requests: Sequence[_Request]
 
     @property
     def own(self) -> ProcessResults | None:
@@ -226,7 +248,7 @@ class _Asked:
 
 
 def _choices(asked: _Asked, encoder: Encoder) -> ChoiceExample:
-    context, choices, target = asked.document.raw
+    context, choices, target = asked.raw
     raw_gold = context if asked.task.multiple_input else target
     _refuse_unanswerable(choices, raw_gold)
     # behind the choices, lm-eval may ask for them without context (for acc_mutual_info)
@@ -250,10 +272,7 @@ def _choices(asked: _Asked, encoder: Encoder) -> ChoiceExample:
 
 
 def _refuse_unanswerable(choices: Sequence[Any], raw_gold: Any) -> None:
-    """Refuse too few, too many or empty choices, and a gold answer that is none of them.
-
-    A `raw_gold` of None is not checked.
-    """
+    """Refuse too few, too many or empty choices, and a gold answer (not None) that is no choice."""
     if len(choices) < 2:
         raise TaskError(f"it has {len(choices)} choices; two at least are needed")
     if len(choices) > _MAX_CHOICES:
@@ -279,11 +298,10 @@ def _shown(value: object) -> str:
 
 def _gold(raw: Any, choices: Sequence[str]) -> tuple[int, ...]:
     """The indices of the gold choices; -1 for one that is none of them."""
-    many = raw if isinstance(raw, list | tuple) else [raw]
     found = []
-    for one in many or [None]:
-        if isinstance(one, str):
-            found.append(choices.index(one) if one in choices else -1)
+    for one in (raw if isinstance(raw, list | tuple) else [raw]) or [None]:
+        if isinstance(one, str) and one in choices:
+            found.append(choices.index(one))
         else:
             found.append(int(one) if isinstance(one, int) else -1)
     return tuple(dict.fromkeys(found))

@@ -7,8 +7,12 @@ from typing import Any
 
 from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval.open_task import FEWSHOT_SEED, open_task, open_test_task
-from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
+from gptailor.tasks.lm_eval.open_task import (
+    FEWSHOT_SEED,
+    as_lm_eval_runs,
+    open_task,
+    open_test_task,
+)
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Outcome, plain_numbers
 
@@ -37,12 +41,6 @@ def evaluate_model(
         max_length: Tokens fed at once; the model's own limit where None.
         dtype: Of a model that is loaded: ``auto``, ``float32``, ``bfloat16``, ...
         batch_size: Sequences in one forward.
-
-    Returns:
-        One number an example, in the order of each task's test split.
-
-    Raises:
-        TaskError: lm-eval can't load the model or a task.
     """
     import torch
 
@@ -58,11 +56,7 @@ def _backend(
     from lm_eval.models.huggingface import HFLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval's own default is cuda
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "device": device,
-    }
+    options: dict[str, Any] = dict(batch_size=batch_size, max_length=max_length, device=device)
     if tokenizer is not None:
         options["tokenizer"] = copy.deepcopy(tokenizer)  # lm-eval may add a pad token
     if not isinstance(model, str | Path):

@@ -1,10 +1,11 @@
 """JSON data of local tasks: JSON lines, or a list of objects, read anew each time.
 
-Nothing is cached on disk, so a changed file is seen. Makes `datasets` objects, which lm-eval wants.
+Nothing is cached on disk, so a changed file is seen.
 """
 
 import bisect
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,14 @@ _PACKED = {".gz", ".zip", ".zst", ".xz", ".bz2"}
 
 
 def json_dataset(task: str, /, data_files: Any = None, **_: Any) -> dict[str, Any]:
-    """Read the data of a local task; lm-eval calls it as the task's `custom_dataset`.
+    """Split -> `datasets.Dataset` in memory; lm-eval calls it as the task's `custom_dataset`.
 
-    Args:
-        task: The task's name, for messages.
-        data_files: As in the task's `dataset_kwargs`.
-
-    Returns:
-        Split -> `datasets.Dataset`, in memory only; a key that an object lacks is None.
-
-    Raises:
-        TaskError: A file is missing, empty or broken, or a column holds values that one type can't;
-            names the file and the line.
+    A key that an object lacks is None.
     """
     from datasets import Dataset
 
-    config = {"dataset_path": "json", "dataset_kwargs": {"data_files": data_files}}
     made = {}
-    for split, paths in (json_files(config) or {}).items():
+    for split, paths in (json_files("json", {"data_files": data_files}) or {}).items():
         rows = [row for path in paths for row in _rows(Path(path), task)]
         if not rows:
             raise TaskError(f"task {task!r}: {', '.join(paths)}: holds no examples")
@@ -52,30 +43,27 @@ def _refuse_misfit(column: str, values: Sequence[Any], places: Sequence[str]) ->
     """Refuse values without a common type in `datasets`; name the first that does not fit."""
     from datasets import Dataset
 
-    def misfit(n: int) -> str | None:
+    def misfit(n: int) -> str:
         try:
             Dataset.from_dict({column: values[:n]})
         except (TypeError, ValueError, OverflowError) as error:
             return str(error).splitlines()[0]
-        return None
+        return ""
 
-    reason = misfit(len(values))
-    if reason is not None:
-        counts = range(1, len(values) + 1)
-        first = bisect.bisect_left(counts, True, key=lambda n: misfit(n) is not None)
+    if reason := misfit(len(values)):
+        first = bisect.bisect_left(range(1, len(values)), True, key=lambda n: misfit(n) != "")
         raise TaskError(
             f"{places[first]}: the values of {column!r} don't all fit one type: {reason}"
         )
 
 
-def json_files(config: Mapping[str, Any]) -> dict[str, list[str]] | None:
-    """The local JSON files of a config by split, or None if its data come from elsewhere."""
-    options = config.get("dataset_kwargs")
-    if config.get("dataset_path") != "json" or not isinstance(options, Mapping):
+def json_files(dataset_path: object, dataset_kwargs: object) -> dict[str, list[str]] | None:
+    """The local JSON files of a task by split, or None if its data come from elsewhere."""
+    if dataset_path != "json" or not isinstance(dataset_kwargs, Mapping):
         return None
-    if set(options) - {"data_files", "trust_remote_code"}:
+    if set(dataset_kwargs) - {"data_files", "trust_remote_code"}:
         return None
-    files = options.get("data_files")
+    files = dataset_kwargs.get("data_files")
     splits = files if isinstance(files, Mapping) else {"train": files}
     found = {str(k): [v] if isinstance(v, str) else list(v or []) for k, v in splits.items()}
     flat = [path for paths in found.values() for path in paths]
@@ -84,15 +72,9 @@ def json_files(config: Mapping[str, Any]) -> dict[str, list[str]] | None:
     return found
 
 
-def place_of_row(config: Mapping[str, Any], split: str, index: int) -> str | None:
-    """File and line of a row, such as ``data.jsonl, line 7``; None where it is not in our files.
-
-    Args:
-        config: As `json_files` takes it.
-        split: As the data call it.
-        index: Of the row in the split, from 0.
-    """
-    paths = (json_files(config) or {}).get(split, [])
+def place_of_row(files: Mapping[str, list[str]] | None, split: str, index: int) -> str | None:
+    """File and line of a split's row, such as ``data.jsonl, line 7``; None if not in `files`."""
+    paths = (files or {}).get(split, [])
     places = [place for path in paths for place, _ in _rows(Path(path), split)]
     return places[index] if index < len(places) else None
 
@@ -131,9 +113,7 @@ def _parse(text: str, where: str) -> Any:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse an object with a key twice: JSON would silently keep the last."""
-    plain = dict(pairs)
-    if len(plain) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in plain if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} appears twice")
-    return plain
+    names = Counter(name for name, _ in pairs)
+    if len(names) < len(pairs):
+        raise ValueError(f"the key {names.most_common(1)[0][0]!r} appears twice")
+    return dict(pairs)

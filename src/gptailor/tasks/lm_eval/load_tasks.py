@@ -5,24 +5,23 @@ so a model's scores here are lm-eval's own, example by example. lm-eval is impor
 functions: it is slow, and most of the program does without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gptailor.core.metrics import METRICS
 from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
-from gptailor.tasks.lm_eval import local_files
-from gptailor.tasks.lm_eval.loaded_task import (
+from gptailor.tasks.lm_eval.building import build_examples, common_metrics, list_documents
+from gptailor.tasks.lm_eval.local_files import is_path
+from gptailor.tasks.lm_eval.open_task import (
     LoadedTask,
-    all_documents,
-    build_task,
-    by_subtask,
-    refuse_leak,
+    as_lm_eval_runs,
+    open_task,
+    open_test_task,
 )
-from gptailor.tasks.lm_eval.open_task import open_task, open_test_task
-from gptailor.tasks.lm_eval.runtime import as_lm_eval_runs
-from gptailor.tasks.splits import TaskSplits, divide, limited
+from gptailor.tasks.splits import Document, TaskSplits, divide, limited
+from gptailor.tasks.task import Task, made_up_outcomes
 
 __all__ = ["load_tasks"]
 
@@ -52,7 +51,7 @@ def load_tasks(
 
     Raises:
         TaskError: With the problems of all tasks, a sentence each.
-        ConfigError: A metric is unknown here: a worker has not the plug-in.
+        ConfigError: A metric is unknown here: a worker lacks the plug-in.
     """
     encoder = Encoder.of(tokenizer, max_length, n_tokens)
     loaded: dict[str, TaskSplits] = {}
@@ -63,7 +62,11 @@ def load_tasks(
             with as_lm_eval_runs():
                 splits = _load(spec, encoder, seed, shares)
         except TaskError as error:
-            problems += [local_files.with_file(spec.name, sentence) for sentence in error.problems]
+            file = f"{spec.name}: " if is_path(spec.name) else ""
+            problems += [
+                f"{file}{sentence}" if sentence.startswith(("task ", "group ")) else sentence
+                for sentence in error.problems
+            ]
             continue
         if splits.search.name in loaded:
             problems.append(f"task {splits.search.name!r} is asked for twice; name it once")
@@ -85,35 +88,35 @@ def _load(
     if apart is not None and spec.test_task is None and apart.splits == opened.splits:
         apart = None
     if spec.test_task is None:
-        refuse_leak(opened, apart or opened)
+        _refuse_leak(opened, apart or opened)
     documents = limited(
         opened.name,
         divide(
             opened.name,
-            all_documents(opened),
-            test=None if apart is None else all_documents(apart),
+            _all_documents(opened),
+            test=None if apart is None else _all_documents(apart),
             shares=shares,
             seed=seed,
         ),
         spec.limit,
         spec.test_limit,
     )
-    search = build_task(opened, documents.search, encoder, spec)
-    selection = build_task(opened, documents.selection, encoder, spec)
-    test = build_task(apart or opened, documents.test, encoder, spec)
+    search = _build_task(opened, documents.search, encoder, spec)
+    selection = _build_task(opened, documents.selection, encoder, spec)
+    test = _build_task(apart or opened, documents.test, encoder, spec)
     _refuse_unmeasured(spec, search.name, [m for m in search.metrics if m in test.metrics])
     return TaskSplits(
         search=search,
         selection=selection,
         test=test,
-        test_docs=by_subtask(documents.test),
+        test_docs=_by_subtask(documents.test),
         notes=(*opened.notes, *_perplexity_notes(opened, spec.metric), *documents.notes),
         spec=spec,
     )
 
 
 def _refuse_unmeasured(spec: TaskSpec, name: str, metrics: Sequence[str]) -> None:
-    """Refuse a metric, or the proxy that it is ranked by, which this kind of task has not."""
+    """Refuse a metric, or its proxy, that this kind of task lacks."""
     proxy = METRICS[spec.metric].proxy
     for metric in (spec.metric, proxy or spec.metric):
         if metric not in metrics:
@@ -131,3 +134,60 @@ def _perplexity_notes(opened: LoadedTask, metric: str) -> list[str]:
             "lm-eval takes the mean of its tasks' perplexities"
         ]
     return []
+
+
+def _all_documents(opened: LoadedTask) -> list[Document]:
+    return [
+        one
+        for subtask, task in opened.subtasks.items()
+        for one in list_documents(subtask, task, opened.labels[subtask])
+    ]
+
+
+def _refuse_leak(opened: LoadedTask, tested: LoadedTask) -> None:
+    """Refuse few-shot examples from the test split: the search would see test examples."""
+    for subtask, source in opened.shots.items():
+        if source is not None and source == tested.splits.get(subtask):
+            raise TaskError(
+                f"{opened.labels[subtask]}: its few-shot examples come from the split {source!r}, "
+                "where the test split is too; test on another split (test_split), give the "
+                "task a fewshot_split, or set num_fewshot to 0"
+            )
+
+
+def _build_task(
+    opened: LoadedTask, split: Sequence[Document], encoder: Encoder, spec: TaskSpec
+) -> Task:
+    """Turn one split's documents, in nested order, into a task."""
+    made = {
+        subtask: build_examples(
+            opened.labels[subtask],
+            opened.subtasks[subtask],
+            [one for one in split if one.subtask == subtask],
+            encoder,
+        )
+        for subtask in _by_subtask(split)
+    }
+    built = tuple(made[document.subtask][document.index] for document in split)
+    wanted = (spec.metric, METRICS[spec.metric].proxy or spec.metric)
+    plugins = [name for name in dict.fromkeys(wanted) if METRICS[name].measure is not None]
+    divergence = [] if spec.member is None else ["divergence"]
+    equal = opened.equal_subtasks
+    task = Task(
+        name=opened.name,
+        metrics=(*common_metrics(built), *plugins, *divergence),
+        examples=built,
+        origins=tuple((document.subtask, document.index) for document in split),
+        equal_subtasks=equal | set(plugins) if "divergence" in equal else equal,
+    )
+    if plugins:
+        task.measure(0, made_up_outcomes(built[0].passages))  # its errors come now
+    return task
+
+
+def _by_subtask(split: Iterable[Document]) -> dict[str, tuple[int, ...]]:
+    """The indices of the documents, rising, by subtask."""
+    indices: dict[str, list[int]] = {}
+    for document in sorted(split, key=lambda one: (one.subtask, one.index)):
+        indices.setdefault(document.subtask, []).append(document.index)
+    return {subtask: tuple(found) for subtask, found in indices.items()}

@@ -16,7 +16,7 @@ from gptailor.files.yaml import read_yaml
 from gptailor.tasks.lm_eval.json_data import json_dataset, json_files
 from gptailor.tasks.lm_eval.task_file import file_problems
 
-__all__ = ["LocalTasks", "is_path", "read_local_tasks", "read_task_file", "with_file"]
+__all__ = ["LocalTasks", "is_path", "read_local_tasks", "read_task_file"]
 
 _MAX_INCLUDES = 16
 # keys of a group that change no task
@@ -25,20 +25,13 @@ _OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata
 
 @dataclass(slots=True)
 class LocalTasks:
-    """A local task or group, with everything that it refers to.
-
-    Args:
-        name: Its own.
-        configs: By name, ready for lm-eval: its own, those of the files that it names, and those of
-            the tasks written inside a group.
-        places: The file of each.
-        foreign: Names that no file around it has: lm-eval's own.
-    """
+    """A local task or group, with everything that it refers to."""
 
     name: str
+    # by name, ready for lm-eval: its own, of the files it names, of tasks written inside a group
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    places: dict[str, Path] = field(default_factory=dict)
-    foreign: list[str] = field(default_factory=list)
+    places: dict[str, Path] = field(default_factory=dict)  # the file of each
+    foreign: list[str] = field(default_factory=list)  # names that no file has: lm-eval's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +48,10 @@ def is_path(name: str) -> bool:
     return Path(name).suffix in {".yaml", ".yml"} or "/" in name or "\\" in name
 
 
-def with_file(name: str, sentence: str) -> str:
-    """Add the file to a sentence about a local task that does not name it."""
-    named = is_path(name) and sentence.startswith(("task ", "group "))
-    return f"{name}: {sentence}" if named else sentence
-
-
 def read_local_tasks(path: Path, task_class: type) -> LocalTasks:
     """Read a task or group, and of the files around a group those that it names.
 
-    Args:
-        path: A YAML file.
-        task_class: Makes every task of a file, and every task that a file changes.
-
-    Raises:
-        TaskError: With every error found before lm-eval sees the configs.
+    `task_class` makes every task of a file, and every task that a file changes.
     """
     name, files = _around(path)
     tasks = LocalTasks(name)
@@ -122,11 +104,7 @@ def _around(path: Path) -> tuple[str, dict[str, _File]]:
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
-    """Read one task or group as lm-eval's config, its includes merged, its file names absolute.
-
-    Raises:
-        TaskError: The file is missing, is not YAML, holds code, or is neither task nor group.
-    """
+    """Read one task or group as lm-eval's config, its includes merged, its file names absolute."""
     config = _read(path.expanduser(), [])
     group, task = config.get("group"), config.get("task")
     if group is None and task is None:
@@ -147,9 +125,8 @@ def _prepared(
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Check a config and make it ready for lm-eval.
 
-    Returns:
-        Name -> config: the file's own, last, and the tasks written inside a group; and the names
-        that a group refers to.
+    Returns name -> config (the tasks written inside a group, and last the file's own), and the
+    names that a group refers to.
     """
     name, group = config.get("task"), config.get("group")
     if not isinstance(name, list):
@@ -186,7 +163,7 @@ def _prepared_task(config: Mapping[str, Any], path: Path, task_class: type) -> d
     ready = {**config, "class": task_class}
     for key in ("should_decontaminate", "doc_to_decontamination_query"):
         ready.pop(key, None)  # nobody asks for it here, and it would be rendered
-    if json_files(ready) is not None:
+    if json_files(ready.get("dataset_path"), ready.get("dataset_kwargs")) is not None:
         ready["custom_dataset"] = functools.partial(json_dataset, str(name))
     if ready.get("test_split") is None and ready.get("validation_split") is None:
         ready["test_split"] = ready["training_split"]  # lm-eval wants one to evaluate
@@ -235,10 +212,9 @@ def _make_absolute(config: dict[str, Any], folder: Path) -> None:
     if isinstance(source, str) and source.startswith((".", "~")):
         config["dataset_path"] = _absolute(source, folder)
     options = config.get("dataset_kwargs")
-    if isinstance(options, dict) and "data_files" in options:
-        options["data_files"] = _absolute(options["data_files"], folder)
-    if isinstance(options, dict) and isinstance(options.get("data_dir"), str):
-        options["data_dir"] = _absolute(options["data_dir"], folder)
+    for key in ("data_files", "data_dir"):
+        if isinstance(options, dict) and key in options:
+            options[key] = _absolute(options[key], folder)
     members = config.get("task")
     for member in members if isinstance(members, list) else []:
         if isinstance(member, dict):

@@ -1,41 +1,94 @@
-"""Open tasks in lm-eval: its own, and those of local task files."""
+"""Open tasks in lm-eval: its own, and those of local task files.
 
+lm-eval is imported inside functions: it is slow, and most of the program does without it.
+"""
+
+import contextlib
 import difflib
 import functools
-from collections.abc import Iterable
+import io
+import logging
+import random  # noqa: TID251  # only to save, seed and restore the global state
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptailor.core.specs import TaskSpec
-from gptailor.errors import TaskError
+from gptailor.errors import TaskError, unknown
 from gptailor.tasks.lm_eval.building import (
     BUILD_ERRORS,
     FEWSHOT_SEED,
     OUTPUT_TYPES,
+    LmEvalTask,
     one_line,
     why_not_made,
 )
-from gptailor.tasks.lm_eval.loaded_task import LoadedTask, choose_split, set_fewshot
 from gptailor.tasks.lm_eval.local_files import LocalTasks, is_path, read_local_tasks
 
-__all__ = ["FEWSHOT_SEED", "open_task", "open_test_task"]
+__all__ = [
+    "FEWSHOT_SEED",
+    "LoadedTask",
+    "as_lm_eval_runs",
+    "choose_split",
+    "open_task",
+    "open_test_task",
+    "set_fewshot",
+]
+
+_LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hub")
+_RANDOM_SEED, _NUMPY_SEED = 0, 1234  # lm-eval's own defaults
+
+
+@contextlib.contextmanager
+def as_lm_eval_runs() -> Iterator[None]:
+    """Silence output, logs and warnings; seed the global generators; restore all at the end."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        random.seed(_RANDOM_SEED)
+        np.random.seed(_NUMPY_SEED)  # noqa: NPY002
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task or group as lm-eval made it, with one split chosen; mappings are by subtask."""
+
+    name: str
+    subtasks: Mapping[str, LmEvalTask]  # one where it is no group
+    labels: Mapping[str, str]  # for messages: the name, and the file where it has one
+    equal_subtasks: frozenset[str]  # metrics for which every subtask counts the same
+    splits: Mapping[str, str]  # the one chosen
+    shots: Mapping[str, str | None]  # the split that few-shot examples come from, if any
+    notes: tuple[str, ...]  # for the user
 
 
 def open_task(spec: TaskSpec) -> LoadedTask:
-    """Let lm-eval make the task or group that is searched on.
-
-    Raises:
-        TaskError: It can't be made.
-    """
+    """Let lm-eval make the task or group that is searched on."""
     return _open(spec.name, spec.split, spec.num_fewshot)
 
 
 def open_test_task(spec: TaskSpec) -> LoadedTask | None:
-    """Let lm-eval make what the test examples come from, where it is another task or split.
-
-    Raises:
-        TaskError: It can't be made.
-    """
+    """Let lm-eval make what the test examples come from, where it is another task or split."""
     if spec.test_task is None and spec.test_split is None:
         return None
     return _open(spec.test_task or spec.name, spec.test_split, spec.num_fewshot)
@@ -43,7 +96,7 @@ def open_test_task(spec: TaskSpec) -> LoadedTask | None:
 
 def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
     """Let lm-eval make a task or group, choose its split and its few-shot examples."""
-    from gptailor.tasks.lm_eval.sandboxed_task import SandboxedTask
+    from gptailor.tasks.lm_eval.sandbox import SandboxedTask
 
     local = is_path(name)
     files = read_local_tasks(Path(name).expanduser(), SandboxedTask) if local else None
@@ -60,14 +113,13 @@ def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
             shots[subtask], added = set_fewshot(subtask, task, num_fewshot)
             splits[subtask] = choose_split(labels[subtask], task, split)
         except BUILD_ERRORS as error:
-            raise TaskError(
-                f"{labels[subtask]}: lm-eval can't build it: {one_line(error)}"
-            ) from None
+            raise TaskError(why_not_made(labels[subtask], error)) from None
         notes += added
     group = loaded["groups"].get(own_name)
     lists = [] if group is None else group.aggregate_metric_list or []
     equal = {entry.metric for entry in lists if not entry.weight_by_size}
-    if lists and (lists[0].metric in equal if "acc" not in _names(lists) else "acc" in equal):
+    names = [entry.metric for entry in lists]
+    if names and ("acc" if "acc" in names else names[0]) in equal:
         equal |= {"gold_bits_per_byte", "choice_logprob", "divergence"}
     if len(splits) > 1 and not lists:
         notes.append(
@@ -77,10 +129,6 @@ def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
     return LoadedTask(
         own_name, loaded["tasks"], labels, frozenset(equal), splits, shots, tuple(notes)
     )
-
-
-def _names(lists: Iterable[Any]) -> set[str]:
-    return {entry.metric for entry in lists}
 
 
 def _label(subtask: str, files: LocalTasks | None) -> str:
@@ -93,7 +141,7 @@ def _label(subtask: str, files: LocalTasks | None) -> str:
 def _make(name: str, manager: Any, files: LocalTasks | None) -> Any:
     from datasets.exceptions import DatasetsError
 
-    from gptailor.tasks.lm_eval.sandboxed_task import FirstExampleError
+    from gptailor.tasks.lm_eval.sandbox import FirstExampleError
 
     try:
         return manager.load([name])
@@ -167,3 +215,54 @@ def _unlike(label: str, output_type: object) -> str:
         f"{label} has the output type {output_type}; only {', '.join(OUTPUT_TYPES)} can be "
         "searched on, since they need no generated text"
     )
+
+
+def choose_split(label: str, task: LmEvalTask, wanted: str | None) -> str:
+    """Make a split the one that lm-eval evaluates; return its name in the data.
+
+    `wanted` is a split of the data, or ``train``, ``validation``, ``test`` for what the task calls
+    so; None for the task's validation split, else its test, else its training split.
+    """
+    roles = {
+        "validation": task.config.validation_split,
+        "test": task.config.test_split,
+        "train": task.config.training_split,
+    }
+    known = list(task.dataset)
+    split = wanted
+    if wanted is None:
+        split = next((role for role in roles.values() if role is not None), None)
+    elif wanted not in known:
+        split = roles.get(wanted)
+    if split not in known:
+        raise TaskError(f"{label}: " + unknown("split", split or wanted, known))
+    task.set_config("test_split", split)
+    task.features = list(task.eval_docs.features)
+    return str(split)
+
+
+def set_fewshot(name: str, task: LmEvalTask, wanted: int | None) -> tuple[str | None, list[str]]:
+    """Set the number of few-shot examples as lm-eval would; return their split and notes.
+
+    The split is None where there are no examples, or the task lists them.
+    """
+    notes = []
+    if wanted is not None:
+        if task.config.num_fewshot == 0 and wanted != 0:
+            notes.append(f"task {name!r}: its own num_fewshot of 0 is kept, as lm-eval keeps it")
+        else:
+            task.set_config("num_fewshot", wanted)
+    if task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    if not task.config.num_fewshot:
+        return None, notes
+    shots = task.fewshot_cfg
+    if shots.split is not None:
+        return str(shots.split), notes
+    if shots.samples is not None:
+        return None, notes
+    own = (task.config.training_split, task.config.validation_split, task.config.test_split)
+    source = next(split for split in own if split is not None)
+    # set, so that lm-eval leaves the question itself out of its own examples
+    shots.split = source
+    return str(source), notes

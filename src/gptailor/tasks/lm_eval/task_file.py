@@ -1,8 +1,7 @@
 """The keys of a local task file: plain data and templates, and nothing that names code.
 
 lm-eval would call functions, load metrics and prompts by their paths, and let `datasets` choose any
-reader; a file of the user's own may ask for none of that. Every error of a file is found before
-lm-eval sees it.
+reader; a file of the user's own may ask for none of that.
 """
 
 import importlib.util
@@ -17,7 +16,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from gptailor.core.frozen import Frozen, sentences
 from gptailor.errors import unknown
 from gptailor.tasks.lm_eval.json_data import json_files
-from gptailor.tasks.lm_eval.sandbox import sandbox
 
 __all__ = ["TaskFile", "file_problems"]
 
@@ -30,32 +28,26 @@ _OPTIONS = frozenset(
         *("escapechar", "skiprows", "encoding", "keep_linebreaks", "sample_by", "columns"),
     ]
 )
-_ADDRESSES = ("https://", "hf://")
 _SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
 
 
 def _one_of(noun: Literal["metric", "aggregation", "sampler"], name: str) -> str:
     """Take a name that lm-eval has registered."""
-    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
-    from lm_eval.api.samplers import SAMPLER_REGISTRY
+    from lm_eval.api import registry, samplers
 
     registered = {
-        "metric": METRIC_REGISTRY,
-        "aggregation": AGGREGATION_REGISTRY,
-        "sampler": SAMPLER_REGISTRY,
+        "metric": registry.METRIC_REGISTRY,
+        "aggregation": registry.AGGREGATION_REGISTRY,
+        "sampler": samplers.SAMPLER_REGISTRY,
     }[noun]
     if name not in registered:
         raise ValueError(unknown(noun, name, sorted(registered)))
     return name
 
 
-def _false(reason: str, value: object) -> object:
-    if value not in (None, False):
-        raise ValueError(reason)
-    return value
-
-
 def _template(kinds: tuple[type, ...], value: object) -> object:
+    from gptailor.tasks.lm_eval.sandbox import sandbox
+
     if value is None:
         return None
     if not isinstance(value, kinds) or isinstance(value, bool):
@@ -77,7 +69,7 @@ def _tag(value: object) -> object:
 
 
 def _filters(value: object) -> object:
-    """Filters act on generated text, and none is asked for; the one that does nothing may stay."""
+    """Refuse filters, which act on generated text; the one that does nothing may stay."""
     steps = [
         step.get("function") if isinstance(step, Mapping) else step
         for one in (value if isinstance(value, list) else [value])
@@ -103,19 +95,16 @@ def _reader(value: str) -> str:
 
 def _data_options(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Take the options of `datasets.load_dataset` that read files as data, and no others."""
-    wrong = set(options or {}) - _OPTIONS
-    problems = [
-        unknown("option", str(key), sorted(_OPTIONS)) for key in options or {} if key in wrong
-    ]
-    if (options or {}).get("trust_remote_code"):
+    chosen = options or {}
+    known = sorted(_OPTIONS)
+    problems = [unknown("option", str(key), known) for key in chosen if key not in _OPTIONS]
+    if chosen.get("trust_remote_code"):
         problems.append("trust_remote_code would run code that comes with data; leave it out")
-    named = [one for key in ("data_files", "data_dir") for one in _flat((options or {}).get(key))]
     problems += [
-        f"{one!r} is no address of data; name a file, or one of "
-        + " or ".join(f"{address}..." for address in _ADDRESSES)
-        for one in named
+        f"{one!r} is no address of data; name a file, or one of https://... or hf://..."
+        for one in (*_flat(chosen.get("data_files")), *_flat(chosen.get("data_dir")))
         if isinstance(one, str)
-        and ("::" in one or ("://" in one and not one.startswith(_ADDRESSES)))
+        and ("::" in one or ("://" in one and not one.startswith(("https://", "hf://"))))
     ]
     if problems:
         raise ValueError("\n".join(problems))
@@ -124,7 +113,13 @@ def _data_options(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None
 
 def _refused(reason: str) -> AfterValidator:
     """Refuse a key, unless its value is None or False."""
-    return AfterValidator(partial(_false, reason))
+
+    def check(value: object) -> object:
+        if value not in (None, False):
+            raise ValueError(reason)
+        return value
+
+    return AfterValidator(check)
 
 
 def _rendered(*kinds: type) -> AfterValidator:
@@ -221,12 +216,9 @@ class TaskFile(Frozen):
 
 
 def file_problems(where: str, config: Mapping[str, Any], *, whole: bool) -> list[str]:
-    """Every error of a config, a sentence each.
+    """Every error of a config, a sentence each, after `where` (the file and the task).
 
-    Args:
-        where: What each sentence begins with: the file and the task.
-        config: Of the file.
-        whole: Whether it must be complete, rather than keys that a group sets for its tasks.
+    A config that is not `whole` holds only keys that a group sets for its tasks.
     """
     problems, of_data = [], False
     try:
@@ -245,15 +237,12 @@ def _data_problems(config: Mapping[str, Any]) -> list[str]:
     if not source:
         return [f"dataset_path is {source!r}; give 'json' for a JSONL file of your own"]
     named = {role: config.get(role) for role in _SPLITS if config.get(role) is not None}
-    if source in _NEED_FILES:
-        found = (options or {}).get("data_files")
-        if not all(isinstance(path, str) and path for path in _flat(found)):
-            return [
-                f"data_files is {found!r}; write dataset_kwargs: {{data_files: {{test: FILE}}}}"
-            ]
+    found = (options or {}).get("data_files")
+    if source in _NEED_FILES and not all(isinstance(one, str) and one for one in _flat(found)):
+        return [f"data_files is {found!r}; write dataset_kwargs: {{data_files: {{test: FILE}}}}"]
     if not set(named) - {"fewshot_split"}:
         return ["it names no split: give test_split, validation_split or training_split"]
-    files = json_files(config)
+    files = json_files(source, options)
     return [
         f"{role}: " + unknown("split", str(split), files)
         for role, split in named.items()
