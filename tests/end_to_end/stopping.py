@@ -12,8 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-import gptailor.app.assemble
-import gptailor.app.costs  # noqa: F401  # both are slow to import
+import gptailor.app.assemble  # noqa: F401  # slow to import
 from gptailor.cli import main
 
 FORK = multiprocessing.get_context("fork")

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.app.assemble import assemble, open_study
-from gptailor.app.costs import record_costs, record_forecast
+from gptailor.app.assemble import assemble, open_study, record_costs, record_forecast
 from gptailor.config import load_config
 from gptailor.record.journal import Journal
 

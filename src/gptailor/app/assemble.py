@@ -1,4 +1,4 @@
-"""Make every part of a search from a config, and a study of the parts.
+"""Make every part of a search from a config, and a study of the parts with its costs.
 
 Constructors take plain values: no part sees the config.
 """
@@ -22,14 +22,23 @@ from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, tailored_config
+from gptailor.family.layout import OUTER_PARTS
 from gptailor.forecast.forecast import forecast
+from gptailor.forecast.memory import peak_bytes
 from gptailor.record.compatibility import check_header
-from gptailor.record.entries import ForecastEntry
+from gptailor.record.entries import (
+    AskedEntry,
+    ForecastEntry,
+    Header,
+    ModelEntry,
+    SpentEntry,
+    TrialEntry,
+)
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import SearchContext, Searcher, check_options, make_searcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
-from gptailor.tasks.splits import TaskSplits
+from gptailor.tasks.splits import SPLITS, TaskSplits
 from gptailor.tasks.task import Task
 from gptailor.workers import WorkerPool, WorkerSetup
 
@@ -41,12 +50,14 @@ __all__ = [
     "evaluator_on",
     "open_study",
     "probe_workers",
+    "record_costs",
+    "record_forecast",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Everything that a study, a check or an export needs, put together."""
+    """Everything that a study or a check needs; in `config` the dtype is no longer ``auto``."""
 
     config: Config
     family: Family
@@ -68,15 +79,11 @@ class Assembly:
         return make_searcher(SEARCHERS.get(chosen.name), context, chosen.options)
 
     def pool(self) -> WorkerPool:
-        """Make the configured worker pool; its workers are started when there is work.
-
-        Raises:
-            ConfigError: An option, or the machine or cluster it asks for, is invalid.
-        """
+        """Make the configured worker pool; its workers are started when there is work."""
         return _pool(self.config, self.evaluator, self.evaluator_factory)
 
     def forecast(self, setup: WorkerSetup | None = None) -> ForecastEntry:
-        """What a search costs, by default in this process."""
+        """Predict what a search costs, in this process if there is no `setup`."""
         return forecast(
             self.plan,
             self.space,
@@ -88,11 +95,7 @@ class Assembly:
 
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
         """How another process, here or elsewhere, makes this evaluator."""
-        dtype = str(self.family.dtype).removeprefix("torch.")
-        family = self.config.family.model_copy(update={"dtype": dtype})
-        return ConfigEvaluatorFactory(
-            self.config.model_copy(update={"family": family}), _facts(self.family, self.tasks)
-        )
+        return ConfigEvaluatorFactory(self.config, _facts(self.family, self.tasks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +103,8 @@ class ConfigEvaluatorFactory:
     """How a worker makes the evaluator of a study.
 
     Args:
-        config: The study's, its dtype settled; paths in it are read where the worker is.
-        facts: What must be the same there: ``weights of member math`` and the like to a digest or
-            a version.
+        config: The study's; paths in it are read where the worker is.
+        facts: What must be equal there: ``digest of member math`` and the like to its value.
     """
 
     config: Config
@@ -158,15 +160,12 @@ def assemble(
     family: Family | None = None,
     tasks: Mapping[str, TaskSplits] | None = None,
 ) -> Assembly:
-    """Put everything together: the members loaded, the tasks tokenised, the engine checked.
+    """Load the members, tokenise the tasks, check the engine, and put everything together.
 
     Args:
         config: The whole config.
         family: The members, if they are in memory.
         tasks: The tasks, if they are loaded.
-
-    Raises:
-        UserError: Something in the config, a member or a task is invalid.
     """
     keep_freed_pages()
     if family is not None and evaluates_apart(config):
@@ -179,11 +178,9 @@ def assemble(
         device = "cpu"  # this process does not fill a GPU that one of its workers needs
     family = family or load_members(config, device=device)
     n_removed, tasks = _fitted(config, family, tasks)
+    limits = config.engine
     engine = Engine(
-        family,
-        device=device,
-        cache_bytes=config.engine.cache_bytes,
-        member_bytes=config.engine.member_bytes,
+        family, device=device, cache_bytes=limits.cache_bytes, member_bytes=limits.member_bytes
     )
     refuse_inexact(engine)
     family.release_pages()
@@ -201,37 +198,30 @@ def assemble(
         outer_variants=_outer_variants(family),
     )
     check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
+    dtype = str(family.dtype).removeprefix("torch.")
+    resolved = config.family.model_copy(update={"dtype": dtype})
+    config = config.model_copy(update={"family": resolved})
     return Assembly(config, family, tasks, evaluator, space, plan)
 
 
 def evaluator_on(
     engine: Engine, tasks: Mapping[str, TaskSplits], *, rungs: tuple[int, ...] = ()
 ) -> Evaluator:
-    """Make the evaluator of loaded tasks.
-
-    Args:
-        engine: Runs the candidates.
-        tasks: Name to splits.
-        rungs: Numbers of search examples at which candidates are compared.
-    """
+    """Make the evaluator of loaded tasks; rungs are numbers of search examples."""
     teachers = {name: s.spec.member for name, s in tasks.items() if s.spec.member is not None}
     return Evaluator(engine, _by_split(tasks), rungs=rungs, teachers=teachers)
 
 
 def probe_workers(config: Config) -> WorkerPool:
-    """Make the pool of a config without its evaluator, which reports early what it lacks.
-
-    Close it last: it holds what was reserved.
-    """
+    """Make a pool without an evaluator, to find problems early; close it last: it reserves."""
     return _pool(config, None, lambda: ConfigEvaluatorFactory(config, {}))
 
 
 def _pool(
     config: Config, evaluator: Evaluator | None, get_factory: Callable[[], ConfigEvaluatorFactory]
 ) -> WorkerPool:
-    chosen = config.workers
-    make = WORKERS.get(chosen.name)
-    pool: WorkerPool = make(evaluator, get_factory=get_factory, **chosen.options)
+    make = WORKERS.get(config.workers.name)
+    pool: WorkerPool = make(evaluator, get_factory=get_factory, **config.workers.options)
     return pool
 
 
@@ -267,13 +257,9 @@ def open_study(
     on_progress: Callable[[Progress], None],
     pool: WorkerPool | None = None,
 ) -> Study:
-    """Make the study of an assembly on an open record; a new record gets its header.
+    """Make a study on an open record; a new record gets its header.
 
-    Args:
-        assembly: Everything put together.
-        journal: The open record.
-        on_progress: Called at every step.
-        pool: Where evaluations run; the configured one if absent, left open.
+    `pool` is where evaluations run; the configured one if absent, left open.
     """
     pool = pool or assembly.pool()
     header = header_of(assembly.config, assembly.family, assembly.tasks, plan=assembly.plan)
@@ -285,31 +271,58 @@ def open_study(
     return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
 
 
+def record_forecast(journal: Journal, assembly: Assembly) -> None:
+    """Write the forecast into a record that has only its header; it costs a few seconds.
+
+    Nothing is written where other processes evaluate: their speed and memory are not this one's.
+    """
+    new = [type(entry) for entry in journal.entries] == [Header]
+    if new and not evaluates_apart(assembly.config):
+        journal.append(assembly.forecast())
+
+
+def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
+    """Write the costs so far, over all starts; nothing if they did not change.
+
+    The seconds are the wall-clock time of the search and those of all other evaluations; the memory
+    is the most of any start that finished.
+    """
+    trials, others = list(journal.of(TrialEntry)), list(journal.of(ModelEntry))
+    asked = {p.number: p.tailoring for entry in journal.of(AskedEntry) for p in entry.proposals}
+    searched = max((entry.elapsed for entry in trials), default=0.0)
+    earlier = list(journal.of(SpentEntry))
+    before = max((entry.peak_bytes for entry in earlier), default=0)
+    spent = SpentEntry(
+        n_trials=len(trials),
+        n_candidates=len({asked[entry.number] for entry in trials}),
+        layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others]),
+        seconds=round(searched + sum(entry.seconds for entry in others), 3),
+        peak_bytes=max(before, peak_bytes(device_of(assembly.config.engine.device))),
+    )
+    if earlier and earlier[-1].model_copy(update={"peak_bytes": spent.peak_bytes}) == spent:
+        return earlier[-1]
+    journal.append(spent)
+    return spent
+
+
 def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_removed: int) -> Plan:
-    sizes = {
-        split: max(task.n_examples for task in found) for split, found in _by_split(tasks).items()
-    }
-    rungs = {min(rung, sizes["search"]) for rung in config.budget.rungs}
-    specs = zip(tasks, config.tasks, strict=True)
+    sizes = {name: max(t.n_examples for t in split) for name, split in _by_split(tasks).items()}
+    specs, budget = zip(tasks, config.tasks, strict=True), config.budget
     return Plan(
         goals=tuple(Goal(name, spec.metric, weight=spec.weight) for name, spec in specs),
         members=family.members,
         n_layers=family.n_layers,
         n_removed=n_removed,
-        rungs=tuple(sorted(rungs)),
+        rungs=tuple(sorted({min(rung, sizes["search"]) for rung in budget.rungs})),
         sizes=sizes,
-        max_trials=config.budget.max_trials,
-        timeout_s=config.budget.timeout_s,
-        finalists=config.budget.finalists,
+        max_trials=budget.max_trials,
+        timeout_s=budget.timeout_s,
+        finalists=budget.finalists,
     )
 
 
 def _by_split(tasks: Mapping[str, TaskSplits]) -> dict[str, list[Task]]:
-    by_split: dict[str, list[Task]] = {}
-    for splits in tasks.values():
-        for name, split in splits.by_name.items():
-            by_split.setdefault(name, []).append(split)
-    return by_split
+    return {name: [splits.by_name[name] for splits in tasks.values()] for name in SPLITS}
 
 
 def _expressible(family: Family) -> Callable[[Tailoring], bool] | None:
@@ -330,13 +343,12 @@ def _expressible(family: Family) -> Callable[[Tailoring], bool] | None:
 
 def _outer_variants(family: Family) -> tuple[str, ...]:
     """Variants whose embedding, norm or head is not the base's own."""
-
-    def differs(member: str, part: str) -> bool:
-        ours, base = family.outer_part(part, member), family.outer_part(part, BASE)
-        return any(ours[name] is not base[name] for name in base)
-
     return tuple(
         member
         for member in family.members
-        if any(differs(member, part) for part in ("embedding", "norm", "head"))
+        if any(
+            family.outer_part(part, member)[name] is not tensor
+            for part in OUTER_PARTS
+            for name, tensor in family.outer_part(part, BASE).items()
+        )
     )

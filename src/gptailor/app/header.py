@@ -41,19 +41,17 @@ _PASSING = (
 def header_of(
     config: Config, family: Family, tasks: Mapping[str, TaskSplits], *, plan: Plan
 ) -> Header:
-    """Describe a study that begins now."""
-    plain = config.model_dump(mode="json")
-    dtype = plain["family"]["dtype"] = str(family.dtype).removeprefix("torch.")
+    """Describe a study that begins now; the config's dtype is not ``auto``."""
     libraries = (*_LIBRARIES, *_OF_SEARCHERS.get(config.search.name, ()))
     return Header(
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        config=plain,
+        config=config.model_dump(mode="json"),
         versions={name: importlib.metadata.version(name) for name in libraries},
         machine={
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
             "device": device_of(config.engine.device),
-            "dtype": dtype,
+            "dtype": config.family.dtype,
             "python": platform.python_version(),
         },
         seed=config.seed,

@@ -79,8 +79,7 @@ class OpenSearch:
 
     def run(self, on_progress: Callable[[Progress], None]) -> Run:
         """Search, choose, score the result on the test split, and write the results."""
-        from gptailor.app.assemble import open_study
-        from gptailor.app.costs import record_costs, record_forecast
+        from gptailor.app.assemble import open_study, record_costs, record_forecast
 
         study = open_study(self.assembly, self.journal, on_progress=on_progress, pool=self.pool)
         record_forecast(self.journal, self.assembly)

@@ -8,11 +8,9 @@ from gptailor.core.trial import Job, Scores
 from gptailor.engine import Engine
 from gptailor.errors import ConfigError, UserError, unknown
 from gptailor.family import Family
-from gptailor.tasks.splits import TaskSplits
+from gptailor.tasks.splits import SPLITS, TaskSplits
 
 __all__ = ["evaluate"]
-
-_SPLITS = ("search", "selection", "test")
 
 
 def evaluate(
@@ -35,8 +33,8 @@ def evaluate(
     Raises:
         UserError: The candidate does not fit the family, or can't be scored.
     """
-    if split not in _SPLITS:
-        raise ConfigError(unknown("split", split, _SPLITS))
+    if split not in SPLITS:
+        raise ConfigError(unknown("split", split, SPLITS))
     if isinstance(candidate, str):
         if candidate not in family.members:
             raise ConfigError(unknown("member", candidate, family.members))

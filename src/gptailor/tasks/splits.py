@@ -12,7 +12,9 @@ from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.task import Task, nested_order
 
-__all__ = ["Document", "DocumentSplits", "TaskSplits", "divide", "limited"]
+__all__ = ["SPLITS", "Document", "DocumentSplits", "TaskSplits", "divide", "limited"]
+
+SPLITS = ("search", "selection", "test")
 
 
 @dataclass(frozen=True)
