@@ -43,7 +43,7 @@ DOORS = {
     "lm_eval": {"tasks/lm_eval/"},
     "mergekit": set(),
     "optuna": {"searchers/optuna_tpe.py"},
-    "pandas": {"app/run_folder.py"},
+    "pandas": {"app/run.py"},
     "peft": {"family/", "export/"},
     "ray": {"workers/ray/"},
     "rich": {"cli/"},

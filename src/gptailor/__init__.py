@@ -12,31 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gptailor import merge as merge
     from gptailor.app.inputs import load_tasks as load_tasks
-    from gptailor.app.open_search import search as search
-    from gptailor.app.run_folder import Run as Run
+    from gptailor.app.run import Run as Run, search as search
     from gptailor.app.score_candidate import evaluate as evaluate
     from gptailor.config import Config as Config, load_config as load_config
     from gptailor.core.objective import Goal as Goal, Objective as Objective
-    from gptailor.core.tailoring import (
-        LayerSpec as LayerSpec,
-        Source as Source,
-        Tailoring as Tailoring,
-    )
-    from gptailor.core.trial import (
-        Job as Job,
-        Proposal as Proposal,
-        Scores as Scores,
-        Trial as Trial,
-    )
+    from gptailor.core.tailoring import LayerSpec as LayerSpec, Source as Source
+    from gptailor.core.tailoring import Tailoring as Tailoring
+    from gptailor.core.trial import Job as Job, Proposal as Proposal
+    from gptailor.core.trial import Scores as Scores, Trial as Trial
     from gptailor.engine import Engine as Engine, Evaluator as Evaluator
     from gptailor.errors import GPTailorError as GPTailorError, UserError as UserError
     from gptailor.export import export_checkpoint as export_checkpoint
-    from gptailor.family import (
-        Family as Family,
-        MemberSpec as MemberSpec,
-        family_of as family_of,
-        load_family as load_family,
-    )
+    from gptailor.family import Family as Family, MemberSpec as MemberSpec
+    from gptailor.family import family_of as family_of, load_family as load_family
     from gptailor.report import write_report as write_report
     from gptailor.searchers.searcher import SearchContext as SearchContext
     from gptailor.study import Study as Study
@@ -45,8 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app.inputs": ("load_tasks",),
-    "app.open_search": ("search",),
-    "app.run_folder": ("Run",),
+    "app.run": ("Run", "search"),
     "app.score_candidate": ("evaluate",),
     "config": ("Config", "load_config"),
     "core.objective": ("Goal", "Objective"),

@@ -48,8 +48,8 @@ __all__ = [
     "assemble",
     "evaluates_apart",
     "evaluator_on",
+    "open_pool",
     "open_study",
-    "probe_workers",
     "record_costs",
     "record_forecast",
 ]
@@ -80,7 +80,7 @@ class Assembly:
 
     def pool(self) -> WorkerPool:
         """Make the configured worker pool; its workers are started when there is work."""
-        return _pool(self.config, self.evaluator, self.evaluator_factory)
+        return open_pool(self.config, self)
 
     def forecast(self, setup: WorkerSetup | None = None) -> ForecastEntry:
         """Predict what a search costs, in this process if there is no `setup`."""
@@ -212,14 +212,12 @@ def evaluator_on(
     return Evaluator(engine, _by_split(tasks), rungs=rungs, teachers=teachers)
 
 
-def probe_workers(config: Config) -> WorkerPool:
-    """Make a pool without an evaluator, to find problems early; close it last: it reserves."""
-    return _pool(config, None, lambda: ConfigEvaluatorFactory(config, {}))
-
-
-def _pool(
-    config: Config, evaluator: Evaluator | None, get_factory: Callable[[], ConfigEvaluatorFactory]
-) -> WorkerPool:
+def open_pool(config: Config, assembly: Assembly | None = None) -> WorkerPool:
+    """Make the configured pool; without an assembly it only shows problems early."""
+    get_factory: Callable[[], ConfigEvaluatorFactory]
+    evaluator, get_factory = None, functools.partial(ConfigEvaluatorFactory, config, {})
+    if assembly is not None:
+        evaluator, get_factory = assembly.evaluator, assembly.evaluator_factory
     make = WORKERS.get(config.workers.name)
     pool: WorkerPool = make(evaluator, get_factory=get_factory, **config.workers.options)
     return pool
@@ -235,17 +233,16 @@ def _fitted(
     config: Config, family: Family, tasks: Mapping[str, TaskSplits] | None
 ) -> tuple[int, Mapping[str, TaskSplits]]:
     """The number of layers to cut, and the tasks; the problems of both are raised at once."""
-    problems: tuple[str, ...] = ()
-    n_removed = 0
+    problems: list[str] = []
     try:
         n_removed = config.n_removed(family.n_layers)
     except UserError as error:
-        problems = error.problems
+        problems += error.problems
     try:
         tasks = open_tasks(config, family) if tasks is None else tasks
     except UserError as error:
-        raise ConfigError((*problems, *error.problems)) from None
-    if problems:
+        problems += error.problems
+    if problems or tasks is None:
         raise ConfigError(problems)
     return n_removed, tasks
 

@@ -82,9 +82,7 @@ def header_of(
         rungs=plan.rungs,
         tasks={
             name: TaskFacts(
-                search=splits.search.n_examples,
-                selection=splits.selection.n_examples,
-                test=splits.test.n_examples,
+                **{split: task.n_examples for split, task in splits.by_name.items()},
                 notes=splits.notes,
                 digest=task_digest(splits),
             )
@@ -117,4 +115,4 @@ def _model_facts(family: Family) -> dict[str, Any]:
 
 def task_digest(splits: TaskSplits) -> str:
     """A digest of a task's examples and of their division into splits."""
-    return f"{splits.search.digest}-{splits.selection.digest}-{splits.test.digest}"
+    return "-".join(task.digest for task in splits.by_name.values())

@@ -24,12 +24,7 @@ _MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval do
 def load_members(config: Config, *, device: str | None = None) -> Family:
     """Load the family of a config; with ``engine.member_bytes`` it is left in files.
 
-    Args:
-        config: What to load.
-        device: Where the tensors are to be, if not where the config says.
-
-    Raises:
-        UserError: A member can't be read or does not fit, or was in memory.
+    A `device` is where the tensors are to be, if not where the config says.
     """
     if config.family.base.path.startswith(MEMORY):
         raise ConfigError(
@@ -85,7 +80,12 @@ def load_tasks(
     Raises:
         UserError: Every problem of every task, a sentence each.
     """
-    specs = [_checked(f"tasks[{index}]", task) for index, task in enumerate(tasks)]
+    specs = []
+    for index, task in enumerate(tasks):
+        try:
+            specs.append(TaskSpec.model_validate(task))  # a TaskSpec as it is
+        except ValidationError as error:
+            raise ConfigError(sentences(f"tasks[{index}]", TaskSpec, error)) from None
     return lm_eval_tasks.load_tasks(
         specs,
         family.tokenizer,
@@ -100,10 +100,3 @@ def max_length_of(family: Family, wanted: int | None) -> int:
     """Most tokens fed at once: the number wanted, or the model's own limit up to 2,048."""
     known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
     return wanted or min(known or _MAX_LENGTH, _MAX_LENGTH)
-
-
-def _checked(where: str, task: TaskSpec | Mapping[str, Any]) -> TaskSpec:
-    try:
-        return task if isinstance(task, TaskSpec) else TaskSpec.model_validate(task)
-    except ValidationError as error:
-        raise ConfigError(sentences(where, TaskSpec, error)) from None

@@ -39,11 +39,7 @@ def settings_of(
     family: "Family | None" = None,
     tasks: "Mapping[str, TaskSplits] | None" = None,
 ) -> Config:
-    """Check a config; a searcher, a family and tasks in memory replace its sections.
-
-    Raises:
-        ConfigError: Every problem, a sentence each.
-    """
+    """Check a config; a searcher, a family and tasks in memory replace its sections."""
     path = Path(config) if isinstance(config, str | Path) else None
     plain: Any = config if path is None else read_yaml(path)
     if isinstance(plain, Config):
@@ -51,14 +47,7 @@ def settings_of(
     if isinstance(plain, Mapping):
         plain = dict(plain)
         if searcher is not None:
-            if not isinstance(searcher, str):
-                if not isfunction(searcher):
-                    raise ConfigError(
-                        f"searcher: must be a name or a generator function, not {searcher!r}"
-                    )
-                name = f"{searcher.__module__}:{searcher.__qualname__}"
-                searcher = SEARCHERS.add(name, searcher)
-            plain["search"] = _section(plain, "search") | {"name": searcher}
+            plain["search"] = _section(plain, "search") | {"name": _searcher_name(searcher)}
         if family is not None:
             plain |= _in_memory(plain, family)
         if tasks is not None:
@@ -67,11 +56,7 @@ def settings_of(
 
 
 def run_folder(config: ConfigLike) -> Path:
-    """The folder of a config's run when none is named: ``runs/NAME`` beside the config.
-
-    Raises:
-        ConfigError: The config is not a file.
-    """
+    """The folder of a config's run when none is named: ``runs/NAME`` beside the config's file."""
     if not isinstance(config, str | Path):
         raise ConfigError("out: name the run's folder; only a config in a file has one by itself")
     path = Path(config)
@@ -79,14 +64,9 @@ def run_folder(config: ConfigLike) -> Path:
 
 
 def recorded_config(record: RunRecord) -> Config:
-    """The config that a run was begun with, every default filled in; imports no plug-in metric.
-
-    Raises:
-        RecordError: This version can't read it.
-    """
+    """The config that a run was begun with, every default filled in; imports no plug-in metric."""
     try:
-        plain = json.dumps(record.header.config)
-        return Config.model_validate_json(plain, context=RECORDED)
+        return Config.model_validate_json(json.dumps(record.header.config), context=RECORDED)
     except ValidationError:
         raise RecordError(
             f"{record.folder}: its config is not one of this version; use the version that searched"
@@ -104,6 +84,14 @@ def with_recorded_settings(config: Config, record: RunRecord) -> Config:
     if isinstance(order, Mapping) and set(order) == set(family.variants):
         update["variants"] = {name: family.variants[name] for name in order}
     return config.model_copy(update={"family": family.model_copy(update=update)})
+
+
+def _searcher_name(searcher: str | Callable[..., Any]) -> str:
+    if isinstance(searcher, str):
+        return searcher
+    if not isfunction(searcher):
+        raise ConfigError(f"searcher: must be a name or a generator function, not {searcher!r}")
+    return SEARCHERS.add(f"{searcher.__module__}:{searcher.__qualname__}", searcher)
 
 
 def _section(plain: Mapping[str, Any], key: str) -> dict[str, Any]:

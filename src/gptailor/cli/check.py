@@ -24,12 +24,12 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
 
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
-    from gptailor.app.assemble import assemble, probe_workers  # slow
+    from gptailor.app.assemble import assemble, open_pool  # slow
     from gptailor.engine.device import device_of
 
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
     here = PluginConfig(name="local", options=options)
-    with closing(probe_workers(loaded)) as pool:  # problems with workers are found now
+    with closing(open_pool(loaded)) as pool:  # problems with workers are found now
         setup = pool.setup
     assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
     expected = assembly.forecast(setup)

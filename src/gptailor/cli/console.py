@@ -26,33 +26,25 @@ def path_option(about: str, *names: str) -> Any:
 
 
 def _usable(path: Path | None) -> Path | None:
-    """Refuse a path that can be no file's; whether a file is there is seen when it is read.
-
-    Raises:
-        ConfigError: It is too long, leads round in a circle, or is otherwise none.
-    """
+    """Refuse a path that can be no file's; whether a file is there is seen when it is read."""
     if path is None:
         return None
     try:
         usable_path(str(path))
-        _refuse_nowhere(path)
-        path.stat()
+        path.absolute()
     except ValueError as error:
         raise ConfigError(f"the path {error}") from None
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: the current folder is gone; go to one that is there, or give the whole path"
+        ) from None
+    try:
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         raise ConfigError(f"{path}: can't be used: {error.strerror}") from None
     return path
-
-
-def _refuse_nowhere(path: Path) -> None:
-    try:
-        path.absolute()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: the current folder is gone; go to one that is there, or give the whole path"
-        ) from None
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

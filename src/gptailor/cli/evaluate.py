@@ -105,26 +105,25 @@ def _drawn(table: "ScoreTable") -> Table:
         cells = [_cell(table.row(model, task.task)) for model in table.models]
         drawn.add_row(f"{task.task}\n{task.metric}\non {task.n_examples}", *cells)
     if table.averages:
-        means = [table.averages.get(model) for model in table.models]
-        drawn.add_row("mean kept", *("" if mean is None else _kept(mean) for mean in means))
+        drawn.add_row("mean kept", *(_kept(table.averages.get(model)) for model in table.models))
     return drawn
 
 
 def _cell(row: "ScoreRow | None") -> str:
     if row is None:
         return ""
-    score, kept = row.score, "share not known"
+    kept = "the base scored 0" if math.isfinite(row.score.value) else "share not known"
     if row.retention is not None and math.isfinite(row.retention.value):
         kept = _kept(row.retention)
-    elif math.isfinite(score.value):
-        kept = "the base scored 0"
-    value = f"{score.value:.3f}" if math.isfinite(score.value) else "too large"
-    return f"{value}\n{_limit(score.low, '.2f')}-{_limit(score.high, '.2f')}\n{kept}"
+    return f"{_with_limits(row.score, '.3f', '.2f')}\n{kept}"
 
 
-def _kept(share: "Estimate") -> str:
-    return f"{share.value:.1%}\n{_limit(share.low, '.0%')}-{_limit(share.high, '.0%')}"
+def _kept(share: "Estimate | None") -> str:
+    return "" if share is None else _with_limits(share, ".1%", ".0%")
 
 
-def _limit(end: float, form: str) -> str:
-    return format(end, form) if math.isfinite(end) else "no limit"
+def _with_limits(estimate: "Estimate", form: str, limits: str) -> str:
+    value = format(estimate.value, form) if math.isfinite(estimate.value) else "too large"
+    ends = (estimate.low, estimate.high)
+    low, high = (format(end, limits) if math.isfinite(end) else "no limit" for end in ends)
+    return f"{value}\n{low}-{high}"

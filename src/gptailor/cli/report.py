@@ -17,6 +17,6 @@ def command(
     ] = None,
 ) -> None:
     """Write one HTML file about a run; it opens offline."""
-    from gptailor.app.run_folder import Run
+    from gptailor.app.run import Run
 
     typer.echo(Run(run).report(out))

@@ -1,21 +1,35 @@
 """``gptailor search``: run a study, or go on with it."""
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Column, Table
 
 from gptailor.cli.console import AsJson, ConfigPath, errors, path_option, screen
-from gptailor.cli.progress_bar import progress_display
 from gptailor.record.ranking import BEST
+from gptailor.study import Progress
 
 if TYPE_CHECKING:
-    from gptailor.app.run_folder import Run
+    from gptailor.app.run import Run
     from gptailor.record.entries import Costs
 
 __all__ = ["command"]
+
+_PHASES = {
+    "references": "scoring the whole members",
+    "search": "searching",
+    "selection": "choosing among the finalists",
+    "test": "scoring on unseen examples",
+    "done": "done",
+}
+_QUIET_S = 15.0  # seconds between lines where there is no terminal
 
 
 def command(
@@ -56,9 +70,8 @@ def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
     """Predicted and actual costs, side by side."""
     from gptailor.report.words import cost_rows
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
-    for name in ("cost", "predicted", "actual", "off by"):
-        table.add_column(name, justify="left" if name == "cost" else "right")
+    numbers = [Column(name, justify="right") for name in ("predicted", "actual", "off by")]
+    table = Table("cost", *numbers, box=None, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
     for row in cost_rows(forecast, spent):
         table.add_row(*row)
     return table
@@ -66,7 +79,7 @@ def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
 
 def _run(path: Path, out: Path | None) -> "Run":
     """Search with notes and progress on stderr."""
-    from gptailor.app.open_search import open_search
+    from gptailor.app.run import open_search
     from gptailor.app.settings import run_folder, settings_of
 
     def loading() -> None:
@@ -76,5 +89,50 @@ def _run(path: Path, out: Path | None) -> "Run":
     with open_search(settings_of(path), folder, on_loading=loading) as opened:
         for note in opened.notes:
             errors.print(f"note: {note}", style="dim")
-        with progress_display(errors) as show:
+        with _progress_display() as show:
             return opened.run(show)
+
+
+@contextmanager
+def _progress_display() -> Iterator[Callable[[Progress], None]]:
+    """Draw a bar on a terminal; elsewhere print a line now and then."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    text = TextColumn("{task.fields[text]}")
+    live, last_phase, last_line = errors.is_terminal, "", 0.0
+    bar = Bar(*columns, text, TimeElapsedColumn(), console=errors, disable=not live)
+    task = bar.add_task("starting", total=None, text="")
+
+    def show(progress: Progress) -> None:
+        nonlocal last_phase, last_line
+        phase, text, now = _PHASES[progress.phase], _progress_text(progress), time.monotonic()
+        n, most = progress.n_trials, progress.max_trials
+        bar.update(task, description=phase, completed=n, total=most, text=text)
+        if not live and (phase != last_phase or now - last_line > _QUIET_S):
+            last_line = now
+            errors.print(f"{phase}: {n}/{most} trials {text}")
+        last_phase = phase
+
+    with bar:
+        yield show
+
+
+def _progress_text(progress: Progress) -> str:
+    parts = []
+    if progress.best is not None:
+        number, loss, n_examples = progress.best
+        parts.append(f"best #{number} {-100 * loss:+.1f}% of the base on {n_examples} examples")
+    if progress.phase == "search" and progress.examples:
+        parts.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")
+        parts.append(_time_left(progress))
+    return " · ".join(part for part in parts if part)
+
+
+def _time_left(progress: Progress) -> str:
+    """Time left, at the mean time of a trial over all starts."""
+    if not progress.n_trials or progress.last is None:
+        return ""
+    rest = progress.max_trials - progress.n_trials
+    seconds = rest * progress.elapsed / progress.n_trials
+    if progress.timeout_s is not None:
+        seconds = min(seconds, max(0.0, progress.timeout_s - progress.elapsed))
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
