@@ -19,15 +19,8 @@ def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int,
     """Cut the jobs, in the order of their prefix trie, so that the costliest group is cheapest.
 
     A group's cost is what an engine runs for it: the examples whose scores are not known yet, times
-    the layers of its trie.
-
-    Args:
-        jobs: In any order.
-        n_groups: How many groups there may be; more if `most` asks for more.
-        most: Jobs in a group at most.
-
-    Returns:
-        Indices of the jobs; sorted in each group, and the groups by their first.
+    the layers of its trie. There may be `n_groups`, or as many as keep each to `most` jobs. Returns
+    indices of the jobs, sorted in each group, and the groups by their first.
 
     Example:
         >>> from gptailor.core.tailoring import Tailoring
@@ -52,7 +45,7 @@ def grouped(jobs: Sequence[Job], *, n_groups: int, most: int) -> list[tuple[int,
 
 
 def _in_order(jobs: Sequence[Job]) -> tuple[list[int], list[int]]:
-    """The jobs' indices in the order of the engine, and each job's cost after the one before it.
+    """The jobs' indices, and each job's cost after the one before it, in the order of the engine.
 
     Jobs on the same examples are neighbours, and among them those with a shared prefix.
     """
@@ -69,18 +62,17 @@ def _in_order(jobs: Sequence[Job]) -> tuple[list[int], list[int]]:
 
 def _cost(job: Job, n_shared: int) -> int:
     """Examples to run (at least 1) times layers that are not shared."""
-    n_examples = max(1, job.n_examples - job.n_known)
-    return n_examples * (len(job.tailoring.layers) - n_shared)
+    return max(1, job.n_examples - job.n_known) * (len(job.tailoring.layers) - n_shared)
 
 
 def _filled(
     alone: Sequence[int], added: Sequence[int], limit: int, most: int
 ) -> list[tuple[int, int]]:
     """Cut the jobs wherever the next one would exceed the limit; returns starts and stops."""
-    cuts, cost = [0], 0
-    for index in range(len(alone)):
-        full = index - cuts[-1] == most
-        if index > cuts[-1] and (full or cost + added[index] > limit):
+    cuts, cost = [0], alone[0]
+    for index in range(1, len(alone)):
+        cost += added[index]
+        if cost > limit or index - cuts[-1] == most:
             cuts.append(index)
-        cost = alone[index] if index == cuts[-1] else cost + added[index]
+            cost = alone[index]
     return list(itertools.pairwise([*cuts, len(alone)]))

@@ -1,8 +1,4 @@
-"""Evaluations on this machine: in this process, or in several.
-
-This process is the common case. Several processes serve several GPUs or share the machine's cores,
-and survive what kills one of them.
-"""
+"""Evaluations on this machine: in this process, or in several."""
 
 import math
 import os
@@ -87,15 +83,7 @@ def local_slots(
 ) -> list[Slot]:
     """Give each worker a device of this machine: its own GPU, or a share of the cores.
 
-    Args:
-        device: From the config: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        n_workers: How many there are.
-        threads: CPU threads of each.
-        n_gpus: How many GPUs PyTorch sees here.
-        visible: ``CUDA_VISIBLE_DEVICES``, which names those that it sees; None if it is not set.
-
-    Raises:
-        ConfigError: There are fewer devices than workers.
+    PyTorch sees `n_gpus` here, those that `visible` names: ``CUDA_VISIBLE_DEVICES``, None if unset.
 
     Example:
         >>> slots = local_slots("auto", 2, threads=4, n_gpus=3, visible="5,6,7")
@@ -108,7 +96,13 @@ def local_slots(
         if visible is not None:  # a name is a number or a UUID; what follows a wrong one is unseen
             names = [name.strip() for name in visible.split(",")][:n_gpus]
         usable = names[int(chosen) : int(chosen) + 1] if chosen else names
-        _refuse_too_many(n_workers, len(usable), device)
+        if n_workers > len(usable):
+            asked = f"engine.device is {device}, which names" if chosen else "PyTorch sees"
+            remedy = "engine.device to auto or cuda for all GPUs, or " if chosen else ""
+            raise ConfigError(
+                f"workers.options.n_workers: {n_workers} workers need a GPU each, and {asked} "
+                f"{len(usable)}; ask for {len(usable)}, or set {remedy}engine.device to cpu"
+            )
         # each sees one GPU only: a process uses some memory on every GPU that it touches
         return [Slot("cuda", threads, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in usable[:n_workers]]
     if kind == "mps" and n_workers > 1:
@@ -119,14 +113,3 @@ def local_slots(
             f"say {_MAX_PROCESSES} or fewer"
         )
     return [Slot("cpu" if kind == "auto" else kind, threads)] * n_workers
-
-
-def _refuse_too_many(n_workers: int, n_usable: int, device: str) -> None:
-    if n_workers <= n_usable:
-        return
-    what = f"engine.device is {device}, which names" if ":" in device else "PyTorch sees"
-    instead = "" if ":" not in device else "engine.device to auto or cuda for all GPUs, or "
-    raise ConfigError(
-        f"workers.options.n_workers: {n_workers} workers need a GPU each, and {what} {n_usable}; "
-        f"ask for {n_usable}, or set {instead}engine.device to cpu"
-    )

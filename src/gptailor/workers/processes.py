@@ -1,14 +1,18 @@
 """Workers that are processes of this machine: one a device, or several that share its cores.
 
 Each process makes its own evaluator and receives groups of jobs through a pipe. A process that is
-killed (by a signal, a driver, the system's lack of memory) is reported as `Lost`.
+killed (by a signal, a driver, the system's lack of memory) is reported as `Lost`. It is started as
+``python -m gptailor.workers.processes FD``: FD is its end of the pipe, and its standard input ends
+when the parent process does.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -17,12 +21,13 @@ from multiprocessing.connection import Connection, wait
 from gptailor.core.trial import Job
 from gptailor.errors import RecordError
 from gptailor.workers.pool import EvaluatorFactory
-from gptailor.workers.protocol import Broken, unwrapped
 from gptailor.workers.supervisor import Answer, Lost
+from gptailor.workers.worker import Raised, Worker, unwrapped
 
 __all__ = ["ProcessBackend", "Slot", "format_exit"]
 
 _GRACE_S = 10.0  # for a process that closed its pipe to end by itself
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,7 @@ class _Child:
 
 
 class ProcessBackend:
-    """Start processes, send jobs to them and receive their answers.
-
-    Args:
-        factory: How each of them makes its evaluator.
-        slots: One for each process.
-    """
+    """Start processes, send jobs to them and receive their answers."""
 
     def __init__(self, factory: EvaluatorFactory, slots: Sequence[Slot]) -> None:
         self._factory, self._slots = factory, tuple(slots)
@@ -87,14 +87,12 @@ class ProcessBackend:
         connection = next(one for one in wait(list(workers)) if isinstance(one, Connection))
         worker = workers[connection]
         try:
-            answer = unwrapped(connection.recv())
+            answer: Answer = unwrapped(connection.recv())
         except (EOFError, OSError):  # its end is closed, perhaps in the middle of an answer
             return worker, Lost(self._exit_of(worker))
-        if isinstance(answer, Broken):
+        if isinstance(answer, Lost):
             self.stop(worker)
-            return worker, Lost(answer.reason)
-        sent: Answer = answer  # what `child` sends
-        return worker, sent
+        return worker, answer
 
     def stop(self, worker: int) -> None:
         """Kill a process, if it is there: it writes nothing that could be left half done."""
@@ -124,7 +122,7 @@ def _started(descriptor: int, slot: Slot) -> subprocess.Popen[bytes]:
     """A new process; its stdin ends with this process, its stdout must not mix with ours."""
     return subprocess.Popen(
         # -P: nothing of the current folder is imported
-        [sys.executable, "-P", "-m", "gptailor.workers.child", str(descriptor)],
+        [sys.executable, "-P", "-m", "gptailor.workers.processes", str(descriptor)],
         stdin=subprocess.PIPE,
         stdout=2,
         pass_fds=[descriptor],
@@ -134,11 +132,7 @@ def _started(descriptor: int, slot: Slot) -> subprocess.Popen[bytes]:
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int | None:
-    """Wait for a process that is ending, and free what this one holds of it.
-
-    Returns:
-        Its exit status; None if it did not end by itself.
-    """
+    """Wait for a process that is ending; its exit status, or None if it did not end by itself."""
     if process.stdin is not None:
         process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -162,3 +156,34 @@ def format_exit(code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
+
+
+def _main(descriptor: int) -> None:
+    """Serve one pipe, in a process of its own, until its other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError, OSError):  # Linux kills it even where Python waits
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    connection = Connection(descriptor)
+    try:
+        worker = Worker(*connection.recv())
+        answer: object = worker.begin()
+        connection.send(answer)
+        while not isinstance(answer, Lost | Raised):
+            answer = worker.evaluate(connection.recv())
+            connection.send(answer)
+    except (EOFError, ConnectionError):
+        return  # the other end is closed
+    except Exception:  # a message can't be unpickled here, or an answer can't be pickled
+        connection.send(Raised.bug())
+        raise
+
+
+def _exit_with_parent() -> None:
+    """End this process as soon as the parent process has ended, whatever it is doing."""
+    os.read(0, 1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))

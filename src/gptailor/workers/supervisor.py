@@ -1,13 +1,12 @@
 """Run jobs on workers that may be lost, and lose no job.
 
-Jobs are divided into groups before any is handed out. When a worker is lost, the jobs of its group
-are tried again one by one, by other workers where there are others, and fail after `_ATTEMPTS`. A
-`WorkerBackend` starts workers, hands jobs to them and waits for their answers.
+When a worker is lost, the jobs of its group are tried again one by one, by other workers where
+there are others, and fail after `_ATTEMPTS`.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +30,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker has ended."""
+    """A worker has ended, or must be ended: a device or memory failed."""
 
     reason: str  # how it ended
 
@@ -197,7 +196,8 @@ class _Round:
                 self.pending.remove(group)
         starting = self.workers.starting
         absent = self.workers.usable - self.workers.idle - starting - self.running.keys()
-        for worker in sorted(absent, key=lambda one: (_all_exclude(self.pending, one), one)):
+        last = {one for one in absent if all(one in group.excluded for group in self.pending)}
+        for worker in sorted(absent, key=lambda one: (one in last, one)):
             if len(starting) >= len(self.pending):
                 return
             if any(self._may_take(worker, group) for group in self.pending):
@@ -249,7 +249,3 @@ class _Round:
                 failure = f"{_ATTEMPTS} workers were lost while they ran it; the last: {reason}"
                 self.done[index] = Evaluation(None, failure, 0.0, 0)
         self.pending.extendleft(reversed(again))
-
-
-def _all_exclude(groups: Iterable[_Group], worker: int) -> bool:
-    return all(worker in group.excluded for group in groups)

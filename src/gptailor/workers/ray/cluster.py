@@ -36,11 +36,7 @@ class Needs:
     gpus: float  # share of a GPU; 0 on ``cpu``, where it has a core for each thread instead
 
     def room(self) -> int:
-        """How many such workers the cluster's nodes have room for.
-
-        Raises:
-            ConfigError: None.
-        """
+        """How many such workers the cluster's nodes have room for; ConfigError if for none."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.gpus:  # one that shares a GPU has its share of a single one
             room = sum(int(node.get("GPU", 0)) * int(1 / self.gpus + 1e-9) for node in nodes)
@@ -57,12 +53,9 @@ class Needs:
 
 
 def needs_of(device: str, threads: int | None, share: float) -> Needs:
-    """The device and cores that each worker needs, on the cluster that was joined.
+    """What each worker needs, on the cluster that was joined.
 
-    Args:
-        device: From the config.
-        threads: CPU threads of each worker; one if the config does not say.
-        share: Of a GPU for each, where there are any.
+    `share` is the part of a GPU that each has, where there are any.
 
     Raises:
         ConfigError: The cluster has no such device, or it names one of a single machine.
@@ -87,11 +80,7 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
 
 
 def join(address: str) -> bool:
-    """Join a cluster, unless this process has joined one already; return whether it did so here.
-
-    Raises:
-        ConfigError: The address is invalid, or there is no cluster of our version.
-    """
+    """Join a cluster, unless this process has joined one already; return whether it did so here."""
     where = _ADDRESS
     _refuse_address(address, where)
     if ray.is_initialized():

@@ -10,15 +10,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Annotated, Any
 
 from gptailor.core.params import Range
-from gptailor.core.trial import Evaluation, Job
+from gptailor.core.trial import Job
 from gptailor.errors import ConfigError, RecordError
 from gptailor.workers.pool import Evaluator, EvaluatorFactory, WorkerSetup
-from gptailor.workers.protocol import Broken, Crashed, Refused, catching, unwrapped
-from gptailor.workers.supervisor import Answer, Lost, Ready, SupervisedPool
+from gptailor.workers.supervisor import Answer, Lost, SupervisedPool
+from gptailor.workers.worker import Worker, unwrapped
 
 try:
     import ray
@@ -31,44 +30,14 @@ except ImportError as missing:
 
 from gptailor.workers.ray.cluster import FINEST_SHARE, Needs, in_short, join, needs_of
 
-__all__ = ["RayBackend", "RayWorker", "ray_pool"]
+__all__ = ["RayBackend", "ray_pool"]
 
 _PATIENCE_S = 600.0  # while no node has room for any worker
 _POLL_S = 5.0
 
 
-class RayWorker:
-    """One actor: an evaluator in a process of a node."""
-
-    def __init__(self, factory: EvaluatorFactory, device: str, threads: int) -> None:
-        self._make = partial(factory, device=device, threads=threads)
-        self._evaluator: Evaluator | None = None
-
-    def ping(self) -> None:
-        """Return as soon as the cluster has started the actor."""
-
-    def begin(self) -> Ready | Refused | Broken | Crashed:
-        """Make the evaluator."""
-        made = catching(self._make)
-        if isinstance(made, Refused | Broken | Crashed):
-            return made
-        self._evaluator = made
-        return Ready()
-
-    def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation] | Refused | Broken | Crashed:
-        """Run jobs."""
-        assert self._evaluator is not None, "asked before it was ready"
-        return catching(partial(self._evaluator.evaluate, jobs))
-
-
 class RayBackend:
-    """Start actors, send jobs to them and receive their answers.
-
-    Args:
-        factory: How each of them makes its evaluator.
-        needs: The device and cores of each.
-        n_workers: How many there may be.
-    """
+    """Start actors, send jobs to them and receive their answers."""
 
     def __init__(self, factory: EvaluatorFactory, needs: Needs, n_workers: int) -> None:
         self._factory, self._needs, self._n_workers = factory, needs, n_workers
@@ -78,9 +47,9 @@ class RayBackend:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
-        )(RayWorker)
+        )(Worker)
         self._actors: dict[int, Any] = {}
-        self._pings: dict[Any, int] = {}  # of actors that the cluster has not started yet
+        self._unstarted: dict[Any, int] = {}  # actors, by what is ready once they run
         self._asked: dict[Any, int] = {}  # answers that are awaited
 
     @property
@@ -92,7 +61,7 @@ class RayBackend:
         """Ask for an actor anywhere in the cluster; it makes its evaluator once it runs."""
         actor = self._make.remote(self._factory, self._needs.device, self._needs.threads)
         self._actors[worker] = actor
-        self._pings[actor.ping.remote()] = worker
+        self._unstarted[actor.__ray_ready__.remote()] = worker
         self._asked[actor.begin.remote()] = worker
 
     def submit(self, worker: int, jobs: Sequence[Job]) -> None:
@@ -123,7 +92,7 @@ class RayBackend:
     def stop(self, worker: int) -> None:
         """Kill an actor, if it is there, and forget what it was asked."""
         actor = self._actors.pop(worker, None)
-        for asked in (self._asked, self._pings):
+        for asked in (self._asked, self._unstarted):
             for answer in [one for one, whose in asked.items() if whose == worker]:
                 del asked[answer]
         if actor is not None and ray.is_initialized():
@@ -133,27 +102,23 @@ class RayBackend:
     def _answer(self, reference: Any) -> tuple[int, Answer]:
         worker = self._asked.pop(reference)
         try:
-            answer = unwrapped(ray.get(reference))
+            answer: Answer = unwrapped(ray.get(reference))
         except ray.exceptions.RayTaskError:
             raise  # the answer can't be pickled: our error, with the worker's traceback
         except ray.exceptions.RayError as error:
+            answer = Lost(in_short(error))
+        if isinstance(answer, Lost):
             self.stop(worker)
-            return worker, Lost(in_short(error))
-        if isinstance(answer, Broken):
-            self.stop(worker)
-            return worker, Lost(answer.reason)
-        sent: Answer = answer
-        return worker, sent
+        return worker, answer
 
     def _some_have_room(self) -> bool:
         """Whether the cluster has started any of those whose answers are awaited."""
-        if self._pings:
-            started, _ = ray.wait(
-                list(self._pings), num_returns=len(self._pings), timeout=0, fetch_local=False
-            )
+        waiting = list(self._unstarted)
+        if waiting:
+            started, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
             for one in started:
-                del self._pings[one]
-        return not set(self._asked.values()) <= set(self._pings.values())
+                del self._unstarted[one]
+        return not set(self._asked.values()) <= set(self._unstarted.values())
 
 
 def ray_pool(  # an option each
@@ -185,19 +150,16 @@ def ray_pool(  # an option each
             f"workers.options.devices_per_worker: must be 0 or {FINEST_SHARE:g} to 1, not "
             f"{devices_per_worker}"
         )
-    joined_here = join(address)
-    try:
+    with contextlib.ExitStack() as undo:
+        if join(address):
+            undo.callback(ray.shutdown)
         factory = get_factory()
         needs = needs_of(factory.device, factory.threads, devices_per_worker)
         room = needs.room()
-        backend = RayBackend(factory, needs, n_workers or room)
+        n_workers = n_workers or room
         return SupervisedPool(
-            backend,
-            setup=WorkerSetup(min(backend.n_workers, room), needs.device, needs.threads),
+            RayBackend(factory, needs, n_workers),
+            setup=WorkerSetup(min(n_workers, room), needs.device, needs.threads),
             group_size=group_size,
-            on_close=ray.shutdown if joined_here else None,
+            on_close=undo.pop_all().close,
         )
-    except BaseException:
-        if joined_here:
-            ray.shutdown()
-        raise
