@@ -9,7 +9,6 @@ import copy
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     _refuse_options(dtype, shard_bytes, extra_files)
     family.check(tailoring)
     tokenizer = family.tokenizer
-    n_bytes = _n_bytes(family, tailoring, dtype)
+    n_bytes = _n_parameters(family, tailoring)[1] * dtype.itemsize
     needed = [*keep, *paths_only(family.paths)]
     with (
         quiet(),
@@ -76,7 +75,8 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
         around = family.multimodal_wrapper
         whole = model if around is None else around.around(model, dtype)
         whole.save_pretrained(beside, max_shard_size=shard_bytes)
-        _save_generation_config(family.generation_config, beside)
+        if family.generation_config is not None:  # as it is: some can be read, but not saved
+            copy.deepcopy(family.generation_config).to_json_file(beside / "generation_config.json")
         tokenizer.save_pretrained(beside)
         if around is not None:
             around.write_files(beside)
@@ -93,24 +93,16 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
 
 
 def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
-    """The facts for a card from a family and a tailoring; add scores with `dataclasses.replace`.
-
-    Args:
-        family: The members.
-        tailoring: How the model was made.
-        name: The model's name.
-    """
+    """The facts for a card from a family and a tailoring; add scores with `dataclasses.replace`."""
     around = family.multimodal_wrapper
     config = family.config if around is None else around.config
-    before, after = family.parameters, _n_parameters(family, tailoring)
-    outside = 0 if around is None else around.parameters
     return CardFacts(
         name=name,
         tailoring=tailoring,
         n_layers=family.n_layers,
         paths=family.paths,
         licence=family.licence,
-        parameters=(before + outside, after + outside),
+        parameters=_n_parameters(family, tailoring),
         notes=family.notes,
         versions={program: version(program) for program in _PROGRAMS},
         uniform=len(set(family.kinds)) == 1,
@@ -137,14 +129,22 @@ def tailored_weights(
     return weights
 
 
-def _n_parameters(family: Family, tailoring: Tailoring) -> int:
-    outside = family.parameters - sum(family.layer_parameters)
-    return outside + sum(family.layer_parameters[spec.position] for spec in tailoring.layers)
+def _named(
+    family: Family, tailoring: Tailoring, path: str, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    for part, spec in tailoring.outer_parts.items():
+        yield from outer_weights(family, part, spec, dtype).items()
+    for index, spec in enumerate(tailoring.layers):
+        for name, tensor in layer_weights(family, spec, dtype).items():
+            yield f"{path}.{index}.{name}", tensor
 
 
-def _n_bytes(family: Family, tailoring: Tailoring, dtype: torch.dtype) -> int:
-    around = 0 if family.multimodal_wrapper is None else family.multimodal_wrapper.parameters
-    return (_n_parameters(family, tailoring) + around) * dtype.itemsize
+def _n_parameters(family: Family, tailoring: Tailoring) -> tuple[int, int]:
+    """Of the base and of the result, with what a multimodal model has around them."""
+    wrapper = family.multimodal_wrapper
+    before = family.parameters + (0 if wrapper is None else wrapper.parameters)
+    layers = family.layer_parameters
+    return before, before - sum(layers) + sum(layers[spec.position] for spec in tailoring.layers)
 
 
 def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[str, str]) -> None:
@@ -177,19 +177,3 @@ def _assembled(
             f"{[*missing, *left_over][0]}; this tailoring can't be written as a checkpoint"
         )
     return model, weights
-
-
-def _save_generation_config(generation_config: Any, folder: Path) -> None:
-    """Copy it unchanged; transformers refuses to save some that it has read."""
-    if generation_config is not None:
-        copy.deepcopy(generation_config).to_json_file(folder / "generation_config.json")
-
-
-def _named(
-    family: Family, tailoring: Tailoring, path: str, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
-    for part, spec in tailoring.outer_parts.items():
-        yield from outer_weights(family, part, spec, dtype).items()
-    for index, spec in enumerate(tailoring.layers):
-        for name, tensor in layer_weights(family, spec, dtype).items():
-            yield f"{path}.{index}.{name}", tensor

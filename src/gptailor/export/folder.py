@@ -28,13 +28,8 @@ def replacing_folder(
     """Yield a new folder to write into, which replaces `folder` if no error is raised.
 
     After an error `folder` is as it was and nothing is left beside it. A manifest of the files is
-    added, by which a later export knows that all it replaces was written by an export.
-
-    Args:
-        folder: The final path.
-        overwrite: Whether a folder with files that no export wrote may be replaced.
-        keep: Files and folders that must not be inside `folder`: the members.
-        n_bytes: About how much will be written; 0 if not known.
+    added, by which a later export knows that all it replaces was written by an export; `overwrite`
+    replaces other files, too. Nothing in `keep` may be inside.
 
     Raises:
         ExportError: The folder may not be replaced, or something can't be written.
@@ -46,7 +41,8 @@ def replacing_folder(
             new = temporary / "new"
             new.mkdir()
             yield new
-            _write_manifest(new)
+            manifest = {"format": _FORMAT, "files": sorted([*_files(new), MANIFEST])}
+            (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             _sync(new)
             move_over(new, target)
 
@@ -62,14 +58,8 @@ def replacing_file(
 ) -> Iterator[Path]:
     """Yield the path of a new file to write, which replaces `file` if no error is raised.
 
-    After an error `file` is as it was and nothing is left beside it.
-
-    Args:
-        file: The final path.
-        is_ours: Whether an existing file was written by an export.
-        overwrite: Whether an existing file that no export wrote may be replaced.
-        keep: Files that must survive, and folders whose files must.
-        n_bytes: About how much will be written; 0 if not known.
+    After an error `file` is as it was and nothing is left beside it. `is_ours` says whether an
+    export wrote an existing file; `overwrite` replaces another, too, but none in `keep`.
 
     Raises:
         ExportError: The file may not be replaced, or can't be written.
@@ -78,9 +68,8 @@ def replacing_file(
         target = _resolved(file)
         if target.is_dir():
             raise ExportError(f"{file}: is a folder; name a file to write")
-        if target.exists() and any(
-            target.is_relative_to(path.resolve()) for path in keep if path.exists()
-        ):
+        kept = [path.resolve() for path in keep if path.exists()]
+        if target.exists() and any(map(target.is_relative_to, kept)):
             raise ExportError(f"{file}: is a file that this export is made from; name another file")
         if target.exists() and not overwrite and not is_ours(target):
             raise ExportError(
@@ -138,7 +127,10 @@ def _resolved(folder: Path) -> Path:
 def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Path]) -> None:
     if target.exists() and not target.is_dir():
         raise ExportError(f"{folder}: is a file; name a folder to write the checkpoint into")
-    for path in _never_replaced():
+    never = [Path(os.path.expanduser("~"))]  # Path.home raises where none is set
+    with suppress(FileNotFoundError):
+        never.append(Path.cwd())
+    for path in never:
         if path.resolve().is_relative_to(target):
             raise ExportError(
                 f"{folder}: is or holds {path}, which an export can't replace; "
@@ -157,13 +149,6 @@ def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Pat
         )
 
 
-def _never_replaced() -> Iterator[Path]:
-    """The user's home, and the current folder unless it is gone."""
-    yield Path(os.path.expanduser("~"))  # Path.home raises where none is set
-    with suppress(FileNotFoundError):
-        yield Path.cwd()
-
-
 def _is_ours(target: Path) -> bool:
     """Whether every file in the folder is one that an earlier export lists as its own."""
     files = _files(target)
@@ -173,10 +158,10 @@ def _is_ours(target: Path) -> bool:
         manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        return False
-    listed = manifest.get("files")
-    return isinstance(listed, list) and set(files) <= {str(name) for name in listed}
+    match manifest:
+        case {"format": str(format_), "files": [*listed]} if format_ == _FORMAT:
+            return set(files) <= set(map(str, listed))
+    return False
 
 
 def _files(folder: Path) -> list[str]:
@@ -186,11 +171,6 @@ def _files(folder: Path) -> list[str]:
         links = [name for name in folders if Path(parent, name).is_symlink()]
         found += [Path(parent, name).relative_to(folder).as_posix() for name in names + links]
     return sorted(found)
-
-
-def _write_manifest(folder: Path) -> None:
-    manifest = {"format": _FORMAT, "files": sorted([*_files(folder), MANIFEST])}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _sync(folder: Path) -> None:

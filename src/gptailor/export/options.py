@@ -11,8 +11,8 @@ from gptailor.export.gguf.writer import GGUF_DTYPES
 
 __all__ = ["FORMATS", "ExportOptions"]
 
-FORMATS = ("hf", "gguf", "mergekit")
-_DTYPES = {"hf": tuple(SAVED_DTYPES), "gguf": tuple(GGUF_DTYPES)}
+_DTYPES = {"hf": tuple(SAVED_DTYPES), "gguf": tuple(GGUF_DTYPES), "mergekit": ()}
+FORMATS = tuple(_DTYPES)
 _SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -48,17 +48,17 @@ class ExportOptions:
         if format_ not in FORMATS:
             raise ConfigError(f"--format: must be one of {', '.join(FORMATS)}, not {format_!r}")
         problems = []
-        known = _DTYPES.get(format_)
-        if dtype is not None and known is None:
+        known = _DTYPES[format_]
+        if dtype is not None and not known:
             problems.append(f"--dtype: says nothing with --format {format_}; leave it out")
-        elif dtype is not None and known is not None and dtype not in known:
+        elif dtype is not None and dtype not in known:
             problems.append(
                 f"--dtype: must be one of {', '.join(known)} with --format {format_}, not {dtype!r}"
             )
+        n_bytes = None if shard_size is None else _bytes_of(shard_size)
         if shard_size is not None and format_ != "hf":
             problems.append(f"--shard-size: says nothing with --format {format_}; leave it out")
-        n_bytes = _bytes_of(shard_size) if shard_size is not None and format_ == "hf" else None
-        if n_bytes == 0:
+        elif n_bytes == 0:
             problems.append(
                 f"--shard-size: must be a size above 0 such as 2GB or 500MiB, not {shard_size!r}"
             )

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.export import export_checkpoint, export_gguf
 from gptailor.export.gguf.tensor_layout import known_architectures
-from gptailor.export.gguf.tokenizer import _SPLITS
+from gptailor.export.gguf.tokenizer import known_splits
 from gptailor.family import Family, MemberSpec, load_family
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -183,11 +183,12 @@ TOKENIZERS: Mapping[str, Callable[[], PreTrainedTokenizerFast]] = {
         pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTES])
     ),
     **{
-        name: lambda split=split, ignore=ignore: trained(
+        name: lambda split=steps[0][1], ignore=ignore: trained(
             pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), PLAIN]),
             ignore_merges=ignore,
         )
-        for (split, ignore), name in _SPLITS.items()
+        for (steps, ignore), name in known_splits().items()
+        if steps[0][0] == "split"
     },
 }
 

@@ -5,9 +5,11 @@ comparing the rules, never guessed: other rules are refused.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
@@ -15,49 +17,15 @@ from gguf.constants import Keys
 from transformers import PreTrainedTokenizerFast
 
 from gptailor.errors import ExportError
+from gptailor.files.yaml import read_yaml
 
-__all__ = ["Vocabulary", "vocabulary_of"]
+__all__ = ["Vocabulary", "known_splits", "vocabulary_of"]
 
 Rules = Mapping[str, Any]
 Step = tuple[str, Any]
 Pair = tuple[str, ...]
 
-_ELSEWHERE = "use --format hf"
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_BEFORE = r"[^\r\n\p{L}\p{N}]?"
-_REST_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def _cased(after: str, numbers: str) -> str:
-    """The pattern of newer families, which distinguishes upper from lower case."""
-    return (
-        f"{_BEFORE}{_UPPER}*{_LOWER}+{after}|{_BEFORE}{_UPPER}+{_LOWER}*{after}"
-        rf"|\p{{N}}{numbers}|{_REST_SLASH}"
-    )
-
-
-# (pattern that splits text before the merges, whether whole words are tried first) -> its name
-_SPLITS: Mapping[tuple[str, bool], str] = {
-    (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}", True): "llama-bpe",
-    (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}", False): "dbrx",
-    (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}", False): "qwen2",
-    (_cased("", ""), True): "tekken",
-    (_cased(f"{_CONTRACTIONS}?", "{1,3}"), False): "gpt-4o",
-}
-_BYTES = ("bytes", True)
-_NAMES: Mapping[tuple[Step, ...], str] = {
-    (_BYTES,): "gpt-2",
-    (("digits", True), _BYTES): "smollm",
-    (
-        ("punctuation", "Contiguous"),
-        _BYTES,
-        ("digits", False),
-        ("split", "[0-9][0-9][0-9]"),
-    ): "falcon",
-}
+_USUAL_SPLITS = (("Isolated", False), ("Removed", True))  # what the pattern matches is kept
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's character for a space
 
 
@@ -135,9 +103,15 @@ def vocabulary_of(tokenizer: Any, n_rows: int, ends: Sequence[int] = ()) -> Voca
 def _of_bytes(
     tokenizer: Any, rules: Rules, merges: Sequence[Pair], tokens: tuple[str, ...]
 ) -> Vocabulary:
-    _refuse_normalizer(rules.get("normalizer"))
-    ignore_merges = bool(rules["model"].get("ignore_merges"))
-    pre = _name_of(_steps(rules["pre_tokenizer"]), ignore_merges=ignore_merges)
+    normalizer = rules.get("normalizer") or {"type": "NFC"}
+    # llama.cpp has no NFC either; text is nearly always in that form
+    if any(rule["type"] != "NFC" for rule in normalizer.get("normalizers", [normalizer])):
+        raise _refusal(f"the tokenizer changes text by {json.dumps(normalizer)[:80]}")
+    steps, ignore_merges = _steps(rules["pre_tokenizer"]), bool(rules["model"].get("ignore_merges"))
+    pre = known_splits().get((steps, ignore_merges))
+    if pre is None:
+        shown = ", ".join(f"{kind} {value}" for kind, value in steps)
+        raise _refusal(f"the tokenizer splits text by {shown[:160]}")
     kinds = _kinds(tokenizer, tokens, pieces=False)
     return Vocabulary("gpt2", pre, tokens, kinds, tuple(" ".join(pair) for pair in merges))
 
@@ -159,7 +133,7 @@ def _of_pieces(
 
 
 def _refusal(reason: str) -> ExportError:
-    return ExportError(f"--format gguf: {reason}, which llama.cpp can't follow; {_ELSEWHERE}")
+    return ExportError(f"--format gguf: {reason}, which llama.cpp can't follow; use --format hf")
 
 
 def _steps(rules: Rules | None) -> tuple[Step, ...]:
@@ -176,7 +150,7 @@ def _steps(rules: Rules | None) -> tuple[Step, ...]:
             steps = (("digits", rules["individual_digits"]),)
         case "Punctuation":
             steps = (("punctuation", rules["behavior"]),)
-        case "Split" if rules["behavior"] in ("Isolated", "Removed") and not _inverted(rules):
+        case "Split" if (rules["behavior"], rules["invert"]) in _USUAL_SPLITS:
             steps = (("split", next(iter(rules["pattern"].values()))),)
         case "Split" if rules["pattern"] == {"String": " "}:
             steps = ()  # Gemma's: the normalizer has replaced all spaces before
@@ -187,30 +161,16 @@ def _steps(rules: Rules | None) -> tuple[Step, ...]:
     return steps
 
 
-def _inverted(rules: Rules) -> bool:
-    """Whether a split does not keep what the pattern matches, as the usual one does."""
-    removed: bool = rules["behavior"] == "Removed"
-    inverted: bool = rules["invert"]
-    return inverted != removed
-
-
-def _name_of(steps: tuple[Step, ...], *, ignore_merges: bool) -> str:
-    if not ignore_merges and steps in _NAMES:
-        return _NAMES[steps]
-    match steps:
-        case (("split", pattern), ("bytes", False)) if (pattern, ignore_merges) in _SPLITS:
-            return _SPLITS[pattern, ignore_merges]
-    shown = ", ".join(f"{kind} {value}" for kind, value in steps)
-    raise _refusal(f"the tokenizer splits text by {shown[:160]}")
-
-
-def _refuse_normalizer(rules: Rules | None) -> None:
-    # llama.cpp has no NFC either; text is nearly always in that form
-    if rules is None or rules["type"] == "NFC":
-        return
-    inner = rules.get("normalizers", [rules])
-    if any(rule["type"] != "NFC" for rule in inner):
-        raise _refusal(f"the tokenizer changes text by {json.dumps(rules)[:80]}")
+@functools.cache
+def known_splits() -> Mapping[tuple[tuple[Step, ...], bool], str]:
+    """llama.cpp's names, by steps and by whether whole words are tried before the merges."""
+    plain = read_yaml(Path(__file__).with_name("tokenizers.yaml"))
+    known = {}
+    for name, rules in plain.items():
+        steps = [step for one in rules["steps"] for step in one.items()]
+        joined = [(k, "|".join(v) if isinstance(v, list) else v) for k, v in steps]
+        known[tuple(joined), rules["ignore_merges"]] = name
+    return known
 
 
 def _space_in_front(rules: Rules, steps: tuple[Step, ...]) -> bool:
