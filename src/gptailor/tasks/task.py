@@ -10,7 +10,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -79,34 +79,27 @@ class Example(Protocol):
     @property
     def output_type(self) -> str:
         """lm-eval's name for its kind."""
-        ...
 
     @property
     def passages(self) -> tuple[Passage, ...]:
         """What a model is asked."""
-        ...
 
     @property
     def texts(self) -> tuple[TextSize, ...]:
         """The sizes of the choices, or of the one text."""
-        ...
 
     @property
     def gold(self) -> tuple[int, ...]:
         """The indices of the gold answers in `texts`."""
-        ...
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
         """``outcomes[passage][continuation]`` -> one outcome a request of lm-eval, in its order."""
-        ...
 
     def score(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """Outcomes in lm-eval's order -> the built-in metrics, all but the divergence."""
-        ...
 
     def weight(self, metric: str) -> float:
         """How much the example counts: its size in the metric's unit."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -232,9 +225,7 @@ class Task:
 def _scored(example: Example, outcomes: Sequence[Outcome]) -> ScoredExample:
     """What a plug-in metric sees of an example."""
     texts = [
-        ScoredText(
-            one.logprob, one.greedy, size.n_tokens, size.n_characters, size.n_words, size.n_bytes
-        )
+        ScoredText(one.logprob, one.greedy, *astuple(size))
         for size, one in zip(example.texts, outcomes, strict=False)  # lm-eval may ask for more
     ]
     return ScoredExample(example.output_type, tuple(texts), example.gold)

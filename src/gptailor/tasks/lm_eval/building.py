@@ -42,18 +42,8 @@ _MAX_SHOWN = 100  # characters of a value in a message
 
 # what a task file can raise through lm-eval: templates, literals, missing keys, wrong types
 BUILD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TemplateError,
-    TypeError,
-    ValueError,
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
+    *(OSError, RuntimeError, SyntaxError, TemplateError, TypeError, ValueError),
 )
 
 
@@ -179,22 +169,9 @@ def build_examples(
 
 def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int) -> list[_Request]:
     """The requests of one document, as lm-eval's `build_all_requests` makes them."""
-    context = task.fewshot_context(
-        doc,
-        num_fewshot=task.config.num_fewshot or 0,
-        system_instruction=None,
-        apply_chat_template=False,
-        fewshot_as_multiturn=False,
-        chat_template=None,
-        gen_prefix=task.doc_to_prefix(doc),
-    )
-    made = task.construct_requests(
-        doc=doc,
-        ctx=context,
-        metadata=(task.config.task, index, 1),
-        apply_chat_template=False,
-        chat_template=None,
-    )
+    n_shots = task.config.num_fewshot or 0
+    context = task.fewshot_context(doc, num_fewshot=n_shots, gen_prefix=task.doc_to_prefix(doc))
+    made = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, index, 1))
     return sorted(made if isinstance(made, list) else [made], key=lambda request: request.idx)
 
 

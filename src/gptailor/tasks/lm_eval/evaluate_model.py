@@ -7,12 +7,8 @@ from typing import Any
 
 from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import TaskError
-from gptailor.tasks.lm_eval.open_task import (
-    FEWSHOT_SEED,
-    as_lm_eval_runs,
-    open_task,
-    open_test_task,
-)
+from gptailor.tasks.lm_eval.building import FEWSHOT_SEED
+from gptailor.tasks.lm_eval.open_task import as_lm_eval_runs, open_task, open_test_task
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Outcome, plain_numbers
 

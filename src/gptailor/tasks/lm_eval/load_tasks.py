@@ -89,30 +89,26 @@ def _load(
         apart = None
     if spec.test_task is None:
         _refuse_leak(opened, apart or opened)
-    documents = limited(
+    documents = divide(
         opened.name,
-        divide(
-            opened.name,
-            _all_documents(opened),
-            test=None if apart is None else _all_documents(apart),
-            shares=shares,
-            seed=seed,
-        ),
-        spec.limit,
-        spec.test_limit,
+        _all_documents(opened),
+        test=None if apart is None else _all_documents(apart),
+        shares=shares,
+        seed=seed,
     )
+    documents = limited(opened.name, documents, spec.limit, spec.test_limit)
     search = _build_task(opened, documents.search, encoder, spec)
     selection = _build_task(opened, documents.selection, encoder, spec)
     test = _build_task(apart or opened, documents.test, encoder, spec)
     _refuse_unmeasured(spec, search.name, [m for m in search.metrics if m in test.metrics])
-    return TaskSplits(
-        search=search,
-        selection=selection,
-        test=test,
-        test_docs=_by_subtask(documents.test),
-        notes=(*opened.notes, *_perplexity_notes(opened, spec.metric), *documents.notes),
-        spec=spec,
-    )
+    notes = [*opened.notes]
+    if len(opened.subtasks) > 1 and METRICS[spec.metric].transform == "exp":
+        notes.append(
+            f"group {opened.name!r}: its {spec.metric} is the perplexity of the mean, where "
+            "lm-eval takes the mean of its tasks' perplexities"
+        )
+    test_docs = _by_subtask(documents.test)
+    return TaskSplits(search, selection, test, test_docs, spec, (*notes, *documents.notes))
 
 
 def _refuse_unmeasured(spec: TaskSpec, name: str, metrics: Sequence[str]) -> None:
@@ -125,15 +121,6 @@ def _refuse_unmeasured(spec: TaskSpec, name: str, metrics: Sequence[str]) -> Non
                 f"task {name!r} can't be measured by {metric!r}{needed}; its metrics are: "
                 + ", ".join(metrics)
             )
-
-
-def _perplexity_notes(opened: LoadedTask, metric: str) -> list[str]:
-    if len(opened.subtasks) > 1 and METRICS[metric].transform == "exp":
-        return [
-            f"group {opened.name!r}: its {metric} is the perplexity of the mean, where "
-            "lm-eval takes the mean of its tasks' perplexities"
-        ]
-    return []
 
 
 def _all_documents(opened: LoadedTask) -> list[Document]:
@@ -159,21 +146,17 @@ def _build_task(
     opened: LoadedTask, split: Sequence[Document], encoder: Encoder, spec: TaskSpec
 ) -> Task:
     """Turn one split's documents, in nested order, into a task."""
-    made = {
-        subtask: build_examples(
-            opened.labels[subtask],
-            opened.subtasks[subtask],
-            [one for one in split if one.subtask == subtask],
-            encoder,
-        )
-        for subtask in _by_subtask(split)
-    }
+    made = {}
+    for subtask in _by_subtask(split):
+        label, task = opened.labels[subtask], opened.subtasks[subtask]
+        wanted = [document for document in split if document.subtask == subtask]
+        made[subtask] = build_examples(label, task, wanted, encoder)
     built = tuple(made[document.subtask][document.index] for document in split)
-    wanted = (spec.metric, METRICS[spec.metric].proxy or spec.metric)
-    plugins = [name for name in dict.fromkeys(wanted) if METRICS[name].measure is not None]
+    ranking = dict.fromkeys((spec.metric, METRICS[spec.metric].proxy or spec.metric))
+    plugins = [name for name in ranking if METRICS[name].measure is not None]
     divergence = [] if spec.member is None else ["divergence"]
     equal = opened.equal_subtasks
-    task = Task(
+    built_task = Task(
         name=opened.name,
         metrics=(*common_metrics(built), *plugins, *divergence),
         examples=built,
@@ -181,8 +164,8 @@ def _build_task(
         equal_subtasks=equal | set(plugins) if "divergence" in equal else equal,
     )
     if plugins:
-        task.measure(0, made_up_outcomes(built[0].passages))  # its errors come now
-    return task
+        built_task.measure(0, made_up_outcomes(built[0].passages))  # its errors come now
+    return built_task
 
 
 def _by_subtask(split: Iterable[Document]) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,6 @@ from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError, unknown
 from gptailor.tasks.lm_eval.building import (
     BUILD_ERRORS,
-    FEWSHOT_SEED,
     OUTPUT_TYPES,
     LmEvalTask,
     one_line,
@@ -30,7 +29,6 @@ from gptailor.tasks.lm_eval.building import (
 from gptailor.tasks.lm_eval.local_files import LocalTasks, is_path, read_local_tasks
 
 __all__ = [
-    "FEWSHOT_SEED",
     "LoadedTask",
     "as_lm_eval_runs",
     "choose_split",
@@ -98,11 +96,11 @@ def _open(name: str, split: str | None, num_fewshot: int | None) -> LoadedTask:
     """Let lm-eval make a task or group, choose its split and its few-shot examples."""
     from gptailor.tasks.lm_eval.sandbox import SandboxedTask
 
-    local = is_path(name)
-    files = read_local_tasks(Path(name).expanduser(), SandboxedTask) if local else None
+    files = None
+    if is_path(name):
+        files = read_local_tasks(Path(name).expanduser(), SandboxedTask)
     own_name = name if files is None else files.name
-    manager = _shipped(name) if files is None else _local(files)
-    loaded = _make(own_name, manager, files)
+    loaded = _make(own_name, files)
     labels = {subtask: _label(subtask, files) for subtask in loaded["tasks"]}
     shots: dict[str, str | None] = {}
     splits: dict[str, str] = {}
@@ -138,11 +136,12 @@ def _label(subtask: str, files: LocalTasks | None) -> str:
     return f"{files.places.get(subtask, files.places[files.name])}: task {subtask!r}"
 
 
-def _make(name: str, manager: Any, files: LocalTasks | None) -> Any:
+def _make(name: str, files: LocalTasks | None) -> Any:
     from datasets.exceptions import DatasetsError
 
     from gptailor.tasks.lm_eval.sandbox import FirstExampleError
 
+    manager = _shipped(name) if files is None else _local(files)
     try:
         return manager.load([name])
     except FirstExampleError as error:
@@ -247,22 +246,15 @@ def set_fewshot(name: str, task: LmEvalTask, wanted: int | None) -> tuple[str | 
     The split is None where there are no examples, or the task lists them.
     """
     notes = []
-    if wanted is not None:
-        if task.config.num_fewshot == 0 and wanted != 0:
-            notes.append(f"task {name!r}: its own num_fewshot of 0 is kept, as lm-eval keeps it")
-        else:
-            task.set_config("num_fewshot", wanted)
-    if task.config.num_fewshot is None:
-        task.set_config("num_fewshot", 0)
-    if not task.config.num_fewshot:
-        return None, notes
+    if task.config.num_fewshot == 0 and wanted:
+        notes.append(f"task {name!r}: its own num_fewshot of 0 is kept, as lm-eval keeps it")
+    elif wanted is not None or task.config.num_fewshot is None:
+        task.set_config("num_fewshot", wanted or 0)
     shots = task.fewshot_cfg
-    if shots.split is not None:
-        return str(shots.split), notes
-    if shots.samples is not None:
+    if not task.config.num_fewshot or (shots.split is None and shots.samples is not None):
         return None, notes
-    own = (task.config.training_split, task.config.validation_split, task.config.test_split)
-    source = next(split for split in own if split is not None)
-    # set, so that lm-eval leaves the question itself out of its own examples
-    shots.split = source
-    return str(source), notes
+    if shots.split is None:
+        own = (task.config.training_split, task.config.validation_split, task.config.test_split)
+        # set, so that lm-eval leaves the question itself out of its own examples
+        shots.split = next(split for split in own if split is not None)
+    return str(shots.split), notes
