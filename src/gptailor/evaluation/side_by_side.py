@@ -35,18 +35,10 @@ def evaluate_side_by_side(
     batch_size: int = 16,
     on_model: Callable[[str], None] = lambda _: None,
 ) -> list[EvaluatedModel]:
-    """Score every member and the finished model.
+    """Score every member and the finished `model`, an exported folder, on the test splits.
 
-    Args:
-        family: The members.
-        tasks: Their test splits are used.
-        model: The exported folder.
-        max_length: Tokens fed at once.
-        batch_size: Sequences in one forward.
-        on_model: Called with the name of each model before it is scored.
-
-    Raises:
-        UserError: The model can't be loaded, or a task can't be run.
+    `max_length` is tokens fed at once, `batch_size` sequences in one forward; `on_model` is called
+    with the name of each model before it is scored.
     """
     finished, tokenizer = open_finished(family, model)
     evaluated = []
@@ -91,11 +83,7 @@ def save_evaluation(folder: Path, models: Sequence[EvaluatedModel], tailoring: T
 
 
 def open_finished(family: Family, folder: Path) -> tuple[Any, Any]:
-    """Load a finished model and its tokenizer with stock transformers, and check both.
-
-    Raises:
-        ExportError: Something of it is missing, broken, left over, or of another architecture.
-    """
+    """Load a finished model and its tokenizer with stock transformers, and check both."""
     again = "export it again"
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     reader, wrapper = AutoModelForCausalLM, family.multimodal_wrapper

@@ -19,9 +19,6 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
     """Refuse to go on with a record that was begun with something else.
 
     What may change between starts: the budget, the workers, and how the engine uses the machine.
-
-    Raises:
-        ConfigError: Every difference, a sentence each.
     """
     before, after = _in_full(recorded.config, now.config)
     differ = {
@@ -75,13 +72,8 @@ def changes(
 ) -> list[str]:
     """Name the members and tasks that changed since a record began.
 
-    Args:
-        recorded: The record's header.
-        members: Member to the digest of its weights now.
-        model: What the members' config.json says now, see `gptailor.app.header`; an
-            older header does not have it.
-        tasks: Task to the digest of its examples now.
-        where: The record, for the sentences.
+    `members` and `tasks` are digests now; `model` is what the members' config.json says now, which
+    an older header does not have.
     """
     before = recorded.family.model
     old_tasks = {name: facts.digest for name, facts in recorded.tasks.items()}

@@ -53,11 +53,7 @@ class _Entry(Part):
         return self.model_dump(exclude_none=True)
 
     def to_line(self) -> bytes:
-        """The line, its end included.
-
-        Raises:
-            ValueError: A number is infinite or NaN, which JSON can't say.
-        """
+        """The line, its end included; a number that is infinite or NaN is refused."""
         compact: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
         return json.dumps(self.to_plain(), allow_nan=False, **compact).encode() + b"\n"
 
@@ -357,13 +353,6 @@ _CLASSES: dict[str, type[Entry]] = {
 
 
 def read_entry(plain: dict[str, Any]) -> Entry | None:
-    """Read the JSON form of an entry.
-
-    Returns:
-        None for a kind that this version does not know.
-
-    Raises:
-        ValidationError: A key is missing or invalid.
-    """
+    """Read the JSON form of an entry; None for a kind that this version does not know."""
     found = _CLASSES.get(str(plain["kind"]))
     return None if found is None else found.model_validate(plain)

@@ -60,11 +60,7 @@ class EvaluationFile(Part):
 
 
 def read_evaluation(folder: Path) -> EvaluationFile | None:
-    """Read the file of a run; None if there is none.
-
-    Raises:
-        RecordError: It can't be used.
-    """
+    """Read the file of a run; None if there is none."""
     path = folder / _FILE
     if not path.exists():
         return None

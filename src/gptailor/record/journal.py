@@ -130,11 +130,7 @@ class Journal:
 
 
 def read_record(path: Path) -> list[tuple[int, Entry]]:
-    """Read a record without locking it: line numbers and entries; a torn last line is left out.
-
-    Raises:
-        RecordError: There is no record, or a line of it is damaged.
-    """
+    """Read a record without locking it: line numbers and entries; a torn last line is left out."""
     if not path.exists():
         raise RecordError(f"{path}: no such record; name the folder of a run")
     return _parse(path)[0]
@@ -246,11 +242,7 @@ def _parse(path: Path) -> tuple[list[tuple[int, Entry]], int]:
 
 
 def _know_plugins(header: Header, where: str) -> None:
-    """Know the plug-in merge methods and metrics by what the record says; nothing is imported.
-
-    Raises:
-        RecordError: A method or metric is not described rightly, or is unknown.
-    """
+    """Know the plug-in merge methods and metrics by what the record says; nothing is imported."""
     try:
         for name, plain in header.merge_methods.items():
             MERGE_METHODS.remember(name, MergeSpec.from_declaration(plain))

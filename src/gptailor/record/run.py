@@ -222,11 +222,7 @@ def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
 def _check(
     entry: Entry, header: Header, proposals: dict[int, Proposal], trials: dict[int, Trial]
 ) -> None:
-    """Check an entry against those before it; add what it says to proposals and trials.
-
-    Raises:
-        UserError: It contradicts the header or an earlier entry.
-    """
+    """Check an entry against those before it; add what it says to proposals and trials."""
     if isinstance(entry, TrialEntry | ModelEntry) and entry.scores is not None:
         _check_scores(entry.scores, header)
     match entry:

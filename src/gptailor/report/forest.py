@@ -7,7 +7,7 @@ from markupsafe import Markup
 from gptailor.core.statistics import RESULT, Estimate, ScoreTable
 from gptailor.core.tailoring import BASE
 from gptailor.report.svg import Axes, Scale, dot, picture, square, tag, text
-from gptailor.report.words import percent
+from gptailor.report.words import percent, shortened
 
 __all__ = ["forest"]
 
@@ -23,11 +23,16 @@ def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
     result, or a base that scored 0.
     """
     tasks = [row.task for row in table.tasks]
-    kept = {model: _retentions(table, model, tasks) for model in table.models if model != BASE}
+    kept = {
+        model: [*(row.retention if row else None for row in rows), table.averages.get(model)]
+        for model in table.models
+        if model != BASE
+        for rows in [[table.row(model, task) for task in tasks]]
+    }
     result = kept.pop(RESULT, [])
     if not any(result):
         return None
-    names = [*map(_short, tasks), *(["average"] if len(tasks) > 1 else [])]
+    names = [*(shortened(task, 26) for task in tasks), *(["average"] if len(tasks) > 1 else [])]
     left = 24.0 + 7.0 * max(map(len, names))
     foot = _TOP + _ROW * len(names)
     axes = Axes(_scale(result, kept.values(), left), Scale(0.0, len(names), _TOP, foot))
@@ -61,13 +66,6 @@ def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
     return picture(_WIDTH, foot + 42, drawn, title=title, about=about)
 
 
-def _retentions(table: ScoreTable, model: str, tasks: Sequence[str]) -> list[Estimate | None]:
-    """One a task, and the average last."""
-    rows = [table.row(model, task) for task in tasks]
-    kept = [None if row is None else row.retention for row in rows]
-    return [*kept, table.averages.get(model)]
-
-
 def _scale(
     result: Sequence[Estimate | None], others: Iterable[Sequence[Estimate | None]], left: float
 ) -> Scale:
@@ -82,7 +80,3 @@ def _words(share: Estimate | None) -> str:
     if share is None:
         return "not known"
     return f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 26 else name[:25] + "…"

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.report.svg import path, picture, tag, text
-from gptailor.report.words import count, listed, spans
+from gptailor.report.words import count, listed, shortened, spans
 
 __all__ = ["LayerPicture", "LayerRow", "layer_picture"]
 
@@ -113,7 +113,7 @@ class _Drawing:
         self.tailoring, self.members, self.n_layers = tailoring, members, n_layers
         self.letters = letters
         n_columns = max(n_layers, len(tailoring.layers)) + 3  # embedding, norm, head
-        longest = max(len(_short(name)) for name in (*members, "result"))
+        longest = max(len(shortened(name, 20)) for name in (*members, "result"))
         self.left = 20.0 + 7.2 * longest
         self.cell = min((_WIDTH - self.left - 3 * _GAP) / n_columns, 44.0)
         self.width = self.left + n_columns * self.cell + 3 * _GAP
@@ -139,7 +139,12 @@ class _Drawing:
 
     def _names(self) -> list[Markup]:
         drawn = [
-            text(self.left - 10, _TOP + (row + 0.5) * _ROW + 4, _short(member), class_="tick end")
+            text(
+                self.left - 10,
+                _TOP + (row + 0.5) * _ROW + 4,
+                shortened(member, 20),
+                class_="tick end",
+            )
             for row, member in enumerate(self.members)
         ]
         below = self.foot + _THREADS + _RESULT
@@ -261,10 +266,6 @@ class _Drawing:
             middle, letter = x + self.cell / 2, self.letters[spec.method]
             drawn.append(text(middle, y + _RESULT / 2 + 4, letter, class_="letter mid"))
         return drawn
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else name[:19] + "…"
 
 
 _Users = dict[tuple[str, int], list[str]]

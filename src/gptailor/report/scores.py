@@ -89,17 +89,12 @@ def _ordered(run: RunRecord, models: Mapping[str, Scores]) -> dict[str, Scores]:
 
 
 def table_of(run: RunRecord, found: Evidence) -> ScoreTable:
-    """Base, variants and result by task: the goals first, then what else was evaluated.
-
-    Raises:
-        RecordError: Two models were not measured on the same examples.
-    """
+    """Base, variants and result by task: the goals first, then what else was evaluated."""
     metrics = {goal.task: goal.metric for goal in run.goals}
-    for scores in found.models.values():
-        for task, measured in scores.tasks.items():
-            for metric in measured:
-                if metric in METRICS:
-                    metrics.setdefault(task, metric)
+    tasks = [pair for scores in found.models.values() for pair in scores.tasks.items()]
+    for task, metric in ((task, metric) for task, measured in tasks for metric in measured):
+        if metric in METRICS:
+            metrics.setdefault(task, metric)
     return score_table(found.models, metrics, n_resamples=found.n_resamples)
 
 

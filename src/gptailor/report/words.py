@@ -15,6 +15,7 @@ __all__ = [
     "duration",
     "listed",
     "percent",
+    "shortened",
     "spans",
 ]
 
@@ -92,6 +93,11 @@ def listed(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def shortened(name: str, n: int) -> str:
+    """A name of at most n characters."""
+    return name if len(name) <= n else name[: n - 1] + "…"
 
 
 def spans(numbers: Sequence[int]) -> str:

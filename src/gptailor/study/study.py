@@ -150,11 +150,7 @@ class Study:
         return {name: Job(whole, n_examples, split) for name, whole in wholes.items()}
 
     def _scored(self, kind: ModelKind, jobs: Mapping[str | int, Job]) -> dict[str | int, Scores]:
-        """Scores of every job.
-
-        Raises:
-            RecordError: One of them can't be scored.
-        """
+        """Scores of every job; an error where one of them can't be scored."""
         found = {}
         for model, entry in self._measured(kind, jobs).items():
             if entry.scores is None:
