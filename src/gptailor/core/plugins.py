@@ -88,16 +88,12 @@ class Registry:
         Raises:
             ConfigError: No plug-in has this name, or a library that it needs is not installed.
         """
-        if name not in self._loaded:
-            if name in self._references:
-                self._loaded[name] = self._imported(name, self._references[name])
-            elif (found := _of_imported_module(name)) is not None:
-                self._loaded[name] = found
-            elif name in self._recorded:
-                return self._recorded[name]
-            else:
-                raise ConfigError(self._not_found(name))
-        return self._loaded[name]
+        if name not in self._loaded and name in self._references:
+            self._loaded[name] = self._imported(name, self._references[name])
+        for found in (self._loaded.get(name), _of_imported_module(name), self._recorded.get(name)):
+            if found is not None:
+                return found
+        raise ConfigError(self._not_found(name))
 
     def remember(self, name: str, facts: Any) -> None:
         """Let `get` return the facts that a record holds of a plug-in that is not loaded."""
