@@ -89,28 +89,17 @@ def _flat(evaluation: Evaluation) -> dict[str, Any]:
 
 
 class FamilyFacts(Part):
-    """What a header says of the family.
+    """What a header says of the family."""
 
-    Args:
-        members: Names of the base and the variants, in order.
-        paths: Member to where it came from.
-        n_layers: Layers of each member.
-        parameters: Of the base; `layer_parameters` has them by layer.
-        nbytes: Of all members' weights in memory.
-        notes: What happened to members when they were read, a sentence each.
-        digests: Member to the digest of its weights.
-        model: The keys of the members' config.json that say how they compute.
-    """
-
-    members: Annotated[tuple[str, ...], Field(min_length=1)]
-    paths: dict[str, str]
-    n_layers: PositiveInt
-    parameters: NonNegativeInt
-    layer_parameters: tuple[NonNegativeInt, ...]
-    nbytes: NonNegativeInt
-    notes: tuple[str, ...]
-    digests: dict[str, str]
-    model: dict[str, Any] | None = None
+    members: Annotated[tuple[str, ...], Field(min_length=1)]  # the base and the variants, in order
+    paths: dict[str, str]  # member to where it came from
+    n_layers: PositiveInt  # of each member
+    parameters: NonNegativeInt  # of the base
+    layer_parameters: tuple[NonNegativeInt, ...]  # of the base, by layer
+    nbytes: NonNegativeInt  # of all members' weights in memory
+    notes: tuple[str, ...]  # on how members were read, a sentence each
+    digests: dict[str, str]  # member to the digest of its weights
+    model: dict[str, Any] | None = None  # of their config.json: how they compute
 
 
 class MetricFacts(Part):
@@ -156,65 +145,41 @@ ModelKind = Literal["reference", "finalist", "test"]
 
 
 class Header(_Entry):
-    """The first line: what the study is.
-
-    Args:
-        config: The whole config, defaults filled in.
-        versions: Library to version; None where it is not installed.
-        machine: ``cpu``, ``threads``, ``device``, ``dtype``, ``python``.
-        n_kept: Layers of a candidate that may be chosen.
-        metrics: Plug-in metrics of the goals, so that their scores can be read without the plug-in.
-        merge_methods: Declarations of plug-in merge methods, so that tailorings can be read.
-        rungs: Numbers of examples at which candidates are compared, rising.
-    """
+    """The first line: what the study is."""
 
     kind: Literal["header"] = "header"
     format: Literal["gptailor-record/1"] = RECORD_FORMAT
     created: str
-    config: Annotated[dict[str, Any], AfterValidator(_compared)]
-    versions: dict[str, str | None]
-    machine: dict[str, Any]
+    config: Annotated[dict[str, Any], AfterValidator(_compared)]  # defaults filled in
+    versions: dict[str, str | None]  # library to version; None where it is not installed
+    machine: dict[str, Any]  # `cpu`, `threads`, `device`, `dtype`, `python`
     seed: int
     family: FamilyFacts
-    n_kept: PositiveInt
+    n_kept: PositiveInt  # layers of a candidate that may be chosen
     goals: Annotated[tuple[Goal, ...], Field(min_length=1)]
-    metrics: dict[str, MetricFacts] = Field(default_factory=dict)
-    merge_methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    rungs: tuple[int, ...]
+    metrics: dict[str, MetricFacts] = Field(default_factory=dict)  # plug-ins of the goals
+    merge_methods: dict[str, dict[str, Any]] = Field(default_factory=dict)  # plug-ins' declarations
+    rungs: tuple[int, ...]  # numbers of examples at which candidates are compared, rising
     tasks: dict[str, TaskFacts]
 
 
 class Costs(_Entry):
-    """The costs of a whole study: members, search, selection and test.
+    """The costs of a whole study: members, search, selection and test."""
 
-    Args:
-        n_trials: Evaluations in the search.
-        n_candidates: Distinct tailorings among them.
-        layer_tokens: Tokens times layers run, after all sharing.
-        seconds: Wall-clock time, without the start of workers.
-        peak_bytes: Most memory of a process that evaluates; on a GPU, of its tensors there.
-    """
-
-    n_trials: NonNegativeInt
-    n_candidates: NonNegativeInt
-    layer_tokens: NonNegativeInt
-    seconds: Seconds
-    peak_bytes: NonNegativeInt
+    n_trials: NonNegativeInt  # evaluations in the search
+    n_candidates: NonNegativeInt  # distinct tailorings among them
+    layer_tokens: NonNegativeInt  # tokens times layers run, after all sharing
+    seconds: Seconds  # wall-clock time, without the start of workers
+    peak_bytes: NonNegativeInt  # most of a process that evaluates; on a GPU, of its tensors there
 
 
 class ForecastEntry(Costs):
-    """What a study is expected to cost.
-
-    Args:
-        shared: Share of the search's layer-tokens that prefixes and nested rungs save.
-        family_bytes: Memory of the members' weights.
-        merged_bytes: Most memory of merged layers, in one process.
-    """
+    """What a study is expected to cost."""
 
     kind: Literal["forecast"] = "forecast"
-    shared: FiniteFloat
-    family_bytes: NonNegativeInt
-    merged_bytes: NonNegativeInt
+    shared: FiniteFloat  # share of the search's layer-tokens that prefixes and rungs save
+    family_bytes: NonNegativeInt  # memory of the members' weights
+    merged_bytes: NonNegativeInt  # most memory of merged layers, in one process
 
 
 class SpentEntry(Costs):
@@ -226,16 +191,13 @@ class SpentEntry(Costs):
 class ModelEntry(_EvaluatedEntry):
     """A whole member or a candidate evaluated outside the search.
 
-    Args:
-        kind: ``reference`` (a member on the search split), ``finalist`` (the base or a candidate on
-            the selection split) or ``test`` (a member or the chosen candidate on the test split).
-        member: A member's name; None for a candidate.
-        number: A candidate's trial; None for a member.
+    ``reference`` is a member on the search split, ``finalist`` the base or a candidate on the
+    selection split, ``test`` a member or the chosen candidate on the test split.
     """
 
     kind: ModelKind
-    member: str | None = None
-    number: NonNegativeInt | None = None
+    member: str | None = None  # None for a candidate
+    number: NonNegativeInt | None = None  # of a candidate's trial; None for a member
 
     @model_validator(mode="after")
     def _named(self) -> "ModelEntry":
@@ -319,18 +281,12 @@ class RepairedEntry(_Entry):
 
 
 class ChosenEntry(_Entry):
-    """The pick among the finalists.
-
-    Args:
-        number: Of the chosen trial.
-        n_tried: Distinct candidates that could have been chosen, in `n_trials` evaluations.
-        reason: In words.
-    """
+    """The pick among the finalists."""
 
     kind: Literal["chosen"] = "chosen"
     number: NonNegativeInt
-    n_tried: NonNegativeInt
-    n_trials: NonNegativeInt
+    n_tried: NonNegativeInt  # distinct candidates that could have been chosen
+    n_trials: NonNegativeInt  # evaluations in all
     reason: str
 
 

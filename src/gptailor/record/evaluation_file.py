@@ -19,39 +19,23 @@ _MOST = 2**30  # bytes: a hundred tasks with all their examples
 
 
 class EvaluatedModel(Part):
-    """One model of an evaluation by lm-eval.
+    """One model of an evaluation by lm-eval."""
 
-    Args:
-        name: A member's name, or ``result``.
-        path: Where it came from.
-        parameters: How many it has.
-        scores: Example by example.
-    """
-
-    name: str
-    path: str
+    name: str  # a member's, or `result`
+    path: str  # where it came from
     parameters: NonNegativeInt
-    scores: ScoresField
+    scores: ScoresField  # example by example
 
 
 class EvaluationFile(Part):
-    """The whole file.
-
-    Args:
-        split: The examples.
-        tailoring: Digest of the result's tailoring.
-        backend: What ran the models.
-        n_resamples: Of the bootstrap.
-        versions: Library to version.
-        models: Members and result.
-    """
+    """The whole file."""
 
     format: Literal["gptailor-evaluation/1"] = _FORMAT
     split: Literal["test", "selection", "search"] = "test"
-    tailoring: str | None = None
-    backend: str
-    n_resamples: Annotated[int, Field(gt=0, le=1_000_000)]
-    versions: dict[str, str | None]
+    tailoring: str | None = None  # digest of the result's
+    backend: str  # what ran the models
+    n_resamples: Annotated[int, Field(gt=0, le=1_000_000)]  # of the bootstrap
+    versions: dict[str, str | None]  # library to version
     models: tuple[EvaluatedModel, ...]
 
     def save(self, folder: Path) -> None:

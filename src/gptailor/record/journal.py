@@ -224,8 +224,14 @@ def _parse(path: Path) -> tuple[list[tuple[int, Entry]], int]:
             return entries, end  # torn, and the newline was written before the rest
         if plain is None:
             raise RecordError(f"{where}: damaged; restore it from a copy, or name a new folder")
-        if number == 1:
-            _check_first(path, plain)
+        if number == 1 and plain.get("format") != RECORD_FORMAT:
+            found = plain.get("format")
+            raise RecordError(f"{path}: its format is {found!r}, not {RECORD_FORMAT!r}")
+        if number == 1 and plain["kind"] != "header":
+            raise RecordError(
+                f"{where}: a record begins with a header, not with {plain['kind']!r}; restore the "
+                "file from a copy"
+            )
         try:
             entry = read_entry(plain)
         except ValidationError as error:
@@ -269,13 +275,3 @@ def _json_object(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return plain if isinstance(plain, dict) and "kind" in plain else None
-
-
-def _check_first(path: Path, plain: dict[str, Any]) -> None:
-    if plain.get("format") != RECORD_FORMAT:
-        raise RecordError(f"{path}: its format is {plain.get('format')!r}, not {RECORD_FORMAT!r}")
-    if plain["kind"] != "header":
-        raise RecordError(
-            f"{path}, line 1: a record begins with a header, not with {plain['kind']!r}; restore "
-            "the file from a copy"
-        )

@@ -112,11 +112,6 @@ class RunRecord:
         """What was wanted, one a task."""
         return self.header.goals
 
-    @property
-    def rank_metrics(self) -> tuple[str, ...]:
-        """The continuous metrics that rank candidates on few examples."""
-        return tuple(dict.fromkeys(goal.measured(proxy=True) for goal in self.goals))
-
     @cached_property
     def objective(self) -> Objective | None:
         """Losses relative to the base on the search split; None before the base was scored."""

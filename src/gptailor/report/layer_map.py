@@ -220,7 +220,6 @@ class _Drawing:
     def _result(self) -> list[Markup]:
         """The layers of the result: a stripe for each source, a letter for the method."""
         n_result = len(self.tailoring.layers)
-        y = self.foot + _THREADS
         drawn = []
         for name, column, spec in _placed(self.tailoring, n_result):
             row = _row(name.removeprefix("the "), spec)
@@ -228,7 +227,7 @@ class _Drawing:
             method = "" if spec.method is None else f"{row.method}{params} of "
             base = f", on {row.base}" if method and row.base else ""
             title = f"{row.name} of the result: {method}{row.sources}{base}"
-            drawn += self._stripes(self.x(column, n_result), y, spec, title)
+            drawn += self._stripes(self.x(column, n_result), spec, title)
         return drawn
 
     def _strengths(self) -> list[Markup]:
@@ -248,8 +247,8 @@ class _Drawing:
         named = text(self.left - 10, y, "scale", class_="tick end small")
         return [named, *drawn] if drawn else []
 
-    def _stripes(self, x: float, y: float, spec: LayerSpec, title: str) -> list[Markup]:
-        width = (self.cell - self.gap) / len(spec.sources)
+    def _stripes(self, x: float, spec: LayerSpec, title: str) -> list[Markup]:
+        y, width = self.foot + _THREADS, (self.cell - self.gap) / len(spec.sources)
         drawn = [
             tag(
                 "rect",

@@ -107,6 +107,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "rung_radius": rung_radius,
         "costs": cost_rows(run.forecast, run.spent),
         "front": front(run),
+        "rank_metrics": list(dict.fromkeys(goal.measured(proxy=True) for goal in run.goals)),
         "finalists": finalists(run),
         "base_values": values_of(run, run.on_selection[BASE]) if BASE in run.on_selection else (),
         "failures": run.failed[:_SHOWN_FAILURES],
