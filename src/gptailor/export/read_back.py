@@ -34,15 +34,9 @@ _Call = tuple[tuple[Any, ...], dict[str, Any]]
 def check_checkpoint(
     folder: Path, family: Family, tailoring: Tailoring, weights: Mapping[str, Tensor]
 ) -> None:
-    """Read a checkpoint back and compare it with the assembled model.
+    """Read a checkpoint back and compare it with the model as it was assembled in memory.
 
     Both are computed in float32, one layer at a time, whatever their stored dtype.
-
-    Args:
-        folder: The checkpoint.
-        family: The members.
-        tailoring: How the model was made.
-        weights: All its tensors, as they were assembled in memory.
 
     Raises:
         ExportError: A tensor is missing, left over or different, or the logits differ.
@@ -59,7 +53,8 @@ def check_checkpoint(
             "the tailored model's logits are not finite on random tokens; "
             "choose another tailoring, or a dtype with a wider range"
         )
-    difference, limit = float((found - wanted).abs().max()), _TOLERANCE * _scale(wanted)
+    difference = float((found - wanted).abs().max())
+    limit = _TOLERANCE * max(1.0, float(wanted.abs().max()))
     if not difference <= limit:
         raise ExportError(
             f"the checkpoint read back by transformers differs from the tailored model by "
@@ -68,23 +63,15 @@ def check_checkpoint(
         )
 
 
-def _scale(logits: Tensor) -> float:
-    return max(1.0, float(logits.abs().max()))
-
-
 def _reread(
-    folder: Path, weights: Mapping[str, Tensor], multimodal_wrapper: MultimodalWrapper | None
+    folder: Path, weights: Mapping[str, Tensor], wrapper: MultimodalWrapper | None
 ) -> PreTrainedModel:
     """Load the checkpoint as a user would; compare each tensor with the one in memory.
 
     Returns the language model with the tensors that were read, but with buffers made in float32:
     a model read in bfloat16 rounds Gemma's embedding scale.
     """
-    reader = (
-        AutoModelForCausalLM
-        if multimodal_wrapper is None
-        else auto_class(multimodal_wrapper.config)
-    )
+    reader = AutoModelForCausalLM if wrapper is None else auto_class(wrapper.config)
     whole, info = reader.from_pretrained(
         folder,
         dtype="auto",
@@ -94,17 +81,16 @@ def _reread(
     )
     wrong = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
     stock = language_model(whole)
-    state, around = stock.state_dict(), multimodal_wrapper.state if multimodal_wrapper else {}
+    state, held = stock.state_dict(), whole.state_dict()
     different = [n for n, t in weights.items() if not _same(t, state.get(n))]
-    held = whole.state_dict()
+    around = {} if wrapper is None else wrapper.state
     different += [n for n, t in around.items() if n not in held or not _same(held[n], t)]
-    wrong |= {"different": different}
-    for kind, names in wrong.items():
+    for kind, names in {**wrong, "different": different}.items():
         if names:
             raise ExportError(
                 f"the checkpoint read back by transformers has {len(names)} tensors that are "
                 f"{kind.removesuffix('_keys')}, {names[0]} among them; model type "
-                f" {stock.config.model_type!r} can't express this tailoring"
+                f"{stock.config.model_type!r} can't express this tailoring"
             )
     model = skeleton_of(stock.config, torch.float32)
     model.load_state_dict(state, strict=False, assign=True)

@@ -1,7 +1,4 @@
-"""The metadata of a GGUF file from a transformers config: sizes, epsilons, ropes, windows.
-
-A config that llama.cpp can't run is refused.
-"""
+"""The metadata of a GGUF file from a transformers config: sizes, epsilons, ropes, windows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,11 +30,7 @@ _LAYER_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"
 
 
 def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architecture) -> None:
-    """Add every number that llama.cpp needs to run a model of this config.
-
-    Raises:
-        ExportError: llama.cpp can't run a model of this config.
-    """
+    """Add every number that llama.cpp needs; refuse a config that it can't run."""
     fields: Fields = fields_of(config)
     n_heads = int(_first(fields, "num_attention_heads", "n_head"))
     size = int(_first(fields, "hidden_size", "n_embd"))
@@ -69,11 +62,7 @@ def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architectur
 
 
 def context_of(config: PreTrainedConfig, known: Architecture) -> int:
-    """Tokens that the file may be run with: those of a window where llama.cpp has no windows.
-
-    Raises:
-        ExportError: They are too few.
-    """
+    """Tokens that the file may be run with: those of a window where llama.cpp has no windows."""
     fields = fields_of(config)
     context = whole_context_of(config)
     if known.windowed or not any(_sliding(fields)):
@@ -120,11 +109,7 @@ def _add_experts(writer: GGUFWriter, fields: Fields) -> None:
 
 
 def _sliding(fields: Fields) -> Sequence[bool]:
-    """For each layer, whether it has a sliding window.
-
-    Raises:
-        ExportError: A layer is of a third kind.
-    """
+    """For each layer, whether it has a sliding window."""
     n_layers = int(_first(fields, "num_hidden_layers", "n_layer"))
     kinds = fields.get("layer_types")
     if kinds is None:

@@ -167,11 +167,7 @@ def n_kv_heads(fields: Fields) -> int:
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
-    """How this model is written, if llama.cpp can run its config.
-
-    Raises:
-        ExportError: It can't, or there is no row for the model type.
-    """
+    """How this model is written; refused where llama.cpp can't run its type or its config."""
     known = known_architectures().get(config.model_type)
     if known is None:
         raise ExportError(

@@ -69,15 +69,10 @@ class Vocabulary:
 
 
 def vocabulary_of(tokenizer: Any, n_rows: int, ends: Sequence[int] = ()) -> Vocabulary:
-    """Read a tokenizer's rules.
+    """Read a tokenizer's rules; refuse one that llama.cpp does not have built in.
 
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-        n_rows: Rows of the embedding; rows without a token get a name.
-        ends: Further tokens that end an answer, from the generation config.
-
-    Raises:
-        ExportError: llama.cpp has no such tokenizer built in.
+    The embedding has `n_rows`, of which those without a token get a name. `ends` are further tokens
+    that end an answer, from the generation config.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise _refusal(f"the tokenizer is a {type(tokenizer).__name__}, not a fast one")
@@ -174,11 +169,7 @@ def known_splits() -> Mapping[tuple[tuple[Step, ...], bool], str]:
 
 
 def _space_in_front(rules: Rules, steps: tuple[Step, ...]) -> bool:
-    """Whether a tokenizer on pieces adds a leading space to text.
-
-    Raises:
-        ExportError: Text is changed in another way.
-    """
+    """Whether a tokenizer on pieces adds a leading space to text, its only change of it."""
     known = rules.get("normalizer") or {"type": "Sequence", "normalizers": []}
     inner = known.get("normalizers", [known])
     replaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
@@ -228,10 +219,7 @@ def _scores(
 
     llama.cpp merges any two pieces that make a third, the one with the highest score first; the
     tokenizer merges pairs by their rank. Both give the same result if the merges of one piece are
-    neighbours, and if every pair that makes a piece is among them.
-
-    Raises:
-        ExportError: They are not the same.
+    neighbours, and if every pair that makes a piece is among them; else it is refused.
     """
     rank: dict[str, int] = {}
     last = None
@@ -265,11 +253,7 @@ def _ids(tokenizer: Any, n_rows: int, ends: Sequence[int]) -> dict[str, int]:
 
 
 def _added(tokenizer: Any) -> dict[str, bool]:
-    """Whether the tokenizer adds a beginning before a text and an end after it.
-
-    Raises:
-        ExportError: It adds other tokens.
-    """
+    """Whether the tokenizer adds a beginning before a text and an end after it, nothing else."""
     plain = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a", add_special_tokens=True)
     n_before = next(

@@ -1,8 +1,7 @@
 """Write a tailoring as one GGUF file for llama.cpp, read back before it appears.
 
-Layers are assembled, brought into llama.cpp's layout, cast and written one at a time. Then the file
-is read back and each tensor is compared. The format is that of the `gguf` library, which the
-authors of llama.cpp publish.
+Layers are assembled, brought into llama.cpp's layout, cast and written one at a time, by the `gguf`
+library of llama.cpp's authors. Then the file is read back and each tensor is compared.
 """
 
 import errno
@@ -36,7 +35,6 @@ from gptailor.export.card import paths_only
 from gptailor.export.folder import replacing_file
 from gptailor.export.gguf.metadata import add_numbers, context_of, whole_context_of
 from gptailor.export.gguf.tensor_layout import (
-    Architecture,
     architecture_of,
     extra_tensors,
     fields_of,
@@ -74,11 +72,7 @@ class _Made:
 
     @property
     def stored(self) -> Any:  # numpy is untyped through gguf
-        """Its bytes, as an array.
-
-        Raises:
-            ExportError: A value is not finite in that type.
-        """
+        """Its bytes, as an array; refused where a value is not finite in that type."""
         array = self.tensor.contiguous().numpy()
         with np.errstate(over="ignore"):
             cast = quants.quantize(array, self.kind)
@@ -122,8 +116,16 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
         raise ExportError(f"{dtype!r}: a GGUF file is written in one of {', '.join(GGUF_DTYPES)}")
     family.check(tailoring)
     config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
-    plan = _Plan(family, tailoring, config, architecture_of(config), dtype)
-    _warn_of_context(config, plan.known)
+    plan = _Plan(family, tailoring, config, dtype)
+    most, context = whole_context_of(config), context_of(config, plan.known)
+    if context < most:
+        logger.warning(
+            "llama.cpp runs %s without sliding windows; the file says that it takes %d tokens, "
+            "as many as a window holds, instead of %d",
+            config.model_type,
+            context,
+            most,
+        )
     writer = plan.header(name or file.stem)
     needed = [*keep, *paths_only(family.paths)]
     with replacing_file(
@@ -147,34 +149,17 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
         _check(beside, plan)
 
 
-def _warn_of_context(config: PreTrainedConfig, known: Architecture) -> None:
-    most, context = whole_context_of(config), context_of(config, known)
-    if context < most:
-        logger.warning(
-            "llama.cpp runs %s without sliding windows; the file says that it takes %d tokens, "
-            "as many as a window holds, instead of %d",
-            config.model_type,
-            context,
-            most,
-        )
-
-
 class _Plan:
     """The contents of the file, in order; used twice, for writing and for checking."""
 
     def __init__(
-        self,
-        family: Family,
-        tailoring: Tailoring,
-        config: PreTrainedConfig,
-        known: Architecture,
-        dtype: str,
+        self, family: Family, tailoring: Tailoring, config: PreTrainedConfig, dtype: str
     ) -> None:
         self.family, self.tailoring, self.config = family, tailoring, config
-        self.known, self.dtype = known, dtype
+        self.known, self.dtype = architecture_of(config), dtype
         self.fields = fields_of(config)
         self.path = layers_path(skeleton_of(family.config, torch.float32))
-        self.names = get_tensor_name_map(known.arch, len(tailoring.layers))
+        self.names = get_tensor_name_map(self.known.arch, len(tailoring.layers))
 
     def header(self, name: str) -> GGUFWriter:
         """A writer with everything but the weights' values."""
@@ -274,11 +259,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def _check(file: Path, plan: _Plan) -> None:
-    """Read a file back and compare every tensor with what was to be written.
-
-    Raises:
-        ExportError: Something is missing, left over or different.
-    """
+    """Read a file back and compare every tensor with what was to be written."""
     try:
         read_gguf_header(file)
     except FamilyError as error:
