@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gptailor import merge as merge
     from gptailor.app.inputs import load_tasks as load_tasks
-    from gptailor.app.run import Run as Run, search as search
-    from gptailor.app.score_candidate import evaluate as evaluate
+    from gptailor.app.run import Run as Run, evaluate as evaluate, search as search
     from gptailor.config import Config as Config, load_config as load_config
     from gptailor.core.objective import Goal as Goal, Objective as Objective
     from gptailor.core.tailoring import LayerSpec as LayerSpec, Source as Source
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app.inputs": ("load_tasks",),
-    "app.run": ("Run", "search"),
-    "app.score_candidate": ("evaluate",),
+    "app.run": ("Run", "evaluate", "search"),
     "config": ("Config", "load_config"),
     "core.objective": ("Goal", "Objective"),
     "core.tailoring": ("LayerSpec", "Source", "Tailoring"),

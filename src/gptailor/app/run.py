@@ -1,15 +1,15 @@
-"""Search for the best smaller model, or go on; what a run tried and chose, and its exports."""
+"""Search for the best smaller model, read and export a run, and score one candidate."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptailor.app.settings import ConfigLike, run_folder, settings_of, with_recorded_settings
 from gptailor.config import Config
-from gptailor.core.trial import Scores, Trial
-from gptailor.errors import RecordError, UserError
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Job, Scores, Trial
+from gptailor.errors import ConfigError, RecordError, UserError, unknown
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ranking import write_results
 from gptailor.record.run import RunRecord, read_run
@@ -19,12 +19,10 @@ from gptailor.study import Progress
 if TYPE_CHECKING:
     import pandas
 
-    from gptailor.app.assemble import Assembly
     from gptailor.family import Family
     from gptailor.tasks.splits import TaskSplits
-    from gptailor.workers import WorkerPool
 
-__all__ = ["OpenSearch", "Run", "open_search", "search"]
+__all__ = ["Run", "evaluate", "run_search", "search"]
 
 _NAN = float("nan")
 
@@ -183,58 +181,83 @@ def search(  # the parts of a search
     """
     settings = settings_of(config, searcher=searcher, family=family, tasks=tasks)
     folder = run_folder(config) if out is None else Path(out)
-    with open_search(settings, folder, family=family, tasks=tasks) as opened:
-        return opened.run(on_progress)
+    return run_search(settings, folder, family=family, tasks=tasks, on_progress=on_progress)
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSearch:
-    """A search whose family and tasks are loaded and whose folder is locked."""
-
-    assembly: "Assembly"
-    journal: Journal
-    pool: "WorkerPool"
-    family: "Family | None" = None  # if it is in memory
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences about the family and the tasks that the user should read."""
-        of_tasks = [note for splits in self.assembly.tasks.values() for note in splits.notes]
-        return (*self.assembly.family.notes, *of_tasks)
-
-    def run(self, on_progress: Callable[[Progress], None]) -> Run:
-        """Search, choose, score the result on the test split, and write the results."""
-        from gptailor.app.assemble import open_study, record_costs, record_forecast
-
-        study = open_study(self.assembly, self.journal, on_progress=on_progress, pool=self.pool)
-        record_forecast(self.journal, self.assembly)
-        chosen = study.run()
-        record_costs(self.journal, self.assembly)
-        folder = self.journal.path.parent
-        write_results(folder, chosen, study.front(), study.objective)
-        return Run(folder, family=self.family)
-
-
-@contextmanager
-def open_search(
+def run_search(
     config: Config,
     folder: Path,
     *,
     family: "Family | None" = None,
     tasks: "Mapping[str, TaskSplits] | None" = None,
-    on_loading: Callable[[], None] = lambda: None,
-) -> Iterator[OpenSearch]:
-    """Load everything and open the record, so that problems come before evaluations.
+    on_message: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Run:
+    """Load everything, search, score the result on the test split, and write the results.
 
-    `on_loading` is called once the record was checked, before the members are loaded.
+    `on_message` gets a sentence before the members are loaded, and the notes about them.
     """
     if (folder / RECORD).exists() and read_record(folder / RECORD):
         # a damaged record is refused before anything is loaded
         config = with_recorded_settings(config, read_run(folder))
-    on_loading()
-    from gptailor.app.assemble import assemble, open_pool  # slow
+    on_message("loading the family and the tasks ...")
+    from gptailor.app.assemble import (  # slow
+        assemble,
+        open_pool,
+        open_study,
+        record_costs,
+        record_forecast,
+    )
 
-    with closing(open_pool(config)):  # what they lack is reported before the family is loaded
+    with closing(open_pool(config)):  # what it lacks is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks)
         with closing(assembly.pool()) as pool, Journal(folder) as journal:
-            yield OpenSearch(assembly, journal, pool, family)
+            notes = [note for splits in assembly.tasks.values() for note in splits.notes]
+            for note in (*assembly.family.notes, *notes):
+                on_message(f"note: {note}")
+            study = open_study(assembly, journal, on_progress=on_progress, pool=pool)
+            record_forecast(journal, assembly)
+            chosen = study.run()
+            record_costs(journal, assembly)
+            write_results(folder, chosen, study.front(), study.objective)
+    return Run(folder, family=family)
+
+
+def evaluate(
+    candidate: Tailoring | str,
+    family: "Family",
+    tasks: "Mapping[str, TaskSplits]",
+    *,
+    split: str = "test",
+    n_examples: int | None = None,
+) -> Scores:
+    """Score one candidate by the engine, without building a model.
+
+    Args:
+        candidate: A tailoring; or a member's name, for the whole member.
+        family: The members.
+        tasks: What `load_tasks` returned.
+        split: ``search``, ``selection`` or ``test``.
+        n_examples: The first so many examples of each task; all if absent.
+
+    Raises:
+        UserError: The candidate does not fit the family, or can't be scored.
+    """
+    from gptailor.app.assemble import evaluator_on
+    from gptailor.engine import Engine
+    from gptailor.tasks.splits import SPLITS
+
+    if split not in SPLITS:
+        raise ConfigError(unknown("split", split, SPLITS))
+    if isinstance(candidate, str):
+        if candidate not in family.members:
+            raise ConfigError(unknown("member", candidate, family.members))
+        candidate = Tailoring.whole(candidate, family.n_layers)
+    family.check(candidate)
+    if n_examples is None:
+        n_examples = max(splits.by_name[split].n_examples for splits in tasks.values())
+    engine = Engine(family, device=family.states[BASE][family.layout.embedding].device)
+    (done,) = evaluator_on(engine, tasks).evaluate([Job(candidate, n_examples, split)])
+    if done.scores is None:
+        raise UserError(f"the candidate can't be scored: {done.failure}")
+    return done.scores

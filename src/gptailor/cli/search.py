@@ -79,18 +79,15 @@ def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
 
 def _run(path: Path, out: Path | None) -> "Run":
     """Search with notes and progress on stderr."""
-    from gptailor.app.run import open_search
+    from gptailor.app.run import run_search
     from gptailor.app.settings import run_folder, settings_of
 
-    def loading() -> None:
-        errors.print(f"loading the family and the tasks of {path} ...", style="dim")
+    def show_message(message: str) -> None:
+        errors.print(message, style="dim")
 
-    folder = out or run_folder(path)
-    with open_search(settings_of(path), folder, on_loading=loading) as opened:
-        for note in opened.notes:
-            errors.print(f"note: {note}", style="dim")
-        with _progress_display() as show:
-            return opened.run(show)
+    config, folder = settings_of(path), out or run_folder(path)
+    with _progress_display() as show:
+        return run_search(config, folder, on_message=show_message, on_progress=show)
 
 
 @contextmanager
@@ -100,20 +97,24 @@ def _progress_display() -> Iterator[Callable[[Progress], None]]:
     text = TextColumn("{task.fields[text]}")
     live, last_phase, last_line = errors.is_terminal, "", 0.0
     bar = Bar(*columns, text, TimeElapsedColumn(), console=errors, disable=not live)
-    task = bar.add_task("starting", total=None, text="")
+    task = bar.add_task("starting", start=False, total=None, text="")
 
     def show(progress: Progress) -> None:
         nonlocal last_phase, last_line
         phase, text, now = _PHASES[progress.phase], _progress_text(progress), time.monotonic()
         n, most = progress.n_trials, progress.max_trials
+        bar.start()  # does nothing from the second time on
+        bar.start_task(task)
         bar.update(task, description=phase, completed=n, total=most, text=text)
         if not live and (phase != last_phase or now - last_line > _QUIET_S):
             last_line = now
             errors.print(f"{phase}: {n}/{most} trials {text}")
         last_phase = phase
 
-    with bar:
+    try:
         yield show
+    finally:
+        bar.stop()
 
 
 def _progress_text(progress: Progress) -> str:
