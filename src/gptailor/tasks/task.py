@@ -223,7 +223,6 @@ class Task:
 
 
 def _scored(example: Example, outcomes: Sequence[Outcome]) -> ScoredExample:
-    """What a plug-in metric sees of an example."""
     texts = [
         ScoredText(one.logprob, one.greedy, *astuple(size))
         for size, one in zip(example.texts, outcomes, strict=False)  # lm-eval may ask for more

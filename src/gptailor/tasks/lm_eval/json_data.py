@@ -47,7 +47,7 @@ def _refuse_misfit(column: str, values: Sequence[Any], places: Sequence[str]) ->
         try:
             Dataset.from_dict({column: values[:n]})
         except (TypeError, ValueError, OverflowError) as error:
-            return str(error).splitlines()[0]
+            return next(iter(str(error).splitlines()), "") or type(error).__name__
         return ""
 
     if reason := misfit(len(values)):

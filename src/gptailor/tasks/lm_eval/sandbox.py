@@ -5,12 +5,13 @@ lm-eval's own environment lets a template reach any object of Python. Imports lm
 
 import ast
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from jinja2 import Environment, Template, nodes
+from jinja2 import Environment, Template
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
@@ -18,13 +19,13 @@ from lm_eval.api.task import ConfigurableTask
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.building import BUILD_ERRORS, example_label, one_line, why_refused
 
-__all__ = ["FirstExampleError", "SandboxedTask", "sandbox", "sandbox_like"]
+__all__ = ["FirstExampleError", "SandboxedTask", "compiled", "sandbox_like"]
 
 Doc = Mapping[str, Any]
 
 _MAX_ITEMS = 10**6  # of a text or list that a template multiplies
 _MAX_BITS = 10**4  # of a number that it multiplies or raises
-_MAX_COMPILED = 256  # templates kept; lm-eval asks for the same few with every document
+_MAX_COMPILED = 256  # templates; each is asked for with every document, and slow to compile
 _SYNTAX = (
     *("block_start_string", "block_end_string", "variable_start_string", "variable_end_string"),
     *("comment_start_string", "comment_end_string", "line_statement_prefix"),
@@ -34,26 +35,24 @@ _SYNTAX = (
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Compiles each template once: compiling is the slowest step."""
+    """An environment that limits products and powers."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._compiled = lru_cache(_MAX_COMPILED)(super().from_string)
+    intercepted_binops = frozenset({"*", "**"})
 
-    def from_string(
-        self,
-        source: str | nodes.Template,
-        globals: MutableMapping[str, Any] | None = None,
-        template_class: type[Template] | None = None,
-    ) -> Template:
-        if isinstance(source, str) and globals is None and template_class is None:
-            return self._compiled(source)
-        return super().from_string(source, globals, template_class)
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if (_large_product if operator == "*" else _large_power)(left, right):
+            raise SecurityError("a product or power is too large")
+        return super().call_binop(context, operator, left, right)
+
+
+@lru_cache(_MAX_COMPILED)
+def compiled(template: str) -> Template:
+    """A template of lm-eval in the sandbox; one that breaks out raises `SecurityError`."""
+    return _sandbox().from_string(template)
 
 
 @cache
-def sandbox() -> ImmutableSandboxedEnvironment:
-    """The sandbox for lm-eval's templates; one that breaks out raises `SecurityError`."""
+def _sandbox() -> Environment:
     return sandbox_like(utils.env)
 
 
@@ -68,21 +67,7 @@ def sandbox_like(theirs: Environment) -> ImmutableSandboxedEnvironment:
     )
     sandbox.filters.update(theirs.filters)
     sandbox.tests.update(theirs.tests)
-    sandbox.intercepted_binops = frozenset({"*", "**"})
-    for sign, oversize in {"*": _large_product, "**": _large_power}.items():
-        sandbox.binop_table[sign] = _limited(sandbox.binop_table[sign], oversize)
     return sandbox
-
-
-def _limited(
-    compute: Callable[[Any, Any], Any], oversize: Callable[[Any, Any], bool]
-) -> Callable[[Any, Any], Any]:
-    def computed(left: Any, right: Any) -> Any:
-        if oversize(left, right):
-            raise SecurityError("a product or power is too large")
-        return compute(left, right)
-
-    return computed
 
 
 def _large_product(left: Any, right: Any) -> bool:
@@ -126,7 +111,7 @@ class SandboxedTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no t
         template = self.config.doc_to_text if doc_to_text is None else doc_to_text
         with _naming("doc_to_text"):
             if self._is_template(template):
-                return self._index_or_text(_render(template, doc))
+                return self._index_or_text(compiled(template).render(**doc))
             return super().doc_to_text(doc, template)
 
     def doc_to_target(self, doc: Doc, doc_to_target: Any = None) -> Any:
@@ -135,7 +120,7 @@ class SandboxedTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no t
         with _naming("doc_to_target"):
             if not self._is_template(template):
                 return super().doc_to_target(doc, template)
-            text = _render(template, doc)
+            text = compiled(template).render(**doc)
             if len(text) >= 2 and text[0] == "[" and text[-1] == "]":
                 with contextlib.suppress(SyntaxError, ValueError):
                     return ast.literal_eval(text)
@@ -147,7 +132,7 @@ class SandboxedTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no t
         with _naming("doc_to_choice"):
             if not self._is_template(template):
                 return super().doc_to_choice(doc, template)
-            text = _render(template, doc)
+            text = compiled(template).render(**doc)
             try:
                 return ast.literal_eval(text)
             except (SyntaxError, ValueError) as error:
@@ -159,7 +144,7 @@ class SandboxedTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no t
         """The beginning of every answer, or None."""
         with _naming("gen_prefix"):
             if self._is_template(self.config.gen_prefix):
-                return _render(self.config.gen_prefix, doc)
+                return compiled(self.config.gen_prefix).render(**doc)
             return super().doc_to_prefix(doc)
 
     def resolve_field(self, doc: Doc, field: str | None = None) -> Any:
@@ -167,7 +152,7 @@ class SandboxedTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no t
         with _naming("description" if field == self.config.description else "gen_prefix"):
             if not field:
                 return None
-            return doc[field] if field in doc else _render(field, doc)
+            return doc[field] if field in doc else compiled(field).render(**doc)
 
     def _is_template(self, value: object) -> bool:
         """Whether it is rendered: not a column's name, a list, a number or a function."""
@@ -177,10 +162,6 @@ class SandboxedTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval has no t
         if text.isdigit() and self.config.doc_to_choice is not None:
             return ast.literal_eval(text)
         return text
-
-
-def _render(template: str, doc: Doc) -> str:
-    return sandbox().from_string(template).render(**doc)
 
 
 @contextlib.contextmanager

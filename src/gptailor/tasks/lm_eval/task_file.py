@@ -46,7 +46,7 @@ def _one_of(noun: Literal["metric", "aggregation", "sampler"], name: str) -> str
 
 
 def _template(kinds: tuple[type, ...], value: object) -> object:
-    from gptailor.tasks.lm_eval.sandbox import sandbox
+    from gptailor.tasks.lm_eval.sandbox import compiled
 
     if value is None:
         return None
@@ -54,7 +54,7 @@ def _template(kinds: tuple[type, ...], value: object) -> object:
         raise ValueError(f"must be text, in quotes: a template or a column's name, not {value!r}")
     if isinstance(value, str):
         try:
-            sandbox().from_string(value)
+            compiled(value)
         except (TemplateError, SyntaxError, RecursionError, OverflowError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"is not a usable template: {reason}") from None
