@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Engine, Evaluator
-from gptailor.engine.cpu.allocator import keep_freed_pages
+from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.family.family import Family
 from gptailor.family.layout import Layout
 from gptailor.searchers.mutation import CHANGES, mutate

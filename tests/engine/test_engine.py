@@ -14,7 +14,7 @@ from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
 from gptailor.engine.selfcheck import refuse_inexact
-from gptailor.engine.targets import Result
+from gptailor.engine.walk import Result
 from gptailor.errors import ConfigError, FamilyError
 from gptailor.family import Family
 from gptailor.family.memory_map import map_tensors

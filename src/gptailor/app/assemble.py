@@ -17,7 +17,7 @@ from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.engine import Engine, Evaluator
-from gptailor.engine.cpu.allocator import keep_freed_pages
+from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError

@@ -10,12 +10,12 @@ alone, never on a candidate.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gptailor.engine.token_tree import TokenTree
 from gptailor.tasks.task import Passage
 
 __all__ = ["Batch", "pack"]
@@ -25,37 +25,26 @@ BATCH_TOKENS = 2048
 # quarter of a layer's time was spent in attention over rows of 256 tokens, at hidden size 576.
 ATTENTION_TOKENS = 768.0
 _ROW_TOKENS = (*range(48, 256, 8), *range(256, 512, 32), 512, 768, 1024, 1536, 2048, 4096)
+_ROOT = -1  # parent of a sequence's first token
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Packed rows, and the targets: the tokens to be predicted.
 
-    B rows of T tokens; M targets of G distinct positions.
-
-    Args:
-        tokens: Input ids, int64 (B, T).
-        positions: Each token's position in its own sequence, int64 (B, T).
-        ends: End (exclusive) of each token's subtree in the row, int64 (B, T); 0 at padding.
-        gather: Positions whose hidden state predicts something, int64 (G,) into B * T.
-        target_place: For each target, its index in `gather`, int64 (M,).
-        target_token: For each target, the token to be predicted, int64 (M,).
-        target_span: For each target, the index in `spans` of its continuation, int64 (M,).
-        spans: For each continuation, (index of its passage in `passages`, its index there).
-        passages: The passages in the order of the rows.
-        numbers: For each passage, its index in the list given to `pack`.
+    B rows of T tokens; M targets of G distinct positions; all tensors are int64.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    ends: Tensor
-    gather: Tensor
-    target_place: Tensor
-    target_token: Tensor
-    target_span: Tensor
-    spans: tuple[tuple[int, int], ...]
-    passages: tuple[Passage, ...]
-    numbers: tuple[int, ...]
+    tokens: Tensor  # input ids, (B, T)
+    positions: Tensor  # of each token in its own sequence, (B, T)
+    ends: Tensor  # end (exclusive) of each token's subtree in the row, (B, T); 0 at padding
+    gather: Tensor  # positions whose hidden state predicts something, (G,) into B * T
+    target_place: Tensor  # of each target, its index in `gather`, (M,)
+    target_token: Tensor  # of each target, the token to be predicted, (M,)
+    target_span: Tensor  # of each target, the index in `spans` of its continuation, (M,)
+    spans: tuple[tuple[int, int], ...]  # (index in `passages`, index of the continuation there)
+    passages: tuple[Passage, ...]  # in the order of the rows
+    numbers: tuple[int, ...]  # of each passage, its index in the list given to `pack`
 
     @property
     def n_tokens(self) -> int:
@@ -72,11 +61,12 @@ class Batch:
         half = len(self.passages) // 2
         if half == 0:
             return (self,)
-        width = self.tokens.shape[1]
-        return tuple(
-            _batch(self.passages[end], self.numbers[end], _split_rows(self.passages[end], width))
-            for end in (slice(None, half), slice(half, None))
-        )
+        halves = []
+        for end in (slice(None, half), slice(half, None)):
+            passages = self.passages[end]
+            rows = [row.passages for row in _rows(_sizes(passages), self.tokens.shape[1])]
+            halves.append(_batch(passages, self.numbers[end], rows))
+        return tuple(halves)
 
     def visible(self) -> Tensor:
         """Which token may attend to which, sliding windows aside: bool (B, T, T), [query, key]."""
@@ -117,29 +107,24 @@ def pack(
     )
     packed = []
     for group in batches:
-        rows = [range(row.start, row.stop) for row in group]
-        numbers = tuple(order[index] for row in rows for index in row)
-        starts = itertools.accumulate((len(row) for row in rows), initial=0)
-        local = [range(start, start + len(row)) for start, row in zip(starts, rows, strict=False)]
-        packed.append(_batch(tuple(passages[index] for index in numbers), numbers, local))
+        numbers = tuple(order[index] for row in group for index in row.passages)
+        starts = itertools.accumulate((len(row.passages) for row in group), initial=0)
+        rows = [range(start, stop) for start, stop in itertools.pairwise(starts)]
+        packed.append(_batch(tuple(passages[index] for index in numbers), numbers, rows))
     return tuple(packed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Consecutive passages, from `start` to `stop` (exclusive), and their distinct tokens."""
-
-    start: int
-    stop: int
-    n_tokens: int
+class _Row(NamedTuple):
+    passages: range  # indices of consecutive passages
+    n_tokens: int  # distinct ones
 
 
 def _sizes(passages: Sequence[Passage]) -> list[tuple[int, int]]:
     """For each passage: its distinct tokens, and how many of them the passage before it has too."""
     sizes = []
-    before = TokenTree()
+    before = _TokenTree()
     for passage in passages:
-        tree, common = TokenTree(), 0
+        tree, common = _TokenTree(), 0
         for continuation in passage.continuations:
             tokens = passage.context + continuation[:-1]
             n_before = len(tree)
@@ -157,10 +142,10 @@ def _rows(sizes: Sequence[tuple[int, int]], row_tokens: int) -> list[_Row]:
     start, n_tokens = 0, 0
     for index, (alone, common) in enumerate(sizes):
         if index > start and n_tokens + alone - common > row_tokens:
-            rows.append(_Row(start, index, n_tokens))
+            rows.append(_Row(range(start, index), n_tokens))
             start, n_tokens = index, 0
         n_tokens += alone if index == start else alone - common
-    rows.append(_Row(start, len(sizes), n_tokens))
+    rows.append(_Row(range(start, len(sizes)), n_tokens))
     return rows
 
 
@@ -181,11 +166,6 @@ def _cost(batches: Sequence[Sequence[_Row]], attention_tokens: float) -> float:
         width = rows[0].n_tokens
         cost += len(rows) * width * (1 + width / attention_tokens)
     return cost
-
-
-def _split_rows(passages: Sequence[Passage], row_tokens: int) -> list[range]:
-    rows = _rows(_sizes(passages), row_tokens)
-    return [range(row.start, row.stop) for row in rows]
 
 
 def _batch(passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequence[range]) -> Batch:
@@ -223,7 +203,7 @@ _Asked = list[tuple[tuple[int, int], list[tuple[int, int]]]]
 
 def _row(passages: Sequence[Passage], row: range) -> tuple[list[int], list[int], list[int], _Asked]:
     """One row: token ids, positions, ends; and for each continuation its (index, token) pairs."""
-    tree = TokenTree()
+    tree = _TokenTree()
     nodes = []
     for index in row:
         context = tree.add(passages[index].context)
@@ -236,3 +216,67 @@ def _row(passages: Sequence[Passage], row: range) -> tuple[list[int], list[int],
         for span, leading, continuation in nodes
     ]
     return tokens, positions, ends, asked
+
+
+class _TokenTree:
+    """The sequences of one row; common prefixes are stored once.
+
+    The layout is depth first, so a token's descendants follow it directly, and one number a token
+    says which tokens may attend to it: the end of its subtree.
+    """
+
+    def __init__(self) -> None:
+        self._children: dict[tuple[int, int], int] = {}  # (parent, token) -> node
+        self._tokens: list[int] = []
+        self._parents: list[int] = []
+
+    def __len__(self) -> int:
+        """Nodes: the tokens of the row."""
+        return len(self._tokens)
+
+    def add(self, tokens: Sequence[int], after: int = _ROOT) -> list[int]:
+        """Add token ids that follow a node, or start the row; the node of each token."""
+        nodes = []
+        for token in tokens:
+            known = self._children.get((after, token))
+            if known is None:
+                known = self._children[after, token] = len(self._tokens)
+                self._tokens.append(token)
+                self._parents.append(after)
+            nodes.append(known)
+            after = known
+        return nodes
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """Length of the longest prefix of a sequence that is in the tree."""
+        after = _ROOT
+        for n, token in enumerate(tokens):
+            known = self._children.get((after, token))
+            if known is None:
+                return n
+            after = known
+        return len(tokens)
+
+    def laid_out(self) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Put the nodes in a row, each before its descendants.
+
+        Returns:
+            For each node its index in the row; then, by index: the token id, the position in its
+            own sequence, and the end (exclusive) of its subtree.
+        """
+        n = len(self._tokens)
+        sizes = [1] * n
+        for node in reversed(range(n)):  # a parent is always older than its children
+            if self._parents[node] != _ROOT:
+                sizes[self._parents[node]] += sizes[node]
+        places, depths = [0] * n, [0] * n
+        free = {_ROOT: 0}  # node -> index of its next child
+        tokens, positions, ends = [0] * n, [0] * n, [0] * n
+        for node, parent in enumerate(self._parents):
+            place = free[parent]
+            places[node], free[node] = place, place + 1
+            free[parent] = place + sizes[node]
+            depths[node] = 0 if parent == _ROOT else depths[parent] + 1
+            tokens[place], positions[place] = self._tokens[node], depths[node]
+            ends[place] = place + sizes[node]
+        return places, tokens, positions, ends

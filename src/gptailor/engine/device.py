@@ -44,9 +44,7 @@ def dtype_of(wanted: str, device: str) -> torch.dtype:
     """The dtype to compute in; `auto` is bfloat16 on a GPU, and on a CPU the faster of the two."""
     if wanted != "auto":
         return DTYPES[wanted]
-    if device != "cpu":
-        return torch.bfloat16
-    return _faster_on_cpu()
+    return torch.bfloat16 if device != "cpu" else _faster_on_cpu()
 
 
 @cache

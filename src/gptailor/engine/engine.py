@@ -15,8 +15,7 @@ from gptailor.engine.batches import BATCH_TOKENS, Batch
 from gptailor.engine.head import teach
 from gptailor.engine.layer_cache import LayerCache
 from gptailor.engine.skeleton import Skeleton
-from gptailor.engine.targets import Result
-from gptailor.engine.walk import Item, Work, count, forward, walk
+from gptailor.engine.walk import Item, Result, Work, count, forward, walk
 from gptailor.errors import ConfigError, is_out_of_memory
 from gptailor.family import Family
 from gptailor.tasks.divergence import Teacher
@@ -53,12 +52,17 @@ class Engine:
         member_bytes: int | None = None,
         state_bytes: int = GIB // 4,
     ) -> None:
+        largest = max(family.layer_parameters) * family.dtype.itemsize
+        if member_bytes is not None and member_bytes < largest:
+            raise ConfigError(
+                f"engine.member_bytes: {member_bytes} bytes do not hold one layer; the largest has "
+                f"{largest}, so give that or more"
+            )
         self.family = family
         self.device = torch.device(device)
         self.cache_bytes, self.member_bytes = cache_bytes, member_bytes
         self._state_bytes = state_bytes
         self._skeleton = Skeleton(family, self.device)
-        _refuse_small(family, member_bytes)
         self.layers = LayerCache(
             family,
             self._skeleton.templates,
@@ -163,12 +167,3 @@ class Engine:
         masks = seen * len(set(self.family.kinds))
         products = 2 * BATCH_TOKENS * int(self._width)
         return (states + masks + products) * self.family.dtype.itemsize
-
-
-def _refuse_small(family: Family, member_bytes: int | None) -> None:
-    largest = max(family.layer_parameters) * family.dtype.itemsize
-    if member_bytes is not None and member_bytes < largest:
-        raise ConfigError(
-            f"engine.member_bytes: {member_bytes} bytes do not hold one layer; the largest has "
-            f"{largest}, so give that or more"
-        )

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job, Measurement, Scores
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
-from gptailor.engine.targets import Targets
+from gptailor.engine.head import Targets
 from gptailor.engine.walk import Work
 from gptailor.tasks.divergence import Teacher
 from gptailor.tasks.task import Outcome, Passage, Task
@@ -30,7 +31,6 @@ _DIGITS = 6  # decimals of a score: a record reads back equal
 class _Chunk:
     """Some examples of each task, packed."""
 
-    passages: tuple[Passage, ...]
     owners: tuple[tuple[str, int, int], ...]  # passage -> (task, example, its index there)
     batches: tuple[Batch, ...]
     teachers: tuple[Teacher, ...] | None
@@ -137,41 +137,36 @@ class Evaluator:
             }
         return Scores(scored)
 
-    def _ranges(self, split: str, known: int, n_examples: int) -> list[tuple[int, int]]:
-        """Ranges (start, stop) of examples batched together; in searches they end at rungs."""
+    def _chunks_between(self, split: str, known: int, n_examples: int) -> list[_Chunk]:
+        """The examples from `known` to `n_examples`, packed; in searches chunks end at rungs."""
         rungs = self._rungs if split == "search" else ()  # other splits are scored whole
         edges = [known, *(rung for rung in rungs if known < rung < n_examples), n_examples]
-        return list(itertools.pairwise(edges))
-
-    def _chunks_between(self, split: str, known: int, n_examples: int) -> list[_Chunk]:
         chunks: list[_Chunk] = []
-        for low, high in self._ranges(split, known, n_examples):
+        for low, high in itertools.pairwise(edges):
             key = (split, low, high)
             if key not in self._chunks:
-                self._chunks[key] = self._make_chunks(split, low, high)
+                self._chunks[key] = self._make_chunks(*key)
             chunks += self._chunks[key]
         return chunks
 
     def _make_chunks(self, split: str, low: int, high: int) -> tuple[_Chunk, ...]:
         """Batch the examples from `low` to `high`; tasks with the same teacher share batches."""
-        by_teacher: dict[str | None, list[tuple[str, int, int]]] = {}
-        passages: dict[str | None, list[Passage]] = {}
+        owned: dict[str | None, list[tuple[tuple[str, int, int], Passage]]] = {}
         for name, task in self.tasks[split].items():
-            teacher = self._teachers.get(name)
             for example in range(min(low, task.n_examples), min(high, task.n_examples)):
                 for index, passage in enumerate(task.passages(example)):
-                    by_teacher.setdefault(teacher, []).append((name, example, index))
-                    passages.setdefault(teacher, []).append(passage)
+                    owner = (name, example, index)
+                    owned.setdefault(self._teachers.get(name), []).append((owner, passage))
         chunks = []
-        for teacher, owners in by_teacher.items():
-            batches = pack(passages[teacher], attention_tokens=self.engine.attention_tokens)
-            taught = None if teacher is None else tuple(self._teach(teacher, batches))
-            chunks.append(_Chunk(tuple(passages[teacher]), tuple(owners), batches, taught))
+        for teacher, pairs in owned.items():
+            owners, passages = zip(*pairs, strict=True)
+            batches = pack(passages, attention_tokens=self.engine.attention_tokens)
+            taught = None
+            if teacher is not None:
+                whole = Tailoring.whole(teacher, self.engine.family.n_layers)
+                taught = tuple(self.engine.teach(whole, batches))
+            chunks.append(_Chunk(owners, batches, taught))
         return tuple(chunks)
-
-    def _teach(self, member: str, batches: Sequence[Batch]) -> list[Teacher]:
-        whole = Tailoring.whole(member, self.engine.family.n_layers)
-        return self.engine.teach(whole, batches)
 
 
 def _grouped(jobs: Sequence[Job]) -> dict[tuple[str, int, int], list[int]]:
@@ -190,17 +185,19 @@ def _collect(
     """Sum the targets of each continuation and store them by task and example."""
     for batch, found in zip(chunk.batches, targets, strict=True):
         n = len(batch.spans)
-        logprob = torch.zeros(n, dtype=torch.float64)
-        logprob.index_add_(0, batch.target_span, found.logprob.double())
-        count = torch.bincount(batch.target_span, minlength=n).tolist()
-        missed = torch.zeros(n, dtype=torch.int64)
-        missed.index_add_(0, batch.target_span, (~found.greedy).long())
+        logprobs = _sums(found.logprob.double(), batch)
+        misses = _sums((~found.greedy).long(), batch)
+        counts = torch.bincount(batch.target_span, minlength=n).tolist()
         apart: list[float] | list[None] = [None] * n
         if found.divergence is not None:
-            total = torch.zeros(n, dtype=torch.float64)
-            apart = total.index_add_(0, batch.target_span, found.divergence.double()).tolist()
-        sums, misses = logprob.tolist(), missed.tolist()
+            apart = _sums(found.divergence.double(), batch)
         for span, (passage, _) in enumerate(batch.spans):
             task, example, index = chunk.owners[batch.numbers[passage]]
-            outcome = Outcome(sums[span], misses[span] == 0, count[span], apart[span])
+            outcome = Outcome(logprobs[span], misses[span] == 0, counts[span], apart[span])
             outcomes.setdefault((task, example), {}).setdefault(index, []).append(outcome)
+
+
+def _sums(values: Tensor, batch: Batch) -> list[float]:
+    """Sums over the targets of each continuation."""
+    sums = torch.zeros(len(batch.spans), dtype=values.dtype)
+    return sums.index_add_(0, batch.target_span, values).tolist()

@@ -1,7 +1,8 @@
 """Logits of gathered positions, and what is read off them: log-probabilities, divergences."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,27 +10,37 @@ from torch import Tensor
 from gptailor.core.tailoring import Tailoring
 from gptailor.engine.batches import Batch
 from gptailor.engine.skeleton import Skeleton
-from gptailor.engine.targets import Targets
 from gptailor.tasks.divergence import Teacher, compact, divergence
 
-__all__ = ["score", "teach"]
+__all__ = ["Targets", "score", "teach"]
 
 _LOGIT_BYTES = 256 * 2**20  # float32 logits made at a time
 _CACHED_ROWS = 32  # rows of probabilities that fit a CPU's cache
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What was found at the M targets of one batch, in the batch's order."""
+
+    logprob: Tensor  # of the target token in nats, float32 (M,)
+    greedy: Tensor  # whether the target is the most likely token, bool (M,)
+    divergence: Tensor | None = None  # Kullback-Leibler, from the teacher in nats, float32 (M,)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Targets]") -> "Targets":
+        """Concatenate the targets of several batches."""
+        divergences = [part.divergence for part in parts if part.divergence is not None]
+        return cls(
+            torch.cat([part.logprob for part in parts]),
+            torch.cat([part.greedy for part in parts]),
+            torch.cat(divergences) if divergences else None,
+        )
+
+
 def score(
     skeleton: Skeleton, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
 ) -> Targets:
-    """Score the targets of a batch.
-
-    Args:
-        skeleton: Makes logits.
-        tailoring: The candidate, for its norm and head.
-        hidden: Hidden states at ``batch.gather``, (G, H).
-        batch: Says which tokens are the targets.
-        teacher: What a member predicts at the targets; with it, divergences are measured.
-    """
+    """Score the targets of a batch, from the hidden states at ``batch.gather``, (G, H)."""
     device = hidden.device
     rows_of, tokens = batch.target_place.to(device), batch.target_token.to(device)  # (M,)
     logprob = torch.empty(len(rows_of), dtype=torch.float32, device=device)

@@ -56,10 +56,6 @@ class LayerCache:
         cache_bytes: Most bytes of merged layers kept.
         member_bytes: Most bytes of members' layers copied to the device; None where the members
             are on it.
-
-    Attributes:
-        taken: Modules of layers with one source.
-        merged: Modules of merged layers.
     """
 
     def __init__(
@@ -74,7 +70,7 @@ class LayerCache:
         self._family = family
         self._templates = templates
         self._copier = None if member_bytes is None else _Copier(device)
-        self.taken = LruCache[nn.Module](member_bytes)
+        self.taken = LruCache[nn.Module](member_bytes)  # layers with one source
         self.merged = LruCache[nn.Module](cache_bytes)
 
     def get(self, spec: LayerSpec) -> nn.Module:
@@ -109,7 +105,7 @@ class _Copier:
         self._stream: Any = None  # torch's streams are untyped
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._copies: dict[int, Tensor] = {}
+        self._copies: dict[tuple[int, torch.Size], Tensor] = {}
 
     def begin(self) -> "_Copier":
         """Start a new layer; within it, a tensor with several names is copied once."""
@@ -118,17 +114,16 @@ class _Copier:
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copy one layer's tensors."""
-        found = {name: self._copy(tensor) for name, tensor in tensors.items()}
+        found = {}
+        for name, tensor in tensors.items():
+            key = (tensor.data_ptr(), tensor.shape)
+            if key not in self._copies:
+                self._copies[key] = self._moved(tensor)
+            found[name] = self._copies[key]
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
         let_go(tensors.values())
         return found
-
-    def _copy(self, tensor: Tensor) -> Tensor:
-        key = tensor.data_ptr()
-        if key not in self._copies or self._copies[key].shape != tensor.shape:
-            self._copies[key] = self._moved(tensor)
-        return self._copies[key]
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self._stream is None:

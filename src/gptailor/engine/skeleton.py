@@ -8,7 +8,7 @@ Face's. In place of the layers, `_Tap` modules record the arguments each layer i
 import contextlib
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +28,10 @@ __all__ = ["Inputs", "Skeleton"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """The arguments of the layers for one batch.
+    """The arguments of the layers for one batch."""
 
-    Args:
-        hidden: The embedded tokens, (B, T, H) in the family's dtype.
-        arguments: By position in the original model: the layer's keyword arguments.
-    """
-
-    hidden: Tensor
-    arguments: tuple[Mapping[str, Any], ...]
+    hidden: Tensor  # the embedded tokens, (B, T, H) in the family's dtype
+    arguments: tuple[Mapping[str, Any], ...]  # by position in the original model: keyword arguments
 
 
 _Call = tuple[Tensor, dict[str, Any]]  # a layer's hidden state, and its other arguments by name
@@ -77,12 +72,7 @@ class _Replay(nn.Module):
 
 
 class Skeleton:
-    """Embed batches, and turn hidden states into logits, for any choice of outer parts.
-
-    Args:
-        family: Where the weights are.
-        device: Where to run.
-    """
+    """Embed batches, and turn hidden states into logits, for any choice of outer parts."""
 
     def __init__(self, family: Family, device: torch.device) -> None:
         model = family.skeleton()
@@ -94,9 +84,7 @@ class Skeleton:
         assert isinstance(layers, nn.ModuleList)
         self.templates: tuple[nn.Module, ...] = tuple(layers)
         setattr(model.get_submodule(self._parent), self._name, nn.ModuleList())
-        self._bare = model
-        self._family = family
-        self._device = device
+        self._bare, self._family, self._device = model, family, device
         self.vocab_size = int(family.config.vocab_size)
         self._models: dict[tuple[LayerSpec, ...], Any] = {}
         self._allowed: dict[int, tuple[Tensor, ...]] = {}
@@ -110,13 +98,10 @@ class Skeleton:
             FamilyError: The architecture calls its layers in a way that can't be packed.
         """
         model = self._model(tailoring)
-        tokens, positions = batch.tokens.to(self._device), batch.positions.to(self._device)
-        calls = self._calls(model, tokens, positions)
-        masks = self._masks(model, batch)
-        arguments = tuple(
-            {**arguments, "attention_mask": mask}
-            for (_, arguments), mask in zip(calls, masks, strict=True)
-        )
+        positions = batch.positions.to(self._device)
+        calls = self._calls(model, batch.tokens.to(self._device), positions)
+        pairs = zip(calls, self._masks(model, batch), strict=True)
+        arguments = tuple({**given, "attention_mask": mask} for (_, given), mask in pairs)
         return Inputs(calls[0][0], arguments)
 
     def logits(self, tailoring: Tailoring, hidden: Tensor) -> Tensor:
@@ -125,36 +110,32 @@ class Skeleton:
         self._set_layers(model, [_Replay(hidden[None], tuples=bool(self._tuples))])
         positions = torch.zeros(1, len(hidden), dtype=torch.int64, device=self._device)
         mask = torch.zeros(1, 1, 1, 1, dtype=hidden.dtype, device=self._device)  # not used
+        kinds = model.config.to_dict().get("layer_types")
         out = model(
             inputs_embeds=hidden[None],
             position_ids=positions,
-            attention_mask=self._any_mask(model, mask),
+            attention_mask=dict.fromkeys(kinds, mask) if kinds else mask,
             use_cache=False,
         )
         logits: Tensor = out.logits[0]
         return logits
-
-    def _any_mask(self, model: Any, mask: Tensor) -> Any:
-        kinds = model.config.to_dict().get("layer_types")
-        return dict.fromkeys(kinds, mask) if kinds else mask
 
     def _model(self, tailoring: Tailoring) -> Any:
         """The model without layers that has the tailoring's outer parts; made once."""
         parts = tailoring.outer_parts
         key = tuple(parts.values())
         if key not in self._models:
-            state: dict[str, Tensor] = {}
-            for part, spec in parts.items():
-                state |= outer_weights(self._family, part, spec, self._family.dtype)
             model = copy.deepcopy(self._bare)
-            model.load_state_dict(state, strict=False, assign=True)
+            for part, spec in parts.items():
+                state = outer_weights(self._family, part, spec, self._family.dtype)
+                model.load_state_dict(state, strict=False, assign=True)
             model.tie_weights()
             left = [name for name, tensor in model.named_parameters() if tensor.is_meta]
             assert not left, f"no weights for {left}"
             self._models[key] = model.to(self._device)
         return self._models[key]
 
-    def _set_layers(self, model: Any, layers: list[nn.Module]) -> None:
+    def _set_layers(self, model: Any, layers: Sequence[nn.Module]) -> None:
         setattr(model.get_submodule(self._parent), self._name, nn.ModuleList(layers))
 
     def _calls(self, model: Any, tokens: Tensor, positions: Tensor | None) -> list[_Call]:
@@ -186,12 +167,9 @@ class Skeleton:
         self, model: Any, tokens: Tensor, positions: Tensor | None, *, tuples: bool
     ) -> list[_Call]:
         calls: list[_Call] = []
-        n_layers = len(self.templates)
-        taps = [
-            _Tap(calls, self._names, last=layer == n_layers - 1, tuples=tuples)
-            for layer in range(n_layers)
-        ]
-        self._set_layers(model, list(taps))
+        lasts = [*(False for _ in self.templates[1:]), True]
+        taps = [_Tap(calls, self._names, last=last, tuples=tuples) for last in lasts]
+        self._set_layers(model, taps)
         with contextlib.suppress(_Stop):
             model.base_model(input_ids=tokens, position_ids=positions, use_cache=False)
         return calls
@@ -202,15 +180,13 @@ class Skeleton:
         A layer's pattern (full, sliding, chunked) is read off the mask that the model makes for one
         plain sequence, and looked up by the tokens' positions.
         """
-        length = int(batch.positions.max()) + 1
-        allowed = self._patterns(model, length)
         visible = batch.visible().to(self._device)  # (B, T, T)
         eye = torch.eye(visible.shape[-1], dtype=torch.bool, device=self._device)
         rows, columns = batch.positions[:, :, None], batch.positions[:, None, :]
         dtype = self._family.dtype
         made: dict[int, Tensor] = {}
         masks = []
-        for pattern in allowed:
+        for pattern in self._patterns(model, int(batch.positions.max()) + 1):
             if id(pattern) not in made:
                 seen = (visible & pattern[rows, columns].to(self._device)) | eye
                 mask = torch.zeros(seen.shape, dtype=dtype, device=self._device)
@@ -228,20 +204,15 @@ class Skeleton:
         tokens = torch.zeros(1, room, dtype=torch.int64, device=self._device)
         calls = self._calls(model, tokens, None)
         model.set_attn_implementation(chosen)
-        distinct: list[Tensor] = []
-        patterns = []
+        patterns: list[Tensor] = []
         for _, arguments in calls:
-            pattern = _as_pattern(arguments.get("attention_mask"), room)
-            same = next((other for other in distinct if torch.equal(other, pattern)), None)
-            if same is None:
-                distinct.append(pattern)
-            patterns.append(pattern if same is None else same)
+            mask = arguments.get("attention_mask")  # (1, 1, L, L)
+            if mask is None:
+                pattern = torch.ones(room, room, dtype=torch.bool).tril()
+            else:
+                plain = mask[0, 0].cpu()
+                pattern = plain if plain.dtype == torch.bool else plain >= 0
+            equals = (other for other in patterns if torch.equal(other, pattern))
+            patterns.append(next(equals, pattern))
         self._allowed[room] = tuple(patterns)
         return self._allowed[room]
-
-
-def _as_pattern(mask: Tensor | None, length: int) -> Tensor:
-    if mask is None:
-        return torch.ones(length, length, dtype=torch.bool).tril()
-    plain = mask[0, 0].cpu()
-    return plain if plain.dtype == torch.bool else plain >= 0

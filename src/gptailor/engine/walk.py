@@ -4,6 +4,7 @@ Layer by layer over all batches of a block at once: each shared layer runs once,
 state is kept for each branching. `walk` runs layers; `count` goes the same way and runs nothing.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,28 +14,21 @@ from torch import Tensor, nn
 from gptailor.core.prefix_trie import Node, prefix_trie
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.batches import Batch
-from gptailor.engine.head import score
+from gptailor.engine.head import Targets, score
 from gptailor.engine.layer_cache import LayerCache
-from gptailor.engine.skeleton import Inputs, Skeleton
-from gptailor.engine.targets import Result, Targets
+from gptailor.engine.skeleton import Skeleton
 from gptailor.tasks.divergence import Teacher
 
-__all__ = ["Item", "Work", "count", "forward", "walk"]
+__all__ = ["Item", "Result", "Work", "count", "forward", "walk"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """One batch of a run.
-
-    Args:
-        batch: Packed passages.
-        teacher: What a member predicts at the batch's targets, or None.
-        number: Index of the batch among all of the run.
-    """
+    """One batch of a run."""
 
     batch: Batch
-    teacher: Teacher | None
-    number: int
+    teacher: Teacher | None  # what a member predicts at the batch's targets
+    number: int  # index of the batch among all of the run
 
     def halves(self) -> "list[Item]":
         """Two of half the passages each, in order; itself alone if it has one passage."""
@@ -47,27 +41,41 @@ class Item:
         return items
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """The result of one tailoring on some batches."""
+
+    targets: tuple[Targets, ...] | None  # one for each batch; None if it could not be scored
+    failure: str | None  # why it could not be scored
+    layer_tokens: float  # tokens times layers run for it; shared layers are divided evenly
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Result]") -> "Result":
+        """Join results on consecutive batches; of several failures the first is kept."""
+        layer_tokens = sum(part.layer_tokens for part in parts)
+        failure = next((part.failure for part in parts if part.failure is not None), None)
+        if failure is not None:
+            return cls(None, failure, layer_tokens)
+        targets = tuple(itertools.chain.from_iterable(part.targets or () for part in parts))
+        return cls(targets, None, layer_tokens)
+
+    def as_one_batch(self) -> "Result":
+        """The same with all targets in one, as of one batch."""
+        joined = None if self.targets is None else (Targets.joined(self.targets),)
+        return Result(joined, self.failure, self.layer_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What evaluations cost, in units whose speed can be measured.
+    """What evaluations cost, in units whose speed can be measured."""
 
-    Args:
-        layer_tokens: Tokens times layers run, after all sharing.
-        unshared: The same if candidates shared nothing.
-        n_runs: Layers run on a chunk of examples, however many.
-        input_tokens: Tokens embedded, once for each embedding.
-        target_tokens: Positions whose logits are made, once for each candidate.
-        merges: Merged layers in the order in which they are needed.
-        n_bytes: Most bytes of hidden states, masks and products held at one time.
-    """
-
-    layer_tokens: int = 0
-    unshared: int = 0
-    n_runs: int = 0
-    input_tokens: int = 0
-    target_tokens: int = 0
-    merges: tuple[LayerSpec, ...] = ()
-    n_bytes: int = 0
+    layer_tokens: int = 0  # tokens times layers run, after all sharing
+    unshared: int = 0  # the same if candidates shared nothing
+    n_runs: int = 0  # layers run on a chunk of examples, however many
+    input_tokens: int = 0  # tokens embedded, once for each embedding
+    target_tokens: int = 0  # positions whose logits are made, once for each candidate
+    merges: tuple[LayerSpec, ...] = ()  # merged layers, in the order in which they are needed
+    n_bytes: int = 0  # most bytes of hidden states, masks and products held at one time
 
     def __add__(self, other: "Work") -> "Work":
         """The work of both, one after the other."""
@@ -82,10 +90,7 @@ class Work:
         )
 
 
-_Visit = tuple[Node, int, int, bool]
-
-
-def _visits(root: Node) -> Iterator[_Visit]:
+def _visits(root: Node) -> Iterator[tuple[Node, int, int, bool]]:
     """All nodes below an embedding, depth first, each before its children.
 
     Yields:
@@ -105,17 +110,7 @@ def _visits(root: Node) -> Iterator[_Visit]:
 def walk(
     skeleton: Skeleton, layers: LayerCache, tailorings: Sequence[Tailoring], block: Sequence[Item]
 ) -> list[Result]:
-    """Score every tailoring on a block of batches.
-
-    Args:
-        skeleton: Embeds tokens and makes logits.
-        layers: Makes layers.
-        tailorings: Candidates.
-        block: Batches that are run together.
-
-    Returns:
-        One result a tailoring, in order.
-    """
+    """Score every tailoring on batches that are run together; one result each, in order."""
     results: dict[int, Result] = {}
     n_tokens = sum(item.batch.n_tokens for item in block)
     for root in prefix_trie(tailorings):
@@ -128,7 +123,9 @@ def walk(
                 states = [each.hidden for each in inputs]
             else:
                 states = held.pop() if in_place else list(held[-1])
-                _run_layer(layers.get(node.spec), node.spec.position, states, inputs)
+                layer, position = layers.get(node.spec), node.spec.position
+                for index, given in enumerate(inputs):  # one by one: each frees the one before
+                    states[index] = _called(layer, states[index], given.arguments[position])
                 path[depth - 1 :] = [node.n_leaves]
             for leaf in node.leaves:
                 targets, failure = _scored(skeleton, layers, tailorings[leaf], states, block)
@@ -168,14 +165,6 @@ def forward(
     for spec in tailoring.layers:
         hidden = _called(layers.get(spec), hidden, inputs.arguments[spec.position])
         yield hidden
-
-
-def _run_layer(
-    layer: nn.Module, position: int, states: list[Tensor], inputs: Sequence[Inputs]
-) -> None:
-    """Replace the states of all batches by those after a layer, one by one to free memory."""
-    for index, given in enumerate(inputs):
-        states[index] = _called(layer, states[index], given.arguments[position])
 
 
 def _called(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:

@@ -50,52 +50,34 @@ def _attend(  # noqa: PLR0913, PLR0917  # transformers' interface
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention under an additive mask; any other kind is passed to transformers.
+    """Attention under an additive mask, of (B, N, T, D) over (B, K, T, D): (B, T, N, E).
 
-    Args:
-        module: The layer's attention.
-        query: (B, N, T, D).
-        key: (B, K, T, D); N is a multiple of K.
-        value: (B, K, T, E).
-        attention_mask: Added to the scores, (B, 1, T, T) in the query's dtype.
-        dropout: 0 in a model that is not trained.
-        scaling: Factor of the scores, 1 / sqrt(D) if None.
-        others: Further arguments of transformers' `AttentionInterface`.
-
-    Returns:
-        (B, T, N, E), and None for the weights.
+    N is a multiple of K. Any other kind of mask or argument is passed to transformers.
     """
     plain = all(name in _PLAIN or asked is None or asked is False for name, asked in others.items())
-    if not plain or dropout or not _masks_rows(attention_mask, query):
+    shape = (len(query), 1, query.shape[2], query.shape[2])
+    mask = attention_mask
+    if mask is None or mask.shape != shape or mask.dtype != query.dtype or dropout or not plain:
         answer: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **others
+            module, query, key, value, mask, dropout, scaling, **others
         )
         return answer
-    assert attention_mask is not None, "it masks rows"
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     row_bytes = query.shape[1] * query.shape[2] * key.shape[2] * query.element_size()
-    if _fuses(query.dtype) or row_bytes > _MOST_BYTES:
+    fast = query.dtype == torch.float32  # fused attention is faster over short rows too
+    fast = fast or (query.dtype == torch.bfloat16 and has_bfloat16_tiles())
+    if fast or row_bytes > _MOST_BYTES:
         fused = scaled_dot_product_attention(
-            query, key, value, attention_mask, scale=scaling, enable_gqa=True
+            query, key, value, mask, scale=scaling, enable_gqa=True
         )
         return fused.transpose(1, 2).contiguous(), None
     n_rows = max(1, _CACHED_BYTES // row_bytes)
     attended = query.new_empty(len(query), query.shape[2], query.shape[1], value.shape[-1])
     for low in range(0, len(query), n_rows):
         rows = slice(low, low + n_rows)
-        part = _product(query[rows], key[rows], value[rows], attention_mask[rows], scaling)
+        part = _product(query[rows], key[rows], value[rows], mask[rows], scaling)
         attended[rows] = part.transpose(1, 2)
     return attended, None
-
-
-def _fuses(dtype: torch.dtype) -> bool:
-    """Whether fused attention is faster over short rows too."""
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16_tiles())
-
-
-def _masks_rows(mask: Tensor | None, query: Tensor) -> bool:
-    shape = (len(query), 1, query.shape[2], query.shape[2])
-    return mask is not None and mask.shape == shape and mask.dtype == query.dtype
 
 
 def _product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:

@@ -14,11 +14,7 @@ __all__ = ["OnednnLinear", "speed_up_linear"]
 
 
 class OnednnLinear(nn.Linear):
-    """A linear layer whose float32 products oneDNN computes; other dtypes use torch's choice.
-
-    Args:
-        linear: The layer it replaces; its parameters are shared.
-    """
+    """A linear layer that shares its parameters; oneDNN computes its float32 products."""
 
     def __init__(self, linear: nn.Linear) -> None:
         shape = (linear.in_features, linear.out_features)
@@ -40,10 +36,6 @@ def speed_up_linear(model: nn.Module, device: torch.device) -> None:
     """Replace a model's linear layers by `OnednnLinear` on processors where it is faster.
 
     It depends on the machine alone, never on a measurement, so scores are the same in every run.
-
-    Args:
-        model: A model that only the caller uses; its submodules are replaced.
-        device: Where it will run.
     """
     if device.type != "cpu" or not _is_faster():
         return
