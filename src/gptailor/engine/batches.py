@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,11 +50,6 @@ class Batch:
         """Tokens run through each layer, padding among them."""
         return self.tokens.numel()
 
-    @property
-    def n_padding(self) -> int:
-        """Padding tokens at the ends of rows."""
-        return int((self.ends == 0).sum())
-
     def split(self) -> tuple["Batch", ...]:
         """Two batches of half the passages each, in order; itself alone if there is but one."""
         half = len(self.passages) // 2
@@ -86,16 +80,15 @@ def pack(
     batch_tokens: int = BATCH_TOKENS,
     attention_tokens: float = ATTENTION_TOKENS,
 ) -> tuple[Batch, ...]:
-    """Pack passages into batches of about equal work.
+    """Pack passages into batches of about equal work, every passage into one.
 
     Passages with a common prefix share a row where there is room; rows of similar length share a
-    batch.
+    batch. A passage longer than a row has its own row, a row longer than a batch its own batch.
 
     Args:
-        passages: To be scored; every one is in exactly one batch.
-        row_tokens: Most tokens of a row, the cheapest of several if None; a longer passage has a
-            row of its own.
-        batch_tokens: Most tokens of a batch, padding counted; a longer row has its own batch.
+        passages: To be scored.
+        row_tokens: Most tokens of a row; the cheapest of several if None.
+        batch_tokens: Most tokens of a batch, padding counted.
         attention_tokens: The length of row in which attention costs as much as the rest of a layer.
     """
     order = sorted(range(len(passages)), key=lambda index: passages[index].context)
@@ -172,29 +165,20 @@ def _batch(passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequen
     laid_out = [_row(passages, row) for row in rows]
     width = max(len(tokens) for tokens, _, _, _ in laid_out)
     shape = (len(rows), width)
-    tokens, positions, ends = (np.zeros(shape, np.int64) for _ in range(3))
+    tokens, positions, ends = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
     spans: list[tuple[int, int]] = []
-    targets: list[tuple[int, int, int]] = []
-    for row, (ids, where, end, asked) in enumerate(laid_out):
-        tokens[row, : len(ids)], positions[row, : len(ids)], ends[row, : len(ids)] = ids, where, end
+    targets: list[tuple[int, int, int]] = []  # (position in B * T, token, index in `spans`)
+    for row, (*columns, asked) in enumerate(laid_out):
+        for table, column in zip((tokens, positions, ends), columns, strict=True):
+            table[row, : len(column)] = torch.tensor(column)
         for span, found in asked:
             targets += [(row * width + index, token, len(spans)) for index, token in found]
             spans.append(span)
-    flat, target_token, target_span = (
-        np.array(column, np.int64) for column in zip(*targets, strict=True)
-    )
-    gather, target_place = np.unique(flat, return_inverse=True)
+    flat, target_token, target_span = torch.tensor(targets).T.contiguous()
+    gather, target_place = flat.unique(return_inverse=True)
     return Batch(
-        tokens=torch.from_numpy(tokens),
-        positions=torch.from_numpy(positions),
-        ends=torch.from_numpy(ends),
-        gather=torch.from_numpy(gather),
-        target_place=torch.from_numpy(target_place),
-        target_token=torch.from_numpy(target_token),
-        target_span=torch.from_numpy(target_span),
-        spans=tuple(spans),
-        passages=passages,
-        numbers=numbers,
+        *(tokens, positions, ends, gather, target_place, target_token, target_span),
+        *(tuple(spans), passages, numbers),
     )
 
 

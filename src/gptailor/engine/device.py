@@ -1,8 +1,8 @@
 """The devices of this machine, its processor's name, and its fastest dtype."""
 
 import platform
-import time
-from functools import cache
+import timeit
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -49,18 +49,14 @@ def dtype_of(wanted: str, device: str) -> torch.dtype:
 
 @cache
 def _faster_on_cpu() -> torch.dtype:
-    return torch.bfloat16 if _seconds(torch.bfloat16) < _seconds(torch.float32) else torch.float32
+    """The dtype with the best time of a few matrix products of a small layer's size."""
 
+    def seconds(dtype: torch.dtype) -> float:
+        left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        product = partial(torch.nn.functional.linear, left, right)
+        return min(timeit.repeat(product, number=1, repeat=4))
 
-def _seconds(dtype: torch.dtype) -> float:
-    """Best time of a few matrix products of a small layer's size."""
-    left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min((torch.float32, torch.bfloat16), key=seconds)
 
 
 def cpu_name() -> str:

@@ -62,6 +62,9 @@ class Engine:
         self.device = torch.device(device)
         self.cache_bytes, self.member_bytes = cache_bytes, member_bytes
         self._state_bytes = state_bytes
+        hidden = int(family.config.hidden_size)
+        self._token_bytes = hidden * family.dtype.itemsize
+        self._width = max(family.layer_parameters) / hidden  # outputs of a layer's linear layers
         self._skeleton = Skeleton(family, self.device)
         self.layers = LayerCache(
             family,
@@ -125,11 +128,10 @@ class Engine:
         self, batches: Sequence[Batch], teachers: Sequence[Teacher] | None
     ) -> Iterator[list[Item]]:
         """Batches in order, as many at a time as `state_bytes` allows."""
-        token_bytes = int(self.family.config.hidden_size) * self.family.dtype.itemsize
         block: list[Item] = []
         room = self._state_bytes
         for number, batch in enumerate(batches):
-            need = batch.n_tokens * token_bytes
+            need = batch.n_tokens * self._token_bytes
             if block and need > room:
                 yield block
                 block, room = [], self._state_bytes
@@ -154,16 +156,11 @@ class Engine:
         joined = [Result.joined(results) for results in zip(*parts, strict=True)]
         return joined if len(block) > 1 else [result.as_one_batch() for result in joined]
 
-    @property
-    def _width(self) -> float:
-        """Output features of the largest layer's linear layers, all together."""
-        return max(self.family.layer_parameters) / int(self.family.config.hidden_size)
-
     def _block_bytes(self, batches: Sequence[Batch], n_states: int) -> int:
         """Bytes of a block's hidden states and masks, and of one batch's products."""
         n_tokens = sum(batch.n_tokens for batch in batches)
-        states = n_tokens * int(self.family.config.hidden_size) * (1 + n_states)  # 1: embedded
+        states = n_tokens * self._token_bytes * (1 + n_states)  # 1: embedded
         seen = sum(batch.n_tokens * batch.tokens.shape[1] for batch in batches)
         masks = seen * len(set(self.family.kinds))
         products = 2 * BATCH_TOKENS * int(self._width)
-        return (states + masks + products) * self.family.dtype.itemsize
+        return states + (masks + products) * self.family.dtype.itemsize

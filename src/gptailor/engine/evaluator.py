@@ -44,10 +44,6 @@ class Evaluator:
         tasks: Split (``search``, ``selection``, ``test``) to the tasks with that split's examples.
         rungs: Numbers of examples on which the search scores; batches never cross them.
         teachers: Task to the member from whose predictions its divergence is measured.
-
-    Attributes:
-        engine: As given.
-        tasks: Split to name to task.
     """
 
     def __init__(

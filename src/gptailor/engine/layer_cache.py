@@ -77,20 +77,16 @@ class LayerCache:
         """The module of a layer, in eval mode; weights on the device are not copied."""
         kept = self.taken if spec.method is None else self.merged
         module = kept.get(spec)
-        if module is None:
-            module, n_bytes = self._build(spec)
-            kept.keep(spec, module, n_bytes)
-        return module
-
-    def _build(self, spec: LayerSpec) -> tuple[nn.Module, int]:
-        family = self._family
+        if module is not None:
+            return module
         copy_in = None if self._copier is None else self._copier.begin()
-        tensors = layer_weights(family, spec, family.dtype, copy_in)
+        tensors = layer_weights(self._family, spec, self._family.dtype, copy_in)
         module = copy.deepcopy(self._templates[spec.position])
         module.load_state_dict(tensors, strict=True, assign=True)
         module.eval().requires_grad_(False)
         owned = spec.method is not None or copy_in is not None
-        return module, sum(tensor.nbytes for tensor in tensors.values()) if owned else 0
+        kept.keep(spec, module, sum(t.nbytes for t in tensors.values()) if owned else 0)
+        return module
 
 
 class _Copier:

@@ -99,7 +99,10 @@ class Skeleton:
         """
         model = self._model(tailoring)
         positions = batch.positions.to(self._device)
-        calls = self._calls(model, batch.tokens.to(self._device), positions)
+        if self._tuples is None:
+            self._tuples = self._returns_tuples(model)
+        tokens = batch.tokens.to(self._device)
+        calls = self._calls(model, tokens, positions, tuples=self._tuples)
         pairs = zip(calls, self._masks(model, batch), strict=True)
         arguments = tuple({**given, "attention_mask": mask} for (_, given), mask in pairs)
         return Inputs(calls[0][0], arguments)
@@ -138,12 +141,6 @@ class Skeleton:
     def _set_layers(self, model: Any, layers: Sequence[nn.Module]) -> None:
         setattr(model.get_submodule(self._parent), self._name, nn.ModuleList(layers))
 
-    def _calls(self, model: Any, tokens: Tensor, positions: Tensor | None) -> list[_Call]:
-        """Each layer's arguments."""
-        if self._tuples is None:
-            self._tuples = self._returns_tuples(model)
-        return self._tapped(model, tokens, positions, tuples=self._tuples)
-
     def _returns_tuples(self, model: Any) -> bool:
         """Find out whether the model's layers return tuples or tensors: try both."""
         tokens = torch.zeros(1, 2, dtype=torch.int64, device=self._device)
@@ -151,7 +148,7 @@ class Skeleton:
         reasons: list[object] = []
         for tuples in (False, True):
             try:
-                calls = self._tapped(model, tokens, positions, tuples=tuples)
+                calls = self._calls(model, tokens, positions, tuples=tuples)
             except (TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
                 reasons.append(error)
                 continue
@@ -163,9 +160,10 @@ class Skeleton:
             f"({reasons[0]}); this architecture is not supported"
         )
 
-    def _tapped(
+    def _calls(
         self, model: Any, tokens: Tensor, positions: Tensor | None, *, tuples: bool
     ) -> list[_Call]:
+        """Each layer's arguments."""
         calls: list[_Call] = []
         lasts = [*(False for _ in self.templates[1:]), True]
         taps = [_Tap(calls, self._names, last=last, tuples=tuples) for last in lasts]
@@ -202,7 +200,7 @@ class Skeleton:
         chosen = model.config._attn_implementation
         model.set_attn_implementation("eager")  # the one that always makes its masks
         tokens = torch.zeros(1, room, dtype=torch.int64, device=self._device)
-        calls = self._calls(model, tokens, None)
+        calls = self._calls(model, tokens, None, tuples=bool(self._tuples))
         model.set_attn_implementation(chosen)
         patterns: list[Tensor] = []
         for _, arguments in calls:

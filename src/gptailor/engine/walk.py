@@ -16,7 +16,7 @@ from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.batches import Batch
 from gptailor.engine.head import Targets, score
 from gptailor.engine.layer_cache import LayerCache
-from gptailor.engine.skeleton import Skeleton
+from gptailor.engine.skeleton import Inputs, Skeleton
 from gptailor.tasks.divergence import Teacher
 
 __all__ = ["Item", "Result", "Work", "count", "forward", "walk"]
@@ -114,7 +114,7 @@ def walk(
     results: dict[int, Result] = {}
     n_tokens = sum(item.batch.n_tokens for item in block)
     for root in prefix_trie(tailorings):
-        first = tailorings[_any_leaf(root)]
+        first = next(each for each in tailorings if each.embedding == root.spec)
         inputs = [skeleton.inputs(first, item.batch) for item in block]
         held: list[list[Tensor]] = []  # states that other children start from: (B, T, H) a batch
         path: list[int] = []  # number of candidates below each layer on the way here
@@ -123,9 +123,7 @@ def walk(
                 states = [each.hidden for each in inputs]
             else:
                 states = held.pop() if in_place else list(held[-1])
-                layer, position = layers.get(node.spec), node.spec.position
-                for index, given in enumerate(inputs):  # one by one: each frees the one before
-                    states[index] = _called(layer, states[index], given.arguments[position])
+                _run_layer(layers.get(node.spec), node.spec.position, states, inputs)
                 path[depth - 1 :] = [node.n_leaves]
             for leaf in node.leaves:
                 targets, failure = _scored(skeleton, layers, tailorings[leaf], states, block)
@@ -167,6 +165,14 @@ def forward(
         yield hidden
 
 
+def _run_layer(
+    layer: nn.Module, position: int, states: list[Tensor], inputs: Sequence[Inputs]
+) -> None:
+    """Replace the states of all batches by those after a layer, one by one to free memory."""
+    for index, given in enumerate(inputs):
+        states[index] = _called(layer, states[index], given.arguments[position])
+
+
 def _called(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     """Run one layer; a few architectures' layers return a tuple with the hidden state first."""
     out = layer(hidden, **arguments)
@@ -202,9 +208,3 @@ def _first_not_finite(
         if not bool(hidden.isfinite().all()):
             return f"non-finite hidden states after layer {index} ({spec})"
     return "non-finite log-probabilities after the head"
-
-
-def _any_leaf(node: Node) -> int:
-    while not node.leaves:
-        node = next(iter(node.children.values()))
-    return node.leaves[0]

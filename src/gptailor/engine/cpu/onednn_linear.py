@@ -37,16 +37,12 @@ def speed_up_linear(model: nn.Module, device: torch.device) -> None:
 
     It depends on the machine alone, never on a measurement, so scores are the same in every run.
     """
-    if device.type != "cpu" or not _is_faster():
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    built_in = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_product = built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if device.type != "cpu" or not x86 or is_intel() or not has_product:
         return
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Linear:  # a subclass keeps its own forward
                 setattr(parent, name, OnednnLinear(child))
-
-
-def _is_faster() -> bool:
-    ops, backend = torch.ops.mkldnn, torch.backends.mkldnn
-    here = bool(backend.is_available())  # type: ignore[no-untyped-call]
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return here and x86 and not is_intel() and hasattr(ops, "_linear_pointwise")
