@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
+    AliasPath,
     Field,
     FiniteFloat,
     NonNegativeInt,
@@ -120,20 +121,12 @@ class TaskFacts(Part):
     digest: str
 
 
-class _ComparedFamily(Part):
-    dtype: str
-
-
-class _ComparedBudget(Part):
-    n_examples: Any
-
-
 class _ComparedConfig(Part):
     """What a config must say for a study to go on with it."""
 
-    family: _ComparedFamily
+    dtype: Annotated[str, Field(validation_alias=AliasPath("family", "dtype"))]
     engine: dict[str, Any]
-    budget: _ComparedBudget
+    n_examples: Annotated[Any, Field(validation_alias=AliasPath("budget", "n_examples"))]
 
 
 def _compared(config: dict[str, Any]) -> dict[str, Any]:

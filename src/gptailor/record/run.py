@@ -174,11 +174,7 @@ class RunRecord:
 
 
 def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
-    """Read ``record.jsonl`` and, where there is one, ``evaluation.json``.
-
-    Args:
-        folder: The folder that ``gptailor search`` wrote.
-        with_evaluation: Whether to read ``evaluation.json``.
+    """Read ``record.jsonl`` and, where it is wanted and there is one, ``evaluation.json``.
 
     Raises:
         RecordError: The folder, the record or the evaluation can't be used.

@@ -122,16 +122,13 @@ class FinalistRow:
     """One finalist.
 
     Args:
-        number: Of the trial.
-        origin: How the searcher came to it.
         search_loss: Mean loss on the search split.
         selection_loss: Mean loss on the selection split; None where the base was not scored there.
         behind: Its selection loss less the pick's, in pairs; None for the pick itself.
         values: The user's metric on the selection split, one a task.
     """
 
-    number: int
-    origin: str
+    trial: Trial
     search_loss: float | None
     selection_loss: float | None
     behind: Estimate | None
@@ -144,7 +141,9 @@ def finalists(run: RunRecord) -> list[FinalistRow]:
     objective = None if base is None else Objective(run.goals, base)
     rows = [_row(run, trial, objective) for trial in run.trials if trial.number in run.on_selection]
     # the pick comes before its equals: ties were broken by the continuous metric
-    return sorted(rows, key=lambda r: (r.selection_loss or 0.0, r.behind is not None, r.number))
+    return sorted(
+        rows, key=lambda r: (r.selection_loss or 0.0, r.behind is not None, r.trial.number)
+    )
 
 
 def _row(run: RunRecord, trial: Trial, objective: Objective | None) -> FinalistRow:
@@ -155,8 +154,7 @@ def _row(run: RunRecord, trial: Trial, objective: Objective | None) -> FinalistR
         mean, error = objective.difference(scores, picked)
         behind = Estimate(mean, mean - _NORMAL_95 * error, mean + _NORMAL_95 * error)
     return FinalistRow(
-        number=trial.number,
-        origin=trial.proposal.origin,
+        trial,
         search_loss=searched.scalar(trial.scores) if searched and trial.scores else None,
         selection_loss=None if objective is None else objective.scalar(scores),
         behind=behind,

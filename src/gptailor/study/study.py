@@ -6,6 +6,7 @@ best candidates are compared on the selection split, and the chosen one is score
 """
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -297,11 +298,11 @@ class Study:
         """A failure in place of scores that give no finite loss."""
         if done.scores is None:
             return done
-        for goal in self._plan.goals:
-            for metric in (goal.measured(proxy=False), goal.measured(proxy=True)):
-                if not math.isfinite(done.scores.value(goal.task, metric)):
-                    failure = f"the {metric} of task {goal.task!r} is too large for a number"
-                    return dataclasses.replace(done, scores=None, failure=failure)
+        for goal, proxy in itertools.product(self._plan.goals, (False, True)):
+            metric = goal.measured(proxy=proxy)
+            if not math.isfinite(done.scores.value(goal.task, metric)):
+                failure = f"the {metric} of task {goal.task!r} is too large for a number"
+                return dataclasses.replace(done, scores=None, failure=failure)
         return done
 
     def _show(self, phase: str, last: Trial | None = None) -> None:
