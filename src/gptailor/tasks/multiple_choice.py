@@ -80,15 +80,13 @@ def share_contexts(
         >>> positions
         ((0, 0), (0, 1))
     """
-    gathered: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    order: dict[tuple[int, ...], int] = {}
+    gathered: dict[tuple[int, ...], tuple[int, list[tuple[int, ...]]]] = {}
     positions = []
     for context, continuation in pairs:
-        continuations = gathered.setdefault(context, [])
-        passage = order.setdefault(context, len(order))
+        passage, continuations = gathered.setdefault(context, (len(gathered), []))
         positions.append((passage, len(continuations)))
         continuations.append(continuation)
-    passages = tuple(Passage(context, tuple(found)) for context, found in gathered.items())
+    passages = tuple(Passage(context, tuple(found)) for context, (_, found) in gathered.items())
     return passages, tuple(positions)
 
 

@@ -41,18 +41,16 @@ def evaluate_model(
     import torch
 
     with torch.random.fork_rng(), as_lm_eval_runs():
-        backend = _backend(model, tokenizer, max_length, dtype, batch_size)
+        backend = _backend(model, tokenizer, dtype, max_length=max_length, batch_size=batch_size)
         return Scores({name: _evaluate(backend, splits) for name, splits in tasks.items()})
 
 
-def _backend(
-    model: Any, tokenizer: Any, max_length: int | None, dtype: str, batch_size: int
-) -> Any:
+def _backend(model: Any, tokenizer: Any, dtype: str, **options: Any) -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval's own default is cuda
-    options: dict[str, Any] = dict(batch_size=batch_size, max_length=max_length, device=device)
+    # lm-eval's own default is cuda
+    options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if tokenizer is not None:
         options["tokenizer"] = copy.deepcopy(tokenizer)  # lm-eval may add a pad token
     if not isinstance(model, str | Path):

@@ -14,7 +14,7 @@ from typing import Any
 from gptailor.errors import TaskError
 from gptailor.files.yaml import read_yaml
 from gptailor.tasks.lm_eval.json_data import json_dataset, json_files
-from gptailor.tasks.lm_eval.task_file import file_problems
+from gptailor.tasks.lm_eval.task_file import check_task_file
 
 __all__ = ["LocalTasks", "is_path", "read_local_tasks", "read_task_file"]
 
@@ -131,7 +131,7 @@ def _prepared(
     name, group = config.get("task"), config.get("group")
     if not isinstance(name, list):
         return {str(name): _prepared_task(config, path, task_class)}, []
-    _refuse(file_problems(f"{path}: group {group!r}", config, whole=False))
+    check_task_file(f"{path}: group {group!r}", config, whole=False)
     inside: dict[str, dict[str, Any]] = {}
     members: list[Any] = []
     named: list[str] = []
@@ -151,7 +151,7 @@ def _prepared(
             members.append(inside[inner])
         else:
             named.append(str(member.get("group") or member.get("task")))
-            _refuse(file_problems(f"{path}: task {named[-1]!r}", member, whole=False))
+            check_task_file(f"{path}: task {named[-1]!r}", member, whole=False)
             members.append(_made_by(task_class, member))
     return inside | {str(group): _made_by(task_class, {**config, "task": members})}, named
 
@@ -159,7 +159,7 @@ def _prepared(
 def _prepared_task(config: Mapping[str, Any], path: Path, task_class: type) -> dict[str, Any]:
     """Check a task and make it ready: JSON data read by us, an evaluated split named."""
     name = config.get("task")
-    _refuse(file_problems(f"{path}: task {name!r}", config, whole=True))
+    check_task_file(f"{path}: task {name!r}", config, whole=True)
     ready = {**config, "class": task_class}
     for key in ("should_decontaminate", "doc_to_decontamination_query"):
         ready.pop(key, None)  # nobody asks for it here, and it would be rendered
@@ -173,11 +173,6 @@ def _prepared_task(config: Mapping[str, Any], path: Path, task_class: type) -> d
 def _made_by(task_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """Let the class make the tasks of a group, or a named task, if the config changes them."""
     return {**config, "class": task_class} if set(config) - _OF_GROUPS else dict(config)
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise TaskError(problems)
 
 
 def _read(path: Path, above: list[Path]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gptailor.core.frozen import Frozen, sentences
-from gptailor.errors import unknown
+from gptailor.errors import TaskError, unknown
 from gptailor.tasks.lm_eval.json_data import json_files
 
-__all__ = ["TaskFile", "file_problems"]
+__all__ = ["TaskFile", "check_task_file"]
 
 _NEED_FILES = frozenset({"json", "csv", "text", "parquet"})  # else the current folder is searched
 _READERS = _NEED_FILES | {"arrow"}
@@ -43,22 +43,6 @@ def _one_of(noun: Literal["metric", "aggregation", "sampler"], name: str) -> str
     if name not in registered:
         raise ValueError(unknown(noun, name, sorted(registered)))
     return name
-
-
-def _template(kinds: tuple[type, ...], value: object) -> object:
-    from gptailor.tasks.lm_eval.sandbox import compiled
-
-    if value is None:
-        return None
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise ValueError(f"must be text, in quotes: a template or a column's name, not {value!r}")
-    if isinstance(value, str):
-        try:
-            compiled(value)
-        except (TemplateError, SyntaxError, RecursionError, OverflowError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"is not a usable template: {reason}") from None
-    return value
 
 
 def _tag(value: object) -> object:
@@ -124,7 +108,23 @@ def _refused(reason: str) -> AfterValidator:
 
 def _rendered(*kinds: type) -> AfterValidator:
     """Take what lm-eval renders: a template, or one of other kinds that may replace it."""
-    return AfterValidator(partial(_template, kinds))
+
+    def check(value: object) -> object:
+        from gptailor.tasks.lm_eval.sandbox import compiled
+
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ValueError(
+                f"must be text, in quotes: a template or a column's name, not {value!r}"
+            )
+        if isinstance(value, str):
+            try:
+                compiled(value)
+            except (TemplateError, SyntaxError, RecursionError, OverflowError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise ValueError(f"is not a usable template: {reason}") from None
+        return value
+
+    return AfterValidator(check)
 
 
 _Code = Annotated[
@@ -215,8 +215,8 @@ class TaskFile(Frozen):
     metadata: object = None
 
 
-def file_problems(where: str, config: Mapping[str, Any], *, whole: bool) -> list[str]:
-    """Every error of a config, a sentence each, after `where` (the file and the task).
+def check_task_file(where: str, config: Mapping[str, Any], *, whole: bool) -> None:
+    """Raise TaskError with every problem of a config, each after `where` (the file and the task).
 
     A config that is not `whole` holds only keys that a group sets for its tasks.
     """
@@ -228,7 +228,8 @@ def file_problems(where: str, config: Mapping[str, Any], *, whole: bool) -> list
         of_data = any(str(one["loc"][0]).startswith("dataset_") for one in error.errors())
     if whole and not of_data:
         problems += [f"{where}: {problem}" for problem in _data_problems(config)]
-    return problems
+    if problems:
+        raise TaskError(problems)
 
 
 def _data_problems(config: Mapping[str, Any]) -> list[str]:
