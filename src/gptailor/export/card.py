@@ -1,7 +1,6 @@
 """The model card: what the model is, the source of every layer, its scores.
 
-Names and paths are escaped for Markdown and YAML. The disk is read once: hubs refuse a card whose
-``base_model`` is a path, and a path that exists here is no hub id.
+Names and paths are escaped for Markdown and YAML.
 """
 
 import math
@@ -85,6 +84,7 @@ def model_card(facts: CardFacts) -> str:
         >>> "llama-quantize --prune-layers 1 " in card
         True
     """
+    programs = [f"{_text(name)} {_text(version)}" for name, version in facts.versions.items()]
     sections = (
         _front_matter(facts),
         _headline(facts),
@@ -93,7 +93,7 @@ def model_card(facts: CardFacts) -> str:
         "" if facts.scores is None else _scores(facts.scores, facts.scores_note),
         _layers(facts),
         _exact(facts),
-        _versions(facts.versions),
+        f"Made with {', '.join(programs)}." if programs else "",
     )
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -170,8 +170,8 @@ def _scores(scores: ScoreTable, note: str) -> str:
         (
             _text(row.task),
             _text(row.metric),
-            "" if (base := scores.row(BASE, row.task)) is None else _number(base.score.value),
-            _estimate(row.score, _number),
+            "" if (base := scores.row(BASE, row.task)) is None else f"{base.score.value:.4g}",
+            _estimate(row.score, "{:.4g}".format),
             "" if row.retention is None else _estimate(row.retention, _percent),
             f"{row.n_examples:,}",
         )
@@ -242,11 +242,6 @@ def _pruned(facts: CardFacts) -> tuple[str, list[int]]:
     return members.pop(), [layer for layer in range(facts.n_layers) if layer not in kept]
 
 
-def _versions(versions: Mapping[str, str]) -> str:
-    named = ", ".join(f"{_text(name)} {_text(version)}" for name, version in versions.items())
-    return f"Made with {named}." if named else ""
-
-
 def _members_used(tailoring: Tailoring) -> list[str]:
     """The base, then every variant whose weights are in the result, in order of appearance."""
     specs = [*tailoring.layers, *tailoring.outer_parts.values()]
@@ -256,7 +251,7 @@ def _members_used(tailoring: Tailoring) -> list[str]:
 def _hub_name(path: str) -> str:
     """A hub id, without its revision; of a folder or a file the last name alone."""
     hub_id = path.partition("@")[0]
-    if _HUB_ID.match(hub_id) and not Path(path).exists():
+    if _HUB_ID.match(hub_id) and not Path(path).exists():  # hubs refuse a card that names a path
         return hub_id
     name = path.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
@@ -283,10 +278,6 @@ def _clean(text: str) -> str:
 def _text(text: str) -> str:
     """Text that Markdown shows unchanged, in a table too."""
     return _EDGE_UNDERSCORE.sub("&#95;", _clean(text).translate(_ENTITIES))
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _percent(value: float) -> str:

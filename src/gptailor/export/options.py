@@ -76,12 +76,9 @@ class ExportOptions:
     @property
     def hf_arguments(self) -> dict[str, Any]:
         """Arguments of `export_checkpoint`."""
-        arguments: dict[str, Any] = {}
-        if self.dtype is not None:
-            arguments["dtype"] = SAVED_DTYPES[self.dtype]
-        if self.shard_bytes is not None:
-            arguments["shard_bytes"] = self.shard_bytes
-        return arguments
+        dtype = None if self.dtype is None else SAVED_DTYPES[self.dtype]
+        arguments = {"dtype": dtype, "shard_bytes": self.shard_bytes}
+        return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _bytes_of(size: str) -> int:

@@ -1,9 +1,8 @@
 """Read an exported checkpoint back by stock transformers and compare tensors and logits.
 
-The reference does not use the edited config. The base's own full-length model shows with which
-mask, positions and rotary embedding each of its layers is called; the tailoring's layers are run
-one after another, each with the arguments of the base's layer at its original position. Names and
-shapes alone would not show that a sliding-window layer has lost its window.
+The reference does not use the edited config: each of the tailoring's layers is run with the mask,
+positions and rotary embedding that the base's own full-length model gives to the layer at its
+original position. So a sliding-window layer that has lost its window is noticed.
 """
 
 import copy

@@ -1,9 +1,7 @@
 """Workers that are processes of this machine: one a device, or several that share its cores.
 
-Each process makes its own evaluator and receives groups of jobs through a pipe. A process that is
-killed (by a signal, a driver, the system's lack of memory) is reported as `Lost`. It is started as
-``python -m gptailor.workers.processes FD``: FD is its end of the pipe, and its standard input ends
-when the parent process does.
+Each is started as ``python -m gptailor.workers.processes FD``, makes its own evaluator and receives
+groups of jobs through a pipe, whose end is FD. Its standard input ends with the parent process.
 """
 
 import contextlib
@@ -58,11 +56,7 @@ class ProcessBackend:
         return len(self._slots)
 
     def start(self, worker: int) -> None:
-        """Start a process; it makes its evaluator at once.
-
-        Raises:
-            RecordError: The system starts no more processes.
-        """
+        """Start a process; it makes its evaluator at once."""
         slot = self._slots[worker]
         try:
             ours, theirs = Pipe()

@@ -39,7 +39,7 @@ Answer = Ready | Lost | list[Evaluation]
 
 
 class WorkerBackend(Protocol):
-    """Workers by number, each doing one thing at a time."""
+    """Starts workers, by number, hands jobs to them and waits for their answers."""
 
     @property
     def n_workers(self) -> int:
@@ -53,8 +53,7 @@ class WorkerBackend(Protocol):
     def submit(self, worker: int, jobs: Sequence[Job]) -> Lost | None:
         """Hand jobs to a worker that is ready; `wait` returns their evaluations later.
 
-        Returns:
-            How it ended, if it is known to have ended before it received them.
+        Returns how it ended, if it is known to have ended before it received them.
         """
         ...
 
@@ -134,11 +133,7 @@ class _Workers:
         return {one for one in numbers if self.idle_deaths.get(one, 0) < MAX_IDLE_DEATHS}
 
     def on_idle_death(self, worker: int, reason: str) -> None:
-        """Count a loss with nothing to do.
-
-        Raises:
-            RecordError: No worker is left that was not lost again and again.
-        """
+        """Count a loss with nothing to do; RecordError if no usable worker is left."""
         self.idle_deaths[worker] = self.idle_deaths.get(worker, 0) + 1
         logger.warning("worker %d was lost (%s) with nothing to do", worker, reason)
         if not self.usable:

@@ -26,7 +26,6 @@ _SCALES = {
     "residual_multiplier": GGUFWriter.add_residual_scale,
 }
 _CONTEXT = ("max_position_embeddings", "n_positions")
-_LAYER_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 
 
 def add_numbers(writer: GGUFWriter, config: PreTrainedConfig, known: Architecture) -> None:
@@ -92,7 +91,8 @@ def _add_epsilon(writer: GGUFWriter, fields: Fields) -> None:
     if fields.get("rms_norm_eps") is not None:
         writer.add_layer_norm_rms_eps(float(fields["rms_norm_eps"]))
     else:
-        writer.add_layer_norm_eps(float(_first(fields, *_LAYER_EPS, default=1e-5)))  # OLMo has none
+        names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+        writer.add_layer_norm_eps(float(_first(fields, *names, default=1e-5)))  # OLMo has none
 
 
 def _add_experts(writer: GGUFWriter, fields: Fields) -> None:

@@ -281,15 +281,11 @@ def _check(file: Path, plan: _Plan) -> None:
 
 def _agrees(found: Any, wanted: Any, kind: GGMLQuantizationType) -> bool:
     """Whether the values read are the wanted ones, as far as the type is exact."""
-    if kind != GGMLQuantizationType.Q8_0:
-        return bool(np.array_equal(found, _rounded(wanted, kind)))
+    if kind != GGMLQuantizationType.Q8_0:  # rounded by torch, not by the library that wrote it
+        dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+        rounded = torch.from_numpy(wanted).to(dtypes[kind.name]).float().numpy()
+        return bool(np.array_equal(found, rounded))
     blocks = wanted.reshape(-1, GGML_QUANT_SIZES[kind][0])
     # half a step of 1/127 of the block's largest; the step itself is a float16
     limit = np.abs(blocks).max(axis=1, keepdims=True) * (0.5 / 127 + 2**-10) + 1e-7
     return bool((np.abs(found.reshape(blocks.shape) - blocks) <= limit).all())
-
-
-def _rounded(wanted: Any, kind: GGMLQuantizationType) -> Any:
-    """Rounded by torch, not by the library that wrote the file."""
-    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    return torch.from_numpy(wanted).to(dtypes[kind.name]).float().numpy()

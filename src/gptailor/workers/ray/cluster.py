@@ -1,7 +1,7 @@
 """Join a Ray cluster, and count the workers that it has room for.
 
-Ray tries for minutes to join an address that does not answer, or is no cluster. So another process
-tries to join first, with a time limit.
+Ray tries for minutes to join an address that does not answer. So another process, with a time
+limit, tries to join first.
 """
 
 import functools
@@ -20,7 +20,6 @@ from gptailor.errors import ConfigError
 
 __all__ = ["FINEST_SHARE", "Needs", "in_short", "join", "needs_of"]
 
-_ADDRESS = "workers.options.address"
 FINEST_SHARE = 1e-4  # Ray counts devices in ten thousandths
 _JOIN_S = 15.0  # for a cluster to answer; a running one takes a second or two
 _CONNECT_S = 5.0  # for a machine to answer
@@ -53,13 +52,7 @@ class Needs:
 
 
 def needs_of(device: str, threads: int | None, share: float) -> Needs:
-    """What each worker needs, on the cluster that was joined.
-
-    `share` is the part of a GPU that each has, where there are any.
-
-    Raises:
-        ConfigError: The cluster has no such device, or it names one of a single machine.
-    """
+    """What each worker needs on the cluster that was joined: `share` of a GPU, if it has any."""
     kind, _, number = device.partition(":")
     if number or kind == "mps":
         raise ConfigError(
@@ -81,13 +74,13 @@ def needs_of(device: str, threads: int | None, share: float) -> Needs:
 
 def join(address: str) -> bool:
     """Join a cluster, unless this process has joined one already; return whether it did so here."""
-    where = _ADDRESS
+    where = "workers.options.address"
     _refuse_address(address, where)
     if ray.is_initialized():
         return False
     named = os.environ.get("RAY_ADDRESS")
     if address == "auto" and named:  # as Ray reads it
-        where, address = f"RAY_ADDRESS (read for {_ADDRESS}: auto)", named
+        where, address = f"RAY_ADDRESS (read for {where}: auto)", named
         _refuse_address(address, where)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports nothing
     if address != "local":
@@ -118,11 +111,9 @@ def _refuse_address(address: str, where: str) -> None:
 
 
 def _joined(address: str, where: str) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address == "local":
-        quiet["include_dashboard"] = False
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except Exception as error:  # noqa: BLE001  # Ray has no kind of its own for all of these
         reason = in_short(error)
         advice = "start one with 'ray start --head', or say address: local"

@@ -1,9 +1,8 @@
 """Workers on the nodes of a Ray cluster.
 
-Each worker is an actor with a device of its own. It reads the members from the paths of the config
-on its own node, and compares their digests with those of the machine that searches: weights never
-go through the object store; only tailorings and scores are sent. Lost actors are restarted by
-`SupervisedPool`, not by Ray, so that the jobs that killed them are counted.
+Each worker is an actor with a device of its own, which reads the members on its own node: only
+tailorings and scores are sent. Lost actors are restarted by `SupervisedPool`, not by Ray, so that
+the jobs that killed them are counted.
 """
 
 import contextlib
@@ -69,11 +68,7 @@ class RayBackend:
         self._asked[self._actors[worker].evaluate.remote(list(jobs))] = worker
 
     def wait(self) -> tuple[int, Answer]:
-        """Wait for the next actor that answers or is lost.
-
-        Raises:
-            RecordError: For ten minutes no node had room for any worker.
-        """
+        """Wait for an actor to answer or be lost; RecordError if none has had room for minutes."""
         assert self._asked, "no actor to wait for"
         had_room = time.monotonic()
         while True:
