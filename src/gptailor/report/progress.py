@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import numpy as np
 from markupsafe import Markup
@@ -112,7 +112,7 @@ def _limits(losses: Sequence[float], top: Sequence[float]) -> tuple[float, float
     """From the best, or the base at 0, to the 90 % quantile, so that outliers do not dominate."""
     finite = [loss for loss in losses if np.isfinite(loss)] or [1.0]
     high = max(float(np.quantile(finite, 0.9)), float(np.median([min(t, 10.0) for t in top])))
-    low = min(*finite, 0.0) if len(finite) > 1 else min(finite[0], 0.0)
+    low = min([*finite, 0.0])
     margin = 0.06 * (high - low) or 0.1
     return low - margin, max(high, 0.0) + margin
 
@@ -127,12 +127,11 @@ class _Chart:
     def draw(self, name: str, label: str, measure: Callable[[Point], float]) -> Panel:
         last = max(measure(point) for point in self.points)
         axes = Axes(Scale(0.0, last or 1.0, _LEFT, _RIGHT), self.y)
-        scored = sorted((p for p in self.points if p.loss is not None), key=lambda p: p.n_examples)
-        failed = [point for point in self.points if point.loss is None]
+        has_failed = any(point.loss is None for point in self.points)
+        points = sorted(self.points, key=lambda p: (p.loss is None, p.n_examples))
         drawn = [
-            *self._frame(axes, name, label, bool(failed)),
-            *(self._dot(point, axes.x(measure(point))) for point in scored),
-            *(_cross(axes.x(measure(point)), point.title) for point in failed),
+            *self._frame(axes, name, label, has_failed),
+            *(self._dot(point, axes.x(measure(point))) for point in points),
             *self._best_line(axes, measure),
             *self._ring(axes, measure),
         ]
@@ -163,27 +162,25 @@ class _Chart:
         return drawn
 
     def _dot(self, point: Point, x: float) -> Markup:
-        loss = self.y.high if point.loss is None else point.loss
+        """A trial's dot, or the cross of a failed one."""
+        if point.loss is None:
+            arms = f"M{x - 3:.1f} {_FAILED_Y - 3:.1f}l6 6m0 -6l-6 6"
+            return tag("path", tag("title", point.title), d=arms, class_="cross")
         class_ = "dot top" if point.is_able else "dot"
-        class_ += " beyond" if loss > self.y.high else ""
+        class_ += " beyond" if point.loss > self.y.high else ""
         radius = rung_radius(self.rungs.index(point.n_examples), len(self.rungs))
         is_titled = len(self.points) <= _TITLED or point.is_able
-        return dot(x, self.y(loss), radius, class_, point.title if is_titled else "")
+        return dot(x, self.y(point.loss), radius, class_, point.title if is_titled else "")
 
     def _best_line(self, axes: Axes, measure: Callable[[Point], float]) -> list[Markup]:
         """Steps down at every new best of those that may be chosen."""
-        bests: list[tuple[float, float]] = []
+        lowest = math.inf
+        steps: list[tuple[float, float]] = []
         for point in self.points:
-            lowest = bests[-1][1] if bests else math.inf
             if point.is_able and point.loss is not None and point.loss < lowest:
-                bests.append((measure(point), point.loss))
-        if not bests:
-            return []
-        bests.append((axes.x.high, bests[-1][1]))
-        steps = [(axes.x(bests[0][0]), self.y(bests[0][1]))]
-        for (_, before), (value, after) in pairwise(bests):
-            steps += [(axes.x(value), self.y(before)), (axes.x(value), self.y(after))]
-        return [path(steps, class_="best")]
+                x, y, lowest = axes.x(measure(point)), self.y(point.loss), point.loss
+                steps += [(x, steps[-1][1]), (x, y)] if steps else [(x, y)]
+        return [path([*steps, (_RIGHT, steps[-1][1])], class_="best")] if steps else []
 
     def _ring(self, axes: Axes, measure: Callable[[Point], float]) -> list[Markup]:
         """A ring around the chosen trial."""
@@ -199,11 +196,6 @@ class _Chart:
 def rung_radius(rung: int, n_rungs: int) -> float:
     """Pixels: the more examples, the larger the dot."""
     return 3.8 if rung == n_rungs - 1 else round(2.0 + 1.2 * rung / max(n_rungs - 1, 1), 2)
-
-
-def _cross(x: float, title: str) -> Markup:
-    arms = f"M{x - 3:.1f} {_FAILED_Y - 3:.1f}l6 6m0 -6l-6 6"
-    return tag("path", tag("title", title), d=arms, class_="cross")
 
 
 def _round_times(last: float) -> list[float]:
