@@ -121,11 +121,7 @@ class ConfigEvaluatorFactory:
         return self.config.engine.threads
 
     def __call__(self, *, device: str, threads: int) -> Evaluator:
-        """Make an evaluator in this process, and compare it with the first one.
-
-        Raises:
-            UserError: Something is invalid here, or differs from where the study runs.
-        """
+        """Make an evaluator in this process, and refuse one that differs from the first."""
         for method in self.config.merge:
             MERGE_METHODS.load(method)  # unpickling a config does not
         engine = self.config.engine.model_copy(update={"device": device, "threads": threads})
@@ -155,18 +151,9 @@ def _facts(family: Family, tasks: Mapping[str, TaskSplits]) -> dict[str, str]:
 
 
 def assemble(
-    config: Config,
-    *,
-    family: Family | None = None,
-    tasks: Mapping[str, TaskSplits] | None = None,
+    config: Config, *, family: Family | None = None, tasks: Mapping[str, TaskSplits] | None = None
 ) -> Assembly:
-    """Load the members, tokenise the tasks, check the engine, and put everything together.
-
-    Args:
-        config: The whole config.
-        family: The members, if they are in memory.
-        tasks: The tasks, if they are loaded.
-    """
+    """Load what is not in memory, check the engine, and put everything together."""
     keep_freed_pages()
     if family is not None and evaluates_apart(config):
         raise ConfigError(

@@ -59,9 +59,6 @@ def export(  # noqa: PLR0913  # what may be said of an export
 
     `Run.export` describes the arguments; `run` may be a config, if there is a `tailoring` (the
     path of a tailoring.yaml). `on_loading` is called before the members are loaded.
-
-    Raises:
-        UserError: It can't be written as asked, or the members changed since the search.
     """
     found = find_provenance(run, trial=trial, tailoring=tailoring)
     on_loading()
@@ -89,11 +86,7 @@ def export(  # noqa: PLR0913  # what may be said of an export
 
 
 def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> Provenance:
-    """Find out what is to be exported; `export` describes the arguments.
-
-    Raises:
-        UserError: The folder is not a run's, the trial does not exist, nothing was chosen yet.
-    """
+    """Find out what is to be exported; `export` describes the arguments."""
     if trial is not None and tailoring is not None:
         raise ConfigError("export: give --trial or --tailoring, not both")
     if run.is_file():

@@ -94,11 +94,7 @@ def header_of(
 def refuse_changes(
     record: RunRecord, family: Family, tasks: Mapping[str, TaskSplits] | None = None
 ) -> None:
-    """Refuse members and tasks that are not those a run was begun with.
-
-    Raises:
-        ConfigError: Every difference, a sentence each.
-    """
+    """Refuse members and tasks that are not those a run was begun with."""
     digests = {name: task_digest(splits) for name, splits in (tasks or {}).items()}
     facts, where = _model_facts(family), record.folder
     if problems := changes(record.header, family.digests, facts, digests, where=where):

@@ -1,5 +1,6 @@
 """``gptailor search``: run a study, or go on with it."""
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from gptailor.record.ranking import BEST
 from gptailor.study import Progress
 
 if TYPE_CHECKING:
-    from gptailor.app.run import Run
     from gptailor.record.entries import Costs
 
 __all__ = ["command"]
@@ -40,8 +40,14 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Search for the best smaller model; the same command goes on after a stop or a kill."""
+    from gptailor.app.run import run_search
+    from gptailor.app.settings import run_folder, settings_of
+
+    show_message = functools.partial(errors.print, style="dim")
     try:
-        run = _run(config, out)
+        settings, folder = settings_of(config), out or run_folder(config)
+        with _progress_display() as show:
+            run = run_search(settings, folder, on_message=show_message, on_progress=show)
     except KeyboardInterrupt:
         errors.print("stopped; what was scored is recorded: run the same command to go on")
         raise typer.Exit(130) from None
@@ -75,19 +81,6 @@ def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
     for row in cost_rows(forecast, spent):
         table.add_row(*row)
     return table
-
-
-def _run(path: Path, out: Path | None) -> "Run":
-    """Search with notes and progress on stderr."""
-    from gptailor.app.run import run_search
-    from gptailor.app.settings import run_folder, settings_of
-
-    def show_message(message: str) -> None:
-        errors.print(message, style="dim")
-
-    config, folder = settings_of(path), out or run_folder(path)
-    with _progress_display() as show:
-        return run_search(config, folder, on_message=show_message, on_progress=show)
 
 
 @contextmanager
