@@ -113,8 +113,8 @@ class _Drawing:
         self.tailoring, self.members, self.n_layers = tailoring, members, n_layers
         self.letters = letters
         n_columns = max(n_layers, len(tailoring.layers)) + 3  # embedding, norm, head
-        longest = max(len(shortened(name, 20)) for name in (*members, "result"))
-        self.left = 20.0 + 7.2 * longest
+        self.names = [shortened(name, 20) for name in members]
+        self.left = 20.0 + 7.2 * max(map(len, (*self.names, "result")))
         self.cell = min((_WIDTH - self.left - 3 * _GAP) / n_columns, 44.0)
         self.width = self.left + n_columns * self.cell + 3 * _GAP
         self.foot = _TOP + _ROW * len(members)
@@ -139,13 +139,8 @@ class _Drawing:
 
     def _names(self) -> list[Markup]:
         drawn = [
-            text(
-                self.left - 10,
-                _TOP + (row + 0.5) * _ROW + 4,
-                shortened(member, 20),
-                class_="tick end",
-            )
-            for row, member in enumerate(self.members)
+            text(self.left - 10, _TOP + (row + 0.5) * _ROW + 4, name, class_="tick end")
+            for row, name in enumerate(self.names)
         ]
         below = self.foot + _THREADS + _RESULT
         drawn.append(text(self.left - 10, below - 8, "result", class_="tick end strong"))
@@ -219,7 +214,7 @@ class _Drawing:
 
     def _result(self) -> list[Markup]:
         """The layers of the result: a stripe for each source, a letter for the method."""
-        n_result = len(self.tailoring.layers)
+        n_result, y = len(self.tailoring.layers), self.foot + _THREADS
         drawn = []
         for name, column, spec in _placed(self.tailoring, n_result):
             row = _row(name.removeprefix("the "), spec)
@@ -227,7 +222,21 @@ class _Drawing:
             method = "" if spec.method is None else f"{row.method}{params} of "
             base = f", on {row.base}" if method and row.base else ""
             title = f"{row.name} of the result: {method}{row.sources}{base}"
-            drawn += self._stripes(self.x(column, n_result), spec, title)
+            x, width = self.x(column, n_result), (self.cell - self.gap) / len(spec.sources)
+            for index, source in enumerate(spec.sources):
+                stripe = tag(
+                    "rect",
+                    tag("title", title),
+                    x=round(x + self.gap / 2 + index * width, 2),
+                    y=y,
+                    width=round(width, 2),
+                    height=_RESULT,
+                    class_=f"cell m{self.members.index(source.member) % 9}",
+                )
+                drawn.append(stripe)
+            if spec.method is not None and self.cell >= 9:
+                middle, letter = x + self.cell / 2, self.letters[spec.method]
+                drawn.append(text(middle, y + _RESULT / 2 + 4, letter, class_="letter mid"))
         return drawn
 
     def _strengths(self) -> list[Markup]:
@@ -247,33 +256,13 @@ class _Drawing:
         named = text(self.left - 10, y, "scale", class_="tick end small")
         return [named, *drawn] if drawn else []
 
-    def _stripes(self, x: float, spec: LayerSpec, title: str) -> list[Markup]:
-        y, width = self.foot + _THREADS, (self.cell - self.gap) / len(spec.sources)
-        drawn = [
-            tag(
-                "rect",
-                tag("title", title),
-                x=round(x + self.gap / 2 + index * width, 2),
-                y=y,
-                width=round(width, 2),
-                height=_RESULT,
-                class_=f"cell m{self.members.index(source.member) % 9}",
-            )
-            for index, source in enumerate(spec.sources)
-        ]
-        if spec.method is not None and self.cell >= 9:
-            middle, letter = x + self.cell / 2, self.letters[spec.method]
-            drawn.append(text(middle, y + _RESULT / 2 + 4, letter, class_="letter mid"))
-        return drawn
-
 
 _Users = dict[tuple[str, int], list[str]]
 
 
 def _users(tailoring: Tailoring, n_layers: int) -> tuple[_Users, _Users]:
     """Member and column to what uses it as a source, and to what takes differences from it."""
-    uses: _Users = {}
-    grounds: _Users = {}
+    uses, grounds = _Users(), _Users()
     for name, column, spec in _placed(tailoring, n_layers):
         user = f"{name} of the result" if name.startswith("layer") else name
         named = [(uses, source) for source in spec.sources]
