@@ -1,10 +1,9 @@
 """Pack passages into batches for prefix-tree attention.
 
-A row is a prefix tree of tokens: the choices of a question share its context, and questions share
-their instructions and worked examples. A token attends to its ancestors only, and its position is
-its depth. So every common prefix is run once a row, and only the ends of rows are padded. The last
-token of a continuation is only predicted, so it is not an input. Batches depend on the passages
-alone, never on a candidate.
+A row is a prefix tree of tokens: a token attends to its ancestors only, and its position is its
+depth. So a prefix that choices or questions share is run once a row. The last token of a
+continuation is only predicted, so it is not an input. Batches depend on the passages alone, never
+on a candidate.
 """
 
 import itertools
@@ -83,13 +82,8 @@ def pack(
     """Pack passages into batches of about equal work, every passage into one.
 
     Passages with a common prefix share a row where there is room; rows of similar length share a
-    batch. A passage longer than a row has its own row, a row longer than a batch its own batch.
-
-    Args:
-        passages: To be scored.
-        row_tokens: Most tokens of a row; the cheapest of several if None.
-        batch_tokens: Most tokens of a batch, padding counted.
-        attention_tokens: The length of row in which attention costs as much as the rest of a layer.
+    batch. A passage longer than `row_tokens` has its own row, a row longer than `batch_tokens` its
+    own batch. Without `row_tokens`, the cheapest of several lengths is chosen.
     """
     order = sorted(range(len(passages)), key=lambda index: passages[index].context)
     sizes = _sizes([passages[index] for index in order])

@@ -15,10 +15,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def device_of(wanted: str) -> str:
-    """The device to run on.
-
-    Args:
-        wanted: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """The device to run on, of ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
         ConfigError: This machine has no such device.
@@ -27,11 +24,8 @@ def device_of(wanted: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = wanted.partition(":")
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = {
-        "cpu": True,
-        "cuda": int(number or 0) < n_gpus,
-        "mps": torch.backends.mps.is_available(),
-    }
+    has_mps = torch.backends.mps.is_available()
+    there = {"cpu": True, "cuda": int(number or 0) < n_gpus, "mps": has_mps}
     if not there[kind]:
         raise ConfigError(
             f"engine.device: {wanted} is not available; PyTorch sees {n_gpus} CUDA devices: use "

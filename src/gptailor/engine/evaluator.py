@@ -18,7 +18,7 @@ from gptailor.core.trial import Evaluation, Job, Measurement, Scores
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
 from gptailor.engine.head import Targets
-from gptailor.engine.walk import Work
+from gptailor.engine.walk import Result, Work
 from gptailor.tasks.divergence import Teacher
 from gptailor.tasks.task import Outcome, Passage, Task
 
@@ -92,24 +92,23 @@ class Evaluator:
     ) -> list[Evaluation]:
         started = time.perf_counter()
         outcomes: list[dict[tuple[str, int], dict[int, list[Outcome]]]] = [{} for _ in jobs]
-        failures: list[str | None] = [None for _ in jobs]
-        costs = [0.0 for _ in jobs]
+        parts: list[list[Result]] = [[] for _ in jobs]
+        tailorings = [job.tailoring for job in jobs]
         for chunk in self._chunks_between(split, known, n_examples):
-            tailorings = [job.tailoring for job in jobs]
             results = self.engine.run(tailorings, chunk.batches, chunk.teachers)
-            for index, result in enumerate(results):
-                costs[index] += result.layer_tokens
-                failures[index] = failures[index] or result.failure
+            for part, result, found in zip(parts, results, outcomes, strict=True):
+                part.append(result)
                 if result.targets is not None:
-                    _collect(chunk, result.targets, outcomes[index])
+                    _collect(chunk, result.targets, found)
+        joined = [Result.joined(part) for part in parts]
         scores = [
-            self._scores(split, job, found) if failure is None else None
-            for job, found, failure in zip(jobs, outcomes, failures, strict=True)
+            self._scores(split, job, found) if result.failure is None else None
+            for job, found, result in zip(jobs, outcomes, joined, strict=True)
         ]
         seconds = (time.perf_counter() - started) / len(jobs)
         return [
-            Evaluation(score, failure, seconds, round(cost))
-            for score, failure, cost in zip(scores, failures, costs, strict=True)
+            Evaluation(score, result.failure, seconds, round(result.layer_tokens))
+            for score, result in zip(scores, joined, strict=True)
         ]
 
     def _scores(

@@ -49,13 +49,8 @@ class LruCache(Generic[T]):
 class LayerCache:
     """Make each LayerSpec's module, and keep it in an LRU cache.
 
-    Args:
-        family: Where the weights are.
-        templates: One layer module on the meta device for each original position.
-        device: Where layers run.
-        cache_bytes: Most bytes of merged layers kept.
-        member_bytes: Most bytes of members' layers copied to the device; None where the members
-            are on it.
+    `templates` are one layer module on the meta device for each original position. Members' layers
+    are copied to the device, at most `member_bytes` of them, unless that is None.
     """
 
     def __init__(
@@ -67,8 +62,7 @@ class LayerCache:
         cache_bytes: int,
         member_bytes: int | None = None,
     ) -> None:
-        self._family = family
-        self._templates = templates
+        self._family, self._templates = family, templates
         self._copier = None if member_bytes is None else _Copier(device)
         self.taken = LruCache[nn.Module](member_bytes)  # layers with one source
         self.merged = LruCache[nn.Module](cache_bytes)

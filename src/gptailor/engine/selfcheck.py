@@ -1,8 +1,7 @@
 """Check before a search that the engine scores like transformers, on the actual weights.
 
-The whole base is run on two packed passages and, one plain sequence at a time, by its own Hugging
-Face forward. So is the base with one layer cut, against a smaller Hugging Face model: that finds
-architectures whose layers depend on their index or on the number of layers.
+Whole, and with one layer cut: that finds architectures whose layers depend on their index or on the
+number of layers.
 """
 
 from collections.abc import Sequence
@@ -37,10 +36,11 @@ def refuse_inexact(engine: Engine) -> None:
     family = engine.family
     rng = np.random.default_rng(0)
     vocabulary = min(family.config.vocab_size, len(family.tokenizer))
-    passages = [
-        Passage(_tokens(rng, vocabulary, 9), tuple(_tokens(rng, vocabulary, n) for n in lengths))
+    drawn = [
+        [tuple(rng.integers(0, vocabulary, n).tolist()) for n in (9, *lengths)]
         for lengths in ((3, 1, 4), (5, 2))
     ]
+    passages = [Passage(context, tuple(continuations)) for context, *continuations in drawn]
     name = type(family.config).__name__.removesuffix("Config")
     model = model_around(family.config, family.states[BASE], family.dtype)
     apart = _apart(engine, Tailoring.whole(BASE, family.n_layers), model, passages)
@@ -112,16 +112,11 @@ def _one_layer_shorter(family: Family) -> tuple[Tailoring, PreTrainedModel] | No
 def plain_logprobs(model: torch.nn.Module, passages: tuple[Passage, ...]) -> Tensor:
     """Log-probability of every continuation token, one forward a continuation: float32 (M,)."""
     found = []
+    device = next(model.parameters()).device
     for passage in passages:
         for continuation in passage.continuations:
             tokens = torch.tensor([passage.context + continuation])
-            device = next(model.parameters()).device
             logits = model(input_ids=tokens[:, :-1].to(device), use_cache=False).logits[0].float()
-            n = len(continuation)
-            logprobs = logits[-n:].log_softmax(dim=-1).cpu()
-            found.append(logprobs[torch.arange(n), torch.tensor(continuation)])
+            logprobs = logits[-len(continuation) :].log_softmax(dim=-1).cpu()
+            found.append(logprobs[range(len(continuation)), continuation])
     return torch.cat(found)
-
-
-def _tokens(rng: np.random.Generator, vocabulary: int, n: int) -> tuple[int, ...]:
-    return tuple(int(token) for token in rng.integers(0, vocabulary, n))

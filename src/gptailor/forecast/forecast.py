@@ -5,8 +5,7 @@ The speed of each kind of work is measured on this machine, and the study is run
 down by each other only where they have fewer cores than threads.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
@@ -38,16 +37,13 @@ def forecast(
 ) -> ForecastEntry:
     """Measure the speed and run the study without models; it takes a few seconds.
 
-    Args:
-        plan: Of the study.
-        space: What the searcher may propose.
-        make_searcher: Makes the searcher for an objective.
-        evaluator: On such a device as evaluations will run on.
-        setup: The processes that will evaluate; None if it is this one.
-        group_size: Most candidates evaluated together.
+    `setup` describes the processes that will evaluate, None if it is this one; the speed is
+    measured with as many threads as one of them has.
     """
-    with _threads(setup):
-        speed = measure_speed(plan, space, evaluator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if setup is None else setup.threads)
+    speed = measure_speed(plan, space, evaluator)
+    torch.set_num_threads(threads)
     engine = evaluator.engine
     device = str(engine.device)
     held = held_bytes(device)
@@ -66,13 +62,3 @@ def forecast(
         merged_bytes=pool.merged_bytes,
         peak_bytes=max(peak_bytes(device), held + grown),
     )
-
-
-@contextmanager
-def _threads(setup: WorkerSetup | None) -> Iterator[None]:
-    """As many threads as one worker has."""
-    before = torch.get_num_threads()
-    if setup is not None:
-        torch.set_num_threads(setup.threads)
-    yield
-    torch.set_num_threads(before)

@@ -22,10 +22,6 @@ class MadeUpScores:
     """Draws scores that behave like real ones: the first layers cost most to cut, late ones least.
 
     Independent random scores are worse: docs/decisions/0022.
-
-    Args:
-        tasks: Split to name to task.
-        n_layers: Of a member.
     """
 
     def __init__(self, tasks: Mapping[str, Mapping[str, Task]], n_layers: int) -> None:
