@@ -100,14 +100,10 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class ConfigEvaluatorFactory:
-    """How a worker makes the evaluator of a study.
+    """How a worker makes the evaluator of a study."""
 
-    Args:
-        config: The study's; paths in it are read where the worker is.
-        facts: What must be equal there: ``digest of member math`` and the like to its value.
-    """
-
-    config: Config
+    config: Config  # the study's; paths in it are read where the worker is
+    # what must be equal there: ``digest of member math`` and the like to its value
     facts: Mapping[str, str]
 
     @property

@@ -27,21 +27,14 @@ _SCORES_NOTE = "Examples that neither the search nor the choice among finalists 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """A tailoring and where it comes from.
+    """A tailoring and where it comes from."""
 
-    Args:
-        config: With which it was searched, or for which it was written.
-        tailoring: What is to be exported.
-        record: That of its run; None where there is no run.
-        scores: Those of the base and of the tailoring on the test split, if they are recorded.
-        n_tried: How many candidates were tried; None where there was no search.
-    """
-
-    config: Config
-    tailoring: Tailoring
-    record: RunRecord | None = None
+    config: Config  # with which it was searched, or for which it was written
+    tailoring: Tailoring  # what is to be exported
+    record: RunRecord | None = None  # that of its run; None where there is no run
+    # those of the base and of the tailoring on the test split, if they are recorded
     scores: ScoreTable | None = None
-    n_tried: int | None = None
+    n_tried: int | None = None  # how many candidates were tried; None where there was no search
 
 
 def export(  # noqa: PLR0913  # what may be said of an export

@@ -20,16 +20,11 @@ _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """A format and its options.
+    """A format and its options."""
 
-    Args:
-        format: One of `FORMATS`.
-        dtype: One of the format's own names; None for its default.
-        shard_bytes: The most bytes of one file of a checkpoint; None for the default.
-    """
-
-    format: str
-    dtype: str | None = None
+    format: str  # one of `FORMATS`
+    dtype: str | None = None  # one of the format's own names; None for its default
+    # the most bytes of one file of a checkpoint; None for the default
     shard_bytes: int | None = None
 
     @classmethod

@@ -40,25 +40,16 @@ _OUTDATED = "evaluation.json is of a model that was chosen before; run 'gptailor
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the record of one study says.
+    """What the record of one study says."""
 
-    Args:
-        folder: The run's folder.
-        header: What the study is.
-        entries: What follows the header, in order.
-        proposals: Trial number to what was asked.
-        trials: The finished trials by number, complete or failed.
-        evaluation: What ``gptailor evaluate`` wrote; None where it has not been run.
-        notes: What was passed over in reading, one sentence each.
-    """
-
-    folder: Path
-    header: Header
-    entries: tuple[Entry, ...]
-    proposals: Mapping[int, Proposal]
-    trials: tuple[Trial, ...]
+    folder: Path  # the run's folder
+    header: Header  # what the study is
+    entries: tuple[Entry, ...]  # what follows the header, in order
+    proposals: Mapping[int, Proposal]  # trial number to what was asked
+    trials: tuple[Trial, ...]  # the finished trials by number, complete or failed
+    # what ``gptailor evaluate`` wrote; None where it has not been run
     evaluation: EvaluationFile | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was passed over in reading, one sentence each
 
     @cached_property
     def references(self) -> dict[str, Scores]:

@@ -23,18 +23,12 @@ _MAX_PAIRS = 28
 
 @dataclass(frozen=True, slots=True)
 class FrontRow:
-    """One candidate of the front.
-
-    Args:
-        values: The user's metric, one a task.
-        kept: 1 less the loss, one a task: 1 is as good as the base.
-        loss: The weighted mean loss over tasks.
-    """
+    """One candidate of the front."""
 
     number: int
-    values: tuple[float, ...]
-    kept: tuple[float, ...]
-    loss: float
+    values: tuple[float, ...]  # the user's metric, one a task
+    kept: tuple[float, ...]  # 1 less the loss, one a task: 1 is as good as the base
+    loss: float  # the weighted mean loss over tasks
     is_chosen: bool
 
 

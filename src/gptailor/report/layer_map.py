@@ -38,20 +38,13 @@ class LayerRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LayerPicture:
-    """The picture and what goes with it.
-
-    Args:
-        methods: Letter in the drawing to the merge method it stands for.
-        summary: What was done, in sentences.
-        rows: The same as a table.
-        has_grounds: Whether a merge takes differences from a layer that is not a source itself.
-    """
+    """The picture and what goes with it."""
 
     svg: Markup
-    methods: tuple[tuple[str, str], ...]
-    summary: tuple[str, ...]
-    rows: tuple[LayerRow, ...]
-    has_grounds: bool
+    methods: tuple[tuple[str, str], ...]  # letter in the drawing to the merge method it stands for
+    summary: tuple[str, ...]  # what was done, in sentences
+    rows: tuple[LayerRow, ...]  # the same as a table
+    has_grounds: bool  # whether a merge takes differences from a layer that is not a source itself
 
 
 def layer_picture(tailoring: Tailoring, members: Sequence[str], n_layers: int) -> LayerPicture:

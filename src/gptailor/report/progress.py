@@ -23,20 +23,13 @@ _TITLED = 1500  # dots with a text on hovering; beyond, the page would grow by 1
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One trial as it is drawn.
-
-    Args:
-        loss: By the user's own metrics; None if it failed.
-        layer_tokens: Spent by the search up to and with this trial.
-        elapsed: Seconds of search when it was recorded.
-        is_able: Whether it may be chosen: the size wanted, on the most examples.
-    """
+    """One trial as it is drawn."""
 
     trial: Trial
-    loss: float | None
-    layer_tokens: int
-    elapsed: float
-    is_able: bool
+    loss: float | None  # by the user's own metrics; None if it failed
+    layer_tokens: int  # spent by the search up to and with this trial
+    elapsed: float  # seconds of search when it was recorded
+    is_able: bool  # whether it may be chosen: the size wanted, on the most examples
 
     @property
     def n_examples(self) -> int:
@@ -57,18 +50,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class SearchChart:
-    """The whole search.
-
-    Args:
-        rungs: The numbers of examples in use, rising.
-        panels: Over trials, over compute and over time.
-        n_beyond: Trials worse than the scale shows.
-    """
+    """The whole search."""
 
     points: tuple[Point, ...]
-    rungs: tuple[int, ...]
-    panels: tuple[Panel, ...]
-    n_beyond: int
+    rungs: tuple[int, ...]  # the numbers of examples in use, rising
+    panels: tuple[Panel, ...]  # over trials, over compute and over time
+    n_beyond: int  # trials worse than the scale shows
 
 
 def search_chart(run: RunRecord) -> SearchChart | None:

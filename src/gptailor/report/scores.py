@@ -32,21 +32,15 @@ _NORMAL_95 = 1.959964  # two-sided 95% of a normal distribution, in standard err
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Scores of several models on the same examples.
+    """Scores of several models on the same examples."""
 
-    Args:
-        split: The examples: ``test``, ``selection`` or ``search``.
-        judge: What scored: ``evaluation`` (lm-eval) or ``engine``.
-        models: Model name to scores: members in order, then ``result``.
-        parameters: Model name to how many parameters it has; None where not known.
-        n_resamples: Of the bootstrap.
-    """
-
+    # the examples: ``test``, ``selection`` or ``search``
     split: Literal["test", "selection", "search"]
-    judge: Literal["evaluation", "engine"]
-    models: Mapping[str, Scores]
+    judge: Literal["evaluation", "engine"]  # what scored: ``evaluation`` (lm-eval) or ``engine``
+    models: Mapping[str, Scores]  # model name to scores: members in order, then ``result``
+    # model name to how many parameters it has; None where not known
     parameters: Mapping[str, int | None]
-    n_resamples: int = N_RESAMPLES
+    n_resamples: int = N_RESAMPLES  # of the bootstrap
 
 
 def parameters_of(header: Header, tailoring: Tailoring) -> int | None:
@@ -119,20 +113,15 @@ def values_of(run: RunRecord, scores: Scores) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FinalistRow:
-    """One finalist.
-
-    Args:
-        search_loss: Mean loss on the search split.
-        selection_loss: Mean loss on the selection split; None where the base was not scored there.
-        behind: Its selection loss less the pick's, in pairs; None for the pick itself.
-        values: The user's metric on the selection split, one a task.
-    """
+    """One finalist."""
 
     trial: Trial
-    search_loss: float | None
+    search_loss: float | None  # mean loss on the search split
+    # mean loss on the selection split; None where the base was not scored there
     selection_loss: float | None
+    # its selection loss less the pick's, in pairs; None for the pick itself
     behind: Estimate | None
-    values: tuple[float, ...]
+    values: tuple[float, ...]  # the user's metric on the selection split, one a task
 
 
 def finalists(run: RunRecord) -> list[FinalistRow]:

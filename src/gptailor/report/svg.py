@@ -90,19 +90,12 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A linear map from values to pixels.
+    """A linear map from values to pixels."""
 
-    Args:
-        low: The value at `start`.
-        high: The value at `stop`.
-        start: Pixels.
-        stop: Pixels; below `start` for an axis that points up.
-    """
-
-    low: float
-    high: float
-    start: float
-    stop: float
+    low: float  # the value at `start`
+    high: float  # the value at `stop`
+    start: float  # pixels
+    stop: float  # pixels; below `start` for an axis that points up
 
     def __call__(self, value: float) -> float:
         """The pixel of a value; values outside are put at the nearer end."""

@@ -27,17 +27,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Ranks candidates by their losses on the same examples.
+    """Ranks candidates by their losses on the same examples."""
 
-    Args:
-        context: Has the objective and the trials so far.
-        tie_z: On the last rung, candidates within so many standard errors of the best are ranked
-            by the proxy metric.
-        weights: ParEGO's weights of the tasks, shape (n_tasks,); None for the objective's own.
-    """
-
-    context: SearchContext
+    context: SearchContext  # has the objective and the trials so far
+    # on the last rung, candidates within so many standard errors of the best are ranked by
+    # the proxy metric
     tie_z: float = 0.0
+    # ParEGO's weights of the tasks, shape (n_tasks,); None for the objective's own
     weights: Floats | None = None
 
     def ranked(self, tailorings: Iterable[Tailoring], n_examples: int) -> list[Tailoring]:
@@ -102,21 +98,14 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class SuccessiveHalving:
-    """Evaluates candidates rung by rung; the best fraction goes on each time.
+    """Evaluates candidates rung by rung; the best fraction goes on each time."""
 
-    Args:
-        context: What the search is about.
-        keep_fraction: Which fraction goes on to the next rung, at least one candidate.
-        drop_z: Candidates worse than their parent by so many standard errors do not go on.
-        tie_z: See `Judge`.
-        parego: Whether each judge has newly drawn weights of the tasks.
-    """
-
-    context: SearchContext
-    keep_fraction: float
+    context: SearchContext  # what the search is about
+    keep_fraction: float  # which fraction goes on to the next rung, at least one candidate
+    # candidates worse than their parent by so many standard errors do not go on
     drop_z: float = 1.0
-    tie_z: float = 0.0
-    parego: bool = False
+    tie_z: float = 0.0  # see `Judge`
+    parego: bool = False  # whether each judge has newly drawn weights of the tasks
 
     def judge(self, rng: Generator) -> Judge:
         """Make the judge of one run."""

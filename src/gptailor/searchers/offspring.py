@@ -22,14 +22,11 @@ Child = tuple[Tailoring, str]  # and its origin
 class Offspring:
     """Draws generations of children that were not evaluated before.
 
-    Args:
-        model: Fits the surrogate that picks children.
-        rates: How often each change of `mutation.CHANGES` is made, relative to the others.
-
     The others are options of `evolution`.
     """
 
-    model: LossModel
+    model: LossModel  # fits the surrogate that picks children
+    # how often each change of `mutation.CHANGES` is made, relative to the others
     rates: Mapping[str, float]
     mutation_rate: float
     crossover_rate: float

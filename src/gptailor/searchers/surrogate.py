@@ -31,15 +31,10 @@ _NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # noise variance of the average trial / pr
 
 @dataclass(frozen=True, slots=True)
 class Surrogate:
-    """Posterior of a linear model: one coefficient a feature of `describe`.
+    """Posterior of a linear model: one coefficient a feature of `describe`."""
 
-    Args:
-        mean: Shape (n_features,).
-        root: A square root of the covariance, shape (n_features, n_features).
-    """
-
-    mean: Floats
-    root: Floats
+    mean: Floats  # shape (n_features,)
+    root: Floats  # a square root of the covariance, shape (n_features, n_features)
 
     def draw(self, rng: Generator) -> Floats:
         """Draw coefficients from the posterior, shape (n_features,): Thompson sampling."""

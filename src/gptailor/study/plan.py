@@ -43,27 +43,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a study is.
+    """How far a study is."""
 
-    Args:
-        phase: ``references``, ``search``, ``selection``, ``test`` or ``done``.
-        n_trials: Trials finished so far.
-        max_trials: Trials in all.
-        elapsed: Seconds of search over all starts.
-        best: The best trial so far: its number, its loss, and on how many examples; None before
-            there is one. More examples go before a lower loss.
-        examples: Examples scored in this start, over all tasks.
-        seconds: Seconds of this start.
-        last: The trial that just finished; None at a change of phase.
-        timeout_s: Seconds of search after which the study stops; None for no limit.
-    """
-
-    phase: str
-    n_trials: int
-    max_trials: int
-    elapsed: float
+    phase: str  # ``references``, ``search``, ``selection``, ``test`` or ``done``
+    n_trials: int  # trials finished so far
+    max_trials: int  # trials in all
+    elapsed: float  # seconds of search over all starts
+    # the best trial so far: its number, its loss, and on how many examples; None before
+    # there is one. More examples go before a lower loss.
     best: tuple[int, float, int] | None
-    examples: int
-    seconds: float
-    last: Trial | None = None
+    examples: int  # examples scored in this start, over all tasks
+    seconds: float  # seconds of this start
+    last: Trial | None = None  # the trial that just finished; None at a change of phase
+    # seconds of search after which the study stops; None for no limit
     timeout_s: float | None = None
