@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,11 +165,11 @@ def _batch(passages: tuple[Passage, ...], numbers: tuple[int, ...], rows: Sequen
     targets: list[tuple[int, int, int]] = []  # (position in B * T, token, index in `spans`)
     for row, (*columns, asked) in enumerate(laid_out):
         for table, column in zip((tokens, positions, ends), columns, strict=True):
-            table[row, : len(column)] = torch.tensor(column)
+            table[row, : len(column)] = torch.from_numpy(np.array(column))
         for span, found in asked:
             targets += [(row * width + index, token, len(spans)) for index, token in found]
             spans.append(span)
-    flat, target_token, target_span = torch.tensor(targets).T.contiguous()
+    flat, target_token, target_span = torch.from_numpy(np.array(targets).T.copy())
     gather, target_place = flat.unique(return_inverse=True)
     return Batch(
         *(tokens, positions, ends, gather, target_place, target_token, target_span),
