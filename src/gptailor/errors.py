@@ -52,12 +52,12 @@ class UserError(GPTailorError):
     """The user's input is invalid; `problems` are sentences that say what to do.
 
     Args:
-        problems: One sentence, or several when all problems of one input are told at once.
+        problems: One sentence, or several when all problems of one input are reported at once.
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        told = (problems,) if isinstance(problems, str) else tuple(problems)
-        self.problems: tuple[str, ...] = tuple(map(_one_line, told))
+        sentences = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = tuple(map(_one_line, sentences))
         super().__init__("\n".join(self.problems))
 
 
@@ -112,10 +112,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was too little memory, of the machine's or of a device's."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    told = str(error)
-    if not isinstance(error, RuntimeError | ImportError) or _UNSUPPORTED in told:
+    message = str(error)
+    if not isinstance(error, RuntimeError | ImportError) or _UNSUPPORTED in message:
         return False
-    return any(words in told for words in _WORDS)
+    return any(words in message for words in _WORDS)
 
 
 def _one_line(sentence: str) -> str:

@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913, PLR0917  # an option each
 
 
 def _write(out: Path, text: str, *, source: Path, overwrite: bool) -> None:
-    """Write the file; replace another only if it has the same text, or if told to."""
+    """Write the file; replace another only if it has the same text, or with `overwrite`."""
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder; name a file to write the tailoring into")
     if out.exists():

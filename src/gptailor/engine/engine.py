@@ -1,6 +1,6 @@
 """Run tailorings on packed batches, sharing all the work that can be shared.
 
-It returns how likely each wanted token is; knows nothing of tasks.
+It returns the log-probability of each requested token, and does not depend on tasks.
 """
 
 import dataclasses

@@ -71,7 +71,7 @@ def optuna_search(
         yield tuple(Proposal(each, n_examples, sampler) for _, each in suggested)
         for suggestion, tailoring in suggested:
             trial = context.history.trial(tailoring, n_examples)
-            assert trial is not None, "a generator goes on only when its whole group is told"
+            assert trial is not None, "a generator resumes only after its whole group was evaluated"
             losses = _losses(context.objective, trial, proxy=n_examples < context.rungs[-1])
             if losses is None:
                 study.tell(suggestion, state=optuna.trial.TrialState.FAIL)

@@ -106,15 +106,15 @@ class Searcher:
         return ()
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of the group last asked, in its order."""
+        """Record the trials of the last group, in the order of its proposals."""
         if not self._asked:
             raise GPTailorError("tell was called with nothing asked; call ask first")
         asked = [(proposal.tailoring, proposal.n_examples) for proposal in self._asked]
-        told = [(trial.tailoring, trial.proposal.n_examples) for trial in trials]
-        if asked != told:
+        received = [(trial.tailoring, trial.proposal.n_examples) for trial in trials]
+        if asked != received:
             raise GPTailorError(
-                f"the {len(told)} trials told are not those of the {len(asked)} proposals last "
-                "asked, in their order"
+                f"the {len(received)} trials are not those of the {len(asked)} proposals that ask "
+                "returned last, in the same order"
             )
         self._context.history.add(trials)
         self._asked = ()

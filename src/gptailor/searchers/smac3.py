@@ -108,7 +108,7 @@ def smac_search(
         yield tuple(group)
         for info, proposal in zip(infos, group, strict=True):
             trial = context.history.trial(proposal.tailoring, proposal.n_examples)
-            assert trial is not None, "a generator goes on only when its whole group is told"
+            assert trial is not None, "a generator resumes only after its whole group was evaluated"
             proxy = proposal.n_examples < rungs[-1]
             with _quiet():
                 value = _value(objective, trial, n_costs, proxy=proxy)

@@ -1,8 +1,9 @@
 """The search loop: ask, record, evaluate, record, tell.
 
-Searchers are pure, so a study that was killed goes on by replaying its record: the searcher is
-told the recorded trials again, and proposals without an outcome are evaluated. After the search the
-best candidates are compared on the selection split, and the chosen one is scored on the test split.
+Searchers are deterministic, so a study that was killed is resumed by replaying its record: the
+searcher gets the recorded trials again, and proposals without an outcome are evaluated. After the
+search the best candidates are compared on the selection split, and the chosen one is scored on the
+test split.
 """
 
 import dataclasses
