@@ -26,7 +26,7 @@ from gptailor.config import load_config
 from gptailor.forecast.memory import held_bytes
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ranking import write_results
-from gptailor.record.run import read_run
+from gptailor.record.run_record import read_run
 from gptailor.report import write_report
 from gptailor.study import Progress
 

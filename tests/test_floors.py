@@ -140,6 +140,18 @@ def test_imports_go_down_and_wings_do_not_see_each_other() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_file_is_found_by_its_name() -> None:
+    names = [path.name for path in FILES if path.name != "__init__.py"]
+    assert len(names) == len(set(names)), sorted({one for one in names if names.count(one) > 1})
+    assert len([path for path in FILES if path.parent == PACKAGE]) <= 5
+
+
+def test_every_package_says_what_it_holds() -> None:
+    for path in FILES:
+        if path.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
 def test_no_part_imports_itself_in_a_circle() -> None:
     """Module by module: the words and the files inside a wing have an order, too."""
     edges: dict[str, set[str]] = {_dotted(path): set() for path in FILES}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from records import SOUND, bytes_of
 
 from gptailor.errors import UserError
-from gptailor.record.run import read_run
+from gptailor.record.run_record import read_run
 
 GONE = object()
 

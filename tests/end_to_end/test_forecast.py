@@ -19,7 +19,7 @@ from gptailor.engine.batches import pack
 from gptailor.forecast.dry_run import CountingPool, dry_run
 from gptailor.forecast.speed import Speed, fitted
 from gptailor.record.journal import Journal
-from gptailor.record.run import read_run
+from gptailor.record.run_record import read_run
 from gptailor.report import write_report
 from gptailor.workers.grouping import divided
 from gptailor.workers.pool import WorkerSetup

@@ -14,7 +14,7 @@ from gptailor.core.objective import retention
 from gptailor.core.statistics import average_retention, retention_interval
 from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError, UserError
-from gptailor.record.run import read_run
+from gptailor.record.run_record import read_run
 from gptailor.report import write_report
 from gptailor.report.progress import search_chart
 from gptailor.report.words import decimal, percent

@@ -18,7 +18,7 @@ from gptailor.export.gguf.writer import export_gguf
 from gptailor.export.mergekit.recipe import export_recipe
 from gptailor.export.options import ExportOptions
 from gptailor.family import Family
-from gptailor.record.run import RunRecord, read_run
+from gptailor.record.run_record import RunRecord, read_run
 
 __all__ = ["Provenance", "export", "find_provenance"]
 

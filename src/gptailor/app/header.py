@@ -19,7 +19,7 @@ from gptailor.errors import ConfigError
 from gptailor.family import Family
 from gptailor.record.compatibility import changes
 from gptailor.record.entries import FamilyFacts, Header, MetricFacts, TaskFacts
-from gptailor.record.run import RunRecord
+from gptailor.record.run_record import RunRecord
 from gptailor.study import Plan
 from gptailor.tasks.splits import TaskSplits
 

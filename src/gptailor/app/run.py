@@ -12,7 +12,7 @@ from gptailor.core.trial import Job, Scores, Trial
 from gptailor.errors import ConfigError, RecordError, UserError, unknown
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ranking import write_results
-from gptailor.record.run import RunRecord, read_run
+from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report import write_report
 from gptailor.study import Progress
 

@@ -14,7 +14,7 @@ from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE
 from gptailor.errors import ConfigError, RecordError
 from gptailor.files.yaml import read_yaml
-from gptailor.record.run import RunRecord
+from gptailor.record.run_record import RunRecord
 
 if TYPE_CHECKING:
     from gptailor.core.specs import TaskSpec

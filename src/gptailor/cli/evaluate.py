@@ -36,7 +36,7 @@ def command(
     from gptailor.core.metrics import METRICS
     from gptailor.core.statistics import score_table
     from gptailor.core.tailoring import Tailoring
-    from gptailor.record.run import read_run
+    from gptailor.record.run_record import read_run
 
     if run is None and config is None:
         raise ConfigError("evaluate: name the run with --run, or the config with --config")

@@ -20,7 +20,7 @@ from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError, listed
 from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.architecture import facts, refuse_unsupported
-from gptailor.family.checkpoint import open_checkpoint, state_of, tokenizer_of
+from gptailor.family.checkpoint_reader import open_checkpoint, state_of, tokenizer_of
 from gptailor.family.consistency import fitted, value_problems
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import Family, OpenedMember

@@ -9,7 +9,7 @@ import numpy as np
 from gptailor.core.metrics import METRICS
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.trial import Scores
-from gptailor.record.run import RunRecord
+from gptailor.record.run_record import RunRecord
 from gptailor.report.scores import like, values_of
 from gptailor.report.svg import Axes, Panel, Scale, dot, dots, path, picture, square, text
 from gptailor.report.words import count, decimal

@@ -17,7 +17,7 @@ from gptailor.core.tailoring import BASE
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
-from gptailor.record.run import RunRecord, read_run
+from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.forest import forest
 from gptailor.report.front import front
 from gptailor.report.layer_map import layer_picture

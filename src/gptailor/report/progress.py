@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from gptailor.core.trial import Trial
-from gptailor.record.run import RunRecord
+from gptailor.record.run_record import RunRecord
 from gptailor.report.svg import Axes, Panel, Scale, dot, path, picture, tag, text, ticks
 from gptailor.report.words import amount, count, decimal, duration
 

@@ -14,7 +14,7 @@ from gptailor.core.statistics import N_RESAMPLES, RESULT, Estimate, ScoreTable, 
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Measurement, Scores, Trial
 from gptailor.record.entries import Header
-from gptailor.record.run import RunRecord
+from gptailor.record.run_record import RunRecord
 
 __all__ = [
     "Evidence",

@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from gptailor.errors import FamilyError, listed
 from gptailor.family.architecture import facts, refuse_unsupported
-from gptailor.family.checkpoint import model_from_files, state_of
+from gptailor.family.checkpoint_reader import model_from_files, state_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.gguf.gguf_header import GgufHeader, read_gguf_header
 from gptailor.family.gguf.rope import ROPE_FACTORS, rope_from_gguf

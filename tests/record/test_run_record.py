@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gptailor.errors import RecordError
-from gptailor.record.run import read_run
+from gptailor.record.run_record import read_run
 
 MakeRun = Callable[..., Path]
 
