@@ -44,8 +44,9 @@ def search(base: Any, variants: dict[str, Any], tokenizer: Any, folder: Path) ->
 
 def tiny_model(base: LlamaForCausalLM | None = None) -> LlamaForCausalLM:
     """Six random layers; or a variant: a copy with a little noise on every weight."""
-    config = LlamaConfig(vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=6)
-    config.update({"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 256})
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=258, bos_token_id=256, **sizes, **heads)
     model = LlamaForCausalLM(config).eval()
     if base is not None:
         model.load_state_dict(base.state_dict())

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from gptailor.config import Config, load_config, schema
-from gptailor.core.frozen import Frozen
 from gptailor.core.metrics import METRICS
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import Tailoring
+from gptailor.core.validation import Frozen
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])

@@ -105,7 +105,7 @@ def test_a_module_that_is_not_there_or_holds_something_else_is_told(
             ["my_merge.median:median", "my_merges.median:mean", "json:loads"]
         )
     ]
-    assert "merge: merge method 'my_merge.median:median' needs the library 'my_merge'" in told[0]
+    assert "merge: merge method 'my_merge.median:median': there is no module 'my_merge'" in told[0]
     assert "merge: merge method 'my_merges.median:mean': my_merges.median has no such" in told[1]
     assert "merge: merge method 'json:loads' is a function; write @merge_method(...)" in told[2]
 

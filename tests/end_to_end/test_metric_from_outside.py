@@ -118,7 +118,7 @@ def test_what_is_no_metric_is_told_before_anything_is_loaded(
         for metric in ("my_metric:margin", "my_metrics:margins", "my_metrics:_margin", "margn")
     }
     assert (
-        "tasks[0].metric: metric 'my_metric:margin' needs the library" in told["my_metric:margin"]
+        "tasks[0].metric: metric 'my_metric:margin': there is no module" in told["my_metric:margin"]
     )
     assert "my_metrics has no such attribute" in told["my_metrics:margins"]
     assert "must be a gptailor Metric with a measure" in told["my_metrics:_margin"]

@@ -72,3 +72,14 @@ def test_all_options_are_checked_at_once_against_what_the_study_has() -> None:
         "unknown option of searcher 'repeat'; did you mean 'repeats'? known: rung, member, repeats",
     )
     check_options(one_by_one, {"rung": -2, "member": "math"}, SPACE, (2, 4))
+
+
+def test_what_is_no_generator_of_groups_is_refused_with_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="must be a generator function"):
+        make_searcher(lambda context: (), context())  # type: ignore[arg-type]  # the mistake
+
+    def one(context: SearchContext) -> ProposalGenerator:
+        yield Proposal(context.space.random(np.random.default_rng(0)), 2)  # type: ignore[misc]
+
+    with pytest.raises(ConfigError, match="must yield tuples of proposals, not a Proposal"):
+        make_searcher(one, context()).ask()

@@ -145,10 +145,10 @@ def test_changes_come_late_when_prefixes_are_to_be_shared() -> None:
 def test_crossover_keeps_what_both_parents_cut() -> None:
     rng = np.random.default_rng(0)
     first, second = SPACE.random(rng), SPACE.random(rng)
-    both = set(SPACE.kept(kept_positions(first))) & set(SPACE.kept(kept_positions(second)))
-    either = set(SPACE.kept(kept_positions(first))) | set(SPACE.kept(kept_positions(second)))
+    both = set(SPACE.without(kept_positions(first))) & set(SPACE.without(kept_positions(second)))
+    either = set(SPACE.without(kept_positions(first))) | set(SPACE.without(kept_positions(second)))
     for _ in range(20):
         child = crossover(SPACE, first, second, rng)
         assert child is not None
-        cuts = set(SPACE.kept(kept_positions(child)))
+        cuts = set(SPACE.without(kept_positions(child)))
         assert both <= cuts <= either

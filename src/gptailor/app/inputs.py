@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from gptailor.config import Config
-from gptailor.core.frozen import sentences
 from gptailor.core.specs import TaskSpec
+from gptailor.core.validation import sentences
 from gptailor.engine.device import device_of, dtype_of
 from gptailor.errors import ConfigError
 from gptailor.family import Family, load_family

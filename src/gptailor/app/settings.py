@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from gptailor.config import Config, config_of
-from gptailor.core.frozen import RECORDED
 from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE
+from gptailor.core.validation import RECORDED
 from gptailor.errors import ConfigError, RecordError
 from gptailor.files.yaml import read_yaml
 from gptailor.record.run_record import RunRecord

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gptailor.core.frozen import usable_path
+from gptailor.core.validation import usable_path
 from gptailor.errors import ConfigError
 
 __all__ = ["AsJson", "ConfigPath", "errors", "path_argument", "path_option", "screen"]

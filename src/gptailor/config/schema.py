@@ -11,11 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from gptailor.core.frozen import Frozen, is_recorded, not_empty, not_many, sentences, usable_name
 from gptailor.core.merge_spec import MergeSpec, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS, Registry
 from gptailor.core.specs import MemberSpec, TaskSpec
 from gptailor.core.tailoring import BASE, Source
+from gptailor.core.validation import (
+    Frozen,
+    is_recorded,
+    not_empty,
+    not_many,
+    sentences,
+    usable_name,
+)
 from gptailor.errors import ConfigError, TailoringError, unknown
 from gptailor.files.yaml import read_yaml
 

@@ -123,6 +123,11 @@ class Registry:
             missing = str(error.name).partition(".")[0]
             if missing == "gptailor":  # our own mistake, not the user's
                 raise
+            if name == reference and missing == module.partition(".")[0]:
+                raise ConfigError(
+                    f"{self.noun} {name!r}: there is no module {error.name!r}; check its name, or "
+                    "add its folder to PYTHONPATH"
+                ) from None
             raise ConfigError(
                 f"{self.noun} {name!r} needs the library {missing!r}, which is not installed; "
                 f"run: pip install {missing}"

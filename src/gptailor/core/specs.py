@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from gptailor.core.frozen import Frozen, is_recorded, usable_path
 from gptailor.core.metrics import METRICS
+from gptailor.core.validation import Frozen, is_recorded, usable_path
 from gptailor.errors import ConfigError
 
 __all__ = ["MemberSpec", "TaskSpec"]

@@ -296,7 +296,7 @@ def _transformed(metric: str, means: Floats) -> Floats:
 
 
 def _ratios(ours: Floats, reference: Floats, metric: str) -> Floats:
-    """`gptailor.core.objective.retention` for arrays: something over nothing is infinite."""
+    """`gptailor.core.objective.retention` for arrays; a positive number by 0 is infinite."""
     upside_down = not METRICS[metric].higher_is_better or bool(np.any(reference < 0))
     above, below = (reference, ours) if upside_down else (ours, reference)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from gptailor.core.frozen import Frozen
+from gptailor.core.validation import Frozen
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.files.yaml import read_yaml
 

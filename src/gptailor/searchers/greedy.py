@@ -90,7 +90,7 @@ class _Removal:
 
     def _candidates(self, cuts: Cuts) -> list[Cuts]:
         """Cut one layer more; or, where the family allows no such tailoring, a run of more."""
-        left = self.space.kept(cuts)
+        left = self.space.without(cuts)
         for length in range(1, self.space.n_removed - len(cuts) + 1):
             *starts, last = range(len(left) - length + 1)
             starts = [*reversed(starts), last]  # late layers first, but the very last at the end

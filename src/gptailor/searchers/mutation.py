@@ -113,7 +113,7 @@ def _mixed(
     space: Space, first: Tailoring, second: Tailoring, from_first: np.ndarray, rng: Generator
 ) -> Tailoring:
     ours, theirs = layers_by_position(first), layers_by_position(second)
-    cut_ours, cut_theirs = set(space.kept(ours)), set(space.kept(theirs))
+    cut_ours, cut_theirs = set(space.without(ours)), set(space.without(theirs))
     both, either = cut_ours & cut_theirs, cut_ours | cut_theirs
     wanted = [
         layer for layer in sorted(either - both) if (layer in cut_ours) == bool(from_first[layer])
@@ -123,7 +123,7 @@ def _mixed(
     rng.shuffle(others)
     cuts = both | set([*wanted, *others][: space.n_removed - len(both)])
     layers = {}
-    for layer in space.kept(cuts):
+    for layer in space.without(cuts):
         leading, other = (ours, theirs) if from_first[layer] else (theirs, ours)
         layers[layer] = leading[layer] if layer in leading else other[layer]
     norm = (first if from_first[-1] else second).outer_parts["norm"]
@@ -133,7 +133,7 @@ def _mixed(
 def _swap(space: Space, child: _Child, late: float, rng: Generator) -> None:
     """Cut a kept layer and bring back a cut one, with the sources of one of its new neighbours."""
     layers = child.layers
-    cut = space.kept(layers)
+    cut = space.without(layers)
     kept = tuple(layer for layer in layers if layer not in space.keep)
     back, gone = draw_position(space, cut, late, rng), draw_position(space, kept, late, rng)
     if rng.random() < 0.5:  # nearby layers are alike: half of the swaps are with the nearest
@@ -145,7 +145,7 @@ def _swap(space: Space, child: _Child, late: float, rng: Generator) -> None:
 
 def _period_swap(space: Space, child: _Child, rng: Generator) -> None:
     """Bring back a period's worth of cut layers and cut as many neighbours elsewhere."""
-    layers, cut = child.layers, space.kept(child.layers)
+    layers, cut = child.layers, space.without(child.layers)
     start = int(rng.integers(len(cut) - space.period + 1))
     returned = cut[start : start + space.period]
     runs = space.period_runs(sorted((*layers, *returned)))

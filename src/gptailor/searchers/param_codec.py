@@ -72,7 +72,7 @@ class ParamCodec:
         The first layers of `order` are cut, as many as the space removes.
         """
         cuts = list(order)[: self.space.n_removed]
-        layers = {layer: self._spec(layer, values) for layer in self.space.kept(cuts)}
+        layers = {layer: self._spec(layer, values) for layer in self.space.without(cuts)}
         embedding, norm = (
             LayerSpec((Source(str(values.get(part, self.space.outer_members[0]))),))
             for part in ("embedding", "norm")

@@ -128,6 +128,9 @@ class Searcher:
                 self._group = self._proposals.send(self._context.history.answers(self._group))
         except StopIteration:
             return False
+        if not isinstance(self._group, tuple | list):
+            kind = type(self._group).__name__
+            raise ConfigError(f"a searcher must yield tuples of proposals, not a {kind}")
         return True
 
     def _new_proposals(self) -> Group:
@@ -156,7 +159,13 @@ def make_searcher(
     options = options or {}
     check_options(function, options, context.space, context.rungs)
     fresh = replace(context)  # its history is made anew
-    return Searcher(function(fresh, **options), fresh)
+    proposals = function(fresh, **options)
+    if not isinstance(proposals, Generator):
+        kind = type(proposals).__name__
+        raise ConfigError(
+            f"a searcher must be a generator function, which yields, not one with a {kind}"
+        )
+    return Searcher(proposals, fresh)
 
 
 def check_options(

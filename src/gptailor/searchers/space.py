@@ -110,11 +110,11 @@ class Space:
         return 1
 
     def methods_for(self, n_sources: int) -> list[str]:
-        """Merge methods that merge so many sources."""
+        """Merge methods that can merge `n_sources` sources."""
         limits = {method: merge_spec(method).max_sources for method in self.methods}
         return [method for method, most in limits.items() if most is None or n_sources <= most]
 
-    def kept(self, cuts: Iterable[int]) -> tuple[int, ...]:
+    def without(self, cuts: Iterable[int]) -> tuple[int, ...]:
         """Positions that stay when `cuts` are cut."""
         gone = frozenset(cuts)
         return tuple(layer for layer in range(self.n_layers) if layer not in gone)
@@ -142,7 +142,9 @@ class Space:
             method: The merge method; the first of `methods` when None.
             params: The method's parameters.
         """
-        layers = {layer: self.spec(layer, members, method, **params) for layer in self.kept(cuts)}
+        layers = {
+            layer: self.spec(layer, members, method, **params) for layer in self.without(cuts)
+        }
         lone = members[0] if len(members) == 1 and members[0] in self.outer_members else BASE
         part = LayerSpec((Source(lone),))
         return self.tailoring(layers, part, part)
@@ -167,7 +169,7 @@ class Space:
             ConfigError: `allowed` refused every one drawn.
         """
         for _ in range(_TRIES):
-            kept = self.kept(self.random_cuts(rng))
+            kept = self.without(self.random_cuts(rng))
             layers = {layer: self.random_spec(layer, rng) for layer in kept}
             tailoring = self.tailoring(layers, self.random_outer(rng), self.random_outer(rng))
             if self.accepts(tailoring):
@@ -228,7 +230,7 @@ class Space:
             gone = runs[rng.integers(len(runs))]
             left = [layer for layer in left if layer not in gone]
         left = left[: self.n_kept]
-        return self.kept(left) if self.keep <= set(left) else None
+        return self.without(left) if self.keep <= set(left) else None
 
 
 def complexity(tailoring: Tailoring) -> int:

@@ -346,6 +346,7 @@ def _nothing_to_choose(trials: Sequence[Trial], n_removed: int) -> RecordError:
     return RecordError(
         f"no candidate with {n_removed} layers cut was scored"
         + (f" (the last that failed: {failed[-1].failure})" if failed else "")
-        + "; raise budget.timeout_s and run the same command again, or raise budget.max_trials and "
-        "name a new folder"
+        + f" in {len(trials)} trials: the searcher ended or the time was up; raise "
+        "budget.timeout_s and run the same command again, or raise budget.max_trials and name a "
+        "new folder"
     )

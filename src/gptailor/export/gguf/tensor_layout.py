@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from gptailor.core.frozen import Frozen
+from gptailor.core.validation import Frozen
 from gptailor.errors import ExportError
 from gptailor.files.yaml import read_yaml
 

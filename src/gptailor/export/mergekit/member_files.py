@@ -18,8 +18,8 @@ from pydantic import BeforeValidator
 from safetensors import safe_open
 from torch import Tensor
 
-from gptailor.core.frozen import Frozen
 from gptailor.core.tailoring import BASE
+from gptailor.core.validation import Frozen
 from gptailor.errors import ExportError
 from gptailor.export.card import path_only
 from gptailor.family import Family, MemberSpec

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from gptailor.core.frozen import Frozen, sentences
+from gptailor.core.validation import Frozen, sentences
 from gptailor.errors import TaskError, unknown
 from gptailor.tasks.lm_eval.json_data import json_files
 

@@ -1,4 +1,4 @@
-"""`Frozen`, the base of every section of a config; checks of values; sentences about mistakes.
+"""Validation of configs: `Frozen`, the base of every section; checks; sentences about mistakes.
 
 A check raises ValueError with a sentence, to which `sentences` adds the file and the key.
 """
