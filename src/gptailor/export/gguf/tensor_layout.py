@@ -47,6 +47,11 @@ def _interleaved(name: str, tensor: Tensor, fields: Fields) -> Iterator[Named]:
     n_of = {"q_proj": fields["num_attention_heads"], "k_proj": n_kv_heads(fields)}
     heads = n_of.get(name.split(".")[-2])
     if heads is not None:
+        if tensor.shape[0] % (2 * heads):
+            raise ExportError(
+                f"--format gguf: the {heads} heads of {name} have an odd size, which llama.cpp "
+                "can't rotate; use --format hf"
+            )
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
     yield from _experts(name, tensor, fields)
