@@ -81,13 +81,9 @@ class Wayward:
             sys.stdout.write("a library's chatter\n")
             sys.stdout.flush()
             os.write(1, b"from below Python\n")
-        elif how == PARENT:
-            os.kill(os.getppid(), signal.SIGKILL)
+        elif how in (PARENT, INTERRUPT):
+            os.kill(os.getppid(), signal.SIGKILL if how == PARENT else signal.SIGINT)
             _hang()
-        elif how == INTERRUPT:
-            while True:  # again, for Python may lose an interrupt, in a callback say
-                os.kill(os.getppid(), signal.SIGINT)
-                ctypes.PyDLL(None).sleep(10)  # no other thread of this process goes on
         elif how == BUG:
             raise ZeroDivisionError("a error of ours")
         elif how == UNSENDABLE:

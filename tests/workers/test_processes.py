@@ -242,6 +242,7 @@ def test_busy_and_idle_workers_end_with_the_process_that_started_them(
 ) -> None:
     """Killed, or stopped with Ctrl-C: one worker of three is busy, one idle, one yet to start."""
     script = f"""
+import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -250,6 +251,7 @@ from gptailor.workers.supervisor import SupervisedPool
 from gptailor.workers.pool import WorkerSetup
 from gptailor.workers.processes import Slot, ProcessBackend
 backend = ProcessBackend(WaywardFactory(Path({str(tmp_path)!r})), [Slot("cpu", 1)] * 3)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores interrupts
 try:
     with closing(SupervisedPool(backend, setup=WorkerSetup(3, "cpu", 1), group_size=1)) as pool:
         list(pool.evaluate([job(1, MEET), job(2, MEET)]))
