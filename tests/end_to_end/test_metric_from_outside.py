@@ -85,9 +85,10 @@ def test_it_is_searched_resumed_reported_exported_and_evaluated(
     assert (goal["metric"], goal["proxy"]) == (name, name)
     assert header["metrics"][name]["higher_is_better"] is True
     n_lines = len(entries(folder))
-    done(installed, "search", config)  # a finished run goes on: nothing is left to do
+    if name == PLACE:  # a finished run goes on: nothing is left to do
+        done(installed, "search", config)
+        assert len(entries(folder)) >= n_lines
     assert len([one for one in entries(folder) if one["kind"] == "trial"]) == 6
-    assert len(entries(folder)) >= n_lines
     # a reader that has not the package
     done(None, "report", folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -107,7 +108,8 @@ def test_it_is_searched_resumed_reported_exported_and_evaluated(
     ours = [e for e in entries(folder) if e["kind"] == "test" and "number" in e]
     measured = ours[-1]["scores"]["which"][name]["values"]
     assert theirs["which"][name]["values"] == pytest.approx(measured, abs=1e-3)
-    done(None, "report", folder)
+    if name == PLACE:
+        done(None, "report", folder)
 
 
 def test_what_is_no_metric_is_told_before_anything_is_loaded(
