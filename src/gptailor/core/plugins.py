@@ -90,10 +90,12 @@ class Registry:
         """
         if name not in self._loaded and name in self._references:
             self._loaded[name] = self._imported(name, self._references[name])
-        for found in (self._loaded.get(name), _of_imported_module(name), self._recorded.get(name)):
-            if found is not None:
-                return found
-        raise ConfigError(self._not_found(name))
+        if name in self._loaded:
+            return self._loaded[name]
+        found = _of_imported_module(name)
+        if found is None and name not in self._recorded:
+            raise ConfigError(self._not_found(name))
+        return self._recorded[name] if found is None else found
 
     def remember(self, name: str, facts: Any) -> None:
         """Let `get` return the facts that a record holds of a plug-in that is not loaded."""
