@@ -12,7 +12,7 @@ from gptailor.core.trial import Job, Scores, Trial
 from gptailor.errors import ConfigError, RecordError, UserError, unknown
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ranking import write_results
-from gptailor.record.run_record import RunRecord, read_run
+from gptailor.record.run_record import RunRecord, read_run, run_of_lines
 from gptailor.report import write_report
 from gptailor.study import Progress
 
@@ -197,9 +197,9 @@ def run_search(
 
     `on_message` gets a sentence before the members are loaded, and the notes about them.
     """
-    if (folder / RECORD).exists() and read_record(folder / RECORD):
-        # a damaged record is refused before anything is loaded
-        config = with_recorded_settings(config, read_run(folder))
+    lines = read_record(folder / RECORD) if (folder / RECORD).exists() else []
+    if lines:  # a damaged record is refused before anything is loaded
+        config = with_recorded_settings(config, run_of_lines(folder, lines))
     on_message("loading the family and the tasks ...")
     from gptailor.app.assemble import (  # slow
         assemble,

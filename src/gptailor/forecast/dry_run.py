@@ -18,8 +18,7 @@ from gptailor.engine.layer_cache import LruCache
 from gptailor.errors import RecordError
 from gptailor.forecast.made_up_scores import MadeUpScores
 from gptailor.forecast.speed import Speed
-from gptailor.record.entries import Entry
-from gptailor.record.journal import EntryT
+from gptailor.record.entries import Entry, EntryT, of_type
 from gptailor.searchers.searcher import Searcher
 from gptailor.study import Plan, Progress, Study
 from gptailor.workers import WorkerSetup
@@ -108,8 +107,7 @@ class _MemoryJournal:
         self._entries.append(entry)
 
     def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
-        found = (entry for entry in self._entries if isinstance(entry, entry_type))
-        return (entry for entry in found if kind in (None, entry.kind))
+        return of_type(self._entries, entry_type, kind)
 
 
 def dry_run(

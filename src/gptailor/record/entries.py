@@ -5,7 +5,8 @@ know, so that a record of a later version can still be read.
 """
 
 import json
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +30,7 @@ __all__ = [
     "ChosenEntry",
     "Costs",
     "Entry",
+    "EntryT",
     "FamilyFacts",
     "ForecastEntry",
     "Header",
@@ -40,6 +42,7 @@ __all__ = [
     "SpentEntry",
     "TaskFacts",
     "TrialEntry",
+    "of_type",
     "read_entry",
 ]
 
@@ -294,6 +297,8 @@ Entry: TypeAlias = (
     | RepairedEntry
     | ChosenEntry
 )
+EntryT = TypeVar("EntryT", bound=Entry)
+
 _CLASSES: dict[str, type[Entry]] = {
     kind: entry
     for entry in get_args(Entry)
@@ -305,3 +310,11 @@ def read_entry(plain: dict[str, Any]) -> Entry | None:
     """Read the JSON form of an entry; None for a kind that this version does not know."""
     found = _CLASSES.get(str(plain["kind"]))
     return None if found is None else found.model_validate(plain)
+
+
+def of_type(
+    entries: Iterable[Entry], entry_type: type[EntryT], kind: str | None = None
+) -> Iterator[EntryT]:
+    """The entries of one type, or of one kind of it, in order."""
+    found = (entry for entry in entries if isinstance(entry, entry_type))
+    return (entry for entry in found if kind in (None, entry.kind))

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -22,15 +22,21 @@ from gptailor.core.merge_spec import MergeSpec
 from gptailor.core.metrics import METRICS, Metric
 from gptailor.core.plugins import MERGE_METHODS
 from gptailor.errors import ConfigError, RecordError
-from gptailor.record.entries import RECORD_FORMAT, Entry, Header, RepairedEntry, read_entry
+from gptailor.record.entries import (
+    RECORD_FORMAT,
+    Entry,
+    EntryT,
+    Header,
+    RepairedEntry,
+    of_type,
+    read_entry,
+)
 from gptailor.record.fields import first_problem
 
 __all__ = ["RECORD", "Journal", "read_record"]
 
 RECORD = "record.jsonl"
 _BEGINNING = b'{"kind":"header",'
-
-EntryT = TypeVar("EntryT", bound=Entry)
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +123,7 @@ class Journal:
 
     def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
         """The entries of one type, or of one kind of it, in order."""
-        found = (entry for entry in self.entries if isinstance(entry, entry_type))
-        return (entry for entry in found if kind in (None, entry.kind))
+        return of_type(self.entries, entry_type, kind)
 
     def header(self) -> Header | None:
         """The first line, or None if nothing is recorded yet."""

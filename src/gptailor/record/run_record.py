@@ -5,7 +5,7 @@ record that can't be used is refused with a sentence.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from gptailor.record.entries import (
     AskedEntry,
     ChosenEntry,
     Entry,
+    EntryT,
     ForecastEntry,
     Header,
     ModelEntry,
@@ -27,12 +28,13 @@ from gptailor.record.entries import (
     ResumedEntry,
     SpentEntry,
     TrialEntry,
+    of_type,
 )
 from gptailor.record.evaluation_file import EvaluationFile, read_evaluation
-from gptailor.record.journal import RECORD, EntryT, read_record
+from gptailor.record.journal import RECORD, read_record
 from gptailor.record.ranking import comparable, front_of, ranked
 
-__all__ = ["RunRecord", "read_run"]
+__all__ = ["RunRecord", "read_run", "run_of_lines"]
 
 _TORN = "The last line of the record is not whole yet, or torn, and was left out."
 _OUTDATED = "evaluation.json is of a model that was chosen before; run 'gptailor evaluate' again."
@@ -67,11 +69,11 @@ class RunRecord:
         return self._models("test")
 
     def _models(self, kind: ModelKind) -> dict[str | int, Scores]:
-        found = (entry for entry in self._of(ModelEntry) if entry.kind == kind)
+        found = of_type(self.entries, ModelEntry, kind)
         return {entry.model: entry.scores for entry in found if entry.scores is not None}
 
     def _of(self, entry_type: type[EntryT]) -> list[EntryT]:
-        return [entry for entry in self.entries if isinstance(entry, entry_type)]
+        return list(of_type(self.entries, entry_type))
 
     @cached_property
     def elapsed(self) -> dict[int, float]:
@@ -172,8 +174,15 @@ def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; name the one that 'gptailor search' wrote")
+    lines = read_record(folder / RECORD)
+    return run_of_lines(folder, lines, with_evaluation=with_evaluation)
+
+
+def run_of_lines(
+    folder: Path, lines: Sequence[tuple[int, Entry]], *, with_evaluation: bool = True
+) -> RunRecord:
+    """As `read_run`, of lines that `read_record` returned."""
     path = folder / RECORD
-    lines = read_record(path)
     if not lines or not isinstance(header := lines[0][1], Header):
         raise RecordError(f"{path}: the record is empty; run 'gptailor search' again")
     proposals: dict[int, Proposal] = {}
@@ -188,8 +197,7 @@ def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
     notes += [
         f"A line of {entry.dropped_bytes:,} bytes, torn by a kill, was taken off the record when "
         "the study was started again; nothing that was scored was lost."
-        for entry in entries
-        if isinstance(entry, RepairedEntry)
+        for entry in of_type(entries, RepairedEntry)
     ]
     in_order = tuple(trials[number] for number in sorted(trials))
     evaluation = read_evaluation(folder) if with_evaluation else None

@@ -23,12 +23,12 @@ from gptailor.record.entries import (
     AskedProposal,
     ChosenEntry,
     Entry,
+    EntryT,
     ModelEntry,
     ModelKind,
     ResumedEntry,
     TrialEntry,
 )
-from gptailor.record.journal import EntryT
 from gptailor.record.ranking import front_of, ranked
 from gptailor.searchers.searcher import Searcher
 from gptailor.study.plan import Plan, Progress
