@@ -1,63 +1,36 @@
 """A merge method of somebody else's package: the one of the how-to, word for word."""
 
-import os
 import re
-import subprocess
-import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packages import install, run_python, shown, write_module
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs/how-to/add-a-merge-method.md").read_text(encoding="utf-8")
+PAGE = "how-to/add-a-merge-method.md"
 NAME = "my_merges.median:median"
-
-
-def shown(language: str, index: int = 0) -> str:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[index]
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A folder for PYTHONPATH with the module of the how-to, not installed."""
-    (tmp_path / "site" / "my_merges").mkdir(parents=True)
+    write_module(PAGE, tmp_path / "site" / "my_merges" / "median.py")
     (tmp_path / "site" / "my_merges" / "__init__.py").touch()
-    (tmp_path / "site" / "my_merges" / "median.py").write_text(shown("python"), encoding="utf-8")
     return tmp_path / "site"
 
 
 @pytest.fixture
 def installed(package: Path) -> Path:
     """The same, with what an installation would make of its pyproject.toml."""
-    project = tomllib.loads(shown("toml"))["project"]
-    folder = package / f"my_merges-{project['version']}.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    lines = []
-    for group, points in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {place}" for name, place in points.items())]
-    (folder / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    install(PAGE, package)
     return package
 
 
-def python(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    here = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
-        [sys.executable, *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(here)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
 def run_in(site: Path, script: str) -> str:
-    done = python(site, "-c", script)
+    done = run_python(site, "-c", script)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -100,7 +73,7 @@ def test_a_module_that_is_not_there_or_holds_something_else_is_told(
     package: Path, job: Callable[..., Path]
 ) -> None:
     told = [
-        python(package, "-m", "gptailor", "check", str(job(str(name), merge=[merge]))).stderr
+        run_python(package, "-m", "gptailor", "check", str(job(str(name), merge=[merge]))).stderr
         for name, merge in enumerate(
             ["my_merge.median:median", "my_merges.median:mean", "json:loads"]
         )
@@ -111,7 +84,7 @@ def test_a_module_that_is_not_there_or_holds_something_else_is_told(
 
 
 def test_from_python_the_function_itself_is_named(package: Path) -> None:
-    (snippet,) = [text for text in map(shown, ["python"] * 2, range(2)) if "LayerSpec" in text]
+    (snippet,) = [text for text in shown(PAGE, "python") if "LayerSpec" in text]
     told = run_in(
         package,
         f"""{snippet}
@@ -134,11 +107,11 @@ def test_it_is_searched_in_a_worker_reported_and_exported(
         workers={"name": "local", "options": {"n_workers": 1}},
     )
     run = config.parent / "runs" / "tailor"
-    searched = python(package, "-m", "gptailor", "search", str(config))
+    searched = run_python(package, "-m", "gptailor", "search", str(config))
     assert searched.returncode == 0, searched.stderr
-    refused = python(package, "-m", "gptailor", "export", str(run), "-o", str(run / "a"))
+    refused = run_python(package, "-m", "gptailor", "export", str(run), "-o", str(run / "a"))
     words = ["--import", "my_merges.median", "-o", str(run.parent / "exported")]
-    exported = python(package, "-m", "gptailor", "export", str(run), *words)
+    exported = run_python(package, "-m", "gptailor", "export", str(run), *words)
     assert exported.returncode == 0, exported.stderr
     told = run_in(  # a new process, which has the run alone
         package,
@@ -201,6 +174,6 @@ def test_the_contract_of_merge_methods_runs_on_it(installed: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
-    done = python(installed, "-m", "pytest", *words)
+    done = run_python(installed, "-m", "pytest", *words)
     assert done.returncode == 0, done.stdout
     assert re.search(r"2\d passed", done.stdout), done.stdout

@@ -1,58 +1,37 @@
 """A metric of somebody else's package: the one of the how-to, word for word."""
 
 import json
-import os
-import re
 import subprocess
-import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packages import install, run_python, shown, write_module
 
-import gptailor
 from gptailor.core.metrics import Metric, ScoredExample, ScoredText
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/add-a-metric.md"
-SOURCE = str(Path(gptailor.__file__).parents[1])
+PAGE = "how-to/add-a-metric.md"
 PLACE = "my_metrics:margin"
-
-
-def shown(language: str) -> list[str]:
-    text = PAGE.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A folder for PYTHONPATH with the module of the how-to, not installed."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "my_metrics.py").write_text(shown("python")[0], encoding="utf-8")
-    return folder
+    write_module(PAGE, tmp_path / "site" / "my_metrics.py")
+    return tmp_path / "site"
 
 
 @pytest.fixture
 def installed(package: Path) -> Path:
     """The same, with what an installation makes of its pyproject.toml."""
-    project = tomllib.loads(shown("toml")[0])["project"]
-    metadata = package / f"my_metrics-{project['version']}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    ((group, points),) = project["entry-points"].items()
-    lines = [f"[{group}]", *(f"{name} = {place}" for name, place in points.items())]
-    (metadata / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    install(PAGE, package)
     return package
 
 
 def run(site: Path | None, *words: object) -> subprocess.CompletedProcess[str]:
     """Run the program in a process of its own, with the package or without it."""
-    path = os.pathsep.join([*([] if site is None else [str(site)]), SOURCE])
-    command = [sys.executable, "-m", "gptailor", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return run_python(site, "-m", "gptailor", *words)
 
 
 def done(site: Path | None, *words: object) -> str:
@@ -129,7 +108,7 @@ def test_what_is_no_metric_is_told_before_anything_is_loaded(
 
 def test_its_number_by_hand() -> None:
     space: dict[str, Any] = {}
-    exec(shown("python")[0], space)
+    exec(shown(PAGE, "python")[0], space)
     margin = space["margin"]
     assert isinstance(margin, Metric)
     assert margin.measure is not None

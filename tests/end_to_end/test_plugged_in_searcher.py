@@ -1,18 +1,14 @@
 """A searcher from another package: the very code of the how-to, in a package made on the spot."""
 
-import os
-import re
-import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packages import install, run_python, write_module
 from studies import HEADER, PLAN, SPACE, FormulaPool
 
-import gptailor
 from gptailor.core.objective import Objective
 from gptailor.core.plugins import SEARCHERS, Registry
 from gptailor.core.tailoring import Tailoring
@@ -20,31 +16,16 @@ from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import SearchContext, Searcher, make_searcher
 from gptailor.study import Study
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/add-a-searcher.md"
+PAGE = "how-to/add-a-searcher.md"
 PLACE = "tailor_hills:hill_climbing"
-
-
-def block(language: str) -> str:
-    text = PAGE.read_text(encoding="utf-8")
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return str(found)
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of the how-to's package, installed as pip would have, and importable."""
-    project = tomllib.loads(block("toml"))["project"]
     folder = tmp_path / "site"
-    metadata = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    metadata.mkdir(parents=True)
-    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    (metadata / "METADATA").write_text(head, encoding="utf-8")
-    points = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items())
-        for group, named in project["entry-points"].items()
-    ]
-    (metadata / "entry_points.txt").write_text("\n".join(points), encoding="utf-8")
-    (folder / "tailor_hills.py").write_text(block("python"), encoding="utf-8")
+    write_module(PAGE, folder / "tailor_hills.py")
+    install(PAGE, folder)
     monkeypatch.syspath_prepend(folder)
     yield folder
     sys.modules.pop("tailor_hills", None)
@@ -91,10 +72,7 @@ def test_the_programs_own_names_come_first() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hills", PLACE])
 def test_the_command_line_searches_with_it(package: Path, name: str, job: Any) -> None:
-    path = os.pathsep.join([str(package), str(Path(gptailor.__file__).parents[1])])
     search = {"name": name, "options": {"neighbours": 4}}
     config = job(search=search, budget={"max_trials": 12, "n_examples": [4], "finalists": 2})
-    command = [sys.executable, "-m", "gptailor", "search", str(config)]
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_python(package, "-m", "gptailor", "search", config)
     assert done.returncode == 0, done.stderr

@@ -1,43 +1,26 @@
 """A worker pool of another package: the one of the how-to, word for word."""
 
 import json
-import os
-import re
-import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packages import install, run_python, write_module
 
-import gptailor
 from gptailor.core.plugins import WORKERS, Registry
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/add-a-worker-pool.md"
-SOURCE = str(Path(gptailor.__file__).parents[1])
+PAGE = "how-to/add-a-worker-pool.md"
 NAME = "my_pool:executor_pool"
-
-
-def block(language: str) -> str:
-    text = PAGE.read_text(encoding="utf-8")
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return str(found)
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of the how-to's package, as pip would have installed it, and importable."""
-    project = tomllib.loads(block("toml"))["project"]
     folder = tmp_path / "site"
-    metadata = folder / f"my_pool-{project['version']}.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    ((group, points),) = project["entry-points"].items()
-    lines = [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
-    (metadata / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
-    (folder / "my_pool.py").write_text(block("python"), encoding="utf-8")
+    write_module(PAGE, folder / "my_pool.py")
+    install(PAGE, folder)
     monkeypatch.syspath_prepend(folder)
     yield folder
     sys.modules.pop("my_pool", None)
@@ -70,14 +53,10 @@ def scores_of(config: Path) -> list[Any]:
 
 @pytest.mark.slow
 def test_a_search_in_its_workers_scores_the_same(package: Path, job: Callable[..., Path]) -> None:
-    path = os.pathsep.join([str(package), SOURCE])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
     def run(verb: str, workers: dict[str, Any]) -> Path:
         budget = {"max_trials": 6, "n_examples": [4], "finalists": 2}
         config = job(str(workers["name"]), workers=workers, engine={"threads": 1}, budget=budget)
-        command = [sys.executable, "-m", "gptailor", verb, str(config)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = run_python(package, "-m", "gptailor", verb, config, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
         return config
 
