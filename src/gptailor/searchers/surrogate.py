@@ -109,7 +109,7 @@ def fit(
     """
     weights = np.sqrt(n_examples / n_examples.mean())[:, None]  # (N, 1)
     # Other examples are harder or easier, and the costs of cuts do not add up exactly: each rung
-    # and each number of layers has an intercept of its own, projected out beforehand.
+    # and each number of layers has its own constant term, which is removed before the fit.
     kinds = np.unique(np.stack([n_examples, n_layers], axis=1), axis=0, return_inverse=True)[1]
     levels = weights * np.eye(kinds.max() + 1)[kinds.ravel()]  # (N, n_kinds)
     basis, _ = np.linalg.qr(levels)
