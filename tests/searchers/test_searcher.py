@@ -63,6 +63,23 @@ def test_what_was_asked_before_is_answered_from_the_history() -> None:
     assert asked(context(), {"repeats": 3}) == asked(context(), {})
 
 
+def test_a_group_is_cut_to_the_layer_tokens_that_are_left() -> None:
+    def five(context: SearchContext) -> ProposalGenerator:
+        while True:
+            rng = np.random.default_rng(len(context.history))
+            yield tuple(Proposal(SPACE.random(rng), 4, "random") for _ in range(5))
+
+    about = SearchContext(
+        SPACE, context().objective, (2, 4), 100, seed=0, layer_tokens=1000, example_tokens=30.0
+    )
+    searcher = make_searcher(five, about)
+    sizes = []
+    while group := searcher.ask():  # 0.6 * 30 tokens, 4 examples, 3 layers: 216 expected
+        sizes.append(len(group))
+        searcher.tell([Trial(0, p, Evaluation(SCORES, layer_tokens=240)) for p in group])
+    assert sizes == [4, 1]  # 960 of 1,000 are spent after four: the last one ends it
+
+
 def test_all_options_are_checked_at_once_against_what_the_study_has() -> None:
     with pytest.raises(ConfigError) as caught:
         make_searcher(one_by_one, context(), {"rung": 2, "member": "maths", "repeat": 2})

@@ -14,6 +14,7 @@ from gptailor.core.objective import Goal
 from gptailor.core.trial import Job, Measurement, Scores
 from gptailor.errors import RecordError
 from gptailor.record.journal import Journal
+from gptailor.study import Progress
 
 _TIMES = ("elapsed", "seconds", "time", "dropped_bytes")
 
@@ -64,6 +65,18 @@ def test_a_record_cut_anywhere_goes_on_as_if_nothing_had_happened(
     assert resumed == number
     assert facts(cut) == facts(whole)
     assert [trial.number for trial in study.trials] == list(range(30))
+
+
+def test_a_search_stops_when_its_layer_tokens_are_spent_also_when_resumed(tmp_path: Path) -> None:
+    """A trial of `FormulaPool` takes 100 layer-tokens on any number of examples."""
+    seen: list[Progress] = []
+    study, number = run_study(tmp_path, FormulaPool(), seen.append, layer_tokens=2000)
+    assert 16 <= len(study.trials) <= 20
+    assert 0.8 <= seen[-1].share <= 1.0
+    again = FormulaPool()
+    resumed, same = run_study(tmp_path, again, layer_tokens=2000)
+    assert (len(resumed.trials), same) == (len(study.trials), number)
+    assert again.jobs == []
 
 
 def test_what_was_scored_is_not_scored_again(tmp_path: Path) -> None:

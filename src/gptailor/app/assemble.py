@@ -75,6 +75,9 @@ class Assembly:
             rungs=self.plan.rungs,
             max_trials=self.plan.max_trials,
             seed=self.config.seed,
+            layer_tokens=self.plan.layer_tokens,
+            example_tokens=self.evaluator.tokens("search", 0, self.plan.rungs[-1])
+            / self.plan.rungs[-1],
         )
         return make_searcher(SEARCHERS.get(chosen.name), context, chosen.options)
 
@@ -296,6 +299,7 @@ def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_rem
         rungs=tuple(sorted({min(rung, sizes["search"]) for rung in budget.rungs})),
         sizes=sizes,
         max_trials=budget.max_trials,
+        layer_tokens=budget.layer_tokens,
         timeout_s=budget.timeout_s,
         finalists=budget.finalists,
     )

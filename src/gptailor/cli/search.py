@@ -122,11 +122,10 @@ def _progress_text(progress: Progress) -> str:
 
 
 def _time_left(progress: Progress) -> str:
-    """Time left, at the mean time of a trial over all starts."""
+    """Time left, at the mean speed over all starts."""
     if not progress.n_trials or progress.last is None:
         return ""
-    rest = progress.max_trials - progress.n_trials
-    seconds = rest * progress.elapsed / progress.n_trials
+    seconds = progress.elapsed * (1 / progress.share - 1)
     if progress.timeout_s is not None:
         seconds = min(seconds, max(0.0, progress.timeout_s - progress.elapsed))
     return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"

@@ -101,6 +101,10 @@ class BudgetConfig(Frozen):
     """When the search stops, whichever comes first."""
 
     max_trials: Annotated[int, Field(gt=0, le=10**6, description="Evaluations in all.")] = 500
+    layer_tokens: Annotated[
+        int | None,
+        Field(gt=0, le=10**15, description="Tokens times layers run by the search, about."),
+    ] = None
     timeout_s: Annotated[float | None, Field(gt=0, description="Wall-clock seconds.")] = None
     n_examples: Annotated[
         tuple[Annotated[int, Field(gt=0)], ...],

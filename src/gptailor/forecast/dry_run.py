@@ -63,15 +63,20 @@ class CountingPool:
         n_workers, groups = len(self._merged), self._groups(jobs)
         crowding = 1.0 if self.setup is None or len(groups) == 1 else self.setup.crowding
         free = [(0.0, worker) for worker in range(n_workers)]  # (seconds until free, worker)
+        layer_tokens: dict[int, int] = {}  # index of a job -> its share of the group's
         for group in groups:
             busy, worker = free[0]
             work = self._evaluator.count([jobs[index] for index in group])
             n_merged = sum(self._is_made(spec, self._merged[worker]) for spec in work.merges)
             seconds = self._speed.seconds(work, n_merged) * crowding
             heapq.heapreplace(free, (busy + seconds, worker))
+            layer_tokens |= dict.fromkeys(group, round(work.layer_tokens / len(group)))
             self.work[self.phase] = self.work.get(self.phase, Work()) + replace(work, merges=())
         self.seconds += max(free)[0]
-        evaluations = [Evaluation(self.made_up.scores(job)) for job in jobs]
+        evaluations = [
+            Evaluation(self.made_up.scores(job), layer_tokens=layer_tokens[index])
+            for index, job in enumerate(jobs)
+        ]
         self._returned = time.perf_counter()
         return evaluations
 

@@ -20,7 +20,7 @@ from gptailor.searchers.space import Space
 __all__ = ["ablate", "ablation_designs"]
 
 
-def ablate(judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], Cuts]:
+def ablate(judge: Judge, budget: float) -> Generator[Group, tuple[Trial, ...], Cuts]:
     """Cut the layers whose absence costs least, round by round.
 
     The first round ablates every layer that may be cut; the next ones the better half of the layers
@@ -28,13 +28,15 @@ def ablate(judge: Judge, n_trials: int) -> Generator[Group, tuple[Trial, ...], C
 
     Args:
         judge: Ranks the layers.
-        n_trials: The most ablations; the fewer, the more layers a round cuts at once.
+        budget: The most that ablations may cost, in the unit of `SearchContext.cost`; the less, the
+            more layers a round cuts at once.
 
     Returns:
         The cuts found; none where fewer than two layers are to be cut, or the first round costs
-        more than `n_trials`, or the family does not allow an ablated candidate, or all failed.
+        more than `budget`, or the family does not allow an ablated candidate, or all failed.
     """
     space, none = judge.context.space, ()
+    n_trials = int(budget / judge.context.cost(judge.context.rungs[0]))
     layers = list(space.free)
     half = max(space.n_removed, len(layers) // 2)
     if space.n_removed < 2 or len(layers) > n_trials:

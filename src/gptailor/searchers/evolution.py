@@ -86,7 +86,7 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
     )
 
     judge = halving.judge(initial_rng)
-    cuts = yield from ablate(judge, int(ablation_fraction * context.max_trials))
+    cuts = yield from ablate(judge, ablation_fraction * context.max_trials)
     surrogate = offspring.model.fit(judge) if cuts else None
     designs = _initial_designs(context.space, cuts, surrogate, n_initial, initial_rng)
     first, size = halving.bracket(context.left // 2, max(n_initial, children))
@@ -95,6 +95,8 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
     while True:
         judge = halving.judge(rng)
         elite = _elite(judge)[:population]
+        if elite and context.left < context.cost(context.rungs[-1]):
+            return
         first, size = halving.bracket(context.left, children)
         parent, drawn = offspring.draw(judge, elite, size, rng) if elite else (None, [])
         if not drawn:  # all failed, or everything near was evaluated

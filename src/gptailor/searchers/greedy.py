@@ -50,7 +50,9 @@ def greedy(
     cuts: Cuts = ()
     results: list[Cuts] = []
     while len(cuts) < context.space.n_removed:
-        n_cut, candidates = removal.step(cuts, context.left - 1)
+        n_cut, candidates = removal.step(
+            cuts, int(context.left / context.cost(context.rungs[rung])) - 1
+        )
         if not candidates:
             break
         group = {each: removal.tailoring(each) for each in candidates}

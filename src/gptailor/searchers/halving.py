@@ -113,16 +113,17 @@ class SuccessiveHalving:
         weights = draw_weights(n_tasks, rng) if self.parego and n_tasks > 1 else None
         return Judge(self.context, self.tie_z, weights)
 
-    def bracket(self, n_trials: int, wanted: int) -> tuple[int, int]:
-        """Fit a run into a number of trials.
+    def bracket(self, n_trials: float, wanted: int) -> tuple[int, int]:
+        """Fit a run into a number of trials, of the unit of `SearchContext.cost`.
 
         Returns:
             The index of the rung it starts on, 0 where there are trials for all rungs, and its
             number of candidates: at least one, at most `wanted`.
         """
-        n_trials, n_rungs, size = max(1, n_trials), len(self.context.rungs), 1
-        first = max(0, n_rungs - n_trials)
-        while size < wanted and self._n_asked(size + 1, n_rungs - first) <= n_trials:
+        first, size = 0, 1
+        while first < len(self.context.rungs) - 1 and self._cost(size, first) > n_trials:
+            first += 1
+        while size < wanted and self._cost(size + 1, first) <= n_trials:
             size += 1
         return first, size
 
@@ -157,11 +158,11 @@ class SuccessiveHalving:
             if not left:
                 return
 
-    def _n_asked(self, n_candidates: int, n_rungs: int) -> int:
-        total = 0
-        for _ in range(n_rungs):
-            total += n_candidates
-            n_candidates = self._n_kept(n_candidates)
+    def _cost(self, n_candidates: int, first: int) -> float:
+        total, known = 0.0, 0
+        for n_examples in self.context.rungs[first:]:
+            total += n_candidates * self.context.cost(n_examples, known)
+            n_candidates, known = self._n_kept(n_candidates), n_examples
         return total
 
     def _n_kept(self, n_candidates: int) -> int:

@@ -19,11 +19,16 @@ class History:
         self._trials: dict[tuple[Tailoring, int], Trial] = {}
         self._most: dict[Tailoring, int] = {}
         self._evaluated: set[Tailoring] = set()
+        self.layer_tokens = 0  # of all trials
+        self.layer_examples = 0  # layers times examples of each task, as if nothing was shared
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Add trials."""
         for trial in trials:
             n_examples = trial.proposal.n_examples
+            n_new = max(0, n_examples - self.most_examples(trial.tailoring))
+            self.layer_tokens += trial.evaluation.layer_tokens
+            self.layer_examples += n_new * len(trial.tailoring.layers)
             self._trials[trial.tailoring, n_examples] = trial
             self._evaluated.add(trial.tailoring)
             if trial.complete:

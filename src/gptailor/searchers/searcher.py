@@ -28,6 +28,7 @@ __all__ = [
     "rung_index",
 ]
 
+_UNSHARED = 0.6  # share of layer-tokens that prefixes do not save, before the first trial
 _MAX_IDLE = 20  # groups in a row without a new proposal: the space is used up
 
 Group = tuple[Proposal, ...]
@@ -44,7 +45,10 @@ class SearchContext:
         objective: What is minimised.
         rungs: Rising numbers of examples a task; the last is the whole search split.
         max_trials: The most proposals asked, each rung of each candidate counting as one.
-        seed: Equal seeds and equal scores give equal proposals.
+        seed: Equal seeds and equal trials give equal proposals.
+        layer_tokens: The most layer-tokens (tokens times layers run, after all sharing) that trials
+            spend, but for the last one's; None for no limit.
+        example_tokens: Tokens of one example of every task together, to plan `layer_tokens` with.
 
     Raises:
         ConfigError: There is no rung, or they do not rise, or there is no trial.
@@ -55,6 +59,8 @@ class SearchContext:
     rungs: tuple[int, ...]
     max_trials: int
     seed: int
+    layer_tokens: int | None = None
+    example_tokens: float = 0.0
     history: History = field(init=False, repr=False, default_factory=History)
 
     def __post_init__(self) -> None:
@@ -69,15 +75,50 @@ class SearchContext:
 
     @property
     def left(self) -> int:
-        """How many proposals may still be asked."""
-        return self.max_trials - len(self.history)
+        """How many proposals may still be asked.
+
+        With a budget of layer-tokens, the part of it that is left as so many of ``max_trials``, if
+        that is less; `cost` is in the same unit.
+        """
+        left = self.max_trials - len(self.history)
+        if self.layer_tokens is None:
+            return left
+        unspent = 1.0 - self.history.layer_tokens / self.layer_tokens
+        return min(left, int(unspent * self.max_trials))
+
+    def cost(self, n_examples: int, known: int = 0) -> float:
+        """What a proposal is expected to take of `left`; 1 without a budget of layer-tokens.
+
+        The layer-tokens of an example are those of the trials so far, on average.
+
+        Args:
+            n_examples: Of the proposal.
+            known: On how many of them its tailoring has scores already.
+        """
+        if self.layer_tokens is None:
+            return 1.0
+        history, n_layers = self.history, (n_examples - known) * self.space.n_kept
+        expected = _UNSHARED * self.example_tokens
+        if history.layer_examples:
+            expected = history.layer_tokens / history.layer_examples
+        return max(1.0, expected * n_layers / self.layer_tokens * self.max_trials)
+
+    def affordable(self, group: Sequence[Proposal]) -> Group:
+        """The proposals of a group, in order, that `left` is expected to pay; at least one."""
+        known = [self.history.most_examples(proposal.tailoring) for proposal in group]
+        costs = [
+            self.cost(proposal.n_examples, min(least, proposal.n_examples))
+            for proposal, least in zip(group, known, strict=True)
+        ]
+        n = sum(total <= self.left for total in itertools.accumulate(costs))
+        return tuple(group[: max(1, n)])
 
 
 class Searcher:
     """Propose candidates, group by group; a pure function of seed and of its trials.
 
     `ask` and `tell` alternate strictly, so a study resumes by replaying its record. No proposal
-    (tailoring and number of examples) is asked twice, and at most ``max_trials`` are asked.
+    (tailoring and number of examples) is asked twice, and no more are asked than the budget allows.
 
     Args:
         proposals: Yields groups; is sent the trials of each in its order, less those beyond the
@@ -99,7 +140,7 @@ class Searcher:
         for _ in range(_MAX_IDLE):
             if self._finished or self._context.left <= 0 or not self._advance():
                 break
-            self._asked = self._new_proposals()[: self._context.left]
+            self._asked = self._context.affordable(self._new_proposals())
             if self._asked:
                 return self._asked
         self._finished = True

@@ -21,6 +21,7 @@ class Plan:
         rungs: Numbers of examples at which candidates are compared, rising.
         sizes: Split to the most examples that any task has there.
         max_trials: Evaluations in all.
+        layer_tokens: Tokens times layers that the search runs; None for no limit.
         timeout_s: Wall-clock seconds of search over all starts; None for no limit.
         finalists: How many candidates are compared on the selection split.
     """
@@ -32,6 +33,7 @@ class Plan:
     rungs: tuple[int, ...]
     sizes: Mapping[str, int]
     max_trials: int
+    layer_tokens: int | None = None
     timeout_s: float | None = None
     finalists: int = 8
 
@@ -48,6 +50,7 @@ class Progress:
     phase: str  # ``references``, ``search``, ``selection``, ``test`` or ``done``
     n_trials: int  # trials finished so far
     max_trials: int  # trials in all
+    share: float  # of the budget that is spent: of trials, or of layer-tokens if that is more
     elapsed: float  # seconds of search over all starts
     # the best trial so far: its number, its loss, and on how many examples; None before
     # there is one. More examples go before a lower loss.

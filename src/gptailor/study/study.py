@@ -85,7 +85,7 @@ class Study:
         self._known: dict[Tailoring, Scores] = {}  # on the most examples so far
         self._trials: list[Trial] = []
         self._best: Trial | None = None
-        self._examples = 0
+        self._examples = self._layer_tokens = 0
         self._started = self._clock()
         self._before = 0.0  # seconds of search in earlier starts
         self._objective: Objective | None = None
@@ -202,8 +202,8 @@ class Study:
             elif self._asked[number] != proposal:
                 raise RecordError(
                     f"{self._journal.path}: the searcher now proposes another trial {number} than "
-                    "was recorded: budget.max_trials, which it plans with, or a library changed "
-                    "since; put it back, or name a new folder with --out"
+                    "was recorded: budget.max_trials or budget.layer_tokens, which it plans with, "
+                    "or a library changed since; put it back, or name a new folder with --out"
                 )
         if new:
             self._journal.append(AskedEntry(proposals=tuple(new)))
@@ -228,6 +228,7 @@ class Study:
             known = self._known.get(trial.tailoring)
             if known is None or known.n_examples < trial.scores.n_examples:
                 self._known[trial.tailoring] = trial.scores
+        self._layer_tokens += trial.evaluation.layer_tokens
         best = [] if self._best is None else [self._best]
         self._best = next(iter(self._ranked([*best, trial])), None)
         self._show("search", trial)
@@ -307,21 +308,24 @@ class Study:
         return done
 
     def _show(self, phase: str, last: Trial | None = None) -> None:
-        best = None
+        best, plan = None, self._plan
         if self._best is not None and self._best.scores is not None:
             scores = self._best.scores
             best = (self._best.number, self.objective.scalar(scores), scores.n_examples)
+        n_trials = len(self._trials) if last is None else last.number + 1
+        spent = 0.0 if plan.layer_tokens is None else self._layer_tokens / plan.layer_tokens
         self._on_progress(
             Progress(
                 phase,
-                len(self._trials) if last is None else last.number + 1,
-                self._plan.max_trials,
+                n_trials,
+                plan.max_trials,
+                share=min(1.0, max(n_trials / plan.max_trials, spent)),
                 elapsed=self._elapsed(),
                 best=best,
                 examples=self._examples,
                 seconds=self._clock() - self._started,
                 last=last,
-                timeout_s=self._plan.timeout_s,
+                timeout_s=plan.timeout_s,
             )
         )
 
@@ -347,6 +351,6 @@ def _nothing_to_choose(trials: Sequence[Trial], n_removed: int) -> RecordError:
         f"no candidate with {n_removed} layers cut was scored"
         + (f" (the last that failed: {failed[-1].failure})" if failed else "")
         + f" in {len(trials)} trials: the searcher ended or the time was up; raise "
-        "budget.timeout_s and run the same command again, or raise budget.max_trials and name a "
-        "new folder"
+        "budget.timeout_s and run the same command again, or raise budget.max_trials and "
+        "budget.layer_tokens and name a new folder"
     )
