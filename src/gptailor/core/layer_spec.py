@@ -12,13 +12,15 @@ from typing import Any
 
 from gptailor.core.merge_spec import MergeSpec, Value, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS
-from gptailor.errors import ConfigError, MergeError, TailoringError
+from gptailor.errors import ConfigError, MergeError, TailoringError, unknown
 
 __all__ = ["BASE", "LayerSpec", "Source", "Value"]
 
 BASE = "base"
 
 _MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_DIGEST = re.compile(r"[0-9a-f]{16}\Z")
+_REPAIRS = ("gain", "refit_to", "fitted")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,19 +72,29 @@ class LayerSpec:
         params: The method's parameters; missing ones take their defaults.
         base: The layer that differences are taken from; None for the base member's layer at the
             first source's index. Only methods that need a base have one.
+        gain: Factor of what the layer adds to the residual stream.
+        refit_to: The layer is refitted to replace the cut behind it too: the stream after it is
+            to be the one that enters this position of the whole model.
+        fitted: Digest of fitted tensors that replace some of the layer's own, 16 hex digits;
+            with `refit_to` alone, they are fitted from the uncut members where they are needed.
 
     Raises:
-        TailoringError: The method is unknown, or a parameter, the sources or the base are invalid.
+        TailoringError: The method is unknown, or a parameter, the sources, the base or a repair is
+            invalid.
     """
 
     sources: tuple[Source, ...]
     method: str | None = None
     params: tuple[tuple[str, Value], ...] = ()
     base: Source | None = None
+    gain: float = 1.0
+    refit_to: int | None = None
+    fitted: str | None = None
 
     def __post_init__(self) -> None:
         sources, params = tuple(self.sources), dict(self.params)
         _refuse_bad_sources(sources)
+        _refuse_bad_repair(sources, self.gain, self.refit_to, self.fitted)
         base = self.base
         if self.method is None:
             if len(sources) > 1:
@@ -100,6 +112,7 @@ class LayerSpec:
         object.__setattr__(self, "method", self.method if len(sources) > 1 else None)
         object.__setattr__(self, "params", tuple(sorted(params.items())))
         object.__setattr__(self, "base", base)
+        object.__setattr__(self, "gain", float(self.gain))
 
     @classmethod
     def of(
@@ -136,6 +149,20 @@ class LayerSpec:
         return None if isinstance(value, tuple) else value
 
     @property
+    def repaired(self) -> bool:
+        """Whether its weights differ from what the sources and the merge method give."""
+        return self.gain != 1.0 or self.refit_to is not None or self.fitted is not None
+
+    def with_repair(
+        self, *, gain: float = 1.0, refit_to: int | None = None, fitted: str | None = None
+    ) -> "LayerSpec":
+        """The same layer with this repair instead of its own; without arguments, with none."""
+        repair = (gain, refit_to, fitted)
+        if repair == (self.gain, self.refit_to, self.fitted):
+            return self
+        return LayerSpec(self.sources, self.method, self.params, self.base, *repair)
+
+    @property
     def members(self) -> tuple[str, ...]:
         """Every member whose weights are read, each once, in order."""
         named = [source.member for source in self.sources]
@@ -144,25 +171,34 @@ class LayerSpec:
         return tuple(dict.fromkeys(named))
 
     def __str__(self) -> str:
+        repair = "".join(f", {key} {value}" for key, value in self._repair.items())
         if self.method is None:
-            return str(self.sources[0])
+            return f"{self.sources[0]}{repair}"
         default = _default_base(self.sources)
         items = [str(source) for source in self.sources]
         items += [f"{key}={_short(value)}" for key, value in self.params]
         items += [f"base={self.base}"] if self.base not in (None, default) else []
-        return f"{self.method}({', '.join(items)})"
+        return f"{self.method}({', '.join(items)}){repair}"
+
+    @property
+    def _repair(self) -> dict[str, Any]:
+        """The YAML keys of the repair; none where there is none."""
+        gain = {} if self.gain == 1.0 else {"gain": self.gain}
+        others = {"refit_to": self.refit_to, "fitted": self.fitted}
+        return gain | {key: value for key, value in others.items() if value is not None}
 
     def to_plain(self) -> Any:  # YAML's own types
-        """The YAML form: ``math:2``, or a mapping with merge, parameters and sources."""
+        """The YAML form: ``math:2``, or a mapping with a source, or merge and sources."""
         if self.method is None:
-            return str(self.sources[0])
+            source = str(self.sources[0])
+            return {"source": source, **self._repair} if self.repaired else source
         plain: dict[str, Any] = {"merge": self.method}
         plain |= {
             key: list(value) if isinstance(value, tuple) else value for key, value in self.params
         }
         if self.base not in (None, _default_base(self.sources)):
             plain["base"] = str(self.base)
-        return plain | {"sources": [str(source) for source in self.sources]}
+        return plain | {"sources": [str(source) for source in self.sources]} | self._repair
 
     @classmethod
     def from_plain(cls, plain: object) -> "LayerSpec":
@@ -176,6 +212,12 @@ class LayerSpec:
         if not isinstance(plain, Mapping):
             raise TailoringError(f"{plain!r} is neither 'member:layer' nor a merge")
         rest = dict(plain)
+        repair = {key: rest.pop(key) for key in _REPAIRS if key in rest}
+        if "source" in rest:
+            source = Source.parse(rest.pop("source"))
+            if rest:
+                raise TailoringError(f"{source}: {unknown('key', next(iter(rest)), _REPAIRS)}")
+            return cls((source,), **repair)
         sources, merge, base = (rest.pop(key, None) for key in ("sources", "merge", "base"))
         if not isinstance(sources, Sequence) or isinstance(sources, str) or not sources:
             raise TailoringError("a merge needs 'sources', a list such as [code:1, math:1]")
@@ -190,6 +232,7 @@ class LayerSpec:
             merge,
             tuple(params.items()),
             None if base is None else Source.parse(base),
+            **repair,
         )
 
 
@@ -215,6 +258,24 @@ def _refuse_bad_sources(sources: tuple[Source, ...]) -> None:
         raise TailoringError(f"{_listed(sources)}: a source appears twice in one merge")
     if len({source.layer is None for source in sources}) > 1:
         raise TailoringError(f"{_listed(sources)}: some name a layer and some do not")
+
+
+def _refuse_bad_repair(
+    sources: tuple[Source, ...], gain: object, refit_to: object, fitted: object
+) -> None:
+    """Refuse a repair with an invalid value, or one of an outer part."""
+    position = sources[0].layer
+    if isinstance(gain, bool) or not isinstance(gain, int | float) or not 1e-6 <= gain <= 1e6:
+        raise TailoringError(f"{sources[0]}: gain must be a number from 1e-06 to 1e+06: {gain!r}")
+    whole = isinstance(refit_to, int) and not isinstance(refit_to, bool)
+    if refit_to is not None and (not whole or position is None or refit_to <= position):  # type: ignore[operator]  # an int here
+        raise TailoringError(
+            f"{sources[0]}: refit_to must be the position after the cut behind it, not {refit_to!r}"
+        )
+    if fitted is not None and not (isinstance(fitted, str) and _DIGEST.match(fitted)):
+        raise TailoringError(f"{sources[0]}: fitted must be 16 hex digits, not {fitted!r}")
+    if position is None and (gain != 1 or fitted is not None):
+        raise TailoringError(f"{sources[0]}: only layers are repaired")
 
 
 def _canonical(

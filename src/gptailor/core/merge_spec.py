@@ -18,6 +18,7 @@ __all__ = ["MergeSpec", "Value", "merge_method", "merge_spec", "method_name"]
 Value = float | int | tuple[float, ...]
 
 _WEIGHT = Range(0.0, 1e6, default=1.0)
+_RESERVED = ("base", "fitted", "gain", "merge", "refit_to", "source", "sources")  # YAML keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,11 @@ def merge_method(  # noqa: PLR0913  # the fields of MergeSpec, each a fact of it
         spec = MergeSpec(name, function, *facts)
         parameters = inspect.signature(function).parameters.values()
         found = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+        if taken := found & set(_RESERVED):
+            raise MergeError(
+                f"merge method {name!r} has a parameter {min(taken)!r}, which tailorings use for "
+                "something else; give it another name"
+            )
         if found != set(spec.keywords):
             raise MergeError(
                 f"merge method {name!r} declares the parameters {sorted(spec.keywords)}, but its "

@@ -65,10 +65,10 @@ class Engine:
         hidden = int(family.config.hidden_size)
         self._token_bytes = hidden * family.dtype.itemsize
         self._width = max(family.layer_parameters) / hidden  # outputs of a layer's linear layers
-        self._skeleton = Skeleton(family, self.device)
+        self.skeleton = Skeleton(family, self.device)
         self.layers = LayerCache(
             family,
-            self._skeleton.templates,
+            self.skeleton.templates,
             self.device,
             cache_bytes=cache_bytes,
             member_bytes=member_bytes,
@@ -118,10 +118,10 @@ class Engine:
         """What a model predicts at every target, in the compact form that divergences need."""
         taught = []
         for batch in batches:
-            states = forward(self._skeleton, self.layers, tailoring, batch)
+            states = forward(self.skeleton, self.layers, tailoring, batch)
             gathered = batch.gathered(deque(states, maxlen=1).pop())  # (G, H)
             targets = gathered[batch.target_place.to(self.device)]  # (M, H)
-            taught.append(teach(self._skeleton, tailoring, targets))
+            taught.append(teach(self.skeleton, tailoring, targets))
         return taught
 
     def _blocks(
@@ -143,7 +143,7 @@ class Engine:
     def _run_block(self, tailorings: Sequence[Tailoring], block: list[Item]) -> list[Result]:
         """Run a block; out of memory, batch by batch, then in halves of a batch."""
         try:
-            return walk(self._skeleton, self.layers, tailorings, block)
+            return walk(self.skeleton, self.layers, tailorings, block)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -69,7 +69,8 @@ class LayerCache:
 
     def get(self, spec: LayerSpec) -> nn.Module:
         """The module of a layer, in eval mode; weights on the device are not copied."""
-        kept = self.taken if spec.method is None else self.merged
+        own = spec.method is not None or spec.repaired  # has weights of its own
+        kept = self.merged if own else self.taken
         module = kept.get(spec)
         if module is not None:
             return module
@@ -78,8 +79,11 @@ class LayerCache:
         module = copy.deepcopy(self._templates[spec.position])
         module.load_state_dict(tensors, strict=True, assign=True)
         module.eval().requires_grad_(False)
-        owned = spec.method is not None or copy_in is not None
-        kept.keep(spec, module, sum(t.nbytes for t in tensors.values()) if owned else 0)
+        held = tensors if copy_in is not None or spec.method is not None else {}
+        if spec.repaired and copy_in is None:
+            taken = {tensor.data_ptr() for tensor in self._family.layer(spec.sources[0]).values()}
+            held = {n: t for n, t in tensors.items() if t.data_ptr() not in taken}
+        kept.keep(spec, module, sum(tensor.nbytes for tensor in held.values()))
         return module
 
 

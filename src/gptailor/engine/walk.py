@@ -19,7 +19,7 @@ from gptailor.engine.layer_cache import LayerCache
 from gptailor.engine.skeleton import Inputs, Skeleton
 from gptailor.tasks.divergence import Teacher
 
-__all__ = ["Item", "Result", "Work", "count", "forward", "walk"]
+__all__ = ["Item", "Result", "Work", "count", "forward", "run_layer", "walk"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +123,7 @@ def walk(
                 states = [each.hidden for each in inputs]
             else:
                 states = held.pop() if in_place else list(held[-1])
-                _run_layer(layers.get(node.spec), node.spec.position, states, inputs)
+                _run_all(layers.get(node.spec), node.spec.position, states, inputs)
                 path[depth - 1 :] = [node.n_leaves]
             for leaf in node.leaves:
                 targets, failure = _scored(skeleton, layers, tailorings[leaf], states, block)
@@ -161,19 +161,19 @@ def forward(
     inputs = skeleton.inputs(tailoring, batch)
     hidden = inputs.hidden
     for spec in tailoring.layers:
-        hidden = _called(layers.get(spec), hidden, inputs.arguments[spec.position])
+        hidden = run_layer(layers.get(spec), hidden, inputs.arguments[spec.position])
         yield hidden
 
 
-def _run_layer(
+def _run_all(
     layer: nn.Module, position: int, states: list[Tensor], inputs: Sequence[Inputs]
 ) -> None:
     """Replace the states of all batches by those after a layer, one by one to free memory."""
     for index, given in enumerate(inputs):
-        states[index] = _called(layer, states[index], given.arguments[position])
+        states[index] = run_layer(layer, states[index], given.arguments[position])
 
 
-def _called(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+def run_layer(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     """Run one layer; a few architectures' layers return a tuple with the hidden state first."""
     out = layer(hidden, **arguments)
     result: Tensor = out if isinstance(out, Tensor) else out[0]

@@ -27,6 +27,7 @@ __all__ = [
     "layers_field",
     "layers_path",
     "n_layers_of",
+    "norm_offset",
     "own_fields",
     "refuse_unsupported",
     "tailored_config",
@@ -62,7 +63,13 @@ class Facts(Frozen):
     refused: dict[str, list[str]]
     patterns: dict[str, str]
     may_differ: list[str]
+    norms_plus_one: list[str]
     gguf_names: dict[str, str]
+
+
+def norm_offset(config: PreTrainedConfig) -> float:
+    """What is added to a norm's weight before it multiplies: 1 or 0."""
+    return 1.0 if config.model_type in facts().norms_plus_one else 0.0
 
 
 @functools.cache

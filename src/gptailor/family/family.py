@@ -3,9 +3,8 @@
 Layers and outer parts are returned without copying; no tensor is ever changed.
 """
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +14,15 @@ from transformers import PreTrainedModel
 
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError, unknown
-from gptailor.family.architecture import Kind, kind_difference, layer_kinds, tailored_config
+from gptailor.family.architecture import (
+    Kind,
+    kind_difference,
+    layer_kinds,
+    norm_offset,
+    tailored_config,
+)
 from gptailor.family.empty_model import skeleton_of
+from gptailor.family.fitted import FittedWeights, digest_of
 from gptailor.family.layout import OUTER_PARTS, Layout
 from gptailor.family.memory_map import let_go, trim
 from gptailor.family.multimodal import MultimodalWrapper
@@ -58,6 +64,7 @@ class Family:
         base_tokenizer: The base's tokenizer, or None where it has none.
         multimodal_wrapper: The rest of the base's checkpoint, such as a vision tower, or None.
         mapped: Whether the tensors are left in files, so that their memory can be released.
+        fitted: Fitted tensors that repaired layers have instead of members'.
     """
 
     config: Any  # transformers is untyped here
@@ -71,6 +78,7 @@ class Family:
     base_tokenizer: Any = None
     multimodal_wrapper: MultimodalWrapper | None = None
     mapped: bool = False
+    fitted: FittedWeights = field(default_factory=FittedWeights)
 
     @property
     def tokenizer(self) -> Any:  # transformers is untyped here
@@ -137,7 +145,7 @@ class Family:
         known: dict[int, bytes] = {}  # a shared tensor is read once
         digests = {}
         for member, state in self.states.items():
-            digests[member] = _digest(state, known)
+            digests[member] = digest_of(state, known)
             if self.mapped:
                 let_go(state.values())
         return digests
@@ -208,6 +216,8 @@ class Family:
                 tensors = "their tensors have other names or shapes"
                 unlike = f"{found[0]}: {found[1]} and {found[2]}" if found else tensors
                 problems.append(f"layers[{index}]: {spec} merges layers of unlike kind ({unlike})")
+        layers = self._layers[BASE]
+        problems += self.fitted.problems(tailoring, [layers[s.position] for s in tailoring.layers])
         if problems:
             raise TailoringError(problems)
         if len(set(self.kinds)) > 1:
@@ -228,12 +238,16 @@ def layer_weights(
 ) -> Mapping[str, Tensor]:
     """The tensors of one layer, by the names inside it; merged in float32, cast once to `dtype`.
 
-    `bring` moves a member's tensors to the device where they are merged.
+    A repair changes the merged tensors in `dtype`. `bring` moves a member's tensors to the device
+    where they are merged.
     """
     bring = bring or (lambda tensors: tensors)
     sources = [bring(family.layer(source)) for source in spec.sources]
     base = None if spec.base is None else bring(family.layer(spec.base))
-    return merge_layer(spec, sources, base, dtype)
+    merged = merge_layer(spec, sources, base, dtype)
+    if not spec.repaired:
+        return merged
+    return family.fitted.repaired(spec, merged, norm_offset=norm_offset(family.config))
 
 
 def outer_weights(
@@ -243,14 +257,3 @@ def outer_weights(
     sources = [family.outer_part(part, source.member) for source in spec.sources]
     base = None if spec.base is None else family.outer_part(part, spec.base.member)
     return merge_layer(spec, sources, base, dtype)
-
-
-def _digest(state: Mapping[str, Tensor], known: dict[int, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        key = tensor.data_ptr()
-        if key not in known:
-            plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            known[key] = hashlib.sha256(plain.numpy().data).digest()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + known[key])
-    return digest.hexdigest()[:16]

@@ -25,8 +25,8 @@ _PREFIX = ".gptailor-tmp."
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file by renaming a temporary one: readers see the old text or the new one.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file by renaming a temporary one: readers see the old content or the new one.
 
     Raises:
         UserError: The file can't be written; the old one is untouched and nothing else is left.
@@ -34,8 +34,8 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as folder:
-            with (folder / "new").open("w", encoding="utf-8") as file:
-                file.write(text)
+            with (folder / "new").open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(folder / "new", path)

@@ -13,6 +13,7 @@ from numpy.random import Generator
 
 from gptailor.core.merge_spec import MergeSpec, merge_spec
 from gptailor.core.params import Range
+from gptailor.core.repair import Repairer
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring, Value
 from gptailor.errors import ConfigError
 
@@ -45,6 +46,7 @@ class Space:
         allowed: Whether a tailoring can be used (exported, say); None for no limit.
         outer_variants: Variants that embedding, norm and head may come from; all when None. Leave
             out those whose parts equal the base's: taking them changes nothing and costs a trial.
+        repair: Repairs the cuts of every tailoring made here; None for no repair.
 
     Raises:
         ConfigError: More layers are to be cut than may be, or a method is unknown.
@@ -60,6 +62,7 @@ class Space:
     tied: bool = False
     allowed: Callable[[Tailoring], bool] | None = None
     outer_variants: tuple[str, ...] | None = None
+    repair: Repairer | None = None
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -122,10 +125,14 @@ class Space:
     def tailoring(
         self, layers: Mapping[int, LayerSpec], embedding: LayerSpec, norm: LayerSpec
     ) -> Tailoring:
-        """Make a tailoring of the layers by position; a head that is not tied is the norm's."""
+        """Make a tailoring of the layers by position, and repair its cuts.
+
+        A head that is not tied is the norm's.
+        """
         head = embedding if self.tied else norm
         ordered = tuple(layers[layer] for layer in sorted(layers))
-        return Tailoring(ordered, embedding=embedding, norm=norm, head=head)
+        tailoring = Tailoring(ordered, embedding=embedding, norm=norm, head=head)
+        return tailoring if self.repair is None else self.repair(tailoring)
 
     def uniform(
         self,
@@ -245,8 +252,9 @@ def kept_positions(tailoring: Tailoring) -> tuple[int, ...]:
 
 
 def layers_by_position(tailoring: Tailoring) -> dict[int, LayerSpec]:
-    """Position in the base to LayerSpec, in order."""
-    return dict(zip(kept_positions(tailoring), tailoring.layers, strict=True))
+    """Position in the base to LayerSpec without its repair, in order."""
+    plain = (spec.with_repair() for spec in tailoring.layers)
+    return dict(zip(kept_positions(tailoring), plain, strict=True))
 
 
 def _random_params(merge: MergeSpec, n_sources: int, rng: Generator) -> dict[str, Value]:

@@ -1,0 +1,99 @@
+"""Repairs of cuts as data: which layers of a tailoring are scaled or refitted.
+
+A cut [start, end) is a run of positions without a layer. Nothing here reads a weight.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gptailor.core.tailoring import LayerSpec, Tailoring
+
+__all__ = ["Cut", "Repairer", "cuts_of", "refit_cuts", "scale_cuts", "without_repair"]
+
+Repairer = Callable[[Tailoring], Tailoring]
+RepairName = Literal["none", "scale", "refit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A run of positions without a layer, from `start` to before `end`."""
+
+    start: int
+    end: int
+    before: int | None  # index in the tailoring of the layer before it; None where there is none
+
+
+def cuts_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
+    """The cuts of a tailoring whose layers are in the order of their positions.
+
+    Example:
+        >>> layers = Tailoring.whole("base", 6).layers
+        >>> cuts_of(Tailoring((layers[0], layers[3])), 6)
+        (Cut(start=1, end=3, before=0), Cut(start=4, end=6, before=1))
+    """
+    ends = [spec.position for spec in tailoring.layers] + [n_layers]
+    starts = [0, *(_next_position(spec) for spec in tailoring.layers)]
+    return tuple(
+        Cut(start, end, index - 1 if index else None)
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+        if start < end
+    )
+
+
+def without_repair(tailoring: Tailoring) -> Tailoring:
+    """The same sources and merges, no layer repaired."""
+    return _with_layers(tailoring, [spec.with_repair() for spec in tailoring.layers])
+
+
+def refit_cuts(tailoring: Tailoring, n_layers: int) -> Tailoring:
+    """Mark the layer before each cut to be refitted; what is before the first layer stays cut."""
+    layers = [spec.with_repair() for spec in tailoring.layers]
+    for cut in cuts_of(tailoring, n_layers):
+        if cut.before is not None:
+            layers[cut.before] = layers[cut.before].with_repair(refit_to=cut.end)
+    return _with_layers(tailoring, layers)
+
+
+def scale_cuts(
+    tailoring: Tailoring, n_layers: int, norms: Mapping[str, Sequence[float]]
+) -> Tailoring:
+    """Scale the stream behind each cut to the whole model's: an exact fold into later layers.
+
+    The stream after a cut [s, e) would be multiplied by ``g = |h_e| / |h_s|`` of the whole model.
+    A layer sees the stream through a norm, to which its scale does not matter, so the layers after
+    the cut are divided by g instead, and by those of all cuts before (Prune&Comp, arXiv 2507.18212,
+    whose own fold into the embedding changes a tied head).
+
+    Args:
+        tailoring: Its own repair is replaced.
+        n_layers: Of the whole model.
+        norms: Member to the mean norms of the streams that enter positions 0 to `n_layers` of the
+            whole member; of several sources the geometric mean counts.
+    """
+    layers = [spec.with_repair() for spec in tailoring.layers]
+    factors = [1.0] * len(layers)
+    for cut in cuts_of(tailoring, n_layers):
+        if cut.before is None:
+            continue
+        members = [source.member for source in layers[cut.before].sources]
+        ratios = [math.log(norms[each][cut.end] / norms[each][cut.start]) for each in members]
+        g = math.exp(math.fsum(ratios) / len(ratios))
+        for index in range(cut.before + 1, len(layers)):
+            factors[index] /= g
+    gains = [round(factor, 6) for factor in factors]
+    return _with_layers(
+        tailoring,
+        [spec.with_repair(gain=gain) for spec, gain in zip(layers, gains, strict=True)],
+    )
+
+
+def _next_position(spec: LayerSpec) -> int:
+    return 1 + max(source.layer for source in spec.sources if source.layer is not None)
+
+
+def _with_layers(tailoring: Tailoring, layers: Sequence[LayerSpec]) -> Tailoring:
+    if tuple(layers) == tailoring.layers:
+        return tailoring
+    return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)

@@ -1,0 +1,101 @@
+"""Residual streams of calibration rows, and what goes into one linear map of a layer.
+
+Baselines and repairs are computed from these.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.engine.batches import Batch, pack
+from gptailor.engine.engine import Engine
+from gptailor.engine.walk import run_layer
+from gptailor.tasks.task import Passage
+
+__all__ = ["Streams", "pack_rows"]
+
+
+def pack_rows(rows: Sequence[tuple[int, ...]], engine: Engine) -> tuple[Batch, ...]:
+    """Pack rows of two or more token ids; the last token of each is only predicted, not run."""
+    passages = [Passage(row[:1], (row[1:],)) for row in rows]
+    return pack(passages, attention_tokens=engine.attention_tokens)
+
+
+class Streams:
+    """Runs layers on calibration rows.
+
+    States are lists of one tensor (B, T, H) a batch, in the family's dtype, on the engine's
+    device. A token is kept in statistics unless it is padding or the first of its row: first tokens
+    have activations far larger than all others.
+
+    Args:
+        engine: Has the members and makes the layers.
+        rows: Token ids, two or more each.
+    """
+
+    def __init__(self, engine: Engine, rows: Sequence[tuple[int, ...]]) -> None:
+        self.engine = engine
+        self.batches = pack_rows(rows, engine)
+        self.kept = [
+            ((batch.positions > 0) & (batch.ends > 0)).to(engine.device) for batch in self.batches
+        ]  # (B, T) each
+        self._arguments: list[tuple[Mapping[str, Any], ...]] = []
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are run through each layer, padding counted."""
+        return sum(batch.n_tokens for batch in self.batches)
+
+    @torch.inference_mode()
+    def embedded(self, tailoring: Tailoring) -> list[Tensor]:
+        """The states that enter the first layer."""
+        inputs = [self.engine.skeleton.inputs(tailoring, batch) for batch in self.batches]
+        if not self._arguments:
+            self._arguments = [each.arguments for each in inputs]
+        return [each.hidden for each in inputs]
+
+    @torch.inference_mode()
+    def run(self, spec: LayerSpec, states: Sequence[Tensor]) -> list[Tensor]:
+        """The states after one layer; `embedded` must have been called before."""
+        layer = self.engine.layers.get(spec)
+        given = (arguments[spec.position] for arguments in self._arguments)
+        return [run_layer(layer, *pair) for pair in zip(states, given, strict=True)]
+
+    def along(self, tailoring: Tailoring) -> Iterator[list[Tensor]]:
+        """The states that enter each layer of a model in turn, and those after the last."""
+        states = self.embedded(tailoring)
+        yield states
+        for spec in tailoring.layers:
+            states = self.run(spec, states)
+            yield states
+
+    @torch.inference_mode()
+    def tapped(
+        self, spec: LayerSpec, states: Sequence[Tensor], name: str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run one layer and record what goes into one of its linear maps.
+
+        Args:
+            spec: The layer.
+            states: What enters it.
+            name: The linear map's name inside the layer, such as ``mlp.down_proj``.
+
+        Yields:
+            For each batch the inputs of the linear map, (B, T, F), and the states after the layer.
+        """
+        layer = self.engine.layers.get(spec)
+        inputs: list[Tensor] = []
+
+        def record(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            inputs.append(given[0])
+
+        handle = layer.get_submodule(name).register_forward_pre_hook(record)
+        try:
+            for before, arguments in zip(states, self._arguments, strict=True):
+                after = run_layer(layer, before, arguments[spec.position])
+                yield inputs.pop(), after
+        finally:
+            handle.remove()

@@ -1,0 +1,146 @@
+"""Calibration rows: token ids of texts that baselines and repairs take their statistics from."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptailor.errors import ConfigError
+from gptailor.files.safe_read import read_text
+from gptailor.tasks.task import Task
+
+__all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts"]
+
+Row = tuple[int, ...]
+
+_MOST_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Rows of two or more token ids, in a drawn order, and where they come from."""
+
+    rows: tuple[Row, ...]
+    source: str  # for people: the files, or the tasks' search examples
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all rows."""
+        return sum(map(len, self.rows))
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits over every token id, in order."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(np.array([len(row), *row], dtype="<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def first(self, n_tokens: int) -> "Calibration":
+        """The first rows, of at most `n_tokens` tokens but at least one row."""
+        counts = np.cumsum([len(row) for row in self.rows])
+        n_rows = max(1, int(np.searchsorted(counts, n_tokens, side="right")))
+        return Calibration(self.rows[:n_rows], self.source)
+
+
+def calibration_of_tasks(
+    tasks: Sequence[Task], *, n_tokens: int, max_length: int, seed: int = 0
+) -> Calibration:
+    """Take the contexts and gold answers of examples, as many of each task as of the others.
+
+    Args:
+        tasks: With the examples of the search split.
+        n_tokens: The most tokens in all; fewer where the examples have fewer.
+        max_length: The most tokens of a row; a longer one is divided.
+        seed: Of the order.
+    """
+    rounds = max(task.n_examples for task in tasks)
+    texts = (
+        _gold_tokens(task, example)
+        for example in range(rounds)
+        for task in tasks
+        if example < task.n_examples
+    )
+    names = ", ".join(task.name for task in tasks)
+    return _calibration(texts, n_tokens, max_length, seed, f"the search examples of {names}")
+
+
+def calibration_of_texts(
+    paths: Sequence[Path], tokenizer: Any, *, n_tokens: int, max_length: int, seed: int = 0
+) -> Calibration:
+    """Tokenise files of texts; arguments as in `calibration_of_tasks`.
+
+    A file is JSON lines with a key ``text``, or plain text whose paragraphs are divided by blank
+    lines; a text at a time is taken from each file in turn.
+
+    Raises:
+        ConfigError: A file can't be read or has no text.
+    """
+    rng = np.random.default_rng(seed)
+    texts = [_texts(path) for path in paths]
+    orders = [rng.permutation(len(found)) for found in texts]
+    turns = (
+        found[order[turn]]
+        for turn in range(max(map(len, texts)))
+        for found, order in zip(texts, orders, strict=True)
+        if turn < len(found)
+    )
+    tokens = (tuple(tokenizer(text)["input_ids"]) for text in turns)
+    names = ", ".join(path.name for path in paths)
+    return _calibration(tokens, n_tokens, max_length, seed, names)
+
+
+def _calibration(
+    texts: Iterable[Row], n_tokens: int, max_length: int, seed: int, source: str
+) -> Calibration:
+    """Divide texts into rows until there are enough tokens, and shuffle the rows."""
+    rows: list[Row] = []
+    left = n_tokens
+    for tokens in texts:
+        for start in range(0, len(tokens), max_length):
+            row = tokens[start : start + min(max_length, left)]
+            if len(row) > 1 and left > 1:
+                rows.append(row)
+                left -= len(row)
+        if left <= 1:
+            break
+    if not rows:
+        raise ConfigError(f"calibration: {source} has no text of two tokens; name other texts")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return Calibration(tuple(rows[index] for index in order), source)
+
+
+def _gold_tokens(task: Task, example: int) -> Row:
+    """The context and the first gold answer of an example, or its one text."""
+    one = task.examples[example]
+    pairs = [(p.context, c) for p in one.passages for c in p.continuations]
+    if len(pairs) == len(one.texts):
+        context, continuation = pairs[one.gold[0]]
+        return context + continuation
+    return tuple(token for _, continuation in pairs for token in continuation)
+
+
+def _texts(path: Path) -> list[str]:
+    content = read_text(path, most=_MOST_BYTES, noun="file of texts", error_type=ConfigError)
+    found = list(_json_texts(path, content) if path.suffix == ".jsonl" else content.split("\n\n"))
+    texts = [text for text in found if text.strip()]
+    if not texts:
+        raise ConfigError(f"{path}: has no text; name another file")
+    return texts
+
+
+def _json_texts(path: Path, content: str) -> Iterator[str]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            plain = json.loads(line)
+        except ValueError:
+            plain = None
+        if not isinstance(plain, dict) or not isinstance(plain.get("text"), str):
+            raise ConfigError(f"{path}, line {number}: must be a JSON object with a text 'text'")
+        yield plain["text"]
