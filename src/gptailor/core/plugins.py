@@ -19,6 +19,7 @@ from gptailor.core.params import Choice, Range
 from gptailor.errors import ConfigError, unknown
 
 __all__ = [
+    "BASELINES",
     "MERGE_METHODS",
     "SEARCHERS",
     "WORKERS",
@@ -266,4 +267,25 @@ WORKERS = Registry(
     group="gptailor.workers",
     section="workers",
     reserved=("evaluator", "get_factory"),
+)
+
+BASELINES = Registry(
+    "baseline",
+    {
+        "random": "gptailor.baselines.plain_cuts:random",
+        "last_n": "gptailor.baselines.plain_cuts:last_n",
+        "tail": "gptailor.baselines.plain_cuts:tail",
+        "shortgpt": "gptailor.baselines.shortgpt:shortgpt",
+        "shortgpt_iterative": "gptailor.baselines.shortgpt:shortgpt_iterative",
+        "angular": "gptailor.baselines.angular:angular",
+        "window_cosine": "gptailor.baselines.window_cosine:window_cosine",
+        "shortened_ppl": "gptailor.baselines.shortened_llama:shortened_ppl",
+        "shortened_ppl_plus": "gptailor.baselines.shortened_llama:shortened_ppl_plus",
+        "shortened_taylor": "gptailor.baselines.shortened_llama:shortened_taylor",
+        "shortened_taylor_plus": "gptailor.baselines.shortened_llama:shortened_taylor_plus",
+        "sleb": "gptailor.baselines.sleb:sleb",
+        "evopress": "gptailor.baselines.evopress:evopress",
+    },
+    group="gptailor.baselines",
+    section="search",
 )

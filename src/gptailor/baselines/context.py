@@ -1,0 +1,65 @@
+"""BaselineContext: what a baseline is given."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from gptailor.baselines.member_statistics import Statistics
+from gptailor.core.tailoring import Tailoring
+from gptailor.errors import ConfigError
+from gptailor.searchers.space import Space
+
+__all__ = ["BaselineContext"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineContext:
+    """What a baseline is about: the first argument of every baseline's function.
+
+    Args:
+        statistics: Of the whole member whose layers are cut.
+        space: Number of layers, how many are cut, and which never are.
+        seed: Of every random draw.
+    """
+
+    statistics: Statistics
+    space: Space
+    seed: int = 0
+
+    def cut(self, cuts: Iterable[int]) -> Tailoring:
+        """The member without some layers, with the repair that the space applies to cuts."""
+        return self.space.uniform(cuts, (self.statistics.member,))
+
+    def free(self, protected: Collection[int] = ()) -> tuple[int, ...]:
+        """Layers that may be cut, of which a baseline itself protects some.
+
+        Raises:
+            ConfigError: They are fewer than are to be cut.
+        """
+        found = tuple(layer for layer in self.space.free if layer not in protected)
+        if len(found) < self.space.n_removed:
+            raise ConfigError(
+                f"it may cut {len(found)} of {self.space.n_layers} layers only, and "
+                f"{self.space.n_removed} are to be cut; lower 'remove', or use another baseline"
+            )
+        return found
+
+    def lowest(self, scores: Sequence[float], protected: Collection[int] = ()) -> Tailoring:
+        """Cut the layers with the lowest scores at once; of equal ones the earlier is cut."""
+        ranked = sorted(self.free(protected), key=scores.__getitem__)  # stable
+        return self.cut(ranked[: self.space.n_removed])
+
+    def block(self, score: Callable[[int, int], float]) -> Tailoring:
+        """Cut the block with the lowest ``score(start, end)``; of equal ones the first.
+
+        Raises:
+            ConfigError: Every block has a layer that is never cut.
+        """
+        n_removed = self.space.n_removed
+        blocks = [(start, start + n_removed) for start in range(self.space.n_kept + 1)]
+        able = [block for block in blocks if not self.space.keep & set(range(*block))]
+        if not able:
+            raise ConfigError(
+                f"every block of {n_removed} layers has one that 'keep' protects; lower 'remove', "
+                "or use another baseline"
+            )
+        return self.cut(range(*min(able, key=lambda block: score(*block))))

@@ -1,0 +1,306 @@
+"""Statistics of a whole member on calibration rows, each taken when it is first asked for.
+
+They are kept, so that the baselines of a run share them; what each costs is counted.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from numpy.random import Generator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.engine import Engine
+from gptailor.engine.batches import Batch, pack
+from gptailor.engine.streams import pack_rows
+from gptailor.engine.walk import forward
+from gptailor.errors import ConfigError, FamilyError, is_out_of_memory
+from gptailor.family import layers_path
+from gptailor.family.empty_model import model_around
+from gptailor.tasks.divergence import Teacher
+from gptailor.tasks.task import Passage
+
+__all__ = ["Similarities", "Statistics"]
+
+Row = tuple[int, ...]  # token ids
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+_CHUNK_TOKENS = 256  # whose normalised streams are in memory at one time
+_BACKWARD = 3  # a forward and a backward cost as much as so many forwards
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Similarities:
+    """How alike the streams h_0 .. h_N of a model are: h_l enters layer l, h_N precedes the norm.
+
+    All float64, on the CPU.
+    """
+
+    cosines: Tensor  # mean over tokens of cos(h_i, h_j), (N + 1, N + 1); 0 where a stream is 0
+    angles: Tensor  # mean over rows of arccos(cos(h_i, h_j)) / pi at the last token, (N + 1, N + 1)
+    norms: Tensor  # mean over tokens of the length of h_i, (N + 1,)
+
+
+class Statistics:
+    """What baselines measure of one whole member.
+
+    Args:
+        engine: Runs the member and what is left of it.
+        member: Its name.
+        rows: Calibration texts as token ids; rows of one token are left out.
+        skip_first: Leave the first token of each row out of means over tokens: its stream is many
+            times longer than the others', and hardly changes from layer to layer. Padding never
+            counts. Losses and divergences begin at the second token in any case.
+
+    Raises:
+        ConfigError: No row has two tokens.
+    """
+
+    def __init__(
+        self, engine: Engine, member: str, rows: Sequence[Row], *, skip_first: bool = True
+    ) -> None:
+        self.engine, self.member, self.skip_first = engine, member, skip_first
+        self.rows = tuple(row for row in rows if len(row) > 1)
+        if not self.rows:
+            raise ConfigError("calibration: no text has two tokens; give longer texts")
+        self.whole = Tailoring.whole(member, engine.family.n_layers)
+        self.layer_tokens = 0  # tokens times layers run so far; a backward counts as two forwards
+        self._used: dict[Hashable, int] = {}
+        self._similarities: dict[Tailoring, tuple[Similarities, int]] = {}
+        self._losses: dict[tuple[int, tuple[Tailoring, ...]], tuple[list[float], int]] = {}
+        self._taylor: dict[int, tuple[list[float], int]] = {}
+        self._teachers: dict[str, tuple[list[Teacher], int]] = {}
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all rows."""
+        return sum(map(len, self.rows))
+
+    def begin(self) -> None:
+        """Begin a baseline: from now on count anew what it uses."""
+        self._used = {}
+
+    @property
+    def used(self) -> int:
+        """Layer-tokens that the baseline would have run alone, without what others had measured."""
+        return sum(self._used.values())
+
+    def layers(self, left: Iterable[int]) -> Tailoring:
+        """The member with some of its layers."""
+        specs = tuple(LayerSpec((Source(self.member, layer),)) for layer in left)
+        part = LayerSpec((Source(self.member),))
+        return Tailoring(specs, embedding=part, norm=part, head=part)
+
+    def similarities(self, tailoring: Tailoring | None = None) -> Similarities:
+        """How alike the streams of the whole member are, or of what is left of it."""
+        wanted = tailoring or self.whole
+        return self._kept(self._similarities, wanted, lambda: self._measure_streams(wanted))
+
+    @property
+    def cosines(self) -> Tensor:
+        """Of the whole member; see `Similarities`."""
+        return self.similarities().cosines
+
+    @property
+    def angular_distances(self) -> Tensor:
+        """Of the whole member; see `Similarities.angles`."""
+        return self.similarities().angles
+
+    def influences(self, tailoring: Tailoring | None = None) -> list[float]:
+        """Block Influence of each layer: 1 - mean over tokens of cos(h_l, h_{l+1})."""
+        found: list[float] = (1 - self.similarities(tailoring).cosines.diagonal(1)).tolist()
+        return found
+
+    def losses(self, tailorings: Sequence[Tailoring], n_tokens: int) -> list[float]:
+        """Mean cross-entropy of each in nats a token, infinite where one can't be scored.
+
+        Args:
+            tailorings: What is left of the member.
+            n_tokens: It is measured on the first rows that have so many tokens, or on all.
+
+        Raises:
+            ConfigError: None of them can be scored.
+        """
+        key = (n_tokens, tuple(tailorings))
+        return self._kept(self._losses, key, lambda: self._measure_losses(*key))
+
+    def divergences(self, tailorings: Sequence[Tailoring], rows: Sequence[int]) -> list[float]:
+        """Mean Kullback-Leibler divergence of each from the whole member, in nats a token.
+
+        Args:
+            tailorings: What is left of the member.
+            rows: Indices of the rows it is measured on.
+
+        Raises:
+            ConfigError: None of them can be scored.
+        """
+        teachers = self._kept(self._teachers, "all rows", self._teach)
+        batches = pack_rows([self.rows[row] for row in rows], self.engine)
+        taught = [
+            Teacher.joined([teachers[rows[number]] for number in batch.numbers])
+            for batch in batches
+        ]
+        found, cost = self._scored(tailorings, batches, taught)
+        self.layer_tokens += cost
+        self._used["divergences"] = self._used.get("divergences", 0) + cost
+        return found
+
+    def minibatch(self, rng: Generator, n_tokens: int) -> list[int]:
+        """Draw indices of rows that have `n_tokens` tokens together, or of all."""
+        return _first(rng.permutation(len(self.rows)).tolist(), self.rows, n_tokens)
+
+    def taylor_scores(self, n_tokens: int) -> list[float]:
+        """For each layer the sum over its weights of abs(gradient * weight).
+
+        The gradient is that of the mean loss over the first rows that have `n_tokens` tokens; it is
+        summed up in the family's dtype.
+
+        Raises:
+            FamilyError: There is no memory for the gradients.
+        """
+        return self._kept(self._taylor, n_tokens, lambda: self._measure_gradients(n_tokens))
+
+    def _kept(
+        self,
+        known: dict[Key, tuple[Value, int]],
+        key: Key,
+        measure: Callable[[], tuple[Value, int]],
+    ) -> Value:
+        """Measure what is not known yet; count its cost as used."""
+        if key not in known:
+            known[key] = measure()
+            self.layer_tokens += known[key][1]
+        value, cost = known[key]
+        self._used[id(known), key] = cost
+        return value
+
+    def _streams(self, tailoring: Tailoring, batch: Batch) -> list[Tensor]:
+        """The streams before the first layer and after each one: N + 1 of (B, T, H)."""
+        skeleton = self.engine.skeleton
+        embedded = skeleton.inputs(tailoring, batch).hidden
+        return [embedded, *forward(skeleton, self.engine.layers, tailoring, batch)]
+
+    @torch.inference_mode()
+    def _measure_streams(self, tailoring: Tailoring) -> tuple[Similarities, int]:
+        size = len(tailoring.layers) + 1
+        cosines, angles = (torch.zeros(size, size, dtype=torch.float64) for _ in range(2))
+        norms = torch.zeros(size, dtype=torch.float64)
+        n_counted = n_run = 0
+        # a row each, with a made-up token to be predicted: all tokens are inputs
+        for batch in pack([Passage(row, ((0,),)) for row in self.rows], row_tokens=1):
+            counted = ((batch.ends > 0) & (batch.positions >= self.skip_first)).flatten()  # (B * T)
+            streams = self._streams(tailoring, batch)
+            for chunk in torch.split(counted.nonzero()[:, 0], _CHUNK_TOKENS):
+                some, lengths = _directions(streams, chunk)
+                cosines += (some.flatten(1) @ some.flatten(1).T).cpu()
+                norms += lengths.sum(1).cpu()
+            ends, _ = _directions(streams, batch.gather)  # (N + 1, rows, H)
+            pairs = torch.einsum("irh,jrh->rij", ends.double(), ends.double()).clamp(-1, 1)
+            angles += (pairs.arccos() / math.pi).sum(0).cpu()
+            n_counted += int(counted.sum())
+            n_run += batch.n_tokens * len(tailoring.layers)
+        n_rows = len(self.rows)
+        return Similarities(cosines / n_counted, angles / n_rows, norms / n_counted), n_run
+
+    def _measure_losses(
+        self, n_tokens: int, tailorings: Sequence[Tailoring]
+    ) -> tuple[list[float], int]:
+        numbers = _first(range(len(self.rows)), self.rows, n_tokens)
+        return self._scored(tailorings, pack_rows([self.rows[n] for n in numbers], self.engine))
+
+    def _scored(
+        self,
+        tailorings: Sequence[Tailoring],
+        batches: Sequence[Batch],
+        teachers: Sequence[Teacher] | None = None,
+    ) -> tuple[list[float], int]:
+        """The mean loss, or divergence from teachers, of each; and what that cost."""
+        results = self.engine.run(tailorings, batches, teachers)
+        means = []
+        for result in results:
+            parts = [
+                -each.logprob if each.divergence is None else each.divergence
+                for each in result.targets or ()
+            ]
+            mean = float(torch.cat(parts).double().mean()) if parts else math.inf
+            means.append(mean if math.isfinite(mean) else math.inf)
+        if not any(map(math.isfinite, means)):
+            raise ConfigError(
+                f"calibration: none of {len(results)} cuts can be scored on the texts; the last: "
+                f"{results[-1].failure or 'its loss is not finite'}"
+            )
+        return means, round(sum(result.layer_tokens for result in results))
+
+    def _teach(self) -> tuple[list[Teacher], int]:
+        """What the whole member predicts in each row."""
+        found: dict[int, Teacher] = {}
+        batches = pack_rows(self.rows, self.engine)
+        for batch, taught in zip(batches, self.engine.teach(self.whole, batches), strict=True):
+            start = 0
+            for number in batch.numbers:
+                stop = start + len(self.rows[number]) - 1
+                found[number] = taught[start:stop]
+                start = stop
+        cost = sum(batch.n_tokens for batch in batches) * len(self.whole.layers)
+        return [found[number] for number in range(len(self.rows))], cost
+
+    def _measure_gradients(self, n_tokens: int) -> tuple[list[float], int]:
+        family = self.engine.family
+        rows = [self.rows[row] for row in _first(range(len(self.rows)), self.rows, n_tokens)]
+        model = model_around(family.config, family.states[self.member], family.dtype)
+        try:
+            layers = _with_gradients(model.to(self.engine.device), rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise FamilyError(
+                f"{family.paths[self.member]}: out of memory for the gradients of all layers; use "
+                "a baseline without Taylor scores, or another device"
+            ) from None
+        scores = [
+            sum(
+                float((p.grad.float() * p.detach().float()).abs().sum())
+                for p in layer.parameters()
+                if p.grad is not None
+            )
+            for layer in layers
+        ]
+        return scores, _BACKWARD * len(layers) * sum(len(row) - 1 for row in rows)
+
+
+def _with_gradients(model: PreTrainedModel, rows: Sequence[Row]) -> nn.ModuleList:
+    """The layers of a model, with the gradients of its mean loss in nats a token."""
+    layers = model.get_submodule(layers_path(model))
+    assert isinstance(layers, nn.ModuleList)
+    model.requires_grad_(False)
+    layers.requires_grad_(True)
+    n_targets = sum(len(row) - 1 for row in rows)
+    device = next(layers.parameters()).device
+    for row in rows:
+        tokens = torch.tensor([row], device=device)
+        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0].float()
+        loss = nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum") / n_targets
+        torch.autograd.backward(loss)
+    return layers
+
+
+def _directions(streams: Sequence[Tensor], places: Tensor) -> tuple[Tensor, Tensor]:
+    """Streams at some places as unit vectors, float32 (N + 1, M, H), and lengths, (N + 1, M)."""
+    chosen = [stream.flatten(0, 1)[places.to(stream.device)].float() for stream in streams]
+    stacked = torch.stack(chosen)
+    return nn.functional.normalize(stacked, dim=-1), stacked.norm(dim=-1)
+
+
+def _first(order: Iterable[int], rows: Sequence[Row], n_tokens: int) -> list[int]:
+    """Indices in order, until their rows have so many tokens."""
+    chosen: list[int] = []
+    for number in order:
+        if n_tokens <= 0:
+            break
+        chosen.append(number)
+        n_tokens -= len(rows[number])
+    return chosen
