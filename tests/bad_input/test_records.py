@@ -87,6 +87,8 @@ CASES: list[tuple[int, str, Any, str]] = [
     (1, "tasks.quiz", 3, "tasks.quiz"),
     (1, "tasks.quiz.search", -1, "tasks.quiz.search"),
     (1, "tasks.quiz.digest", GONE, "tasks.quiz.digest"),
+    (1, "tasks.quiz.chance", {"test": [1.5]}, "tasks.quiz.chance.test.0"),
+    (1, "tasks.quiz.chance", [0.5], "tasks.quiz.chance"),
     (2, "member", GONE, "must have a member or the number of a trial"),
     (2, "member", 1, "member"),
     (2, "scores", GONE, "must have scores or a failure"),

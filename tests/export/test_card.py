@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from gptailor.core.statistics import Estimate, ScoreRow, ScoreTable
+from gptailor.core.score_table import MeanRow, ScoreRow, ScoreTable, Share
+from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.export import CardFacts, card_facts, model_card
 
@@ -30,9 +31,10 @@ def table_of(
     task: str = "capitals",
     metric: str = "acc",
 ) -> ScoreTable:
+    share = Share("base", kept, at_chance=True)
     rows = (
         ScoreRow(task, metric, "base", 120, Estimate(base, base, base)),
-        ScoreRow(task, metric, "result", 120, result, kept),
+        ScoreRow(task, metric, "result", 120, result, share, chance=0.25),
     )
     return ScoreTable(rows, {})
 
@@ -162,7 +164,30 @@ def test_members_that_gave_nothing_are_left_out() -> None:
 
 def test_scores_stand_with_intervals_and_retention() -> None:
     assert cells(model_card(FACTS), "task") == [
-        ["capitals", "acc", "0.8", "0.7 [0.6, 0.8]", "87.5% [75.0%, 100.0%]", "120"]
+        [
+            *("capitals", "acc", "0.8", "0.25", "0.7 [0.6, 0.8]"),
+            *("87.5% [75.0%, 100.0%]", "not above chance", "120"),
+        ]
+    ]
+
+
+def test_shares_of_the_best_member_and_above_chance_stand_beside() -> None:
+    kept, above, score = (Estimate(x, x, x) for x in (0.5, 0.125, 0.4))
+    shares = Share("base", kept, above), Share("math", above, kept)
+    rows = [
+        ScoreRow(task, "acc", model, 120, score, *shares, 0.25)
+        for model in ("base", "math", "result")
+        for task in ("capitals", "stories")
+    ]
+    table = ScoreTable(tuple(rows), {"result": MeanRow("result", *shares)}, "math")
+    half, eighth = "50.0% [50.0%, 50.0%]", "12.5% [12.5%, 12.5%]"
+    told = [half, eighth, eighth, half]
+    card = model_card(dataclasses.replace(FACTS, scores=table))
+    scores = ["acc", "0.4", "0.4", "0.25", "0.4 [0.4, 0.4]"]
+    assert cells(card, "task") == [
+        ["capitals", *scores, *told, "120"],
+        ["stories", *scores, *told, "120"],
+        ["mean", *[""] * 5, *told, ""],
     ]
 
 
@@ -170,8 +195,8 @@ def test_a_score_that_is_no_number_does_not_reach_the_hubs_data() -> None:
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     card = model_card(dataclasses.replace(FACTS, scores=table_of(0.8, nothing, nothing)))
     assert "model-index" not in front_matter(card)
-    row = ["capitals", "acc", "0.8", "nan [nan, nan]", "- [-, -]", "120"]
-    assert cells(card, "task") == [row]
+    row = ["capitals", "acc", "0.8", "0.25", "nan [nan, nan]", "- [-, -]"]
+    assert cells(card, "task") == [[*row, "not above chance", "120"]]
 
 
 def test_the_tailoring_in_the_card_reads_back_equal() -> None:
@@ -263,4 +288,5 @@ def test_a_hostile_name_is_shown_as_text(trick: str) -> None:
 @example(name="__é_")
 def test_any_name_stays_in_its_cell(name: str) -> None:
     card = model_card(dataclasses.replace(FACTS, scores=table_of(1.0, HALF, None, name)))
-    assert cells(card, "task") == [[shown(name), "acc", "1", "0.5 [0.25, 0.75]", "", "120"]]
+    row = ["acc", "1", "0.25", "0.5 [0.25, 0.75]", "", "not above chance", "120"]
+    assert cells(card, "task") == [[shown(name), *row]]

@@ -144,6 +144,38 @@ def test_the_numbers_are_those_worked_out_from_the_examples(make_run: MakeRun) -
     assert f"{percent(alone.low)} to {percent(alone.high)}" in text
 
 
+def test_the_share_above_chance_stands_beside_the_share_of_the_score(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=5)
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    models = {model["name"]: model["scores"] for model in evaluation["models"]}
+    value = {
+        (name, task): aggregate("acc", models[name][task]["acc"]["values"])
+        for name in models
+        for task in ("capitals", "stories")
+    }
+    page = Page(write_report(folder).read_text(encoding="utf-8")).text
+    above = {key: score - 0.25 for key, score in value.items()}
+    for task in ("capitals", "stories"):
+        share = above["result", task] / above["base", task]
+        assert f"{percent(share)} above chance" in page
+    both = [sum(above[name, task] for task in ("capitals", "stories")) for name in models]
+    pooled = dict(zip(models, both, strict=True))
+    assert f"({percent(pooled['result'] / pooled['base'])} of what the base scores above" in page
+
+
+def test_a_record_without_chances_makes_the_page_without_them(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=5)
+    path = folder / "record.jsonl"
+    header, *rest = path.read_text(encoding="utf-8").splitlines()
+    older = json.loads(header)
+    for facts in older["tasks"].values():
+        del facts["chance"]
+    path.write_text("\n".join([json.dumps(older), *rest]) + "\n", encoding="utf-8")
+    page = Page(write_report(folder).read_text(encoding="utf-8")).text
+    assert "keeps" in page
+    assert "above chance" not in page
+
+
 def test_parameters_are_counted_layer_by_layer(shared_run: MakeRun) -> None:
     text = page_of(shared_run, "whole").text
     base = 28_311_552 + 1000 + 3_540_096 * 30

@@ -1,5 +1,6 @@
 """The nested order, the weights and the digest of a task."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from gptailor.core.metrics import aggregate
 from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import Outcome, Passage, Task, TextSize, nested_order
-from gptailor.tasks.text import RollingExample
+from gptailor.tasks.text import ContinuationExample, RollingExample
 
 LETTER = TextSize(1, 1, 1, 1)
 STRATA = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
@@ -55,6 +56,21 @@ def group(equal: bool) -> Task:
         origins=(("big", 0), ("small", 0), ("big", 1), ("big", 2), ("small", 1)),
         equal_subtasks=frozenset(metrics) if equal else frozenset(),
     )
+
+
+def test_chance_is_gold_answers_by_choices_and_one_number_where_all_have_the_same() -> None:
+    both = dataclasses.replace(choice(1), gold=(0, 1))
+    text = ContinuationExample((Passage((0,), ((1,),)),), (LETTER,))
+    made = {
+        "even": (choice(1), choice(2)),
+        "mixed": (choice(1), both),
+        "text": (choice(1), text),
+    }
+    chances = {
+        name: Task(name, ("acc",), examples, (("t", 0),) * 2).chance
+        for name, examples in made.items()
+    }
+    assert chances == {"even": (0.5,), "mixed": (0.5, 1.0), "text": ()}
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

@@ -10,7 +10,8 @@ from gptailor.app.header import refuse_changes
 from gptailor.app.inputs import load_members
 from gptailor.app.settings import recorded_config
 from gptailor.config import Config, load_config
-from gptailor.core.statistics import RESULT, ScoreTable, score_table
+from gptailor.core.score_table import ScoreTable, score_table
+from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.errors import ConfigError, RecordError
 from gptailor.export import card_facts, export_checkpoint, model_card
@@ -32,7 +33,7 @@ class Provenance:
     config: Config  # with which it was searched, or for which it was written
     tailoring: Tailoring  # what is to be exported
     record: RunRecord | None = None  # that of its run; None where there is no run
-    # those of the base and of the tailoring on the test split, if they are recorded
+    # those of the members and of the tailoring on the test split, if they are recorded
     scores: ScoreTable | None = None
     n_tried: int | None = None  # how many candidates were tried; None where there was no search
 
@@ -98,9 +99,13 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
         trial = chosen.number
     if trial not in record.proposals:
         raise RecordError(f"{run}: there is no trial {trial}; see the report for their numbers")
-    scores, on_test = None, record.on_test
+    scores, on_test, tasks = None, record.on_test, record.header.tasks
     if BASE in on_test and trial in on_test:
-        models = {BASE: on_test[BASE], RESULT: on_test[trial]}
-        scores = score_table(models, {goal.task: goal.metric for goal in record.goals})
+        models = {name: on_test[name] for name in record.header.family.members if name in on_test}
+        scores = score_table(
+            {**models, RESULT: on_test[trial]},
+            {goal.task: goal.metric for goal in record.goals},
+            chances={task: facts.chance.get("test", ()) for task, facts in tasks.items()},
+        )
     n_tried = None if chosen is None else chosen.n_tried
     return Provenance(config, record.proposals[trial].tailoring, record, scores, n_tried)

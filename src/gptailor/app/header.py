@@ -85,6 +85,7 @@ def header_of(
                 **{split: task.n_examples for split, task in splits.by_name.items()},
                 notes=splits.notes,
                 digest=task_digest(splits),
+                chance={split: task.chance for split, task in splits.by_name.items()},
             )
             for name, splits in tasks.items()
         },

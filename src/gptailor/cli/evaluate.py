@@ -13,7 +13,7 @@ from gptailor.cli.console import AsJson, errors, path_argument, path_option, scr
 from gptailor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gptailor.core.statistics import Estimate, ScoreRow, ScoreTable
+    from gptailor.core.score_table import MeanRow, ScoreRow, ScoreTable
     from gptailor.record.evaluation_file import EvaluatedModel
 
 __all__ = ["command"]
@@ -34,7 +34,7 @@ def command(
     from gptailor.app.settings import recorded_config
     from gptailor.config import load_config
     from gptailor.core.metrics import METRICS
-    from gptailor.core.statistics import score_table
+    from gptailor.core.score_table import score_table
     from gptailor.core.tailoring import Tailoring
     from gptailor.record.run_record import read_run
 
@@ -71,18 +71,20 @@ def command(
         on_model=lambda name: errors.print(f"evaluating {name} ...", style="dim"),
     )
     metrics = {name: task.metric for name, task in zip(tasks, loaded.tasks, strict=True)}
-    table = score_table({each.name: each.scores for each in models}, metrics)
+    chances = {name: splits.test.chance for name, splits in tasks.items()}
+    table = score_table({each.name: each.scores for each in models}, metrics, chances=chances)
     if as_json:
         typer.echo(json.dumps(_plain(table, models), allow_nan=False))
     else:
         screen.print(_drawn(table))
         screen.print(
             "the metric and its 95 % bootstrap interval, on examples that the search never saw; "
-            "below, the share of the base's score that is kept, and its interval (paired)"
+            "below, the shares that are kept of the base's score and of the best whole member's, "
+            "and of what they score above chance, with their intervals (paired)"
         )
     if record is not None and tailoring is not None:
         if record.chosen_trial is not None and tailoring == record.chosen_trial.tailoring:
-            save_evaluation(record.folder, models, tailoring)
+            save_evaluation(record.folder, models, tailoring, chances=chances)
         else:
             errors.print(f"{model} is not the model that {run} chose; its scores are not saved")
 
@@ -92,10 +94,8 @@ def _plain(table: "ScoreTable", models: "list[EvaluatedModel]") -> list[dict[str
     rows = []
     for model in models:
         rows += [row.to_plain() for row in table.rows if row.model == model.name]
-        if mean := table.averages.get(model.name):
-            limits = [end if math.isfinite(end) else None for end in (mean.low, mean.high)]
-            row = {"model": model.name, "task": None, "retention": mean.value}
-            rows.append(row | {"retention_interval": limits, "parameters": model.parameters})
+        mean = table.means[model.name]
+        rows.append(mean.to_plain() | {"parameters": model.parameters})
     return rows
 
 
@@ -103,27 +103,26 @@ def _drawn(table: "ScoreTable") -> Table:
     drawn = Table("task", *table.models, box=SIMPLE_HEAD, show_lines=True)
     for task in table.tasks:
         cells = [_cell(table.row(model, task.task)) for model in table.models]
-        drawn.add_row(f"{task.task}\n{task.metric}\non {task.n_examples}", *cells)
-    if table.averages:
-        drawn.add_row("mean kept", *(_kept(table.averages.get(model)) for model in table.models))
+        chance = "" if task.chance is None else f"\nchance {task.chance:.3f}"
+        drawn.add_row(f"{task.task}\n{task.metric}\non {task.n_examples}{chance}", *cells)
+    drawn.add_row("mean kept", *("\n".join(_shares(mean)) for mean in table.means.values()))
     return drawn
 
 
 def _cell(row: "ScoreRow | None") -> str:
     if row is None:
         return ""
-    kept = "the base scored 0" if math.isfinite(row.score.value) else "share not known"
-    if row.retention is not None and math.isfinite(row.retention.value):
-        kept = _kept(row.retention)
-    return f"{_with_limits(row.score, '.3f', '.2f')}\n{kept}"
+    score = row.score
+    value = format(score.value, ".3f") if math.isfinite(score.value) else "too large"
+    low, high = (
+        format(end, ".2f") if math.isfinite(end) else "no limit" for end in (score.low, score.high)
+    )
+    return "\n".join([value, f"{low}-{high}", *_shares(row)])
 
 
-def _kept(share: "Estimate | None") -> str:
-    return "" if share is None else _with_limits(share, ".1%", ".0%")
+def _shares(row: "ScoreRow | MeanRow") -> list[str]:
+    """The shares of other models' scores, a line each and one for its interval."""
+    from gptailor.report.words import share_lines
 
-
-def _with_limits(estimate: "Estimate", form: str, limits: str) -> str:
-    value = format(estimate.value, form) if math.isfinite(estimate.value) else "too large"
-    ends = (estimate.low, estimate.high)
-    low, high = (format(end, limits) if math.isfinite(end) else "no limit" for end in ends)
-    return f"{value}\n{low}-{high}"
+    others = [share for share in (row.of_base, row.of_best) if share and share.member != row.model]
+    return [line for lines in share_lines(*others) for line in lines if line]

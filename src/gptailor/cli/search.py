@@ -19,6 +19,7 @@ from gptailor.study import Progress
 
 if TYPE_CHECKING:
     from gptailor.record.entries import Costs
+    from gptailor.record.run_record import RunRecord
 
 __all__ = ["command"]
 
@@ -65,11 +66,24 @@ def command(
         f"{record.header.family.n_layers} layers tried, in {chosen.n_trials} trials; "
         f"trial {chosen.number} is the best"
     )
+    screen.print(f"keeps, unseen: {', '.join(_kept(record))}")
     screen.print(f"the run:       {run.folder}")
     screen.print(f"the tailoring: {run.folder / BEST}")
     screen.print(f"next:          gptailor export {run.folder} -o DIR")
     if record.forecast is not None:
         screen.print(_costs(record.forecast, record.spent))
+
+
+def _kept(record: "RunRecord") -> list[str]:
+    """The shares of the base's and the best member's scores that the result keeps, unseen."""
+    from gptailor.core.statistics import RESULT
+    from gptailor.report.scores import evidence, table_of
+    from gptailor.report.words import share_lines
+
+    found = evidence(record)
+    mean = None if found is None else table_of(record, found).means.get(RESULT)
+    shares = () if mean is None else (mean.of_base, mean.of_best)
+    return [f"{what} ({limits})" if limits else what for what, limits in share_lines(*shares)]
 
 
 def _costs(forecast: "Costs", spent: "Costs | None") -> Table:

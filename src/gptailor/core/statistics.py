@@ -1,4 +1,4 @@
-"""Intervals for scores, which say how far they can be trusted, and the table of scores.
+"""Intervals for scores, which say how far they can be trusted.
 
 All intervals are percentile bootstrap intervals over examples (Efron & Tibshirani 1993, *An
 Introduction to the Bootstrap*, ch. 13): draw n of the n examples with replacement, compute the
@@ -10,37 +10,39 @@ Two models are always compared in pairs: one draw of examples serves both. The s
 give the same interval.
 """
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptailor.core.layer_spec import BASE
 from gptailor.core.metrics import METRICS
-from gptailor.core.objective import retention
-from gptailor.core.trial import Measurement, Scores
+from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError
 
 __all__ = [
     "N_RESAMPLES",
     "RESULT",
     "Estimate",
-    "ScoreRow",
-    "ScoreTable",
+    "above_chance",
     "average_retention",
     "bootstrap_interval",
+    "estimate",
+    "gaps",
+    "kept_shares",
     "paired_difference",
+    "refuse_unpaired",
     "retention_interval",
-    "score_table",
+    "samples",
 ]
 
 N_RESAMPLES = 10_000  # of the bootstrap
 RESULT = "result"
 
 Floats = NDArray[np.float64]
+_GUESSED = ("acc", "acc_norm")  # shares of right answers, some of which are lucky guesses
 _CHUNK = 1_000_000  # examples drawn at once: 8 MB of indices
 _TINY = 1e-9  # a score nearer to 0 is 0
 _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
@@ -60,68 +62,6 @@ class Estimate:
         return self.low == self.high
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One model on one task, with 95 % intervals."""
-
-    task: str
-    metric: str
-    model: str  # `base`, a variant's name, or `result`
-    n_examples: int
-    score: Estimate
-    retention: Estimate | None = None  # None where the base scored 0 or was not scored
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Which direction of the metric is better."""
-        return METRICS[self.metric].higher_is_better
-
-    def to_plain(self) -> dict[str, Any]:
-        """The JSON form; infinite numbers are None."""
-        kept = self.retention
-        return {
-            "model": self.model,
-            "task": self.task,
-            "metric": self.metric,
-            "n_examples": self.n_examples,
-            "value": _finite(self.score.value),
-            "interval": [_finite(self.score.low), _finite(self.score.high)],
-            "retention": None if kept is None else _finite(kept.value),
-            "retention_interval": None if kept is None else [_finite(kept.low), _finite(kept.high)],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """Models by tasks."""
-
-    rows: tuple[ScoreRow, ...]  # task by task within a model
-    averages: Mapping[str, Estimate]  # model -> mean retention over the tasks, where it is known
-
-    @property
-    def tasks(self) -> tuple[ScoreRow, ...]:
-        """One row of each task, that with the most examples."""
-        most: dict[str, ScoreRow] = {}
-        for row in self.rows:
-            if row.task not in most or row.n_examples > most[row.task].n_examples:
-                most[row.task] = row
-        return tuple(most.values())
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that have a row, in order."""
-        return tuple(dict.fromkeys(row.model for row in self.rows))
-
-    def rows_of(self, model: str) -> tuple[ScoreRow, ...]:
-        """The rows of a model."""
-        return tuple(row for row in self.rows if row.model == model)
-
-    def row(self, model: str, task: str) -> ScoreRow | None:
-        """The row of a model on a task, if it was scored there."""
-        found = (row for row in self.rows if (row.model, row.task) == (model, task))
-        return next(found, None)
-
-
 def bootstrap_interval(
     measurement: Measurement, *, n_resamples: int = N_RESAMPLES, level: float = 0.95, seed: int = 0
 ) -> Estimate:
@@ -137,8 +77,7 @@ def bootstrap_interval(
         >>> bootstrap_interval(Measurement("acc", (1.0, 0.0, 1.0, 1.0)), seed=0)
         Estimate(value=0.75, low=0.25, high=1.0)
     """
-    (drawn,) = _resampled((measurement,), n_resamples, np.random.default_rng(seed))
-    return _cut(drawn, level, measurement.value)
+    return estimate(samples((measurement,), n_resamples, np.random.default_rng(seed))[0], level)
 
 
 def paired_difference(
@@ -157,10 +96,9 @@ def paired_difference(
     Raises:
         RecordError: The two were not measured on the same examples.
     """
-    ours_drawn, theirs_drawn = _pair(ours, theirs, n_resamples, np.random.default_rng(seed))
-    gaps = _gaps(ours_drawn, theirs_drawn)
-    value = float(_gaps(np.array(ours.value), np.array(theirs.value)))
-    return _cut(gaps, level, value)
+    refuse_unpaired(ours, theirs)
+    sampled = samples((ours, theirs), n_resamples, np.random.default_rng(seed))
+    return estimate(gaps(*sampled), level)
 
 
 def retention_interval(
@@ -205,55 +143,44 @@ def average_retention(
         RecordError: A pair was not measured on the same examples.
     """
     rng = np.random.default_rng(seed)
-    values, shares = [], []
+    known = []
     for ours, reference in pairs:
-        ours_drawn, reference_drawn = _pair(ours, reference, n_resamples, rng)
-        value = retention(ours.value, reference.value, ours.metric)
-        if np.isfinite(value) and abs(reference.value) > _TINY:
-            values.append(value)
-            shares.append(_ratios(ours_drawn, reference_drawn, ours.metric))
-    if not values:
+        refuse_unpaired(ours, reference)
+        first, second = samples((ours, reference), n_resamples, rng)
+        shares = kept_shares(first, second, ours.metric)
+        known += [] if shares is None else [shares]
+    return estimate(np.mean(known, axis=0), level) if known else None
+
+
+def above_chance(measured: Measurement, chance: Sequence[float] | None) -> Measurement | None:
+    """Subtract what a guess scores from each example's number.
+
+    Args:
+        measured: Of any metric.
+        chance: How probable a guess is right, one number an example, or one for all of them; those
+            of more examples than were measured may follow.
+
+    Returns:
+        None where a guess has no score: without choices, or by another metric than `acc` and
+        `acc_norm`.
+
+    Example:
+        >>> above_chance(Measurement("acc", (1.0, 0.0)), (0.25,))
+        Measurement(metric='acc', values=(0.75, -0.25), weights=None)
+    """
+    n = len(measured.values)
+    if not chance or measured.metric not in _GUESSED or 1 < len(chance) < n:
         return None
-    mean = float(np.mean(values))
-    return _cut(np.mean(shares, axis=0), level, mean)
+    values = np.array(measured.values) - np.broadcast_to(np.array(chance[:n]), n)
+    return dataclasses.replace(measured, values=tuple(values.tolist()))
 
 
-def score_table(
-    models: Mapping[str, Scores], metrics: Mapping[str, str], *, n_resamples: int = N_RESAMPLES
-) -> ScoreTable:
-    """Compare models on the same examples by one metric of each task, with bootstrap intervals.
+def refuse_unpaired(ours: Measurement, theirs: Measurement) -> None:
+    """Refuse two measurements that are not of the same metric and examples.
 
     Raises:
-        RecordError: Two models were not measured on the same examples.
+        RecordError: They can't be compared in pairs.
     """
-    rows, averages = [], {}
-    base = models.get(BASE, Scores())
-    for model, scores in models.items():
-        pairs = []
-        for task, metric in metrics.items():
-            ours = scores.tasks.get(task, {}).get(metric)
-            theirs = base.tasks.get(task, {}).get(metric)
-            if ours is None:
-                continue
-            kept = None
-            if theirs is not None:
-                pairs.append((ours, theirs))
-                try:
-                    kept = retention_interval(ours, theirs, n_resamples=n_resamples)
-                except RecordError as error:
-                    raise RecordError(f"task {task!r}, {model!r} and 'base': {error}") from None
-            score = bootstrap_interval(ours, n_resamples=n_resamples)
-            rows.append(ScoreRow(task, metric, model, len(ours.values), score, kept))
-        average = average_retention(pairs, n_resamples=n_resamples) if pairs else None
-        if average is not None and math.isfinite(average.value):
-            averages[model] = average
-    return ScoreTable(tuple(rows), averages)
-
-
-def _pair(
-    ours: Measurement, theirs: Measurement, n_resamples: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """The metric of both on the same drawn examples; two of shape (n_resamples,)."""
     if ours.metric != theirs.metric:
         raise RecordError(f"{ours.metric} of one model can't be compared with {theirs.metric}")
     n_ours, n_theirs = len(ours.values), len(theirs.values)
@@ -263,14 +190,21 @@ def _pair(
             f"two models were not measured on the same examples ({how}); "
             "evaluate both again on one set"
         )
-    first, second = _resampled((ours, theirs), n_resamples, rng)
-    return first, second
 
 
-def _resampled(
+def samples(
     measurements: Sequence[Measurement], n_resamples: int, rng: np.random.Generator
-) -> Iterator[Floats]:
-    """The metric of each measurement on the same drawn examples; NaN where it has no value."""
+) -> list[Floats]:
+    """Compute metrics on all examples, then on examples that are drawn anew, the same for all.
+
+    Args:
+        measurements: Of the same examples, with the same weights.
+        n_resamples: How many times the examples are drawn.
+        rng: Draws them.
+
+    Returns:
+        One array a measurement, of shape (1 + n_resamples,); NaN where it has no value.
+    """
     n = len(measurements[0].values)
     if n == 0:
         raise RecordError("a score without examples has no interval; evaluate on at least one")
@@ -286,25 +220,18 @@ def _resampled(
         totals[totals == 0] = np.nan
         for row, numbers in enumerate(weighted):
             means[row, start:stop] = numbers[drawn].sum(axis=1) / totals
-    return (_transformed(m.metric, row) for m, row in zip(measurements, means, strict=True))
+    return [
+        np.concatenate(([m.value], _transformed(m.metric, row)))
+        for m, row in zip(measurements, means, strict=True)
+    ]
 
 
-def _transformed(metric: str, means: Floats) -> Floats:
-    if METRICS[metric].transform == "identity":
-        return means
-    return np.where(means < _MAX_LOG, np.exp(np.minimum(means, _MAX_LOG)), np.inf)
+def estimate(sampled: Floats, level: float = 0.95) -> Estimate:
+    """Take the first of the numbers as the value and cut both ends off the others.
 
-
-def _ratios(ours: Floats, reference: Floats, metric: str) -> Floats:
-    """`gptailor.core.objective.retention` for arrays; a positive number by 0 is infinite."""
-    upside_down = not METRICS[metric].higher_is_better or bool(np.any(reference < 0))
-    above, below = (reference, ours) if upside_down else (ours, reference)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return above / below
-
-
-def _cut(drawn: Floats, level: float, value: float) -> Estimate:
-    """The estimate of `value` whose limits cut both ends off the drawn numbers; NaN is left out."""
+    Numbers are as `samples` returns them, or computed from such; NaN is left out.
+    """
+    value, drawn = float(sampled[0]), sampled[1:]
     known = drawn[~np.isnan(drawn)]
     first, last = (float(known.min()), float(known.max())) if known.size else (value, value)
     # sums in another order differ in the last bit
@@ -318,11 +245,26 @@ def _cut(drawn: Floats, level: float, value: float) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _gaps(ours: Floats, theirs: Floats) -> Floats:
-    """Differences; two infinite perplexities do not differ."""
+def gaps(ours: Floats, theirs: Floats) -> Floats:
+    """Differences of samples; two infinite perplexities do not differ."""
     with np.errstate(invalid="ignore"):
         return np.where(ours == theirs, 0.0, ours - theirs)
 
 
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+def kept_shares(ours: Floats, reference: Floats, metric: str) -> Floats | None:
+    """`gptailor.core.objective.retention` of samples; a positive number by 0 is infinite.
+
+    None where the reference scored 0, or the share on all examples is not finite.
+    """
+    upside_down = not METRICS[metric].higher_is_better or bool(np.any(reference < 0))
+    above, below = (reference, ours) if upside_down else (ours, reference)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares: Floats = above / below
+    finite = np.isfinite(shares[0]) and min(abs(reference[0]), abs(below[0])) > _TINY
+    return shares if finite else None
+
+
+def _transformed(metric: str, means: Floats) -> Floats:
+    if METRICS[metric].transform == "identity":
+        return means
+    return np.where(means < _MAX_LOG, np.exp(np.minimum(means, _MAX_LOG)), np.inf)

@@ -70,7 +70,13 @@ def evaluate_side_by_side(
     return evaluated
 
 
-def save_evaluation(folder: Path, models: Sequence[EvaluatedModel], tailoring: Tailoring) -> None:
+def save_evaluation(
+    folder: Path,
+    models: Sequence[EvaluatedModel],
+    tailoring: Tailoring,
+    *,
+    chances: Mapping[str, tuple[float, ...]],
+) -> None:
     """Write ``evaluation.json`` beside a run's record, for the report of this tailoring only."""
     libraries = ("gptailor", "torch", "transformers", "lm-eval")
     EvaluationFile(
@@ -79,6 +85,7 @@ def save_evaluation(folder: Path, models: Sequence[EvaluatedModel], tailoring: T
         n_resamples=N_RESAMPLES,
         versions={name: importlib.metadata.version(name) for name in libraries},
         models=tuple(models),
+        chances=dict(chances),
     ).save(folder)
 
 

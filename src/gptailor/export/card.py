@@ -13,7 +13,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.statistics import RESULT, Estimate, ScoreTable
+from gptailor.core.score_table import ScoreTable, Share
+from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 
 __all__ = ["CardFacts", "model_card", "path_only", "paths_only"]
@@ -51,7 +52,7 @@ class CardFacts:
         paths: Member to its path: a hub id, a folder, a file.
         licence: The base's licence, as hub metadata writes it; None if not known.
         parameters: Of the base and of the result; None if not known.
-        scores: Of the base and the result, on examples that the search did not see.
+        scores: Of the members and the result, on examples that the search did not see.
         scores_note: A sentence on which examples these are.
         n_tried: How many candidates were tried; None if there was no search.
         notes: Sentences on the reading of the members.
@@ -166,18 +167,25 @@ def _members(facts: CardFacts) -> str:
 
 
 def _scores(scores: ScoreTable, note: str) -> str:
+    members = [BASE] if scores.best in (None, BASE) else [BASE, str(scores.best)]
     rows = [
         (
             _text(row.task),
             _text(row.metric),
-            "" if (base := scores.row(BASE, row.task)) is None else f"{base.score.value:.4g}",
+            *(_member_score(scores, member, row.task) for member in members),
+            "" if row.chance is None else f"{row.chance:.4g}",
             _estimate(row.score, "{:.4g}".format),
-            "" if row.retention is None else _estimate(row.retention, _percent),
+            *_shares(row.of_base, row.of_best, len(members)),
             f"{row.n_examples:,}",
         )
         for row in scores.rows_of(RESULT)
     ]
-    head = ("task", "metric", "base", "result [95 % interval]", "retention", "examples")
+    if (mean := scores.means.get(RESULT)) is not None and len(rows) > 1:
+        blank = [""] * (len(members) + 3)
+        rows.append(("mean", *blank, *_shares(mean.of_base, mean.of_best, len(members)), ""))
+    kept = [text for name in members for text in (f"share of {_text(name)}", "above chance")]
+    names = map(_text, members)
+    head = ("task", "metric", *names, "chance", "result [95 % interval]", *kept, "examples")
     legend = _bullets(
         f"{_text(name)}: {_text(METRICS[name].meaning)}; "
         f"{'higher' if METRICS[name].higher_is_better else 'lower'} is better"
@@ -185,6 +193,22 @@ def _scores(scores: ScoreTable, note: str) -> str:
         if name in METRICS
     )
     return f"## Scores\n\n{_text(note)}\n\n{_table(head, rows)}{legend}"
+
+
+def _member_score(scores: ScoreTable, member: str, task: str) -> str:
+    row = scores.row(member, task)
+    return "" if row is None else f"{row.score.value:.4g}"
+
+
+def _shares(of_base: Share | None, of_best: Share | None, n_members: int) -> list[str]:
+    """Two cells a member: the share of its score, and of what it scores above chance."""
+    cells = []
+    for share in (of_base, of_best)[:n_members]:
+        kept, above = (None, None) if share is None else (share.kept, share.above_chance)
+        cells.append("" if kept is None else _estimate(kept, _percent))
+        at_chance = "not above chance" if share is not None and share.at_chance else ""
+        cells.append(at_chance if above is None else _estimate(above, _percent))
+    return cells
 
 
 def _layers(facts: CardFacts) -> str:

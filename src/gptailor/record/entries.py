@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from gptailor.core.objective import Goal
 from gptailor.core.trial import Evaluation, Proposal, Trial
-from gptailor.record.fields import Part, ScoresField, Seconds, TailoringField
+from gptailor.record.fields import ChanceField, Part, ScoresField, Seconds, TailoringField
 
 __all__ = [
     "RECORD_FORMAT",
@@ -122,6 +122,8 @@ class TaskFacts(Part):
     test: NonNegativeInt
     notes: tuple[str, ...]
     digest: str
+    # split to what a guess scores; empty where there are no choices, or in an older record
+    chance: dict[str, ChanceField] = Field(default_factory=dict)
 
 
 class _ComparedConfig(Part):

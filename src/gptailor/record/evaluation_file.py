@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.safe_read import read_plain
-from gptailor.record.fields import Part, ScoresField, first_problem
+from gptailor.record.fields import ChanceField, Part, ScoresField, first_problem
 
 __all__ = ["EvaluatedModel", "EvaluationFile", "read_evaluation"]
 
@@ -37,6 +37,7 @@ class EvaluationFile(Part):
     n_resamples: Annotated[int, Field(gt=0, le=1_000_000)]  # of the bootstrap
     versions: dict[str, str | None]  # library to version
     models: tuple[EvaluatedModel, ...]
+    chances: dict[str, ChanceField] = Field(default_factory=dict)  # task to what a guess scores
 
     def save(self, folder: Path) -> None:
         """Write the file into a run's folder: the old one or the new, never half of one."""

@@ -19,10 +19,12 @@ from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import UserError
 
-__all__ = ["Part", "ScoresField", "Seconds", "TailoringField", "first_problem"]
+__all__ = ["ChanceField", "Part", "ScoresField", "Seconds", "TailoringField", "first_problem"]
 
 _LARGEST = 1e15  # of one example; sums of more could overflow
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
+# how probable a guess is right: one number an example, or one for all
+ChanceField = tuple[Annotated[FiniteFloat, Field(ge=0, le=1)], ...]
 
 
 class Part(BaseModel):

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from gptailor.core.statistics import RESULT, Estimate, ScoreTable
+from gptailor.core.score_table import ScoreTable
+from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE
 from gptailor.report.svg import Axes, Scale, dot, picture, square, tag, text
 from gptailor.report.words import percent, shortened

@@ -23,14 +23,24 @@ from gptailor.report.front import front
 from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
 from gptailor.report.scores import evidence, finalists, parameters_of, table_of, values_of
-from gptailor.report.words import amount, cost_rows, count, decimal, duration, listed, percent
+from gptailor.report.words import (
+    amount,
+    cost_rows,
+    count,
+    decimal,
+    duration,
+    interval,
+    listed,
+    percent,
+    share_lines,
+)
 
 __all__ = ["write_report"]
 
 _GENERATOR = b'<meta name="generator" content="GPTailor">'  # as the template writes it
 _FILE = "report.html"
 _SHOWN_FAILURES = 50
-_FILTERS = (amount, count, decimal, duration, listed, percent)
+_FILTERS = (amount, count, decimal, duration, interval, listed, percent)
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -94,6 +104,8 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "kept_parameters": None if best is None else parameters_of(header, best.tailoring),
         "n_kept": header.n_kept if best is None else len(best.tailoring.layers),
         "retention": None if table is None else table.averages.get(RESULT),
+        "mean": None if table is None else table.means.get(RESULT),
+        "share_lines": share_lines,
         "n_candidates": len({trial.tailoring for trial in run.complete}),
         "layer_tokens": sum(trial.evaluation.layer_tokens for trial in run.trials),
         "seconds": max(run.elapsed.values(), default=0.0),

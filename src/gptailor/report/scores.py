@@ -10,7 +10,8 @@ from typing import Literal
 
 from gptailor.core.metrics import METRICS
 from gptailor.core.objective import Objective
-from gptailor.core.statistics import N_RESAMPLES, RESULT, Estimate, ScoreTable, score_table
+from gptailor.core.score_table import ScoreTable, score_table
+from gptailor.core.statistics import N_RESAMPLES, RESULT, Estimate
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Measurement, Scores, Trial
 from gptailor.record.entries import Header
@@ -40,6 +41,8 @@ class Evidence:
     models: Mapping[str, Scores]  # model name to scores: members in order, then ``result``
     # model name to how many parameters it has; None where not known
     parameters: Mapping[str, int | None]
+    # task to what a guess scores on these examples, where it is known
+    chances: Mapping[str, tuple[float, ...]]
     n_resamples: int = N_RESAMPLES  # of the bootstrap
 
 
@@ -59,7 +62,8 @@ def evidence(run: RunRecord) -> Evidence | None:
         models = {model.name: model.scores for model in evaluation.models}
         sizes = {model.name: model.parameters for model in evaluation.models}
         split, n_resamples = evaluation.split, evaluation.n_resamples
-        return Evidence(split, "evaluation", _ordered(run, models), sizes, n_resamples)
+        chances = _chances(run, split) | evaluation.chances
+        return Evidence(split, "evaluation", _ordered(run, models), sizes, chances, n_resamples)
     if best is None or best.scores is None:
         return None
     whole = run.header.family.parameters or None
@@ -72,7 +76,11 @@ def evidence(run: RunRecord) -> Evidence | None:
     else:
         models = {name: like(scores, best.scores) for name, scores in run.references.items()}
         split, models = "search", models | {RESULT: best.scores}
-    return Evidence(split, "engine", _ordered(run, models), parameters)
+    return Evidence(split, "engine", _ordered(run, models), parameters, _chances(run, split))
+
+
+def _chances(run: RunRecord, split: str) -> dict[str, tuple[float, ...]]:
+    return {task: facts.chance.get(split, ()) for task, facts in run.header.tasks.items()}
 
 
 def _ordered(run: RunRecord, models: Mapping[str, Scores]) -> dict[str, Scores]:
@@ -89,7 +97,13 @@ def table_of(run: RunRecord, found: Evidence) -> ScoreTable:
     for task, metric in ((task, metric) for task, measured in tasks for metric in measured):
         if metric in METRICS:
             metrics.setdefault(task, metric)
-    return score_table(found.models, metrics, n_resamples=found.n_resamples)
+    return score_table(
+        found.models,
+        metrics,
+        chances=found.chances,
+        members=run.header.family.members,
+        n_resamples=found.n_resamples,
+    )
 
 
 def like(scores: Scores, pattern: Scores) -> Scores:

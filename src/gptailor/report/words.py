@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from gptailor.core.score_table import Share
+from gptailor.core.statistics import Estimate
 from gptailor.record.entries import Costs
 
 __all__ = [
@@ -13,8 +15,10 @@ __all__ = [
     "count",
     "decimal",
     "duration",
+    "interval",
     "listed",
     "percent",
+    "share_lines",
     "shortened",
     "spans",
 ]
@@ -27,7 +31,42 @@ def percent(share: float, digits: int = 1) -> str:
         >>> percent(0.9213), percent(math.inf)
         ('92.1%', '∞')
     """
-    return f"{share:.{digits}%}" if math.isfinite(share) else "∞"
+    if not math.isfinite(share):
+        return "∞" if share > 0 else "−∞"  # noqa: RUF001  # a minus as wide as a digit
+    return f"{share:.{digits}%}"
+
+
+def share_lines(*shares: Share | None) -> list[tuple[str, str]]:
+    """Shares of whole members' scores, that above chance after each, and their intervals.
+
+    Example:
+        >>> share_lines(Share("base", Estimate(0.4, 0.3, 0.5), Estimate(0.12, 0.05, 0.2)))
+        [('40.0% of base', '30.0% to 50.0%'), ('12.0% above chance', '5.0% to 20.0%')]
+        >>> share_lines(Share("math", Estimate(0.4, 0.3, 0.5), at_chance=True))
+        [('40.0% of math', '30.0% to 50.0%'), ('math is not above chance', '')]
+    """
+    lines = []
+    for share in (share for share in shares if share is not None):
+        kept, above = share.kept, share.above_chance
+        if kept is None:
+            lines.append((f"share of {share.member} not known", ""))
+        else:
+            lines.append((f"{percent(kept.value)} of {share.member}", interval(kept)))
+        if share.at_chance:
+            lines.append((f"{share.member} is not above chance", ""))
+        elif above is not None:
+            lines.append((f"{percent(above.value)} above chance", interval(above)))
+    return lines
+
+
+def interval(found: Estimate, form: Callable[[float], str] = percent) -> str:
+    """The limits of an estimate.
+
+    Example:
+        >>> interval(Estimate(0.4, 0.3, math.inf))
+        '30.0% to ∞'
+    """
+    return f"{form(found.low)} to {form(found.high)}"
 
 
 def decimal(value: float) -> str:

@@ -126,6 +126,17 @@ class Task:
         return len(self.examples)
 
     @property
+    def chance(self) -> tuple[float, ...]:
+        """How probable a guess is right: one number an example, or one for all; none, no choices.
+
+        Of n choices with k gold answers it is k / n.
+        """
+        if any(example.output_type != "multiple_choice" for example in self.examples):
+            return ()
+        shares = [len(set(example.gold)) / len(example.texts) for example in self.examples]
+        return tuple(shares if len(set(shares)) > 1 else shares[:1])
+
+    @property
     def digest(self) -> str:
         """SHA-256 of its passages' token ids and of its numbers for a made-up answer, in order.
 
