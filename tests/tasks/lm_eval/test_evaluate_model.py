@@ -83,6 +83,7 @@ def test_few_shot_and_a_report_of_another_file_are_evaluated_too(
     dev = write_task("dev", {"test": short[18:40]})
     request = TaskSpec(name=str(calib), metric="acc", num_fewshot=0, test_task=str(dev))
     loaded = load_tasks([request], tiny_tokenizer, max_length=64, seed=5, shares=SHARES)
+    assert [task.name for task in loaded["calib"].by_name.values()] == ["calib"] * 3
     assert loaded["calib"].test_docs == {"dev": tuple(range(2, 22))}
     assert "2 of 22 test examples are also" in loaded["calib"].notes[0]
     model = tiny_model("llama")

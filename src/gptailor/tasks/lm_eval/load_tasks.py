@@ -6,6 +6,7 @@ functions: it is slow, and most of the program does without it.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gptailor.core.metrics import METRICS
@@ -100,6 +101,7 @@ def _load(
     search = _build_task(opened, documents.search, encoder, spec)
     selection = _build_task(opened, documents.selection, encoder, spec)
     test = _build_task(apart or opened, documents.test, encoder, spec)
+    test = replace(test, name=opened.name)  # scores of all splits are kept by the task's name
     _refuse_unmeasured(spec, search.name, [m for m in search.metrics if m in test.metrics])
     notes = [*opened.notes]
     if len(opened.subtasks) > 1 and METRICS[spec.metric].transform == "exp":
