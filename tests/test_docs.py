@@ -10,7 +10,7 @@ import yaml
 
 from gptailor.config import Config, load_config, schema
 from gptailor.core.metrics import METRICS
-from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
+from gptailor.core.plugins import BASELINES, MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.validation import Frozen
 
@@ -110,6 +110,11 @@ def test_the_pages_have_every_method_metric_searcher_and_pool() -> None:
     for page, names in shown.items():
         text = (ROOT / f"docs/concepts/{page}.md").read_text(encoding="utf-8")
         assert all(f"| `{name}` |" in text for name in names)
+
+
+def test_the_page_of_the_baselines_has_every_one_of_them() -> None:
+    text = (ROOT / "docs/how-to/baselines.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in BASELINES.builtin)
 
 
 def test_the_page_of_the_default_search_has_every_option_with_its_default() -> None:

@@ -63,6 +63,8 @@ SOUND: list[dict[str, Any]] = [
     {"kind": "finalist", "number": 0, "scores": SCORES, "seconds": 0.1},
     {"kind": "chosen", "number": 0, "n_tried": 1, "n_trials": 2, "reason": "best"},
     {"kind": "test", "number": 0, "scores": SCORES, "seconds": 0.1},
+    {"kind": "baseline", "name": "sleb", "member": "base", "tailoring": TAILORING, **COST}
+    | {"alone_layer_tokens": 9},
 ]
 
 

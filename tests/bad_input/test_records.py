@@ -153,6 +153,11 @@ CASES: list[tuple[int, str, Any, str]] = [
     (10, "number", GONE, "must have a member or the number of a trial"),
     (10, "scores", GONE, "must have scores or a failure"),
     (10, "scores.quiz.acc.values", [], "scores.quiz.acc.values"),
+    (11, "name", GONE, "name"),
+    (11, "tailoring", GONE, "must have a tailoring or a failure"),
+    (11, "failure", "also", "must have a tailoring or a failure"),
+    (11, "tailoring.layers.0", "base:9", "layers[0]: base:9 does not exist"),
+    (11, "alone_layer_tokens", -1, "alone_layer_tokens"),
 ]
 # whole lines: which one, the bytes put there, what is told
 LINES: list[tuple[int, bytes, str]] = [

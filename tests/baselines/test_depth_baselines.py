@@ -1,7 +1,9 @@
 """Each baseline cuts what its paper's formula says, worked out slowly."""
 
 import itertools
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +147,19 @@ def test_evopress_finds_the_least_divergence_of_all_sets(
         assert run("evopress", context(2, seed), generations=4, **everything) == best
     assert run("evopress", context(2), generations=1) == run("evopress", context(2), generations=1)
     assert run("evopress", context(8 - 1, keep=frozenset({4}))) == (0, 1, 2, 3, 5, 6, 7)
+
+
+def test_the_baseline_of_the_docs_cuts_before_the_shortest_streams(
+    context: Make, statistics: Statistics
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "baselines.md"
+    (source,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(source, found)
+    norms = statistics.similarities().norms.tolist()[:8]
+    expected = sorted(sorted(range(8), key=norms.__getitem__)[:3])
+    kept = kept_positions(found["smallest_norms"](context()))
+    assert sorted(set(range(8)) - set(kept)) == expected
 
 
 @pytest.mark.parametrize("name", BASELINES.builtin)

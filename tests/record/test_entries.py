@@ -15,6 +15,7 @@ from gptailor.core.trial import Evaluation, Measurement, Proposal, Scores
 from gptailor.record.entries import (
     AskedEntry,
     AskedProposal,
+    BaselineEntry,
     ChosenEntry,
     Entry,
     ForecastEntry,
@@ -40,6 +41,14 @@ ENTRIES: list[Entry] = [
     ModelEntry.of("finalist", 0, Evaluation(failure="out of memory")),
     ModelEntry.of("test", 0, SCORED),
     AskedEntry(proposals=(AskedProposal.of(0, PROPOSAL),)),
+    BaselineEntry(
+        name="sleb",
+        member="base",
+        tailoring=PROPOSAL.tailoring,
+        seconds=1.0,
+        layer_tokens=5,
+        alone_layer_tokens=9,
+    ),
     TrialEntry.of(0, SCORED, 3.00049),
     ResumedEntry(time="2026", elapsed=1.0),
     RepairedEntry(dropped_bytes=7),

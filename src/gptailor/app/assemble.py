@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.header import header_of, task_digest
 from gptailor.app.inputs import load_members, open_tasks
 from gptailor.config import Config
@@ -28,6 +29,7 @@ from gptailor.forecast.memory import peak_bytes
 from gptailor.record.compatibility import check_header
 from gptailor.record.entries import (
     AskedEntry,
+    BaselineEntry,
     ForecastEntry,
     Header,
     ModelEntry,
@@ -35,7 +37,13 @@ from gptailor.record.entries import (
     TrialEntry,
 )
 from gptailor.record.journal import Journal
-from gptailor.searchers.searcher import SearchContext, Searcher, check_options, make_searcher
+from gptailor.searchers.searcher import (
+    SearchContext,
+    Searcher,
+    SearchFunction,
+    check_options,
+    make_searcher,
+)
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
 from gptailor.tasks.splits import SPLITS, TaskSplits
@@ -65,9 +73,10 @@ class Assembly:
     evaluator: Evaluator
     space: Space
     plan: Plan
+    proposals: SearchFunction | None = None  # instead of the configured searcher, if given
 
     def searcher(self, objective: Objective) -> Searcher:
-        """Make the configured searcher."""
+        """Make the configured searcher, or that of `proposals`."""
         chosen = self.config.search
         context = SearchContext(
             space=self.space,
@@ -79,6 +88,8 @@ class Assembly:
             example_tokens=self.evaluator.tokens("search", 0, self.plan.rungs[-1])
             / self.plan.rungs[-1],
         )
+        if self.proposals is not None:
+            return make_searcher(self.proposals, context)
         return make_searcher(SEARCHERS.get(chosen.name), context, chosen.options)
 
     def pool(self) -> WorkerPool:
@@ -183,7 +194,8 @@ def assemble(
         allowed=_expressible(family),
         outer_variants=_outer_variants(family),
     )
-    check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
+    if config.search.name != BASELINE:
+        check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
     dtype = str(family.dtype).removeprefix("torch.")
     resolved = config.family.model_copy(update={"dtype": dtype})
     config = config.model_copy(update={"family": resolved})
@@ -258,9 +270,11 @@ def record_forecast(journal: Journal, assembly: Assembly) -> None:
     """Write the forecast into a record that has only its header; it costs a few seconds.
 
     Nothing is written where other processes evaluate: their speed and memory are not this one's.
+    Nor is anything for baselines: what they will cut is not known.
     """
     new = [type(entry) for entry in journal.entries] == [Header]
-    if new and not evaluates_apart(assembly.config):
+    searches = assembly.proposals is None
+    if new and searches and not evaluates_apart(assembly.config):
         journal.append(assembly.forecast())
 
 
@@ -278,7 +292,8 @@ def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
     spent = SpentEntry(
         n_trials=len(trials),
         n_candidates=len({asked[entry.number] for entry in trials}),
-        layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others]),
+        layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others])
+        + sum(entry.layer_tokens for entry in journal.of(BaselineEntry)),
         seconds=round(searched + sum(entry.seconds for entry in others), 3),
         peak_bytes=max(before, peak_bytes(device_of(assembly.config.engine.device))),
     )

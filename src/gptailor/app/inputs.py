@@ -1,6 +1,7 @@
 """Load the members and the tasks that a config names."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from gptailor.engine.device import device_of, dtype_of
 from gptailor.errors import ConfigError
 from gptailor.family import Family, load_family
 from gptailor.family.loading import MEMORY
+from gptailor.tasks.calibration import Calibration, calibration_of_tasks, calibration_of_texts
 from gptailor.tasks.lm_eval import load_tasks as lm_eval_tasks
 from gptailor.tasks.splits import TaskSplits
 
-__all__ = ["load_members", "load_tasks", "max_length_of", "open_tasks"]
+__all__ = ["load_members", "load_tasks", "max_length_of", "open_calibration", "open_tasks"]
 
 _MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval does
 
@@ -100,3 +102,14 @@ def max_length_of(family: Family, wanted: int | None) -> int:
     """Most tokens fed at once: the number wanted, or the model's own limit up to 2,048."""
     known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
     return wanted or min(known or _MAX_LENGTH, _MAX_LENGTH)
+
+
+def open_calibration(
+    config: Config, family: Family, tasks: Mapping[str, TaskSplits]
+) -> Calibration:
+    """Read the calibration texts of a config; the search examples where it names none."""
+    wanted = config.calibration
+    limits = {"n_tokens": wanted.n_tokens, "max_length": wanted.max_length, "seed": wanted.seed}
+    if wanted.texts is None:
+        return calibration_of_tasks([splits.search for splits in tasks.values()], **limits)
+    return calibration_of_texts([Path(text) for text in wanted.texts], family.tokenizer, **limits)

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.settings import ConfigLike, run_folder, settings_of, with_recorded_settings
 from gptailor.config import Config
 from gptailor.core.tailoring import BASE, Tailoring
@@ -208,6 +209,7 @@ def run_search(
         record_costs,
         record_forecast,
     )
+    from gptailor.app.baseline_run import with_baselines
 
     with closing(open_pool(config)):  # what it lacks is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks)
@@ -215,6 +217,8 @@ def run_search(
             notes = [note for splits in assembly.tasks.values() for note in splits.notes]
             for note in (*assembly.family.notes, *notes):
                 on_message(f"note: {note}")
+            if config.search.name == BASELINE:
+                assembly = with_baselines(assembly, journal, on_message)
             study = open_study(assembly, journal, on_progress=on_progress, pool=pool)
             record_forecast(journal, assembly)
             chosen = study.run()

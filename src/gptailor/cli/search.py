@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -18,10 +18,11 @@ from gptailor.record.ranking import BEST
 from gptailor.study import Progress
 
 if TYPE_CHECKING:
+    from gptailor.app.run import Run
     from gptailor.record.entries import Costs
     from gptailor.record.run_record import RunRecord
 
-__all__ = ["command"]
+__all__ = ["command", "plain_result", "progress_display"]
 
 _PHASES = {
     "references": "scoring the whole members",
@@ -47,7 +48,7 @@ def command(
     show_message = functools.partial(errors.print, style="dim")
     try:
         settings, folder = settings_of(config), out or run_folder(config)
-        with _progress_display() as show:
+        with progress_display() as show:
             run = run_search(settings, folder, on_message=show_message, on_progress=show)
     except KeyboardInterrupt:
         errors.print("stopped; what was scored is recorded: run the same command to go on")
@@ -55,11 +56,7 @@ def command(
     record, chosen = run.record, run.record.chosen
     assert chosen is not None, "a search that ends has chosen"
     if as_json:
-        result = chosen.model_dump(include={"number", "n_tried", "n_trials"})
-        result |= {"run": str(run.folder), "tailoring": run.best.tailoring.to_plain()}
-        costs = {"forecast": record.forecast, "spent": record.spent}
-        result |= {key: None if cost is None else cost.to_plain() for key, cost in costs.items()}
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(plain_result(run)))
         return
     screen.print(
         f"{chosen.n_tried} candidates of {record.header.n_kept} out of "
@@ -86,6 +83,16 @@ def _kept(record: "RunRecord") -> list[str]:
     return [f"{what} ({limits})" if limits else what for what, limits in share_lines(*shares)]
 
 
+def plain_result(run: "Run") -> dict[str, Any]:
+    """What ``--json`` prints of a run that has ended."""
+    record, chosen = run.record, run.record.chosen
+    assert chosen is not None, "a run that ends has chosen"
+    result = chosen.model_dump(include={"number", "n_tried", "n_trials"})
+    result |= {"run": str(run.folder), "tailoring": run.best.tailoring.to_plain()}
+    costs = {"forecast": record.forecast, "spent": record.spent}
+    return result | {key: None if cost is None else cost.to_plain() for key, cost in costs.items()}
+
+
 def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
     """Predicted and actual costs, side by side."""
     from gptailor.report.words import cost_rows
@@ -98,7 +105,7 @@ def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
 
 
 @contextmanager
-def _progress_display() -> Iterator[Callable[[Progress], None]]:
+def progress_display() -> Iterator[Callable[[Progress], None]]:
     """Draw a bar on a terminal; elsewhere print a line now and then."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     text = TextColumn("{task.fields[text]}")

@@ -27,6 +27,7 @@ __all__ = [
     "RECORD_FORMAT",
     "AskedEntry",
     "AskedProposal",
+    "BaselineEntry",
     "ChosenEntry",
     "Costs",
     "Entry",
@@ -246,6 +247,28 @@ class AskedEntry(_Entry):
     proposals: tuple[AskedProposal, ...]
 
 
+class BaselineEntry(_Entry):
+    """The outcome of a baseline, written before its tailoring is asked as a trial.
+
+    Baselines that come to equal tailorings share one trial.
+    """
+
+    kind: Literal["baseline"] = "baseline"
+    name: str
+    member: str  # whose layers it cuts
+    tailoring: TailoringField | None = None
+    failure: str | None = None  # why it has no tailoring
+    seconds: Seconds  # to compute it
+    layer_tokens: NonNegativeInt  # run for it, beyond what earlier baselines had measured
+    alone_layer_tokens: NonNegativeInt  # that it would have run without earlier ones
+
+    @model_validator(mode="after")
+    def _made_or_failed(self) -> "BaselineEntry":
+        if (self.tailoring is None) == (self.failure is None):
+            raise PydanticCustomError("made", "must have a tailoring or a failure, and not both")
+        return self
+
+
 class TrialEntry(_EvaluatedEntry):
     """The outcome of one trial; `elapsed` is seconds of search over all starts."""
 
@@ -294,6 +317,7 @@ Entry: TypeAlias = (
     | SpentEntry
     | ModelEntry
     | AskedEntry
+    | BaselineEntry
     | TrialEntry
     | ResumedEntry
     | RepairedEntry

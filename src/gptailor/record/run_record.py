@@ -12,11 +12,12 @@ from pathlib import Path
 
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.statistics import RESULT
-from gptailor.core.tailoring import BASE
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Proposal, Scores, Trial
 from gptailor.errors import RecordError, UserError
 from gptailor.record.entries import (
     AskedEntry,
+    BaselineEntry,
     ChosenEntry,
     Entry,
     EntryT,
@@ -84,6 +85,11 @@ class RunRecord:
     def resumed(self) -> list[ResumedEntry]:
         """One entry a restart."""
         return self._of(ResumedEntry)
+
+    @property
+    def baselines(self) -> dict[str, BaselineEntry]:
+        """Name to the outcome of a baseline; empty for a search."""
+        return {entry.name: entry for entry in self._of(BaselineEntry)}
 
     @property
     def chosen(self) -> ChosenEntry | None:
@@ -220,6 +226,8 @@ def _check(
             for asked in entry.proposals:
                 asked.tailoring.check(header.family.members, header.family.n_layers)
                 proposals[asked.number] = asked.proposal
+        case BaselineEntry(tailoring=Tailoring() as tailoring):
+            tailoring.check(header.family.members, header.family.n_layers)
         case TrialEntry(number=number):
             if number not in proposals:
                 raise RecordError(f"trial {number} has an outcome, but was never asked")

@@ -24,6 +24,7 @@ class Plan:
         layer_tokens: Tokens times layers that the search runs; None for no limit.
         timeout_s: Wall-clock seconds of search over all starts; None for no limit.
         finalists: How many candidates are compared on the selection split.
+        tests_all: Whether every candidate is scored on the test split, not only the chosen one.
     """
 
     goals: tuple[Goal, ...]
@@ -36,6 +37,7 @@ class Plan:
     layer_tokens: int | None = None
     timeout_s: float | None = None
     finalists: int = 8
+    tests_all: bool = False
 
     @property
     def n_kept(self) -> int:

@@ -125,8 +125,16 @@ class Study:
         self._show("selection")
         chosen = self._choose()
         self._show("test")
-        job = Job(chosen.tailoring, plan.sizes["test"], "test")
-        self._scored("test", {**self._wholes("test", plan.sizes["test"]), chosen.number: job})
+        n_examples = plan.sizes["test"]
+        jobs = self._wholes("test", n_examples)
+        jobs[chosen.number] = Job(chosen.tailoring, n_examples, "test")
+        if plan.tests_all:
+            able = [trial for trial in self._trials if trial.complete]
+            others: dict[str | int, Job] = {
+                trial.number: Job(trial.tailoring, n_examples, "test") for trial in able
+            }
+            self._measured("test", jobs | others)
+        self._scored("test", jobs)
         self._show("done")
         return chosen
 

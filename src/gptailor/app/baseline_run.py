@@ -1,0 +1,105 @@
+"""Propose the tailorings of baselines, one after another, as the searcher of a study."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import cached_property
+
+from gptailor.app.assemble import Assembly
+from gptailor.app.inputs import open_calibration
+from gptailor.baselines import BaselineContext, Statistics
+from gptailor.core.plugins import BASELINES
+from gptailor.core.trial import Proposal
+from gptailor.errors import ConfigError, UserError
+from gptailor.record.entries import BaselineEntry
+from gptailor.record.journal import Journal
+from gptailor.searchers.searcher import ProposalGenerator, SearchContext
+from gptailor.searchers.space import kept_positions
+
+__all__ = ["with_baselines"]
+
+
+def with_baselines(
+    assembly: Assembly, journal: Journal, on_message: Callable[[str], None]
+) -> Assembly:
+    """Give an assembly the proposals of the baselines that its config names.
+
+    What a baseline came to is recorded, and taken from there at the next start. `on_message` gets
+    sentences about the progress.
+
+    Raises:
+        ConfigError: The calibration texts can't be read.
+    """
+    baselines = _Baselines(assembly, journal, on_message)
+    if not baselines.known.keys() >= set(baselines.names):
+        baselines.open_statistics()
+    plan = dataclasses.replace(assembly.plan, tests_all=True)
+    return dataclasses.replace(assembly, plan=plan, proposals=baselines.propose)
+
+
+class _Baselines:
+    """Computes baselines and records what they come to."""
+
+    def __init__(
+        self, assembly: Assembly, journal: Journal, on_message: Callable[[str], None]
+    ) -> None:
+        self._assembly, self._journal, self._on_message = assembly, journal, on_message
+        asked = assembly.config.search.options
+        self.names: list[str] = asked["names"]
+        self._member, self._seed, self._options = asked["member"], asked["seed"], asked["options"]
+        self.known = {entry.name: entry for entry in journal.of(BaselineEntry)}
+
+    def propose(self, context: SearchContext) -> ProposalGenerator:
+        """Propose what each baseline comes to, on the last rung."""
+        failures = []
+        for name in self.names:
+            entry = self.known.get(name) or self._computed(name)
+            if entry.tailoring is not None:
+                origin = f"{name} on {self._member}"
+                yield (Proposal(entry.tailoring, context.rungs[-1], origin),)
+            else:
+                failures.append(f"the baseline {name} on {self._member}: {entry.failure}")
+        if len(failures) == len(self.names):
+            raise ConfigError(failures)
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        assembly = self._assembly
+        calibration = open_calibration(assembly.config, assembly.family, assembly.tasks)
+        return Statistics(assembly.evaluator.engine, self._member, calibration.rows)
+
+    def open_statistics(self) -> None:
+        """Read the calibration texts; nothing is measured yet."""
+        self._on_message(f"calibration: {self._statistics.n_tokens:,} tokens")
+
+    def _computed(self, name: str) -> BaselineEntry:
+        """Compute a baseline and record it, with the reason where the family can't express it."""
+        statistics, space = self._statistics, self._assembly.space
+        self._on_message(f"{name} on {self._member}: computing ...")
+        statistics.begin()
+        started, before = time.perf_counter(), statistics.layer_tokens
+        tailoring = failure = None
+        try:
+            compute = BASELINES.get(name)
+            context = BaselineContext(statistics, space, self._seed)
+            tailoring = compute(context, **self._options.get(name, {}))
+            self._assembly.family.check(tailoring)
+        except UserError as error:
+            tailoring, failure = None, "; ".join(error.problems)
+        entry = BaselineEntry(
+            name=name,
+            member=self._member,
+            tailoring=tailoring,
+            failure=failure,
+            seconds=round(time.perf_counter() - started, 3),
+            layer_tokens=statistics.layer_tokens - before,
+            alone_layer_tokens=statistics.used,
+        )
+        self._journal.append(entry)
+        cuts = () if tailoring is None else space.without(kept_positions(tailoring))
+        found = failure or f"without {', '.join(map(str, cuts))}"
+        self._on_message(
+            f"{name} on {self._member}: {entry.seconds:.1f} s, "
+            f"{entry.layer_tokens:,} layer-tokens; {found}"
+        )
+        return entry

@@ -1,0 +1,108 @@
+"""``gptailor baseline``: a run like any other, of published baselines."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptailor.core.objective import Objective
+from gptailor.core.plugins import BASELINES
+from gptailor.record.run_record import read_run
+
+pytestmark = pytest.mark.slow
+
+Command = Callable[..., tuple[int, str, str]]
+PLUS = ("shortened_ppl_plus", "shortened_taylor_plus")  # six layers leave them nothing to cut
+
+
+@pytest.fixture
+def config(job: Callable[..., Path]) -> Path:
+    return job(calibration={"n_tokens": 300, "max_length": 20})
+
+
+def lines_of(run: Path) -> list[bytes]:
+    return (run / "record.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def test_all_baselines_are_one_run_that_goes_on_and_is_reported_and_exported(
+    config: Path, tmp_path: Path, run_command: Command
+) -> None:
+    run = tmp_path / "all"
+    words = ("baseline", "all", config, "--out", run, "--json")
+    code, out, err = run_command(*words)
+    assert code == 0, err
+    record, plain = read_run(run), json.loads(out)
+    assert tuple(record.baselines) == BASELINES.names
+    assert record.header.config["search"]["name"] == "baseline"
+    rows = {row["name"]: row for row in plain["baselines"]}
+    for name, entry in record.baselines.items():
+        row = rows[name]
+        if name in PLUS:
+            assert "it may cut 0 of 6 layers only" in row["failure"]
+            continue
+        trial = record.trials[row["number"]]
+        assert trial.tailoring == entry.tailoring
+        assert len(row["cuts"]) == 2
+        assert record.objective is not None
+        objective = Objective(record.goals, record.on_test["base"])
+        assert row["loss"] == objective.scalar(record.on_test[row["number"]])
+        assert entry.alone_layer_tokens >= entry.layer_tokens
+        assert (entry.alone_layer_tokens == 0) == (name in ("random", "last_n", "tail"))
+    assert record.trials[0].proposal.origin == "random on base"
+    assert {trial.proposal.n_examples for trial in record.trials} == {record.header.rungs[-1]}
+    selection = Objective(record.goals, record.on_selection["base"])
+    losses = {n: selection.scalar(s) for n, s in record.on_selection.items() if n != "base"}
+    assert losses[plain["number"]] == min(losses.values())
+
+    before = lines_of(run)
+    code, again, err = run_command(*words)
+    assert (code, json.loads(again)) == (0, plain), err
+    assert lines_of(run) == before
+    assert "computing" not in err
+    assert run_command("report", run)[0] == 0
+    code, _, err = run_command("export", run, "-o", tmp_path / "model")
+    assert code == 0, err
+    code, _, err = run_command("baseline", "sleb", config, "--out", run)
+    assert code == 2
+    assert "search.options.names" in err
+
+
+def test_what_was_recorded_before_a_kill_is_not_computed_again(
+    config: Path, tmp_path: Path, run_command: Command
+) -> None:
+    words = ("baseline", "random,shortgpt,sleb", config, "--member", "math", "--out")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, _, err = run_command(*words, whole)
+    assert code == 0, err
+    assert "shortgpt on math: computing" in err
+    lines = lines_of(whole)
+    kept = next(i for i, line in enumerate(lines) if b'"name":"shortgpt"' in line and i > 0)
+    killed.mkdir()
+    (killed / "record.jsonl").write_bytes(b"".join(lines[: kept + 1]))  # not asked yet
+    code, _, err = run_command(*words, killed)
+    assert code == 0, err
+    assert "shortgpt on math: computing" not in err
+    assert "sleb on math: computing" in err
+    ours, theirs = read_run(killed), read_run(whole)
+    assert [t.tailoring for t in ours.trials] == [t.tailoring for t in theirs.trials]
+    assert ours.on_test == theirs.on_test
+    sources = {s.member for t in ours.trials for spec in t.tailoring.layers for s in spec.sources}
+    assert sources == {"math"}
+
+
+def test_a_wrong_request_is_answered_with_sentences(
+    config: Path, tmp_path: Path, run_command: Command
+) -> None:
+    code, _, err = run_command("baseline", "slep", config, "--member", "nobody")
+    assert code == 2
+    assert "unknown baseline 'slep'; did you mean 'sleb'? known: random, last_n" in err
+    assert "unknown member 'nobody'" in err
+    code, _, err = run_command("baseline", "sleb", config, "--option", "sleb.n_tokens=0")
+    assert code == 2
+    assert "must be a whole number of 1 or more" in err or "from 1 to" in err
+    code, _, err = run_command("baseline", "sleb", config, "--option", "n_tokens=5")
+    assert (code, "sleb.n_tokens=4096" in err) == (2, True)
+    code, _, err = run_command("baseline", PLUS[0], config, "--out", tmp_path / "plus")
+    assert code == 2
+    assert f"the baseline {PLUS[0]} on base: it may cut 0 of 6 layers only" in err
