@@ -59,6 +59,7 @@ class CardFacts:
         versions: Program to version.
         uniform: Whether all layers of the members are of one kind.
         auto_class: The class of transformers that reads the checkpoint.
+        width: A sentence without its full stop on what was left out of every layer, or "".
     """
 
     name: str
@@ -74,6 +75,7 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     uniform: bool = True
     auto_class: str = "AutoModelForCausalLM"
+    width: str = ""
 
 
 def model_card(facts: CardFacts) -> str:
@@ -145,6 +147,8 @@ def _headline(facts: CardFacts) -> str:
         f"from a family of models with {facts.n_layers} layers each: whole layers were cut, taken "
         "from one member or merged from several, as written below."
     )
+    if facts.width:
+        text += f" {_text(facts.width)}."
     if facts.parameters is not None:
         base, result = facts.parameters
         text += (

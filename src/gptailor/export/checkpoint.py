@@ -18,8 +18,9 @@ from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError
 from gptailor.export.card import CardFacts, model_card, paths_only
 from gptailor.export.folder import MANIFEST, replacing_folder
+from gptailor.export.narrow import Narrowing, narrowing
 from gptailor.export.read_back import check_checkpoint
-from gptailor.family import Family, layers_path, tailored_config
+from gptailor.family import Family, tailored_config
 from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.family import layer_weights, outer_weights
 from gptailor.family.library_calls import quiet
@@ -71,7 +72,10 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
         quiet(),
         replacing_folder(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
     ):
-        model, weights = _assembled(family, tailoring, dtype)
+        wide = tailored_weights(family, tailoring, path=family.layout.layers, dtype=dtype)
+        narrow = narrowing(family, tailoring)
+        weights = wide if narrow is None else narrow.weights(wide, family.layout.layers)
+        model = _assembled(family, tailoring, weights, narrow, dtype)
         around = family.multimodal_wrapper
         whole = model if around is None else around.around(model, dtype)
         whole.save_pretrained(beside, max_shard_size=shard_bytes)
@@ -80,7 +84,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
         tokenizer.save_pretrained(beside)
         if around is not None:
             around.write_files(beside)
-        check_checkpoint(beside, family, tailoring, weights)
+        check_checkpoint(beside, family, tailoring, wide, weights)
         if card is None:
             card = model_card(card_facts(family, tailoring, folder.resolve().name))
         texts = {"README.md": card, "tailoring.yaml": tailoring.to_yaml(), **extra_files}
@@ -103,6 +107,7 @@ def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:
         paths=family.paths,
         licence=family.licence,
         parameters=_n_parameters(family, tailoring),
+        width="" if (narrow := narrowing(family, tailoring)) is None else str(narrow),
         notes=family.notes,
         versions={program: version(program) for program in _PROGRAMS},
         uniform=len(set(family.kinds)) == 1,
@@ -144,7 +149,9 @@ def _n_parameters(family: Family, tailoring: Tailoring) -> tuple[int, int]:
     wrapper = family.multimodal_wrapper
     before = family.parameters + (0 if wrapper is None else wrapper.parameters)
     layers = family.layer_parameters
-    return before, before - sum(layers) + sum(layers[spec.position] for spec in tailoring.layers)
+    after = before - sum(layers) + sum(layers[spec.position] for spec in tailoring.layers)
+    narrow = narrowing(family, tailoring)
+    return before, after - (0 if narrow is None else narrow.n_parameters)
 
 
 def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[str, str]) -> None:
@@ -158,15 +165,20 @@ def _refuse_options(dtype: torch.dtype, shard_bytes: int, extra_files: Mapping[s
 
 
 def _assembled(
-    family: Family, tailoring: Tailoring, dtype: torch.dtype
-) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    family: Family,
+    tailoring: Tailoring,
+    weights: Mapping[str, Tensor],
+    narrow: Narrowing | None,
+    dtype: torch.dtype,
+) -> PreTrainedModel:
     """The smaller model on the CPU; its parameters are the assembled tensors."""
     config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
+    if narrow is not None:
+        config = narrow.config(config)
     if "quantization_config" in config.to_dict():
         del config.quantization_config  # the members were dequantised when they were read
     config.dtype = dtype
     model = skeleton_of(config, dtype)
-    weights = tailored_weights(family, tailoring, path=layers_path(model), dtype=dtype)
     left_over = model.load_state_dict(weights, strict=False, assign=True).unexpected_keys
     model.tie_weights()
     missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
@@ -176,4 +188,4 @@ def _assembled(
             f"{'has no weights for' if missing else 'has no place for'} "
             f"{[*missing, *left_over][0]}; this tailoring can't be written as a checkpoint"
         )
-    return model, weights
+    return model

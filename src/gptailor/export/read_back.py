@@ -31,16 +31,21 @@ _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def check_checkpoint(
-    folder: Path, family: Family, tailoring: Tailoring, weights: Mapping[str, Tensor]
+    folder: Path,
+    family: Family,
+    tailoring: Tailoring,
+    weights: Mapping[str, Tensor],
+    narrowed: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Read a checkpoint back and compare it with the model as it was assembled in memory.
 
-    Both are computed in float32, one layer at a time, whatever their stored dtype.
+    Both are computed in float32, one layer at a time, whatever their stored dtype. `narrowed` are
+    the weights in the checkpoint where idle heads and neurons were left out of it.
 
     Raises:
         ExportError: A tensor is missing, left over or different, or the logits differ.
     """
-    reread = _reread(folder, weights, family.multimodal_wrapper)
+    reread = _reread(folder, weights if narrowed is None else narrowed, family.multimodal_wrapper)
     n_tokens = min(_N_TOKENS, reread.config.to_dict().get("max_position_embeddings") or _N_TOKENS)
     n_rows = reread.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)

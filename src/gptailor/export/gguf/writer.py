@@ -41,6 +41,7 @@ from gptailor.export.gguf.tensor_layout import (
     reshaped,
 )
 from gptailor.export.gguf.tokenizer import vocabulary_of
+from gptailor.export.narrow import Narrowing, narrowing
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import layer_weights, outer_weights
@@ -116,7 +117,9 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
         raise ExportError(f"{dtype!r}: a GGUF file is written in one of {', '.join(GGUF_DTYPES)}")
     family.check(tailoring)
     config = tailored_config(family.config, [spec.position for spec in tailoring.layers])
-    plan = _Plan(family, tailoring, config, dtype)
+    narrow = narrowing(family, tailoring)
+    config = config if narrow is None else narrow.config(config)
+    plan = _Plan(family, tailoring, config, dtype, narrow)
     most, context = whole_context_of(config), context_of(config, plan.known)
     if context < most:
         logger.warning(
@@ -153,9 +156,15 @@ class _Plan:
     """The contents of the file, in order; used twice, for writing and for checking."""
 
     def __init__(
-        self, family: Family, tailoring: Tailoring, config: PreTrainedConfig, dtype: str
+        self,
+        family: Family,
+        tailoring: Tailoring,
+        config: PreTrainedConfig,
+        dtype: str,
+        narrow: Narrowing | None,
     ) -> None:
         self.family, self.tailoring, self.config = family, tailoring, config
+        self.narrow = narrow
         self.known, self.dtype = architecture_of(config), dtype
         self.fields = fields_of(config)
         self.path = layers_path(skeleton_of(family.config, torch.float32))
@@ -217,6 +226,8 @@ class _Plan:
                 found = family.layer(spec.sources[0])
             else:
                 found = layer_weights(family, spec, torch.float32)
+            if self.narrow is not None:
+                found = self.narrow.layer(index, found)
             for name, tensor in found.items():
                 yield f"{self.path}.{index}.{name}", _plain(tensor, shapes_only)
 
