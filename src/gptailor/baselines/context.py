@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from gptailor.baselines.member_statistics import Statistics
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import ConfigError
 from gptailor.searchers.space import Space
 
@@ -28,6 +28,16 @@ class BaselineContext:
     def cut(self, cuts: Iterable[int]) -> Tailoring:
         """The member without some layers, with the repair that the space applies to cuts."""
         return self.space.uniform(cuts, (self.statistics.member,))
+
+    def of(self, layers: Sequence[LayerSpec]) -> Tailoring:
+        """These layers between the member's embedding, norm and head."""
+        whole = self.statistics.whole
+        return Tailoring(tuple(layers), whole.embedding, whole.norm, whole.head)
+
+    def may_merge(self, layers: Collection[int]) -> bool:
+        """Whether layers are of one kind, and `keep` protects none of them."""
+        kinds = self.statistics.engine.family.kinds
+        return not self.space.keep & {*layers} and len({kinds[layer] for layer in layers}) == 1
 
     def free(self, protected: Collection[int] = ()) -> tuple[int, ...]:
         """Layers that may be cut, of which a baseline itself protects some.

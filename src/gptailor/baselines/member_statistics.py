@@ -89,6 +89,11 @@ class Statistics:
         """Layer-tokens that the baseline would have run alone, without what others had measured."""
         return sum(self._used.values())
 
+    def spend(self, layer_tokens: int) -> None:
+        """Count layers that a baseline runs itself."""
+        self.layer_tokens += layer_tokens
+        self._used["own"] = self._used.get("own", 0) + layer_tokens
+
     def layers(self, left: Iterable[int]) -> Tailoring:
         """The member with some of its layers."""
         specs = tuple(LayerSpec((Source(self.member, layer),)) for layer in left)

@@ -1,0 +1,112 @@
+"""Take as many parameters out of the width of every layer as a cut of whole layers would remove.
+
+Layer by layer, since later layers are pruned for what the pruned ones before them give out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptailor.baselines.context import BaselineContext
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.engine.streams import Streams
+from gptailor.export.narrow import head_counts
+from gptailor.family.family import layer_weights
+from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
+
+__all__ = ["Pruner", "Width", "gram_of", "inputs_of", "pruned", "share_of", "sizes_of", "width_of"]
+
+_CHUNK_TOKENS = 4096
+
+Pruner = Callable[[Tensor, Tensor, int, int], Tensor]
+"""Makes blocks of columns zero, and may change the others to make up for them.
+
+Its arguments are the weight of a linear map, (H, F) in float32; inputs of that map, (T, F) in
+float32; the number of columns of a block; and how many of the F / columns blocks go.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """How many kv-groups and neurons go from one layer."""
+
+    n_groups: int
+    n_neurons: int
+
+
+def share_of(context: BaselineContext) -> float:
+    """The share of the layers' parameters that cutting whole layers would remove."""
+    return context.space.n_removed / context.space.n_layers
+
+
+def sizes_of(context: BaselineContext) -> GatedLayer:
+    """The sizes of the family's layers.
+
+    Raises:
+        FamilyError: Heads and neurons can't be taken out of them.
+    """
+    family = context.statistics.engine.family
+    return GatedLayer.of(family.config, family.layer(Source(context.statistics.member, 0)))
+
+
+def width_of(context: BaselineContext, share: float, *, heads: bool = True) -> Width:
+    """Divide a share of a layer's parameters, norms among them, between its heads and neurons.
+
+    The same share of the kv-groups goes, rounded to a number that a stock model can have. Whole
+    groups are coarse, so the neurons make up the rest; at least one of each stays. Without `heads`
+    the neurons make up everything.
+    """
+    family, sizes = context.statistics.engine.family, sizes_of(context)
+    kept = sizes.n_groups
+    if heads:
+        counts = reversed(head_counts(family.config, sizes))  # of two that are as near, more stay
+        kept = min(counts, key=lambda n: abs(n - (1 - share) * sizes.n_groups))
+    left = share * family.layer_parameters[0] - (sizes.n_groups - kept) * sizes.group_parameters
+    n_neurons = min(max(0, round(left / sizes.neuron_parameters)), sizes.n_neurons - 1)
+    return Width(sizes.n_groups - kept, n_neurons)
+
+
+def pruned(context: BaselineContext, widths: Sequence[Width], prune: Pruner) -> Tailoring:
+    """Prune the layers in turn, each on what the pruned layers before it give out.
+
+    In each layer ``o_proj`` comes first; the inputs of ``down_proj`` are those after it is pruned.
+    """
+    statistics = context.statistics
+    family, sizes = statistics.engine.family, sizes_of(context)
+    streams = Streams(statistics.engine, statistics.rows)
+    states, specs = streams.embedded(statistics.whole), []
+    for whole, width in zip(statistics.whole.layers, widths, strict=True):
+        spec, fitted = whole, {}
+        parts = ((OUT, sizes.group_columns, width.n_groups), (DOWN, 1, width.n_neurons))
+        for name, n_columns, n_removed in parts:
+            if n_removed:
+                inputs = inputs_of(streams, spec, states, name)
+                weight = layer_weights(family, whole, family.dtype)[name]
+                made = prune(weight.to(inputs), inputs, n_columns, n_removed)
+                fitted[name] = made.to(weight)
+                spec = whole.with_repair(fitted=family.fitted.add(fitted))
+                statistics.spend(streams.n_tokens)
+        specs.append(spec)
+        states = streams.run(spec, states)
+    statistics.spend(streams.n_tokens * len(specs))
+    return context.of(specs)
+
+
+def inputs_of(streams: Streams, spec: LayerSpec, states: Sequence[Tensor], name: str) -> Tensor:
+    """The inputs of a linear map at all tokens that count, (T, F) in float32.
+
+    `name` is the one of its weight inside the layer.
+    """
+    found = streams.tapped(spec, states, name.removesuffix(".weight"))
+    return torch.cat([x[kept].float() for (x, _), kept in zip(found, streams.kept, strict=True)])
+
+
+def gram_of(inputs: Tensor) -> Tensor:
+    """``X^T X`` of inputs (T, F), float64 on the CPU."""
+    gram = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
+    for start in range(0, len(inputs), _CHUNK_TOKENS):  # float32 sums of few, added in float64
+        some = inputs[start : start + _CHUNK_TOKENS]
+        gram += (some.T @ some).double().cpu()
+    return gram
