@@ -193,7 +193,7 @@ def test_the_forecast_of_check_is_that_of_a_search(job: Job, tmp_path: Path) -> 
 def test_workers_share_the_work_and_each_pays_for_what_it_shares_with_nobody(job: Job) -> None:
     assembly = assemble(load_config(job(search=RANDOM)))
     (trials, alone), (same, spread) = dry(assembly), dry(assembly, setup=WorkerSetup(2, "cpu", 1))
-    assert same == trials
+    assert [trial.proposal for trial in same] == [trial.proposal for trial in trials]
     for phase, one in alone.work.items():
         two = spread.work[phase]
         assert one.layer_tokens <= two.layer_tokens <= two.unshared == one.unshared

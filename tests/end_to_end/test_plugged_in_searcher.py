@@ -1,7 +1,7 @@
 """A searcher from another package: the very code of the how-to, in a package made on the spot."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from studies import HEADER, PLAN, SPACE, FormulaPool
 from gptailor.core.objective import Objective
 from gptailor.core.plugins import SEARCHERS, Registry
 from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Scores
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import SearchContext, Searcher, make_searcher
 from gptailor.study import Study
@@ -34,7 +35,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def study(registry: Registry, name: str, folder: Path) -> tuple[list[Tailoring], int]:
     """Run a small study; the tailorings tried, and the number of the chosen trial."""
 
-    def make(objective: Objective) -> Searcher:
+    def make(objective: Objective, _: Mapping[str, Scores]) -> Searcher:
         context = SearchContext(SPACE, objective, PLAN.rungs, PLAN.max_trials, seed=3)
         return make_searcher(registry.load(name), context, {"neighbours": 5})
 

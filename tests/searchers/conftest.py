@@ -50,6 +50,11 @@ class Landscape:
         goals = [Goal(f"task{task}", "acc") for task in range(self.n_tasks)]
         return Objective(goals, self.scores(Tailoring.whole(BASE, self.n_layers), n_examples))
 
+    def references(self, space: Space, n_examples: int) -> dict[str, Scores]:
+        """Scores of the whole members."""
+        wholes = {name: Tailoring.whole(name, self.n_layers) for name in space.members}
+        return {name: self.scores(whole, n_examples) for name, whole in wholes.items()}
+
     def scores(self, tailoring: Tailoring, n_examples: int, start: int = 0) -> Scores:
         """Scores on some examples; those from 500 on are never searched."""
         part = slice(start, start + n_examples)

@@ -15,7 +15,10 @@ RUNGS = (3, 9, 27)
 def groups(
     landscape: Any, space: Space, *, max_trials: int, **options: object
 ) -> list[list[Trial]]:
-    context = SearchContext(space, landscape.objective(RUNGS[-1]), RUNGS, max_trials, seed=0)
+    references = landscape.references(space, RUNGS[-1])
+    context = SearchContext(
+        space, landscape.objective(RUNGS[-1]), RUNGS, max_trials, seed=0, references=references
+    )
     searcher = make_searcher(evolution, context, options)
     told: list[list[Trial]] = []
     while group := searcher.ask():

@@ -33,15 +33,17 @@ def result(trials: list[Trial], objective: Objective, n_layers: int) -> Trial:
 
 
 def true_losses(
-    landscapes: list[Any], function: SearchFunction, n_trials: int
+    landscapes: list[Any], function: SearchFunction, n_trials: int, *, proxy: bool = False
 ) -> tuple[float, float]:
     """Mean true loss of the results, and the mean number of examples a task that it took."""
     losses, examples = [], []
     for landscape in landscapes:
         objective, space = landscape.objective(RUNGS[-1]), landscape.space()
-        context = SearchContext(space, objective, RUNGS, n_trials, seed=0)
+        references = landscape.references(space, RUNGS[-1])
+        context = SearchContext(space, objective, RUNGS, n_trials, 0, references=references)
         trials = landscape.run(make_searcher(function, context))
-        losses.append(landscape.true_loss(result(trials, objective, space.n_kept).tailoring))
+        best = result(trials, objective, space.n_kept).tailoring
+        losses.append(landscape.true_loss(best, proxy=proxy))
         examples.append(sum(trial.proposal.n_examples for trial in trials))
     return float(np.mean(losses)), float(np.mean(examples))
 
@@ -54,12 +56,12 @@ def test_evolution_beats_random_search_by_far_on_as_many_examples(landscapes: li
 
 
 @pytest.mark.slow
-def test_evolution_is_no_worse_than_greedy_removal_on_as_many_trials(
+def test_evolution_is_better_than_greedy_removal_on_as_many_trials(
     landscapes: list[Any],
 ) -> None:
-    evolved, _ = true_losses(landscapes, evolution, 300)
-    removed, _ = true_losses(landscapes, greedy, 300)
-    assert evolved < removed + 0.01
+    evolved, _ = true_losses(landscapes, evolution, 300, proxy=True)
+    removed, _ = true_losses(landscapes, greedy, 300, proxy=True)
+    assert evolved < removed
 
 
 def test_evolution_survives_where_every_second_trial_fails(landscapes: list[Any]) -> None:

@@ -17,6 +17,7 @@ from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Scores
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.engine.device import device_of
@@ -75,7 +76,7 @@ class Assembly:
     plan: Plan
     proposals: SearchFunction | None = None  # instead of the configured searcher, if given
 
-    def searcher(self, objective: Objective) -> Searcher:
+    def searcher(self, objective: Objective, references: Mapping[str, Scores]) -> Searcher:
         """Make the configured searcher, or that of `proposals`."""
         chosen = self.config.search
         context = SearchContext(
@@ -87,6 +88,7 @@ class Assembly:
             layer_tokens=self.plan.layer_tokens,
             example_tokens=self.evaluator.tokens("search", 0, self.plan.rungs[-1])
             / self.plan.rungs[-1],
+            references=references,
         )
         if self.proposals is not None:
             return make_searcher(self.proposals, context)

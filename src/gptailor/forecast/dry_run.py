@@ -6,20 +6,20 @@ Searchers see only scores, so with made-up scores one asks about as much as it w
 import contextlib
 import heapq
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gptailor.core.objective import Objective
 from gptailor.core.tailoring import LayerSpec
-from gptailor.core.trial import Evaluation, Job, Trial
+from gptailor.core.trial import Evaluation, Job, Scores, Trial
 from gptailor.engine import Evaluator, Work
 from gptailor.engine.layer_cache import LruCache
 from gptailor.errors import RecordError
 from gptailor.forecast.made_up_scores import MadeUpScores
 from gptailor.forecast.speed import Speed
 from gptailor.record.entries import Entry, EntryT, of_type
-from gptailor.searchers.searcher import Searcher
+from gptailor.searchers.searcher import MakeSearcher, Searcher
 from gptailor.study import Plan, Progress, Study
 from gptailor.workers import WorkerSetup
 from gptailor.workers.grouping import divided
@@ -115,14 +115,12 @@ class _MemoryJournal:
         return of_type(self._entries, entry_type, kind)
 
 
-def dry_run(
-    plan: Plan, make_searcher: Callable[[Objective], Searcher], pool: CountingPool
-) -> tuple[Trial, ...]:
+def dry_run(plan: Plan, make_searcher: MakeSearcher, pool: CountingPool) -> tuple[Trial, ...]:
     """Run a whole study with a new pool; the trials of its search, with made-up scores."""
 
-    def searcher(objective: Objective) -> Searcher:
+    def searcher(objective: Objective, references: Mapping[str, Scores]) -> Searcher:
         pool.phase = "search"
-        return make_searcher(objective)
+        return make_searcher(objective, references)
 
     def note(progress: Progress) -> None:
         pool.phase = progress.phase

@@ -5,17 +5,14 @@ The speed of each kind of work is measured on this machine, and the study is run
 down by each other only where they have fewer cores than threads.
 """
 
-from collections.abc import Callable
-
 import torch
 
-from gptailor.core.objective import Objective
 from gptailor.engine import Evaluator, Work
 from gptailor.forecast.dry_run import CountingPool, dry_run
 from gptailor.forecast.memory import held_bytes, peak_bytes
 from gptailor.forecast.speed import measure_speed
 from gptailor.record.entries import ForecastEntry
-from gptailor.searchers.searcher import Searcher
+from gptailor.searchers.searcher import MakeSearcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan
 from gptailor.workers import WorkerSetup
@@ -29,7 +26,7 @@ _ALLOCATOR_BYTES = 2**27  # freed memory that the allocator keeps
 def forecast(
     plan: Plan,
     space: Space,
-    make_searcher: Callable[[Objective], Searcher],
+    make_searcher: MakeSearcher,
     evaluator: Evaluator,
     *,
     setup: WorkerSetup | None = None,

@@ -1,26 +1,27 @@
 """Leave-one-out ablation: the loss without one more layer, on the fewest examples.
 
 An ablated candidate differs from the others by one layer, so a few examples, the same for all,
-rank the layers. It is greedy removal (SLEB), made cheaper by cutting several layers a round. All
-layers are the base's.
+rank the layers. It is greedy removal (SLEB), made cheaper by cutting several layers a round.
 """
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal, Trial
 from gptailor.searchers.halving import Judge
-from gptailor.searchers.initial_designs import Cuts, mean_merges
+from gptailor.searchers.initial_designs import Cuts
 from gptailor.searchers.searcher import Group
 from gptailor.searchers.space import Space
 
 __all__ = ["ablate", "ablation_designs"]
 
 
-def ablate(judge: Judge, budget: float) -> Generator[Group, tuple[Trial, ...], Cuts]:
+def ablate(
+    judge: Judge, budget: float, whole: Tailoring
+) -> Generator[Group, tuple[Trial, ...], Cuts]:
     """Cut the layers whose absence costs least, round by round.
 
     The first round ablates every layer that may be cut; the next ones the better half of the layers
@@ -30,6 +31,7 @@ def ablate(judge: Judge, budget: float) -> Generator[Group, tuple[Trial, ...], C
         judge: Ranks the layers.
         budget: The most that ablations may cost, in the unit of `SearchContext.cost`; the less, the
             more layers a round cuts at once.
+        whole: The model whose layers are cut; it has all of them.
 
     Returns:
         The cuts found; none where fewer than two layers are to be cut, or the first round costs
@@ -44,7 +46,7 @@ def ablate(judge: Judge, budget: float) -> Generator[Group, tuple[Trial, ...], C
     cuts: Cuts = none
     n_rounds = min(1 + (n_trials - len(layers)) // half, space.n_removed)
     for part in np.array_split(np.arange(space.n_removed), n_rounds):
-        ablated = {layer: space.uniform((*cuts, layer)) for layer in layers}
+        ablated = {layer: space.cut(whole, (*cuts, layer)) for layer in layers}
         if not all(space.accepts(tailoring) for tailoring in ablated.values()):
             return none
         yield tuple(
@@ -60,11 +62,18 @@ def ablate(judge: Judge, budget: float) -> Generator[Group, tuple[Trial, ...], C
     return cuts
 
 
-def ablation_designs(space: Space, cuts: Iterable[Cuts]) -> Iterator[Tailoring]:
-    """Initial designs with good cuts, the best first; most have the base's layers."""
+def ablation_designs(
+    space: Space, wholes: Sequence[Tailoring], cuts: Iterable[Cuts]
+) -> Iterator[Tailoring]:
+    """Initial designs with good cuts, the best first.
+
+    Args:
+        space: What is possible.
+        wholes: Models with all layers, the best first.
+        cuts: Sets of cuts, the best first.
+    """
     first, *others = cuts
-    base = (space.uniform(each) for each in (first, *others))
-    variants = (space.uniform(first, (name,)) for name in space.variants)
-    merges = mean_merges(space, first)
-    for source, n in ((base, 1), (merges, 1), (base, 3), (variants, None), (base, None)):
+    same = (space.cut(whole, first) for whole in wholes)
+    other = (space.cut(wholes[0], each) for each in others)
+    for source, n in ((same, 2), (other, 3), (same, None), (other, None)):
         yield from filter(space.accepts, itertools.islice(source, n))

@@ -6,7 +6,7 @@ successive halving to the last rung enter the elite, from which parents are draw
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -21,6 +21,7 @@ from gptailor.searchers.offspring import Offspring
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
 from gptailor.searchers.space import Space
 from gptailor.searchers.surrogate import Floats, LossModel, Surrogate
+from gptailor.searchers.wholes import rank_wholes
 
 __all__ = ["evolution"]
 
@@ -41,6 +42,7 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
     merge_rate: Annotated[float, Range(0.0, 100.0)] = 1.5,
     outer_rate: Annotated[float, Range(0.0, 100.0)] = 0.3,
     share_prefix: Annotated[float, Range(0.0, 1.0)] = 0.65,
+    start_fraction: Annotated[float, Range(0.0, 1.0)] = 0.05,
     ablation_fraction: Annotated[float, Range(0.0, 1.0)] = 0.75,
     surrogate_fraction: Annotated[float, Range(0.0, 1.0)] = 0.8,
     surrogate_pool: Annotated[int, Range(1, 1000)] = 12,
@@ -64,6 +66,8 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
         merge_rate: How often a merge's members or parameters change.
         outer_rate: How often the embedding, or norm and head, are taken from another member.
         share_prefix: At 0 all positions change alike; towards 1 late ones do, which is cheaper.
+        start_fraction: Fraction of the budget that may go into merges without cuts, to find what is
+            worth cutting.
         ablation_fraction: Fraction of the budget that may go into leave-one-out ablations.
         surrogate_fraction: Fraction of the children picked by a linear model of the loss.
         surrogate_pool: From how many children the model picks each.
@@ -86,9 +90,10 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
     )
 
     judge = halving.judge(initial_rng)
-    cuts = yield from ablate(judge, ablation_fraction * context.max_trials)
+    wholes = yield from rank_wholes(judge, start_fraction * context.max_trials)
+    cuts = yield from ablate(judge, ablation_fraction * context.max_trials, wholes[0])
     surrogate = offspring.model.fit(judge) if cuts else None
-    designs = _initial_designs(context.space, cuts, surrogate, n_initial, initial_rng)
+    designs = _initial_designs(context.space, wholes, cuts, surrogate, n_initial, initial_rng)
     first, size = halving.bracket(context.left // 2, max(n_initial, children))
     initial = dict(itertools.islice(designs, 4 * size))
     yield from halving.run(list(initial.items())[:size], judge, first)
@@ -105,7 +110,12 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
 
 
 def _initial_designs(
-    space: Space, cuts: Cuts, surrogate: Surrogate | None, n_initial: int, rng: Generator
+    space: Space,
+    wholes: Sequence[Tailoring],
+    cuts: Cuts,
+    surrogate: Surrogate | None,
+    n_initial: int,
+    rng: Generator,
 ) -> Iterator[tuple[Tailoring, str]]:
     """Initial designs and their origins, the likeliest first, without end.
 
@@ -113,7 +123,7 @@ def _initial_designs(
     """
     if surrogate is not None:
         drawn = (_cheapest_cuts(space, surrogate.draw(rng)) for _ in range(2 * n_initial))
-        for design in ablation_designs(space, itertools.chain([cuts], drawn)):
+        for design in ablation_designs(space, wholes, itertools.chain([cuts], drawn)):
             yield design, "design by ablation"
     for design in first_designs(space, rng):
         yield design, "initial design"

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from gptailor.core.objective import Objective
 from gptailor.core.params import Choice, Range
 from gptailor.core.plugins import option_problems, options_of
-from gptailor.core.trial import Proposal, Trial
+from gptailor.core.trial import Proposal, Scores, Trial
 from gptailor.errors import ConfigError, GPTailorError
 from gptailor.searchers.history import History
 from gptailor.searchers.space import Space
 
 __all__ = [
     "Group",
+    "MakeSearcher",
     "ProposalGenerator",
     "SearchContext",
     "SearchFunction",
@@ -33,6 +34,8 @@ _MAX_IDLE = 20  # groups in a row without a new proposal: the space is used up
 
 Group = tuple[Proposal, ...]
 ProposalGenerator = Generator[Group, tuple[Trial, ...], None]
+# of the objective and the scores of whole members on the search split, as far as they are known
+MakeSearcher = Callable[[Objective, Mapping[str, Scores]], "Searcher"]
 SearchFunction = Callable[..., ProposalGenerator]  # (context, *, option=default, ...)
 
 
@@ -49,6 +52,7 @@ class SearchContext:
         layer_tokens: The most layer-tokens (tokens times layers run, after all sharing) that trials
             spend, but for the last one's; None for no limit.
         example_tokens: Tokens of one example of every task together, to plan `layer_tokens` with.
+        references: Scores of whole members on the search split, as far as they are known.
 
     Raises:
         ConfigError: There is no rung, or they do not rise, or there is no trial.
@@ -61,6 +65,7 @@ class SearchContext:
     seed: int
     layer_tokens: int | None = None
     example_tokens: float = 0.0
+    references: Mapping[str, Scores] = field(default_factory=dict)
     history: History = field(init=False, repr=False, default_factory=History)
 
     def __post_init__(self) -> None:

@@ -156,6 +156,11 @@ class Space:
         part = LayerSpec((Source(lone),))
         return self.tailoring(layers, part, part)
 
+    def cut(self, whole: Tailoring, cuts: Iterable[int]) -> Tailoring:
+        """Cut layers of a tailoring that has all positions."""
+        layers = {layer: whole.layers[layer] for layer in self.without(cuts)}
+        return self.tailoring(layers, whole.embedding, whole.outer_parts["norm"])
+
     def spec(
         self, layer: int, members: tuple[str, ...] = (), method: str | None = None, **params: Value
     ) -> LayerSpec:

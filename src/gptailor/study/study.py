@@ -30,7 +30,7 @@ from gptailor.record.entries import (
     TrialEntry,
 )
 from gptailor.record.ranking import front_of, ranked
-from gptailor.searchers.searcher import Searcher
+from gptailor.searchers.searcher import MakeSearcher, Searcher
 from gptailor.study.plan import Plan, Progress
 from gptailor.workers import WorkerPool
 
@@ -59,7 +59,7 @@ class Study:
     Args:
         journal: The open record, its header written.
         pool: Where evaluations run.
-        make_searcher: Makes the searcher, once the base's scores are known.
+        make_searcher: Makes the searcher, once the whole members are scored.
         plan: What is to be done.
         on_progress: Called at every step.
         clock: The time in seconds.
@@ -72,7 +72,7 @@ class Study:
         self,
         journal: StudyJournal,
         pool: WorkerPool,
-        make_searcher: Callable[[Objective], Searcher],
+        make_searcher: MakeSearcher,
         *,
         plan: Plan,
         on_progress: Callable[[Progress], None] = lambda _: None,
@@ -121,7 +121,8 @@ class Study:
         self._show("references")
         references = self._scored("reference", self._wholes("search", plan.rungs[-1]))
         self._objective = Objective(plan.goals, references[BASE])
-        self._search(self._make_searcher(self._objective))
+        members = {str(model): scores for model, scores in references.items()}
+        self._search(self._make_searcher(self._objective, members))
         self._show("selection")
         chosen = self._choose()
         self._show("test")

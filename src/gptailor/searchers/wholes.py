@@ -1,0 +1,54 @@
+"""Whole models that a search starts from: members, and all variants merged alike in every layer.
+
+Nothing is cut in them. Members' scores are known before the search; merges are evaluated on as many
+examples as a small part of the budget pays.
+"""
+
+from collections.abc import Generator, Iterator
+
+from gptailor.core.merge_spec import merge_spec
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Proposal, Trial
+from gptailor.searchers.halving import Judge
+from gptailor.searchers.history import first_examples
+from gptailor.searchers.searcher import Group
+from gptailor.searchers.space import Space
+
+__all__ = ["rank_wholes"]
+
+_SCALES = (0.3, 0.5, 0.7, 1.0)  # of merges; the mean of the variants is merged besides
+
+
+def rank_wholes(
+    judge: Judge, budget: float
+) -> Generator[Group, tuple[Trial, ...], list[Tailoring]]:
+    """Rank members and uniform merges by the proxy metric, the best first.
+
+    Args:
+        judge: Has the objective and the members' scores.
+        budget: The most that evaluations may cost, in the unit of `SearchContext.cost`; where they
+            would cost more, only what has scores is ranked, before everything else.
+    """
+    context = judge.context
+    space, objective = context.space, context.objective
+    members = {name: space.uniform((), () if name == BASE else (name,)) for name in space.members}
+    wholes = list(dict.fromkeys([*members.values(), *_merges(space)]))
+    scores = {members[name]: known for name, known in context.references.items()}
+    new = [whole for whole in wholes if whole not in scores and space.accepts(whole)]
+    paid = [n for n in context.rungs if len(new) * context.cost(n) <= budget]
+    if new and paid:
+        yield tuple(Proposal(whole, paid[-1], "nothing cut") for whole in new)
+        found = {whole: context.history.scores(whole, paid[-1]) for whole in new}
+        scores |= {whole: known for whole, known in found.items() if known is not None}
+        scores = {whole: first_examples(known, paid[-1]) for whole, known in scores.items()}
+    losses = {whole: objective.scalar(known, proxy=True) for whole, known in scores.items()}
+    return sorted(wholes, key=lambda whole: losses.get(whole, float("inf")))
+
+
+def _merges(space: Space) -> Iterator[Tailoring]:
+    """All variants merged alike in every layer, by each method and at several scales."""
+    names = space.variants
+    for method in space.methods_for(len(names)) if space.merges else ():
+        declared = merge_spec(method)
+        for scale in sorted({1.0 / len(names), *_SCALES}) if declared.scale else (1.0,):
+            yield space.uniform((), names, method, **declared.scaled(scale))
