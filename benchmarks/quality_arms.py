@@ -1,0 +1,255 @@
+"""The arms of `quality.py`: the runs, and the models that come out of them.
+
+A run is what gptailor makes in one folder; its ``tailor.yaml`` is written there before it begins.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gptailor as gt
+from gptailor.app.assemble import evaluator_on
+from gptailor.app.baseline_settings import BASELINE, baseline_settings
+from gptailor.app.run import run_search
+from gptailor.config import load_config
+from gptailor.core.repair import without_repair
+from gptailor.core.tailoring import BASE
+from gptailor.engine.device import dtype_of
+from gptailor.files.atomic import write_atomically
+from gptailor.record.entries import ModelEntry
+from gptailor.record.run_record import RunRecord
+from gptailor.tasks.splits import TaskSplits
+
+__all__ = ["ARMS", "SUITES", "Arm", "Found", "Settings", "best_member", "moments", "opened"]
+
+CHOICE = ("arc_easy", "arc_challenge", "piqa", "commonsenseqa", "socialiqa", "openbookqa")
+SUITES: dict[str, dict[str, str]] = {  # task -> what a search is to keep
+    "choice": dict.fromkeys(CHOICE, "acc_norm"),
+    "mixed": dict.fromkeys(("arc_easy", "piqa", "commonsenseqa"), "gold_bits_per_byte")
+    | dict.fromkeys(("gsm8k_bpb", "code_bpb"), "bits_per_byte"),
+}
+BEST = "best"  # stands for the best member, which is found on search examples
+DRAWN = "random,evopress"  # baselines in which chance plays a part
+MOMENTS = 6  # of each search, the last at its end, each at half the layer-tokens of the next
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all arms have in common."""
+
+    family: Path  # a folder with one folder for each variant
+    base: str
+    tasks: Path  # a folder with NAME_calib.yaml and NAME_dev.yaml
+    texts: tuple[str, ...]  # files of calibration texts; none: the search examples
+    out: Path
+    suite: str
+    rungs: tuple[int, ...]
+    remove: int
+    layer_tokens: int  # of each search but smac's
+    smac_trials: int
+    judge_limit: int  # dev examples of each task
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """Name to folder."""
+        folders = sorted(folder for folder in self.family.iterdir() if folder.is_dir())
+        return {each.name: str(each) for each in folders if each.name != BASE}
+
+    def task_specs(self, test_limit: int) -> list[dict[str, Any]]:
+        """The section ``tasks`` of a config: search on calib, test on dev."""
+        return [
+            {
+                "name": str(self.tasks / f"{task}_calib.yaml"),
+                "metric": metric,
+                "test_task": str(self.tasks / f"{task}_dev.yaml"),
+                "test_limit": test_limit,
+            }
+            for task, metric in SUITES[self.suite].items()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model that came out of a run, with one seed."""
+
+    arm: str
+    seed: int
+    tailoring: gt.Tailoring
+    layer_tokens: int = 0  # that finding it took
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A search, or a run of all baselines."""
+
+    name: str
+    search: str
+    member: str | None = None  # whose layers alone are cut; None: those of the whole family
+    merge: tuple[str, ...] = ("task_arithmetic",)
+    repair: str = "none"
+
+    def folder(self, settings: Settings, seed: int) -> Path:
+        """Its run's folder."""
+        return settings.out / "runs" / self.name / str(seed)
+
+    def ended(self, settings: Settings, seed: int) -> bool:
+        """Whether its run has ended: the file is written at the very end."""
+        return (self.folder(settings, seed) / "best.yaml").exists()
+
+    def config(self, settings: Settings, seed: int, best: str) -> dict[str, Any]:
+        """Its ``tailor.yaml``."""
+        base, variants, rungs = settings.base, settings.variants, list(settings.rungs)
+        shares, budget = {"search": 0.9, "selection": 0.1}, {"max_trials": settings.smac_trials}
+        if self.search == BASELINE:  # what its own run makes of the examples decides nothing
+            rungs, shares = rungs[:1], {"search": 0.99, "selection": 0.01}
+        elif self.search != "smac":
+            budget = {"max_trials": 100_000, "layer_tokens": settings.layer_tokens}
+        if self.search != BASELINE and self.member is not None:
+            variants = {}
+            base = base if self.member_of(best) == BASE else str(settings.out / "members" / best)
+        return {
+            "family": {"base": base, "variants": variants},
+            "remove": settings.remove,
+            "merge": list(self.merge),
+            "repair": self.repair,
+            "calibration": {"texts": settings.texts, "seed": seed} if settings.texts else {},
+            "tasks": settings.task_specs(test_limit=4),  # the judge scores the test examples
+            "examples": shares,
+            "search": "evolution" if self.search == BASELINE else self.search,
+            "budget": budget | {"n_examples": rungs},
+            "engine": {"threads": 1},
+            "seed": seed,
+        }
+
+    def member_of(self, best: str) -> str:
+        """The member whose layers are cut, by its name in the family."""
+        return best if self.member == BEST else BASE
+
+    def run(self, settings: Settings, seed: int, best: str) -> None:
+        """Begin the run, or go on with it."""
+        path = self.folder(settings, seed) / "tailor.yaml"
+        write_atomically(path, json.dumps(self.config(settings, seed, best), indent=2))
+        config = load_config(path)
+        if self.search == BASELINE:
+            names = DRAWN if seed else "all"
+            config = baseline_settings(config, names, member=self.member_of(best))
+        run_search(config, path.parent)
+
+    def found(self, settings: Settings, seed: int, best: dict[str, Any]) -> Iterator[Found]:
+        """The models of its run, if it has ended."""
+        if not self.ended(settings, seed):
+            return
+        record = gt.Run(self.folder(settings, seed)).record
+        if self.search == BASELINE:
+            end = self.name.removeprefix("baselines")
+            for name, entry in record.baselines.items():
+                if entry.tailoring is not None:
+                    costs = entry.alone_layer_tokens, entry.seconds
+                    yield Found(f"{name}{end}", seed, entry.tailoring, *costs)
+            return
+        chosen = gt.Tailoring.load(self.folder(settings, seed) / "best.yaml")
+        chosen = _renamed(chosen, self.member_of(best["member"]))
+        assert record.spent is not None, "written before best.yaml"
+        # that the best member is known was paid for before
+        before = best["layer_tokens"] if self.member == BEST else 0
+        costs = record.spent.layer_tokens + before, record.spent.seconds
+        yield Found(self.name, seed, chosen, *costs)
+        if self.repair != "none":
+            yield Found(f"{self.name}, unrepaired", seed, without_repair(chosen), *costs)
+
+
+_REPAIRS = {"": "none", "+scale": "scale", "+refit": "refit"}
+_ARMS = [Arm(name, name) for name in ("random", "smac", "optuna")]
+_ARMS += [Arm(f"greedy@{member}", "greedy", member) for member in (BASE, BEST)]
+for _end, _repair in _REPAIRS.items():
+    for _member in (BASE, BEST):
+        _ARMS.append(Arm(f"baselines@{_member}{_end}", BASELINE, _member, repair=_repair))
+        if _repair != "scale":
+            _ARMS.append(Arm(f"evolution-cut@{_member}{_end}", "evolution", _member, (), _repair))
+    if _repair != "scale":
+        _ARMS.append(Arm(f"evolution-select{_end}", "evolution", merge=(), repair=_repair))
+        _ARMS.append(Arm(f"evolution-all{_end}", "evolution", repair=_repair))
+ARMS = {arm.name: arm for arm in _ARMS}
+
+
+@functools.cache
+def opened(settings: Settings) -> tuple[gt.Family, dict[str, TaskSplits]]:
+    """The whole family, and the tasks: search and selection on calib, test on dev."""
+    torch.set_num_threads(1)
+    variants = {name: gt.MemberSpec(path=path) for name, path in settings.variants.items()}
+    dtype = dtype_of("auto", torch.device("cpu"))
+    family = gt.load_family(gt.MemberSpec(path=settings.base), variants, dtype=dtype)
+    for folder in (settings.out / "runs").glob("*/*/fitted"):
+        family.fitted.look_in(folder)
+    specs = settings.task_specs(test_limit=settings.judge_limit)
+    return family, gt.load_tasks(specs, family, shares=(0.9, 0.1, 0.1))
+
+
+def best_member(settings: Settings) -> dict[str, Any]:
+    """Find the member with the lowest loss on search examples, and export it."""
+    path = settings.out / "best_member.json"
+    if not path.exists():
+        family, tasks = opened(settings)
+        wholes = [gt.Tailoring.whole(member, family.n_layers) for member in family.members]
+        jobs = [gt.Job(whole, settings.rungs[-1]) for whole in wholes]
+        done = evaluator_on(gt.Engine(family), tasks).evaluate(jobs)
+        scores = {name: each.scores for name, each in zip(family.members, done, strict=True)}
+        goals = [gt.Goal(name, splits.spec.metric) for name, splits in tasks.items()]
+        objective = gt.Objective(goals, scores[BASE])
+        losses = {name: objective.scalar(each) for name, each in scores.items()}
+        best = min(losses, key=lambda name: losses[name])
+        whole = wholes[family.members.index(best)]
+        gt.export_checkpoint(family, whole, settings.out / "members" / best, overwrite=True)
+        found = {"member": best, "losses": losses, "n_layers": family.n_layers}
+        found["layer_tokens"] = sum(each.layer_tokens for each in done)
+        write_atomically(path, json.dumps(found, indent=2))
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return known
+
+
+def moments(record: RunRecord, member: str) -> list[tuple[int, float, gt.Tailoring]]:
+    """Each new best candidate of a search: layer-tokens so far, proxy loss, tailoring.
+
+    Only candidates on all search examples are compared; the layer-tokens are those of the whole
+    members and of the trials. The run's base is `member` of the family.
+    """
+    objective, rung = record.objective, record.header.rungs[-1]
+    assert objective is not None, "a finished run scored the base"
+    members = [entry for entry in record.entries if isinstance(entry, ModelEntry)]
+    spent = sum(entry.layer_tokens for entry in members if entry.kind == "reference")
+    best: list[tuple[int, float, gt.Tailoring]] = []
+    for trial in record.trials:
+        spent += trial.evaluation.layer_tokens
+        sized = len(trial.tailoring.layers) == record.header.n_kept
+        if trial.scores is None or trial.proposal.n_examples < rung or not sized:
+            continue
+        loss = objective.scalar(trial.scores, proxy=True)
+        if not best or loss < best[-1][1]:
+            best.append((spent, loss, _renamed(trial.tailoring, member)))
+    return best
+
+
+def few(best: Sequence[tuple[int, float, gt.Tailoring]]) -> list[tuple[int, float, gt.Tailoring]]:
+    """The best candidates at a few moments: at the last one, at half its layer-tokens, ..."""
+    limits = [best[-1][0] / 2**power for power in reversed(range(MOMENTS))]
+    return list(dict.fromkeys(one for limit in limits for one in _last(best, limit)))
+
+
+def _last(best: Sequence[Any], limit: float) -> Sequence[Any]:
+    return [one for one in best if one[0] <= limit][-1:]
+
+
+def _renamed(tailoring: gt.Tailoring, member: str) -> gt.Tailoring:
+    """The same layers, taken from another member than the base."""
+    if member == BASE:
+        return tailoring
+    text = json.dumps(tailoring.to_plain())
+    for end in ('"', ":"):
+        text = text.replace(f'"{BASE}{end}', f'"{member}{end}')
+    return gt.Tailoring.from_plain(json.loads(text))

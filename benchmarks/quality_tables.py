@@ -1,0 +1,233 @@
+"""The tables of `quality.py`: arms, the claims about them, quality against layer-tokens.
+
+Every interval is of a paired bootstrap over dev examples and over the seeds of each arm.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from common import table
+
+import gptailor as gt
+from gptailor.core.statistics import Estimate, Floats, above_chance, estimate, gaps, samples
+from gptailor.core.trial import Measurement
+from gptailor.report.svg import Axes, Scale, path, picture, tag, text
+
+__all__ = ["Judged", "Point", "Quality", "drawn_curves"]
+
+OURS, REPAIRED = "evolution-all", "evolution-all+refit"
+RIVALS = ("random", "greedy@base", "greedy@best", "smac", "optuna")
+N_RESAMPLES = 2000
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000", "#999")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The result of one arm and seed."""
+
+    seed: int
+    scores: gt.Scores  # on the dev examples
+    layer_tokens: int  # that finding it took
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The best candidate at one moment of a search."""
+
+    arm: str
+    seed: int
+    layer_tokens: int
+    loss: float  # proxy loss on the search examples
+    bits: float  # mean over the tasks, on dev examples
+
+
+class Quality:
+    """The judged arms and what can be said of them.
+
+    Args:
+        arms: Name to the results of its seeds; whole members are among them.
+        best: The arm that is the best whole member.
+        chances: Task to the chances of its dev examples; none where there is no choice.
+        smac: Arm to the share of smac's layer-tokens after which it was as good, a number a seed.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, Sequence[Judged]],
+        best: str,
+        chances: Mapping[str, Sequence[float]],
+        smac: Mapping[str, Sequence[float]],
+    ) -> None:
+        self.arms, self.best, self.chances, self.smac = arms, best, chances, smac
+        self._acc = {name: self._means(name, "acc_norm") for name in arms}
+        self._over_chance = {name: self._means(name, "acc_norm", guess=True) for name in arms}
+        self._bits = {name: self._means(name, "bits") for name in arms}
+
+    def _means(self, arm: str, measure: str, *, guess: bool = False) -> Floats:
+        """The mean over seeds and tasks, and the same of examples and seeds drawn anew.
+
+        Examples are drawn alike for all arms, seeds for each arm on their own.
+        """
+        by_task = []
+        for task in self.chances:
+            measured = [_measured(one.scores, task, measure) for one in self.arms[arm]]
+            if guess:
+                measured = [m and above_chance(m, self.chances[task]) for m in measured]
+            known = [m for m in measured if m is not None]
+            if known:
+                rng = np.random.default_rng(zlib.crc32(task.encode()))
+                by_task.append(np.stack(samples(known, N_RESAMPLES, rng), axis=1))
+        means = np.mean(by_task, axis=0)  # (1 + n_resamples, n_seeds)
+        rng = np.random.default_rng(zlib.crc32(arm.encode()))
+        drawn = rng.integers(means.shape[1], size=means.shape)
+        drawn[0] = np.arange(means.shape[1])
+        return np.take_along_axis(means, drawn, axis=1).mean(axis=1)
+
+    def row(self, arm: str) -> dict[str, Any]:
+        """Everything about an arm, for the JSON."""
+        judged, best = self.arms[arm], self.best
+        over, above = self._over_chance, None
+        if estimate(over[best]).low > 0:  # else there is nothing to keep a share of
+            above = _plain(estimate(over[arm] / over[best]))
+        return {
+            "arm": arm,
+            "seeds": [one.seed for one in judged],
+            "acc_norm": _plain(estimate(self._acc[arm])),
+            "of_best": _plain(estimate(self._acc[arm] / self._acc[best])),
+            "of_best_above_chance": above,
+            "bits": _plain(estimate(self._bits[arm])),
+            "tasks": {
+                task: {
+                    metric: float(np.mean([one.scores.value(task, metric) for one in judged]))
+                    for metric in judged[0].scores.tasks[task]
+                }
+                for task in self.chances
+            },
+            "layer_tokens": [one.layer_tokens for one in judged],
+            "seconds": [round(one.seconds, 1) for one in judged],
+        }
+
+    def claims(self) -> Iterator[dict[str, Any]]:
+        """What is to come out, each with its interval and whether it did."""
+        baselines = [n for n in self.arms if n.endswith("@best+refit") and "evolution" not in n]
+        pairs = [(REPAIRED, each, "better") for each in (*baselines, OURS, *RIVALS)]
+        pairs += [(OURS, each, "better") for each in RIVALS]
+        wanted = "not worse" if all(self.chances.values()) else "better"
+        for end in ("", "+refit"):
+            for cut in ("cut@best", "cut@base", "select"):
+                pairs.append((OURS + end, f"evolution-{cut}{end}", wanted))
+        for ours, theirs, target in pairs:
+            if ours in self.arms and theirs in self.arms:
+                for measure, means in (("acc_norm", self._acc), ("bits", self._bits)):
+                    gap = estimate(gaps(means[ours], means[theirs]))
+                    ends = (gap.low, gap.high) if measure == "acc_norm" else (-gap.high, -gap.low)
+                    met = ends[0] > 0 if target == "better" else ends[1] >= 0
+                    yield _claim(f"{ours} less {theirs}", measure, gap, target, met)
+        if REPAIRED in self.arms:
+            kept = estimate(self._acc[REPAIRED] / self._acc[self.best])
+            claim = f"{REPAIRED}, share of the best member"
+            yield _claim(claim, "acc_norm", kept, "at least 0.95", kept.value >= 0.95)
+        whole = self._bits[self.best]
+        for ours in self.arms:
+            masks = (f"{ours}, unrepaired", ours.removesuffix("+refit"))
+            theirs = next((each for each in masks if each in self.arms), ours)
+            if ours.endswith("+refit") and theirs != ours:
+                lost = estimate((self._bits[ours] - whole) / (self._bits[theirs] - whole))
+                claim = f"{ours}: loss as a share of that of {theirs}"
+                yield _claim(claim, "bits", lost, "at most 0.5", lost.value <= 0.5)
+        for arm, shares in self.smac.items():
+            share = Estimate(float(np.mean(shares)), min(shares), max(shares))
+            claim = f"{arm}: layer-tokens to smac's result, as a share of smac's (all seeds)"
+            yield _claim(claim, "search loss", share, "at most 0.1", share.value <= 0.1)
+
+    def text(self) -> str:
+        """The tables."""
+        rows = [self.row(arm) for arm in self.arms]
+        head = ["arm", "seeds", "acc_norm", "of the best member", "above chance", "bits"]
+        head += ["million layer-tokens", "seconds"]
+        lines = [
+            [
+                f"`{row['arm']}`",
+                str(len(row["seeds"])),
+                _cell(row["acc_norm"]),
+                _cell(row["of_best"], ".1%"),
+                _cell(row["of_best_above_chance"], ".1%"),
+                _cell(row["bits"]),
+                f"{np.mean(row['layer_tokens']) / 1e6:.1f}",
+                f"{np.mean(row['seconds']):.0f}",
+            ]
+            for row in rows
+        ]
+        tasks = [[f"`{row['arm']}`", *map(_task_cell, row["tasks"].values())] for row in rows]
+        claims = [
+            [one["claim"], one["measure"], _cell(one["value"]), one["target"], one["met"]]
+            for one in self.claims()
+        ]
+        names = [task.removesuffix("_calib") for task in self.chances]
+        tables = table(head, lines), table(["arm", *names], tasks)
+        return "\n\n".join([*tables, table(["claim", "measure", "value", "target", "met"], claims)])
+
+
+def bits_of(scores: gt.Scores) -> float:
+    """Bits per byte of gold answers and texts: the mean over the tasks."""
+    found = [_measured(scores, task, "bits") for task in scores.tasks]
+    return float(np.mean([one.value for one in found if one is not None]))
+
+
+def _measured(scores: gt.Scores, task: str, measure: str) -> Measurement | None:
+    metrics = scores.tasks[task]
+    if measure == "bits":
+        measure = "bits_per_byte" if "bits_per_byte" in metrics else "gold_bits_per_byte"
+    return metrics.get(measure)
+
+
+def _claim(claim: str, measure: str, value: Estimate, target: str, met: bool) -> dict[str, Any]:
+    told = {"claim": claim, "measure": measure, "value": _plain(value), "target": target}
+    return told | {"met": "yes" if met else "no"}
+
+
+def _plain(one: Estimate) -> list[float]:
+    return [round(number, 5) for number in (one.value, one.low, one.high)]
+
+
+def _cell(plain: Sequence[float] | None, form: str = ".3f") -> str:
+    if plain is None:
+        return "at chance"
+    value, low, high = (format(number, form) for number in plain)
+    return f"{value} [{low}, {high}]"
+
+
+def _task_cell(metrics: Mapping[str, float]) -> str:
+    wanted = ("acc_norm", "gold_bits_per_byte", "bits_per_byte")
+    return " / ".join(f"{metrics[metric]:.3f}" for metric in wanted if metric in metrics)
+
+
+def drawn_curves(points: Sequence[Point]) -> str:
+    """An SVG picture: bits of the best candidate so far against layer-tokens, a line a run."""
+    arms = list(dict.fromkeys(point.arm for point in points))
+    x_of = {point: math.log10(point.layer_tokens) for point in points}
+    x = Scale(min(x_of.values()), max(x_of.values()), 60, 560)
+    y = Scale(min(p.bits for p in points), max(p.bits for p in points), 320, 20)
+    axes = Axes(x, y)
+    drawn = [*axes.rows(), *axes.columns(), axes.x_label("log10 of layer-tokens", 330)]
+    for index, arm in enumerate(arms):
+        colour = COLOURS[index % len(COLOURS)]
+        dash = "5 3" if index >= len(COLOURS) else "none"
+        drawn.append(text(580, 30 + 16 * index, arm, fill=colour, font_size=12))
+        for seed in dict.fromkeys(point.seed for point in points if point.arm == arm):
+            line = [(x(x_of[p]), y(p.bits)) for p in points if (p.arm, p.seed) == (arm, seed)]
+            drawn.append(path(line, fill="none", stroke=colour, stroke_dasharray=dash))
+    style = ".grid{stroke:#ddd} .tick,.axis{font:11px sans-serif} .mid{text-anchor:middle}"
+    svg = picture(
+        800,
+        380,
+        [tag("style", style + " .end{text-anchor:end}"), *drawn],
+        title="Quality against layer-tokens",
+        about="Bits per byte on dev examples of the best candidate so far; lower is better.",
+    )
+    return str(svg).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
