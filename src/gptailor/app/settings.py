@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from gptailor.config import Config, config_of
+from gptailor.config import Config, config_of, load_config
+from gptailor.core.metrics import METRICS
 from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE
 from gptailor.core.validation import RECORDED
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigLike",
+    "config_of_run",
     "recorded_config",
     "run_folder",
     "settings_of",
@@ -71,6 +73,22 @@ def recorded_config(record: RunRecord) -> Config:
         raise RecordError(
             f"{record.folder}: its config is not one of this version; use the version that searched"
         ) from None
+
+
+def config_of_run(record: RunRecord | None, path: Path | None, verb: str) -> Config:
+    """The config in a file, else that of a run; for the command `verb`.
+
+    Raises:
+        ConfigError: A metric of the user's own is named by the record alone, which imports nothing.
+    """
+    config = load_config(path or Path()) if record is None or path else recorded_config(record)
+    unloaded = [task.metric for task in config.tasks if task.metric not in METRICS.names]
+    if unloaded:
+        raise ConfigError(
+            f"{verb}: the metric {unloaded[0]!r} is imported only where tailor.yaml names it; "
+            "add --config tailor.yaml"
+        )
+    return config
 
 
 def with_recorded_settings(config: Config, record: RunRecord) -> Config:

@@ -13,7 +13,17 @@ from typing import TextIO
 
 import typer
 
-from gptailor.cli import baseline, check, convert, evaluate, export, init, report, search
+from gptailor.cli import (
+    baseline,
+    check,
+    compare,
+    convert,
+    evaluate,
+    export,
+    init,
+    report,
+    search,
+)
 from gptailor.errors import UserError, is_out_of_memory
 
 __all__ = ["app", "main"]
@@ -29,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (init, check, search, baseline, report, export, evaluate, convert):
+for _verb in (init, check, search, baseline, report, export, evaluate, compare, convert):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 
 

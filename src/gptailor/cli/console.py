@@ -25,10 +25,14 @@ def path_option(about: str, *names: str) -> Any:
     return typer.Option(*names, help=about, callback=_usable)
 
 
-def _usable(path: Path | None) -> Path | None:
+def _usable(given: Path | list[Path] | None) -> Path | list[Path] | None:
     """Refuse a path that can be no file's; whether a file is there is seen when it is read."""
-    if path is None:
-        return None
+    for path in [given] if isinstance(given, Path) else given or ():
+        _refuse_unusable(path)
+    return given
+
+
+def _refuse_unusable(path: Path) -> None:
     try:
         usable_path(str(path))
         path.absolute()
@@ -44,7 +48,6 @@ def _usable(path: Path | None) -> Path | None:
         pass
     except OSError as error:
         raise ConfigError(f"{path}: can't be used: {error.strerror}") from None
-    return path
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
 from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen
+from gptailor.core.layer_spec import BASE
+from gptailor.core.statistics import RESULT
 from gptailor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gptailor.core.score_table import MeanRow, ScoreRow, ScoreTable
+    from gptailor.core.score_table import ScoreRow, ScoreTable, Share
+    from gptailor.core.statistics import Estimate
     from gptailor.record.evaluation_file import EvaluatedModel
 
 __all__ = ["command"]
@@ -31,9 +34,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Score a finished model, its base and the variants on examples the search never saw."""
-    from gptailor.app.settings import recorded_config
-    from gptailor.config import load_config
-    from gptailor.core.metrics import METRICS
+    from gptailor.app.settings import config_of_run
     from gptailor.core.score_table import score_table
     from gptailor.core.tailoring import Tailoring
     from gptailor.record.run_record import read_run
@@ -43,13 +44,7 @@ def command(
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: has no config.json; name a folder that `export` made")
     record = None if run is None else read_run(run, with_evaluation=False)
-    loaded = load_config(config or Path()) if record is None or config else recorded_config(record)
-    unloaded = [task.metric for task in loaded.tasks if task.metric not in METRICS.names]
-    if unloaded:  # named by the record alone, which must not import anything
-        raise ConfigError(
-            f"evaluate: the metric {unloaded[0]!r} is imported only where tailor.yaml names it; "
-            "add --config tailor.yaml"
-        )
+    loaded = config_of_run(record, config, "evaluate")
     if all(task.metric == "divergence" for task in loaded.tasks):
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
     tailoring = None if record is None else Tailoring.load(model / "tailoring.yaml")
@@ -79,8 +74,9 @@ def command(
         screen.print(_drawn(table))
         screen.print(
             "the metric and its 95 % bootstrap interval, on examples that the search never saw; "
-            "below, the shares that are kept of the base's score and of the best whole member's, "
-            "and of what they score above chance, with their intervals (paired)"
+            "below, the share of the base's score that is kept, and the share of what the base "
+            "scores above chance, with their intervals (paired); 'at chance': the member's own "
+            "score can't be told from chance"
         )
     if record is not None and tailoring is not None:
         if record.chosen_trial is not None and tailoring == record.chosen_trial.tailoring:
@@ -100,29 +96,50 @@ def _plain(table: "ScoreTable", models: "list[EvaluatedModel]") -> list[dict[str
 
 
 def _drawn(table: "ScoreTable") -> Table:
-    drawn = Table("task", *table.models, box=SIMPLE_HEAD, show_lines=True)
+    """A row a task; with a column for the shares of the best member, if it is not the base."""
+    shared = RESULT in table.means and table.means[RESULT].of_best is not None
+    heads = ["task", *table.models, *([f"{RESULT}\nof {table.best}"] if shared else [])]
+    columns = [Column(head, overflow="fold") for head in heads]
+    drawn = Table(*columns, box=SIMPLE_HEAD, show_lines=True, padding=(0, 1, 0, 0))
     for task in table.tasks:
-        cells = [_cell(table.row(model, task.task)) for model in table.models]
-        chance = "" if task.chance is None else f"\nchance {task.chance:.3f}"
+        rows = [table.row(model, task.task) for model in table.models]
+        result = table.row(RESULT, task.task) if shared else None
+        cells = [_cell(row) for row in rows] + [
+            _shares(result.of_best if result else None)
+        ] * shared
+        chance = "" if task.chance is None else f"\nchance\n{task.chance:.3f}"
         drawn.add_row(f"{task.task}\n{task.metric}\non {task.n_examples}{chance}", *cells)
-    drawn.add_row("mean kept", *("\n".join(_shares(mean)) for mean in table.means.values()))
+    cells = [_shares(mean.of_base) for mean in table.means.values() if mean.model != BASE]
+    cells = [""] * (BASE in table.means) + cells
+    cells += [_shares(table.means[RESULT].of_best)] * shared
+    drawn.add_row("mean kept", *cells)
     return drawn
 
 
 def _cell(row: "ScoreRow | None") -> str:
     if row is None:
         return ""
-    score = row.score
-    value = format(score.value, ".3f") if math.isfinite(score.value) else "too large"
-    low, high = (
-        format(end, ".2f") if math.isfinite(end) else "no limit" for end in (score.low, score.high)
-    )
-    return "\n".join([value, f"{low}-{high}", *_shares(row)])
+    score = _with_limits(row.score, ".3f", ".2f")
+    if row.model == BASE:
+        return score
+    kept = _shares(row.of_base)
+    if row.of_base is not None and row.retention is None:
+        kept = "the base scored 0" if math.isfinite(row.score.value) else "share not known"
+    return f"{score}\n{kept}"
 
 
-def _shares(row: "ScoreRow | MeanRow") -> list[str]:
-    """The shares of other models' scores, a line each and one for its interval."""
-    from gptailor.report.words import share_lines
+def _shares(share: "Share | None") -> str:
+    """The share of a member's score, and that above chance, each above its interval."""
+    if share is None:
+        return ""
+    lines = [
+        _with_limits(found, ".1%", ".0%") for found in (share.kept, share.above_chance) if found
+    ]
+    return "\n".join([*lines, *(["at chance"] if share.at_chance else [])])
 
-    others = [share for share in (row.of_base, row.of_best) if share and share.member != row.model]
-    return [line for lines in share_lines(*others) for line in lines if line]
+
+def _with_limits(estimate: "Estimate", form: str, limits: str) -> str:
+    value = format(estimate.value, form) if math.isfinite(estimate.value) else "too large"
+    ends = (estimate.low, estimate.high)
+    low, high = (format(end, limits) if math.isfinite(end) else "no limit" for end in ends)
+    return f"{value}\n{low}-{high}"

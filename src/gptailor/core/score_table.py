@@ -30,7 +30,18 @@ from gptailor.core.statistics import (
 from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import RecordError
 
-__all__ = ["MeanRow", "ScoreRow", "ScoreTable", "Share", "best_member", "score_table"]
+__all__ = [
+    "Chances",
+    "MeanRow",
+    "MeanScore",
+    "ScoreRow",
+    "ScoreTable",
+    "Share",
+    "best_member",
+    "mean_scores",
+    "plain_estimate",
+    "score_table",
+]
 
 Chances = Mapping[str, Sequence[float]]  # task to how probable a guess is right, by example
 
@@ -49,8 +60,8 @@ class Share:
         """The JSON form."""
         return {
             "member": self.member,
-            **_plain("kept", self.kept),
-            **_plain("above_chance", self.above_chance),
+            **plain_estimate("kept", self.kept),
+            **plain_estimate("above_chance", self.above_chance),
             "at_chance": self.at_chance,
         }
 
@@ -86,10 +97,10 @@ class ScoreRow:
             "task": self.task,
             "metric": self.metric,
             "n_examples": self.n_examples,
-            **_plain("value", self.score, "interval"),
+            **plain_estimate("value", self.score, "interval"),
             "chance": self.chance,
-            **_plain("retention", self.retention),
-            **_plain("difference", self.difference),
+            **plain_estimate("retention", self.retention),
+            **plain_estimate("difference", self.difference),
             **_plain_shares(self.of_base, self.of_best),
         }
 
@@ -107,7 +118,15 @@ class MeanRow:
         """The JSON form."""
         kept = None if self.of_base is None else self.of_base.kept
         shares = _plain_shares(self.of_base, self.of_best)
-        return {"model": self.model, "task": None, **_plain("retention", kept), **shares}
+        return {"model": self.model, "task": None, **plain_estimate("retention", kept), **shares}
+
+
+@dataclass(frozen=True, slots=True)
+class MeanScore:
+    """The mean of one metric over the tasks, and its difference from the row compared with."""
+
+    score: Estimate
+    difference: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +245,35 @@ def best_member(members: Mapping[str, Scores], metrics: Mapping[str, str]) -> st
     return max(means, key=means.__getitem__, default=None)
 
 
+def mean_scores(
+    models: Mapping[str, Scores], against: str, *, n_resamples: int = N_RESAMPLES
+) -> dict[str, dict[str, MeanScore]]:
+    """Average each metric over the tasks, every task alike: metric -> model -> mean.
+
+    Only metrics that all models have on every task, and that are plain means of the examples.
+
+    Raises:
+        RecordError: Two models were not measured on the same examples.
+    """
+    tasks = models[against].tasks
+    common = [
+        metric
+        for metric in next(iter(tasks.values()), {})
+        if metric in METRICS and METRICS[metric].transform == "identity"
+        if all(metric in s.tasks.get(task, {}) for s in models.values() for task in tasks)
+    ]
+    means: dict[str, dict[str, MeanScore]] = {}
+    for metric in common:
+        rng = np.random.default_rng(0)
+        each = [_sampled(task, metric, models, None, n_resamples, rng) for task in tasks]
+        drawn = {name: np.mean([task[name].score for task in each], axis=0) for name in models}
+        means[metric] = {
+            name: MeanScore(estimate(mean), estimate(gaps(mean, drawn[against])))
+            for name, mean in drawn.items()
+        }
+    return means
+
+
 def _sampled(
     task: str,
     metric: str,
@@ -282,7 +330,7 @@ def _share(model: str, member: str, tasks: Iterable[Mapping[str, _Sampled]]) -> 
     return Share(member, kept, estimate(np.where(ours == theirs, 1.0, above)))
 
 
-def _plain(key: str, found: Estimate | None, interval: str = "") -> dict[str, Any]:
+def plain_estimate(key: str, found: Estimate | None, interval: str = "") -> dict[str, Any]:
     """The two keys of an estimate; infinite numbers are None."""
     interval = interval or f"{key}_interval"
     if found is None:

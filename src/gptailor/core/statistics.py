@@ -210,19 +210,24 @@ def samples(
         raise RecordError("a score without examples has no interval; evaluate on at least one")
     given = measurements[0].weights
     weights = np.ones(n) if given is None else np.array(given, dtype=np.float64)
-    weighted = np.array([m.values for m in measurements], dtype=np.float64) * weights  # (k, n)
-    means = np.empty((len(measurements), n_resamples))
+    # equal numbers once, so that what is equal stays equal to the last bit
+    unlike = {
+        values: row for row, values in enumerate(dict.fromkeys(m.values for m in measurements))
+    }
+    weighted = np.array([*unlike], dtype=np.float64) * weights  # (k, n)
+    means = np.empty((len(unlike), n_resamples))
     step = max(1, _CHUNK // n)
     for start in range(0, n_resamples, step):
         stop = min(start + step, n_resamples)
-        drawn = rng.integers(0, n, size=(stop - start, n))
-        totals = weights[drawn].sum(axis=1)
+        drawn = rng.integers(0, n, size=(stop - start, n)) + n * np.arange(stop - start)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        times = counts.T.astype(np.float64)  # (n, resamples): how often each example was drawn
+        totals = weights @ times
         totals[totals == 0] = np.nan
-        for row, numbers in enumerate(weighted):
-            means[row, start:stop] = numbers[drawn].sum(axis=1) / totals
+        means[:, start:stop] = weighted @ times / totals
     return [
-        np.concatenate(([m.value], _transformed(m.metric, row)))
-        for m, row in zip(measurements, means, strict=True)
+        np.concatenate(([m.value], _transformed(m.metric, means[unlike[m.values]])))
+        for m in measurements
     ]
 
 

@@ -1,20 +1,29 @@
-"""``evaluation.json``: what ``gptailor evaluate`` measured, beside a run's record."""
+"""Scores measured outside a study, beside a run's record: ``evaluation.json``, ``compare.json``.
+
+The first is what ``gptailor evaluate`` measured, the second what ``gptailor compare`` did.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, ValidationError
 
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.safe_read import read_plain
 from gptailor.record.fields import ChanceField, Part, ScoresField, first_problem
 
-__all__ = ["EvaluatedModel", "EvaluationFile", "read_evaluation"]
+__all__ = [
+    "ComparisonFile",
+    "EvaluatedModel",
+    "EvaluationFile",
+    "read_comparison",
+    "read_evaluation",
+]
 
-_FILE = "evaluation.json"
-_FORMAT: Literal["gptailor-evaluation/1"] = "gptailor-evaluation/1"
+_FILE, _COMPARISON = "evaluation.json", "compare.json"
 _MOST = 2**30  # bytes: a hundred tasks with all their examples
 
 
@@ -28,9 +37,9 @@ class EvaluatedModel(Part):
 
 
 class EvaluationFile(Part):
-    """The whole file."""
+    """The whole file that ``gptailor evaluate`` writes."""
 
-    format: Literal["gptailor-evaluation/1"] = _FORMAT
+    format: Literal["gptailor-evaluation/1"] = "gptailor-evaluation/1"
     split: Literal["test", "selection", "search"] = "test"
     tailoring: str | None = None  # digest of the result's
     backend: str  # what ran the models
@@ -44,23 +53,55 @@ class EvaluationFile(Part):
         write_atomically(folder / _FILE, json.dumps(self.model_dump(), allow_nan=False))
 
 
+class ComparisonFile(Part):
+    """What ``gptailor compare`` measured, to be used again by the next comparison."""
+
+    format: Literal["gptailor-comparison/1"] = "gptailor-comparison/1"
+    members: dict[str, str] = Field(default_factory=dict)  # member to the digest of its weights
+    # split to task to the digest of its examples; other examples than these make it useless
+    tasks: dict[str, dict[str, str]] = Field(default_factory=dict)
+    # split to digest of a tailoring to its scores
+    scores: dict[str, dict[str, ScoresField]] = Field(default_factory=dict)
+    # which layers, to the seconds of each round; all of one comparison were timed in turns
+    seconds: dict[str, tuple[PositiveFloat, ...]] = Field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a run's folder: the old one or the new, never half of one."""
+        write_atomically(folder / _COMPARISON, json.dumps(self.model_dump(), allow_nan=False))
+
+
+_FileT = TypeVar("_FileT", EvaluationFile, ComparisonFile)
+
+
 def read_evaluation(folder: Path) -> EvaluationFile | None:
     """Read the file of a run; None if there is none."""
-    path = folder / _FILE
+    return _read(folder / _FILE, EvaluationFile, "evaluate")
+
+
+def read_comparison(folder: Path, members: Mapping[str, str]) -> ComparisonFile:
+    """Read what was compared before; an empty one if there is none, or it is of other members."""
+    found = _read(folder / _COMPARISON, ComparisonFile, "compare")
+    if found is None or found.members != dict(members):
+        return ComparisonFile(members=dict(members))
+    return found
+
+
+def _read(path: Path, file_type: type[_FileT], verb: str) -> _FileT | None:
     if not path.exists():
         return None
-    again = "run 'gptailor evaluate' again, or remove the file"
+    again = f"run 'gptailor {verb}' again, or remove the file"
     text = read_plain(
-        path, most=_MOST, noun="file that 'gptailor evaluate' wrote", error_type=RecordError
+        path, most=_MOST, noun=f"file that 'gptailor {verb}' wrote", error_type=RecordError
     )
     try:
         plain = json.loads(text)
     except (ValueError, RecursionError):
         raise RecordError(f"{path}: not usable as JSON; {again}") from None
     found = plain.get("format") if isinstance(plain, dict) else None
-    if found != _FORMAT:
-        raise RecordError(f"{path}: format must be {_FORMAT!r}, not {found!r}; {again}")
+    wanted = file_type.model_fields["format"].default
+    if found != wanted:
+        raise RecordError(f"{path}: format must be {wanted!r}, not {found!r}; {again}")
     try:
-        return EvaluationFile.model_validate(plain)
+        return file_type.model_validate(plain)
     except ValidationError as error:
         raise RecordError(f"{path}: {first_problem(error)}; {again}") from None

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import shlex
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from gptailor.report.words import (
     share_lines,
 )
 
-__all__ = ["write_report"]
+__all__ = ["write_page", "write_report"]
 
 _GENERATOR = b'<meta name="generator" content="GPTailor">'  # as the template writes it
 _FILE = "report.html"
@@ -58,20 +59,29 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     """
     run = read_run(run_folder)
     path = run_folder / _FILE if out is None else out
+    write_page(path, "page.html.jinja", lambda: _facts(run))
+    return path
+
+
+def write_page(path: Path, template: str, facts: Callable[[], Mapping[str, Any]]) -> None:
+    """Fill a template of this package in, and replace no file but a page of ours.
+
+    Raises:
+        RecordError: The file is not ours.
+    """
     if path.is_dir():
         raise RecordError(f"{path}: is a folder; name the HTML file to write")
     if path.exists() and not path.is_file():
         raise RecordError(f"{path}: is no plain file; name the HTML file to write")
     if path.exists() and _GENERATOR not in path.read_bytes()[:4096]:
         raise RecordError(f"{path}: exists and is no report of ours; name another file")
-    template, look = _template()
-    write_atomically(path, template.render(**_facts(run), **look))
-    return path
+    compiled, look = _template(template)
+    write_atomically(path, compiled.render(**facts(), **look))
 
 
 @cache
-def _template() -> tuple[jinja2.Template, dict[str, Markup]]:
-    """The page's template, compiled once, and its style and script: files of this package."""
+def _template(name: str) -> tuple[jinja2.Template, dict[str, Markup]]:
+    """A template, compiled once, and the style and script: files of this package."""
     loader = jinja2.PackageLoader("gptailor.report")
     environment = jinja2.Environment(
         loader=loader,
@@ -85,7 +95,7 @@ def _template() -> tuple[jinja2.Template, dict[str, Markup]]:
     look = {key: Markup(loader.get_source(environment, name)[0]) for key, name in files.items()}
     digest = base64.b64encode(hashlib.sha256(look["script"].encode()).digest()).decode()
     look["script_digest"] = Markup(digest)
-    return environment.get_template("page.html.jinja"), look
+    return environment.get_template(name), look
 
 
 def _facts(run: RunRecord) -> dict[str, Any]:

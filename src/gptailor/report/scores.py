@@ -23,6 +23,7 @@ __all__ = [
     "evidence",
     "finalists",
     "like",
+    "loss_difference",
     "parameters_of",
     "table_of",
     "values_of",
@@ -138,6 +139,12 @@ class FinalistRow:
     values: tuple[float, ...]  # the user's metric on the selection split, one a task
 
 
+def loss_difference(objective: Objective, ours: Scores, theirs: Scores) -> Estimate:
+    """Our mean loss less theirs, in pairs; its 95 % limits are 1.96 standard errors away."""
+    mean, error = objective.difference(ours, theirs)
+    return Estimate(mean, mean - _NORMAL_95 * error, mean + _NORMAL_95 * error)
+
+
 def finalists(run: RunRecord) -> list[FinalistRow]:
     """Compare the finalists, the best on the selection split first."""
     base = run.on_selection.get(BASE)
@@ -154,8 +161,7 @@ def _row(run: RunRecord, trial: Trial, objective: Objective | None) -> FinalistR
     behind = None
     picked = None if run.chosen is None else run.on_selection.get(run.chosen.number)
     if objective is not None and picked is not None and picked is not scores:
-        mean, error = objective.difference(scores, picked)
-        behind = Estimate(mean, mean - _NORMAL_95 * error, mean + _NORMAL_95 * error)
+        behind = loss_difference(objective, scores, picked)
     return FinalistRow(
         trial,
         search_loss=searched.scalar(trial.scores) if searched and trial.scores else None,

@@ -1,0 +1,300 @@
+"""Compare members, baselines, results of runs and tailorings on the same unseen examples.
+
+Scores that a run has recorded are used; what is missing is scored and timed once, and kept in
+``compare.json`` beside the first run.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gptailor.app.settings import config_of_run, with_recorded_settings
+from gptailor.core.objective import Objective
+from gptailor.core.score_table import best_member, mean_scores, score_table
+from gptailor.core.statistics import Estimate
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Job, Scores
+from gptailor.errors import ConfigError, RecordError, unknown
+from gptailor.record.entries import Header
+from gptailor.record.evaluation_file import ComparisonFile, read_comparison
+from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.comparison import ComparedModel, Comparison
+from gptailor.report.scores import loss_difference, parameters_of
+
+__all__ = ["compare"]
+
+SPLITS = ("search", "selection", "test")  # in the order of a task's digest
+_TOGETHER = 8  # models that are scored before the file is written
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is compared, and what is known of it."""
+
+    runs: tuple[RunRecord, ...]
+    files: tuple[Path, ...]  # of loose tailorings
+    models: tuple[ComparedModel, ...]
+    split: str
+
+    @property
+    def header(self) -> Header:
+        """Of the first run."""
+        return self.runs[0].header
+
+    @property
+    def n_examples(self) -> int:
+        """Of the task with the most examples."""
+        tasks = self.header.tasks.values()
+        return max(t.test if self.split == "test" else t.selection for t in tasks)
+
+
+def compare(  # noqa: PLR0913  # what may be said of a comparison
+    runs: Sequence[Path],
+    tailorings: Sequence[Path] = (),
+    *,
+    config: Path | None = None,
+    against: str = "best",
+    split: str = "test",
+    with_speed: bool = True,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Put whole members, baselines, results and tailorings side by side.
+
+    Args:
+        runs: Folders of runs of the same family and tasks. A run of baselines gives one row a
+            baseline, another its chosen candidate.
+        tailorings: Paths of tailoring.yaml files, a row each.
+        config: The tailor.yaml, where it names a metric of your own.
+        against: Which row differences are taken from: its name, or ``best``, the best member.
+        split: ``test``, or ``selection``.
+        with_speed: Whether models are timed.
+        on_message: Called with a sentence before what takes long.
+
+    Raises:
+        UserError: The runs can't be compared, or a model can't be made.
+    """
+    if split not in SPLITS[1:]:
+        raise ConfigError(unknown("split", split, SPLITS[1:]))
+    records = tuple(read_run(run, with_evaluation=False) for run in runs)
+    _refuse_unlike(records, split)
+    models, notes = _models(records, tailorings)
+    asked = _Asked(records, tuple(tailorings), models, split)
+    file, failures = _completed(asked, config, with_speed, on_message)
+    scores = _recorded(asked) | file.scores.get(split, {})
+    able = [model for model in models if model.tailoring.digest in scores]
+    if with_speed:
+        able = [replace(model, speed=_speed(asked.header, model, file)) for model in able]
+    by_name = {model.name: scores[model.tailoring.digest] for model in able}
+    return _comparison(asked, able, by_name, against, (*notes, *failures))
+
+
+def _comparison(
+    asked: _Asked,
+    models: Sequence[ComparedModel],
+    scores: Mapping[str, Scores],
+    against: str,
+    notes: tuple[str, ...],
+) -> Comparison:
+    header = asked.header
+    if BASE not in scores:
+        raise RecordError([f"the base can't be compared with: {note}" for note in notes])
+    metrics = {goal.task: goal.metric for goal in header.goals}
+    members = [name for name in header.family.members if name in scores]
+    best = best_member({name: scores[name] for name in members}, metrics) or BASE
+    row = _row_named(models, best if against == "best" else against)
+    table = score_table(
+        scores,
+        metrics,
+        chances={task: facts.chance.get(asked.split, ()) for task, facts in header.tasks.items()},
+        members=members,
+        against=row,
+    )
+    objective = Objective(header.goals, scores[BASE])
+    losses = {name: loss_difference(objective, one, scores[row]) for name, one in scores.items()}
+    return Comparison(
+        header,
+        asked.split,
+        tuple(models),
+        row,
+        table,
+        mean_scores(scores, row),
+        {name: loss for name, loss in losses.items() if math.isfinite(loss.value)},
+        notes,
+    )
+
+
+def _row_named(models: Sequence[ComparedModel], wanted: str) -> str:
+    """The name of a row, of which the name or the origin is given."""
+    names = [model.name for model in models]
+    origins = {model.origin: model.name for model in reversed(models)}
+    if wanted in names:
+        return wanted
+    if wanted not in origins:
+        raise ConfigError(f"--against: {unknown('row', wanted, ('best', *names))}")
+    return origins[wanted]
+
+
+def _refuse_unlike(records: Sequence[RunRecord], split: str) -> None:
+    """Refuse runs whose members or examples are not those of the first."""
+    first, *others = records
+    problems = []
+    for other in others:
+        ours, theirs = first.header.family.digests, other.header.family.digests
+        unlike = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        if unlike:
+            problems.append(
+                f"{other.folder}: has another family than {first.folder} ({', '.join(unlike)}); "
+                "compare runs whose members are the same"
+            )
+        examples, theirs = _digests(first.header, split), _digests(other.header, split)
+        unlike = [n for n in {**examples, **theirs} if examples.get(n) != theirs.get(n)]
+        if unlike:
+            problems.append(
+                f"{other.folder}: has other {split} examples than {first.folder} in the tasks "
+                f"{', '.join(unlike)}; compare runs with the same tasks, examples and seed"
+            )
+    if problems:
+        raise RecordError(problems)
+
+
+def _digests(header: Header, split: str) -> dict[str, str]:
+    """Task to the digest of one split's examples."""
+    digests = {}
+    for task, facts in header.tasks.items():
+        parts = facts.digest.split("-")
+        digests[task] = parts[SPLITS.index(split)] if len(parts) == len(SPLITS) else facts.digest
+    return digests
+
+
+def _models(
+    records: Sequence[RunRecord], files: Iterable[Path]
+) -> tuple[tuple[ComparedModel, ...], list[str]]:
+    """The rows in order: members, runs, files; and notes on what has none."""
+    header, notes = records[0].header, []
+    n_layers, whole = header.family.n_layers, header.family.parameters or None
+    found = [
+        ComparedModel(member, Tailoring.whole(member, n_layers), "whole member", whole)
+        for member in header.family.members
+    ]
+    for record in records:
+        found += _rows(record)
+        baselines = record.baselines.values()
+        notes += [f"{e.name} on {e.member} failed: {e.failure}" for e in baselines if e.failure]
+    for file in files:
+        tailoring = Tailoring.load(file)
+        tailoring.check(header.family.members, n_layers)
+        size = parameters_of(header, tailoring)
+        found.append(ComparedModel(str(file), tailoring, str(file), size))
+    models: dict[str, ComparedModel] = {}
+    for model in found:
+        name = model.name if model.name not in models else f"{model.name} ({model.origin})"
+        if name not in models:  # the same run or file twice is one row
+            models[name] = replace(model, name=name)
+    return tuple(models.values()), notes
+
+
+def _rows(record: RunRecord) -> list[ComparedModel]:
+    """The baselines of a run, or the chosen candidate of a search, each with what it has cost."""
+    chosen, spent = record.chosen_trial, record.spent
+    made: list[tuple[str, Tailoring, int, float]] = [
+        (f"{e.name} on {e.member}", e.tailoring, e.alone_layer_tokens, e.seconds)
+        for e in record.baselines.values()
+        if e.tailoring is not None
+    ]
+    if not made and chosen is not None:
+        tokens = sum(each.evaluation.layer_tokens for each in record.trials)
+        cost = tokens, max(record.elapsed.values(), default=0.0)
+        cost = cost if spent is None else (spent.layer_tokens, spent.seconds)
+        made.append((record.folder.resolve().name, chosen.tailoring, *cost))
+    if not made:
+        raise RecordError(
+            f"{record.folder}: nothing was chosen yet; finish it by the command that began it, or "
+            "leave it out"
+        )
+    header, folder = record.header, str(record.folder)
+    return [
+        ComparedModel(name, model, folder, parameters_of(header, model), tokens, seconds)
+        for name, model, tokens, seconds in made
+    ]
+
+
+def _recorded(asked: _Asked) -> dict[str, Scores]:
+    """Digest of a tailoring to its scores, where a run has recorded them."""
+    scores: dict[str, Scores] = {}
+    for record in asked.runs:
+        models = record.on_test if asked.split == "test" else record.on_selection
+        for model, found in models.items():
+            if isinstance(model, int):
+                tailoring = record.proposals[model].tailoring
+            else:
+                tailoring = Tailoring.whole(model, asked.header.family.n_layers)
+            scores.setdefault(tailoring.digest, found)
+    return scores
+
+
+def _completed(
+    asked: _Asked, config: Path | None, with_speed: bool, on_message: Callable[[str], None]
+) -> tuple[ComparisonFile, list[str]]:
+    """What was compared before, and what is measured now; and why models have no scores."""
+    first, tasks = asked.runs[0], _digests(asked.header, asked.split)
+    file = read_comparison(first.folder, asked.header.family.digests)
+    if file.tasks.get(asked.split) != tasks:
+        scores = {name: one for name, one in file.scores.items() if name != asked.split}
+        file = file.model_copy(
+            update={"tasks": file.tasks | {asked.split: tasks}, "scores": scores}
+        )
+    known = _recorded(asked).keys() | file.scores.get(asked.split, {}).keys()
+    missing = {m.tailoring.digest: m for m in asked.models if m.tailoring.digest not in known}
+    shapes = {_shape(asked.header, m.tailoring): m.tailoring for m in asked.models}
+    untimed = with_speed and not shapes.keys() <= file.seconds.keys()
+    if not missing and not untimed:
+        return file, []
+    on_message("loading the family and the tasks ...")
+    from gptailor.app.measure_models import (  # slow: problems come first
+        open_evaluator,
+        time_in_turns,
+    )
+
+    settings = with_recorded_settings(config_of_run(first, config, "compare"), first)
+    folders = [*(record.folder for record in asked.runs), *(path.parent for path in asked.files)]
+    evaluator = open_evaluator(settings, first, folders)
+    for model in missing.values():
+        evaluator.engine.family.check(model.tailoring)
+    failures, todo = [], list(missing.values())
+    for start in range(0, len(todo), _TOGETHER):
+        group = todo[start : start + _TOGETHER]
+        on_message(f"scoring {', '.join(model.name for model in group)} ...")
+        jobs = [Job(model.tailoring, asked.n_examples, asked.split) for model in group]
+        done = list(zip(group, evaluator.evaluate(jobs), strict=True))
+        failures += [f"{m.name} can't be scored: {one.failure}" for m, one in done if one.failure]
+        new = {m.tailoring.digest: one.scores for m, one in done if one.scores is not None}
+        old = file.scores.get(asked.split, {})
+        scores = file.scores | {asked.split: old | new}
+        file = file.model_copy(update={"scores": scores})
+        file.save(first.folder)
+    if untimed:
+        on_message(f"timing {len(shapes)} models in turns ...")
+        seconds = time_in_turns(evaluator, shapes, asked.split, asked.n_examples)
+        file = file.model_copy(update={"seconds": seconds})
+        file.save(first.folder)
+    return file, failures
+
+
+def _shape(header: Header, tailoring: Tailoring) -> str:
+    """What the speed of a model depends on: how many layers, or which where they differ."""
+    kinds = (header.family.model or {}).get("layer_types") or [""]
+    if len({*header.family.layer_parameters}) == 1 and len({*map(str, kinds)}) == 1:
+        return f"{len(tailoring.layers)} layers"
+    return "layers " + ",".join(str(spec.position) for spec in tailoring.layers)
+
+
+def _speed(header: Header, model: ComparedModel, file: ComparisonFile) -> Estimate:
+    """How many times as fast as the base: the median of the rounds, the lowest, the highest."""
+    base = file.seconds[_shape(header, Tailoring.whole(BASE, header.family.n_layers))]
+    ratios = [
+        slow / quick
+        for slow, quick in zip(base, file.seconds[_shape(header, model.tailoring)], strict=True)
+    ]
+    return Estimate(statistics.median(ratios), min(ratios), max(ratios))

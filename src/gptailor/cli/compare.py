@@ -1,0 +1,62 @@
+"""``gptailor compare``: members, baselines, results and tailorings on the same unseen examples."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen
+
+__all__ = ["command"]
+
+
+def command(  # noqa: PLR0913, PLR0917  # each is an option
+    runs: Annotated[list[Path], path_argument("Folders of runs of the same family and tasks.")],
+    tailoring: Annotated[
+        list[Path] | None, path_option("A tailoring.yaml to compare too; may be repeated.")
+    ] = None,
+    config: Annotated[
+        Path | None, path_option("The tailor.yaml, if it names a metric of your own.")
+    ] = None,
+    against: Annotated[
+        str, typer.Option(help="The row that differences are from: its name, or 'best' (member).")
+    ] = "best",
+    split: Annotated[str, typer.Option(help="test, or selection.")] = "test",
+    out: Annotated[
+        Path | None,
+        path_option("The page; in the first run if absent.", "--out", "-o"),
+    ] = None,
+    speed: Annotated[bool, typer.Option(help="Time the models in turns.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Put members, baselines, results and tailorings side by side on unseen examples."""
+    from gptailor.app.compare_runs import compare
+    from gptailor.report.comparison import PAGE, grids, write_comparison
+
+    comparison = compare(
+        runs,
+        tailoring or (),
+        config=config,
+        against=against,
+        split=split,
+        with_speed=speed,
+        on_message=lambda text: errors.print(text, style="dim"),
+    )
+    path = write_comparison(comparison, out or runs[0] / PAGE)
+    if as_json:
+        typer.echo(json.dumps(comparison.to_plain(), allow_nan=False))
+        return
+    for grid in grids(comparison):
+        table = Table(*grid.head, title=grid.title, title_justify="left", box=SIMPLE_HEAD)
+        for row in grid.rows:
+            table.add_row(*row, end_section=True)
+        screen.print(table)
+    for note in comparison.notes:
+        screen.print(f"note: {note}")
+    screen.print(
+        f"differences from {comparison.against}, on the {split} split, with 95 % intervals; "
+        f"best member: {comparison.table.best}\nthe page: {path}"
+    )

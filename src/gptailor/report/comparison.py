@@ -1,0 +1,190 @@
+"""Members, baselines, results of runs and tailorings side by side, as tables, JSON and a page."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptailor.core.metrics import METRICS
+from gptailor.core.score_table import MeanScore, ScoreTable, Share, plain_estimate
+from gptailor.core.statistics import Estimate
+from gptailor.core.tailoring import Tailoring
+from gptailor.record.entries import Header
+from gptailor.report.page import write_page
+from gptailor.report.words import amount, decimal, duration, interval, percent
+
+__all__ = ["PAGE", "ComparedModel", "Comparison", "Grid", "grids", "write_comparison"]
+
+PAGE = "compare.html"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedModel:
+    """One row of a comparison."""
+
+    name: str
+    tailoring: Tailoring
+    origin: str  # `whole member`, or the run's folder or the file that it comes from
+    parameters: int | None  # None where the record does not have them per layer
+    layer_tokens: int | None = None  # that finding it cost; None where nothing was to be found
+    seconds: float | None = None  # that finding it took
+    speed: Estimate | None = None  # how many times as fast as the base; None where not measured
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Models scored on the same examples."""
+
+    header: Header  # of the first run
+    split: str
+    models: tuple[ComparedModel, ...]
+    against: str  # the row that differences are taken from
+    table: ScoreTable
+    means: Mapping[str, Mapping[str, MeanScore]]  # metric to model to its mean over the tasks
+    losses: Mapping[str, Estimate]  # model to its mean loss less that of the row compared with
+    notes: tuple[str, ...] = ()
+
+    def to_plain(self) -> dict[str, Any]:
+        """The JSON form; infinite numbers are None."""
+        return {
+            "split": self.split,
+            "against": self.against,
+            "best_member": self.table.best,
+            "models": [self._plain(model) for model in self.models],
+            "notes": list(self.notes),
+        }
+
+    def _plain(self, model: ComparedModel) -> dict[str, Any]:
+        name = model.name
+        return {
+            "name": name,
+            "origin": model.origin,
+            "digest": model.tailoring.digest,
+            "n_layers": len(model.tailoring.layers),
+            "parameters": model.parameters,
+            "layer_tokens": model.layer_tokens,
+            "seconds": model.seconds,
+            **plain_estimate("speed", model.speed),
+            **plain_estimate("loss_difference", self.losses.get(name)),
+            "means": {
+                metric: plain_estimate("value", means[name].score, "interval")
+                | plain_estimate("difference", means[name].difference)
+                for metric, means in self.means.items()
+            },
+            "mean": self.table.means[name].to_plain(),
+            "tasks": [row.to_plain() for row in self.table.rows_of(name)],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of text; the lines of a cell are separated by newlines, the first cell is a name."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def grids(comparison: Comparison) -> tuple[Grid, ...]:
+    """The tables of a comparison: what models keep and cost, means of metrics, tasks."""
+    return _kept(comparison), _means(comparison), _tasks(comparison)
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Write a page about a comparison; it opens offline and runs nothing.
+
+    Raises:
+        UserError: The file can't be written, or is another's.
+    """
+    facts = {"comparison": comparison, "header": comparison.header, "grids": grids(comparison)}
+    write_page(path, "comparison.html.jinja", lambda: facts)
+    return path
+
+
+def _kept(comparison: Comparison) -> Grid:
+    best = comparison.table.best
+    members = ["base"] if best in (None, "base") else ["base", str(best)]
+    head = [text for name in members for text in (f"of {name}", "above chance")]
+    rows = []
+    for model in comparison.models:
+        mean = comparison.table.means[model.name]
+        shares = [
+            cell for share in (mean.of_base, mean.of_best)[: len(members)] for cell in _cells(share)
+        ]
+        rows.append(
+            (
+                model.name,
+                str(len(model.tailoring.layers)),
+                "" if model.parameters is None else amount(model.parameters),
+                _estimated(model.speed, "{:.2f}x".format),
+                *shares,
+                _difference(comparison.losses.get(model.name), higher_is_better=False),
+                "" if model.layer_tokens is None else amount(model.layer_tokens),
+                "" if model.seconds is None else duration(model.seconds),
+            )
+        )
+    loss = f"loss, from\n{comparison.against}"
+    costs = ("layer-tokens\nof the search", "its time")
+    head = ["model", "layers", "parameters", "speed", *head, loss, *costs]
+    return Grid("What is kept, and what it cost", tuple(head), tuple(rows))
+
+
+def _means(comparison: Comparison) -> Grid:
+    rows = [
+        (
+            model.name,
+            *(
+                _scored(means[model.name].score, means[model.name].difference, metric)
+                for metric, means in comparison.means.items()
+            ),
+        )
+        for model in comparison.models
+    ]
+    head = [f"{metric} {_direction(metric)}" for metric in comparison.means]
+    return Grid("Means over the tasks", ("model", *head), tuple(rows))
+
+
+def _tasks(comparison: Comparison) -> Grid:
+    table, rows = comparison.table, []
+    for model in comparison.models:
+        found = [table.row(model.name, task.task) for task in table.tasks]
+        cells = ["" if r is None else _scored(r.score, r.difference, r.metric) for r in found]
+        rows.append((model.name, *cells))
+    head = [
+        f"{task.task}\n{task.metric} {_direction(task.metric)}\non {task.n_examples}"
+        + ("" if task.chance is None else f"\nchance {task.chance:.3f}")
+        for task in table.tasks
+    ]
+    return Grid("Task by task", ("model", *head), tuple(rows))
+
+
+def _cells(share: Share | None) -> tuple[str, str]:
+    """The share of a member's score, and that above chance."""
+    if share is None:
+        return "", ""
+    above = "not above\nchance" if share.at_chance else _estimated(share.above_chance, percent)
+    return _estimated(share.kept, percent), above
+
+
+def _scored(score: Estimate, difference: Estimate | None, metric: str) -> str:
+    better = METRICS[metric].higher_is_better
+    lines = _estimated(score, decimal), _difference(difference, higher_is_better=better)
+    return "\n".join(line for line in lines if line)
+
+
+def _difference(found: Estimate | None, *, higher_is_better: bool) -> str:
+    """A difference with its limits, and which side of 0 both are on."""
+    if found is None or (found.is_point and found.value == 0):
+        return ""
+    text = _estimated(found, lambda value: f"{'+' if value > 0 else ''}{decimal(value)}")
+    if found.low > 0 or found.high < 0:
+        text += "\nbetter" if (found.low > 0) == higher_is_better else "\nworse"
+    return text
+
+
+def _estimated(found: Estimate | None, form: Callable[[float], str]) -> str:
+    return "" if found is None else f"{form(found.value)}\n{interval(found, form)}"
+
+
+def _direction(metric: str) -> str:
+    return "↑" if METRICS[metric].higher_is_better else "↓"

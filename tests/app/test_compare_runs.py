@@ -1,0 +1,211 @@
+"""Models side by side, from what runs have recorded: nothing is loaded or scored here."""
+
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded_runs import Sketch, record_of, write_lines, write_run
+
+from gptailor.app.compare_runs import compare
+from gptailor.core.metrics import aggregate
+from gptailor.core.score_table import MeanScore
+from gptailor.core.statistics import paired_difference
+from gptailor.errors import ConfigError, RecordError
+from gptailor.record.run_record import read_run
+from gptailor.report.comparison import Comparison, write_comparison
+
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("two runs")
+    runs = [
+        write_run(root / name, Sketch(n_trials=6, seed=seed))
+        for seed, name in enumerate(("one", "two"))
+    ]
+    return runs[0], runs[1]
+
+
+@pytest.fixture(scope="module")
+def both(two_runs: tuple[Path, Path]) -> Comparison:
+    return compare(two_runs, with_speed=False)
+
+
+def changed(folder: Path, change: Callable[[Lines], object], **fields: Any) -> Path:
+    lines = record_of(Sketch(n_trials=6, **fields))
+    change(lines)
+    write_lines(folder, lines)
+    return folder
+
+
+def test_members_and_results_stand_on_the_same_examples(
+    two_runs: tuple[Path, Path], both: Comparison
+) -> None:
+    assert [model.name for model in both.models] == ["base", "math", "code", "common", "one", "two"]
+    first, second = (read_run(run).test_scores for run in two_runs)
+    assert both.against == both.table.best == "base"
+    for name, scores in {"math": first["math"], "two": second["result"]}.items():
+        row = both.table.row(name, "capitals")
+        assert row is not None
+        measured = scores.tasks["capitals"]["acc"]
+        assert row.score.value == measured.value
+        assert row.difference == paired_difference(measured, first["base"].tasks["capitals"]["acc"])
+    assert [model.parameters for model in both.models][-1] == 109_734_760
+
+
+def test_the_cost_of_a_run_is_that_of_its_trials_where_no_other_is_recorded(
+    two_runs: tuple[Path, Path], both: Comparison
+) -> None:
+    run, model = read_run(two_runs[0]), both.models[4]
+    assert model.layer_tokens == sum(trial.evaluation.layer_tokens for trial in run.trials)
+    assert model.seconds == max(run.elapsed.values())
+    assert both.models[0].layer_tokens is None
+
+
+def test_a_metric_of_all_tasks_is_averaged_over_them(
+    two_runs: tuple[Path, Path], both: Comparison
+) -> None:
+    assert list(both.means) == ["gold_bits_per_byte"]  # acc is not measured on one of them
+    tasks = read_run(two_runs[0]).test_scores["math"].tasks
+    values = [metrics["gold_bits_per_byte"].value for metrics in tasks.values()]
+    mean = both.means["gold_bits_per_byte"]["math"]
+    assert isinstance(mean, MeanScore)
+    assert mean.score.value == pytest.approx(sum(values) / 3)
+    assert mean.score.low < mean.score.value < mean.score.high
+    base = both.means["gold_bits_per_byte"]["base"]
+    assert mean.difference.value == pytest.approx(mean.score.value - base.score.value)
+
+
+def test_the_loss_is_the_objective_s_less_that_of_the_row_compared_with(
+    two_runs: tuple[Path, Path],
+) -> None:
+    comparison = compare(two_runs, against="math", with_speed=False)
+    scores = read_run(two_runs[0]).test_scores
+
+    def loss(name: str) -> float:
+        base, own = scores["base"].tasks, scores[name].tasks
+        metrics = (("capitals", "acc", -1), ("stories", "acc", -1), ("python", "bits_per_byte", 1))
+        gaps = [
+            sign * (aggregate(m, own[t][m].values, own[t][m].weights) / base[t][m].value - 1)
+            for t, m, sign in metrics
+        ]
+        return sum(gaps) / 3
+
+    assert comparison.losses["one"].value == pytest.approx(loss("result") - loss("math"))
+    assert comparison.losses["math"].value == 0
+    assert comparison.against == "math"
+
+
+def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path) -> None:
+    def name_them(lines: Lines) -> None:
+        asked = [line["proposals"][0] for line in lines if line["kind"] == "asked"]
+        tested = next(line for line in lines if line["kind"] == "test" and "number" in line)
+        numbers = [line["number"] for line in lines if line["kind"] == "trial"]
+        cost = {"kind": "baseline", "member": "math", "seconds": 2.5, "layer_tokens": 7}
+        cost["alone_layer_tokens"] = 9
+        lines[-1:] = [tested | {"number": number} for number in numbers]
+        lines[1:1] = [cost | {"name": "laco", "failure": "no such layer"}]
+        for proposal in asked:
+            tailoring = proposal["tailoring"]
+            lines[1:1] = [cost | {"name": f"cut {proposal['number']}", "tailoring": tailoring}]
+
+    run = changed(tmp_path / "run", name_them, failing=0.0)
+    comparison = compare([run], with_speed=False)
+    rows = comparison.models[4:]
+    assert sorted(model.name for model in rows) == [f"cut {number} on math" for number in range(6)]
+    assert {(model.layer_tokens, model.seconds) for model in rows} == {(9, 2.5)}
+    assert comparison.notes == ("laco on math failed: no such layer",)
+
+
+def test_runs_of_one_name_are_told_apart_and_a_run_given_twice_is_one_row(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / at / "run", Sketch(n_trials=6)) for at in ("a", "b")]
+    comparison = compare([*runs, runs[1]], against=str(runs[1]), with_speed=False)
+    names = [model.name for model in comparison.models[4:]]
+    assert names == ["run", f"run ({runs[1]})"]
+    assert comparison.against == names[1]
+
+
+def set_digest(lines: Lines) -> None:
+    lines[0]["family"]["digests"]["math"] = "f" * 16
+
+
+def set_examples(lines: Lines) -> None:
+    lines[0]["tasks"]["stories"]["digest"] = "a-b-c"
+
+
+def test_what_can_not_be_compared_is_refused_with_a_sentence(
+    two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first = two_runs[0]
+    family, examples, cases = tmp_path / "family", tmp_path / "examples", []
+    cases.append((changed(family, set_digest), r"family: has another family than .*one \(math\)"))
+    cases.append(
+        (changed(examples, set_examples), r"other test examples than .* in the tasks stories")
+    )
+    ends = write_run(tmp_path / "open", Sketch(n_trials=6, ends=False))
+    cases.append((ends, "open: nothing was chosen yet"))
+    for other, sentence in cases:
+        with pytest.raises(RecordError, match=sentence):
+            compare([first, other], with_speed=False)
+    with pytest.raises(ConfigError, match=r"--against: .*'maths'.*'math'"):
+        compare([first], against="maths", with_speed=False)
+    with pytest.raises(ConfigError, match="split"):
+        compare([first], split="search", with_speed=False)
+
+
+def test_runs_that_searched_on_other_examples_are_compared_on_equal_unseen_ones(
+    tmp_path: Path,
+) -> None:
+    def set_all(search: str) -> Callable[[Lines], None]:
+        def change(lines: Lines) -> None:
+            for facts in lines[0]["tasks"].values():
+                facts["digest"] = f"{search}-s-t"
+
+        return change
+
+    runs = [changed(tmp_path / name, set_all(name)) for name in ("few", "many")]
+    assert len(compare(runs, with_speed=False).models) == 6
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+
+def test_the_page_stands_alone_and_shows_names_as_text(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "<script>alert(1)</script>", Sketch(n_trials=6))
+    path = write_comparison(compare([run], with_speed=False), tmp_path / "compare.html")
+    text = path.read_text(encoding="utf-8")
+    assert not {"script", "link", "img", "iframe"} & set(Tags(text).tags)
+    assert "&lt;script&gt;alert(1)" in text
+    assert "default-src 'none'" in text
+    (tmp_path / "other.html").write_text("mine", encoding="utf-8")
+    with pytest.raises(RecordError, match="no report of ours"):
+        write_comparison(compare([run], with_speed=False), tmp_path / "other.html")
+
+
+def test_the_command_prints_tables_or_json(
+    two_runs: tuple[Path, Path], run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, text, told = run_command("compare", *two_runs, "--no-speed", "--against", "two")
+    assert code == 0, told
+    assert "differences from two, on the test split" in text
+    assert (two_runs[0] / "compare.html").exists()
+    code, text, told = run_command("compare", *two_runs, "--no-speed", "--json")
+    assert code == 0, told
+    plain = json.loads(text)
+    assert plain["against"] == plain["best_member"] == "base"
+    assert [model["name"] for model in plain["models"]][-2:] == ["one", "two"]
+    task = plain["models"][-1]["tasks"][0]
+    assert task["chance"] == pytest.approx(0.25)
+    assert task["of_base"]["above_chance"] < task["of_base"]["kept"]
+    assert plain["models"][0]["speed"] is None
