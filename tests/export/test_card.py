@@ -153,6 +153,16 @@ def test_every_layer_is_listed_with_where_it_comes_from() -> None:
     ]
 
 
+def test_repairs_are_listed_and_not_left_to_llama_cpp() -> None:
+    layers = [LayerSpec.of(f"base:{layer}") for layer in (0, 2, 4)]
+    layers[1] = layers[1].with_repair(gain=0.5, refit_to=4, fitted="0123456789abcdef")
+    cut = Tailoring(tuple(layers))
+    card = model_card(dataclasses.replace(FACTS, tailoring=cut))
+    how = "multiplied by 0.5, refitted for the cut before 4, tensors of fitted/0123456789abcdef"
+    assert cells(card, "layer")[1] == ["1", "base:2", f"taken, what it adds {how}"]
+    assert "llama-quantize" not in card
+
+
 def test_cut_layers_are_named() -> None:
     assert "Cut: 2, 4." in model_card(FACTS)
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import FamilyError
-from gptailor.export import card_facts, export_checkpoint
+from gptailor.export import card_facts, export_checkpoint, export_gguf
 from gptailor.export.narrow import head_counts, narrowing
 from gptailor.family import Family, MemberSpec, load_family
 from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
@@ -33,8 +33,8 @@ def idle(
 ) -> Callable[..., Made]:
     """A family of one model with 4 kv-groups, some of it idle; that model with idle parts."""
 
-    def make(model_type: str, groups: tuple[int, ...], neurons: int) -> Made:
-        fields = FIELDS.get(model_type, {}) | {"num_hidden_layers": N_LAYERS}
+    def make(model_type: str, groups: tuple[int, ...], neurons: int, **own: Any) -> Made:
+        fields = FIELDS.get(model_type, {}) | {"num_hidden_layers": N_LAYERS} | own
         model = tiny_model(model_type, num_attention_heads=8, num_key_value_heads=4, **fields)
         root = tmp_path_factory.mktemp(model_type)
         model.save_pretrained(root)
@@ -79,6 +79,17 @@ def test_a_narrow_checkpoint_has_fewer_heads_and_the_logits_of_the_wide_model(
     assert facts.parameters == (family.parameters, n_parameters)
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "4 of 8 attention heads and 38 of 48 FFN neurons" in text
+
+
+def test_a_gguf_file_is_as_narrow(idle: Any, tmp_path: Path) -> None:
+    own = {"attention_bias": False, "mlp_bias": False}
+    family, model, tailoring = idle("llama", (0, 1), 16, **own)
+    export_gguf(family, tailoring, tmp_path / "m.gguf", dtype="f32")
+    read = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=torch.float32, attn_implementation="eager"
+    )
+    assert (read.config.num_key_value_heads, read.config.intermediate_size) == (2, 32)
+    torch.testing.assert_close(logits(read), logits(model), atol=1e-4, rtol=1e-4)
 
 
 def test_a_llama_keeps_heads_whose_number_divides_its_hidden_size(idle: Any) -> None:

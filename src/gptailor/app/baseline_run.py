@@ -11,6 +11,7 @@ from gptailor.baselines import BaselineContext, Statistics
 from gptailor.core.plugins import BASELINES
 from gptailor.core.trial import Proposal
 from gptailor.errors import ConfigError, UserError
+from gptailor.family.fitted import FOLDER
 from gptailor.record.entries import BaselineEntry
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
@@ -44,6 +45,8 @@ class _Baselines:
         self, assembly: Assembly, journal: Journal, on_message: Callable[[str], None]
     ) -> None:
         self._assembly, self._journal, self._on_message = assembly, journal, on_message
+        self._fitted = journal.path.with_name(FOLDER)
+        assembly.family.fitted.look_in(self._fitted)
         asked = assembly.config.search.options
         self.names: list[str] = asked["names"]
         self._member, self._seed, self._options = asked["member"], asked["seed"], asked["options"]
@@ -74,7 +77,7 @@ class _Baselines:
 
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""
-        statistics, space = self._statistics, self._assembly.space
+        statistics, space, family = self._statistics, self._assembly.space, self._assembly.family
         self._on_message(f"{name} on {self._member}: computing ...")
         statistics.begin()
         started, before = time.perf_counter(), statistics.layer_tokens
@@ -83,7 +86,8 @@ class _Baselines:
             compute = BASELINES.get(name)
             context = BaselineContext(statistics, space, self._seed)
             tailoring = compute(context, **self._options.get(name, {}))
-            self._assembly.family.check(tailoring)
+            family.check(tailoring)
+            family.fitted.save(tailoring, self._fitted)
         except UserError as error:
             tailoring, failure = None, "; ".join(error.problems)
         entry = BaselineEntry(

@@ -232,11 +232,15 @@ def _layers(facts: CardFacts) -> str:
 
 def _source(spec: LayerSpec) -> tuple[str, str]:
     sources = ", ".join(str(source) for source in spec.sources)
-    if spec.method is None:
-        return _text(sources), "taken"
-    how = [spec.method, *(f"{key} {_value(value)}" for key, value in spec.params)]
-    how += [f"differences from {spec.base}"] if spec.base is not None else []
-    return _text(sources), _text(f"merged: {', '.join(how)}")
+    how = ["taken"]
+    if spec.method is not None:
+        how = [f"merged: {spec.method}"]
+        how += [f"{key} {_value(value)}" for key, value in spec.params]
+        how += [f"differences from {spec.base}"] if spec.base is not None else []
+    how += [f"what it adds multiplied by {spec.gain:g}"] if spec.gain != 1.0 else []
+    how += [f"refitted for the cut before {spec.refit_to}"] if spec.refit_to is not None else []
+    how += [f"tensors of fitted/{spec.fitted}"] if spec.fitted is not None else []
+    return _text(sources), _text(", ".join(how))
 
 
 def _exact(facts: CardFacts) -> str:
@@ -264,8 +268,8 @@ def _pruned(facts: CardFacts) -> tuple[str, list[int]]:
     specs = [*facts.tailoring.layers, *facts.tailoring.outer_parts.values()]
     members = {member for spec in specs for member in spec.members}
     kept = [spec.position for spec in facts.tailoring.layers]
-    merged = any(spec.method is not None for spec in specs)
-    if merged or len(members) > 1 or not facts.uniform or kept != sorted(set(kept)):
+    changed = any(spec.method is not None or spec.repaired for spec in specs)
+    if changed or len(members) > 1 or not facts.uniform or kept != sorted(set(kept)):
         return BASE, []
     return members.pop(), [layer for layer in range(facts.n_layers) if layer not in kept]
 

@@ -295,6 +295,11 @@ def test_a_choice_among_equally_large_changes_is_refused(name: str, llama: Famil
     assert "equally large" in told
 
 
+def test_repaired_layers_are_refused(llama: Family) -> None:
+    told = refused(llama, Tailoring((of("base:0"), of("math:1").with_repair(gain=0.5))))
+    assert told.startswith("layers[1]: math:1, gain 0.5 has weights that are no member's")
+
+
 def test_sums_of_many_sources_are_refused(llama: Family) -> None:
     sources = [f"math:{layer}" for layer in range(5)]
     told = refused(llama, Tailoring((of(*sources, merge="task_arithmetic"),)))

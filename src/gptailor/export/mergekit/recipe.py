@@ -123,6 +123,8 @@ def mergekit_recipe(family: Family, tailoring: Tailoring, *, file_name: str = "r
 def _slice(
     documents: Documents, family: Family, key: str, spec: LayerSpec, *, norm_is_head: bool
 ) -> Slice:
+    if spec.repaired:
+        raise ExportError(f"{spec} has weights that are no member's, or a gain; {USE_HF}")
     if spec.method is None:
         return documents.taken(spec.sources[0])
 
