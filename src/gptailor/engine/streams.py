@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
 from gptailor.engine.walk import run_layer
@@ -49,6 +49,17 @@ class Streams:
         """Tokens that are run through each layer, padding counted."""
         return sum(batch.n_tokens for batch in self.batches)
 
+    @property
+    def hidden_size(self) -> int:
+        """H, numbers of one state."""
+        return int(self.engine.family.config.hidden_size)
+
+    def arguments(self, batch: int, position: int) -> Mapping[str, Any]:
+        """What a layer of the original position is called with beside the states of a batch."""
+        if not self._arguments:
+            self.embedded(Tailoring.whole(BASE, self.engine.family.n_layers))
+        return self._arguments[batch][position]
+
     @torch.inference_mode()
     def embedded(self, tailoring: Tailoring) -> list[Tensor]:
         """The states that enter the first layer."""
@@ -59,10 +70,12 @@ class Streams:
 
     @torch.inference_mode()
     def run(self, spec: LayerSpec, states: Sequence[Tensor]) -> list[Tensor]:
-        """The states after one layer; `embedded` must have been called before."""
+        """The states after one layer."""
         layer = self.engine.layers.get(spec)
-        given = (arguments[spec.position] for arguments in self._arguments)
-        return [run_layer(layer, *pair) for pair in zip(states, given, strict=True)]
+        return [
+            run_layer(layer, state, self.arguments(batch, spec.position))
+            for batch, state in enumerate(states)
+        ]
 
     def along(self, tailoring: Tailoring) -> Iterator[list[Tensor]]:
         """The states that enter each layer of a model in turn, and those after the last."""
@@ -74,13 +87,13 @@ class Streams:
 
     @torch.inference_mode()
     def tapped(
-        self, spec: LayerSpec, states: Sequence[Tensor], name: str
+        self, spec: LayerSpec, states: Mapping[int, Tensor], name: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run one layer and record what goes into one of its linear maps.
+        """Run one layer on some batches and record what goes into one of its linear maps.
 
         Args:
             spec: The layer.
-            states: What enters it.
+            states: Of each batch by its number, what enters the layer.
             name: The linear map's name inside the layer, such as ``mlp.down_proj``.
 
         Yields:
@@ -94,8 +107,8 @@ class Streams:
 
         handle = layer.get_submodule(name).register_forward_pre_hook(record)
         try:
-            for before, arguments in zip(states, self._arguments, strict=True):
-                after = run_layer(layer, before, arguments[spec.position])
+            for batch, before in states.items():
+                after = run_layer(layer, before, self.arguments(batch, spec.position))
                 yield inputs.pop(), after
         finally:
             handle.remove()

@@ -134,7 +134,7 @@ def _texts(path: Path) -> list[str]:
 
 
 def _json_texts(path: Path, content: str) -> Iterator[str]:
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -1,0 +1,93 @@
+"""The last linear map of a layer, whose outputs are added to the residual stream as they are."""
+
+import copy
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.engine.streams import Streams
+from gptailor.engine.walk import run_layer
+from gptailor.errors import ConfigError
+
+__all__ = ["LastMap", "last_map"]
+
+_NAMES = re.compile(
+    r"(^|\.)(down_proj|fc2|fc_out|dense_4h_to_h|(mlp|feed_forward|ffn)\.(c_proj|w2|wo))\.weight$"
+)
+_EXPERTS = re.compile(r"(^|\.)(experts|router|shared_experts?)\.")
+_TOLERANCE = 0.02  # relative error of the outputs, which are rounded to the family's dtype
+
+
+@dataclass(frozen=True, slots=True)
+class LastMap:
+    """A linear map that ends a layer."""
+
+    name: str  # inside the layer, such as ``mlp.down_proj``
+    transposed: bool  # whether its weight is (F, H), not (H, F)
+    factor: float  # of its outputs, before they are added to the stream
+
+    @property
+    def weight(self) -> str:
+        """The name of its weight."""
+        return f"{self.name}.weight"
+
+    def oriented(self, weight: Tensor) -> Tensor:
+        """Its weight as (H, F), or back."""
+        return weight.T if self.transposed else weight
+
+
+def last_map(streams: Streams, position: int) -> LastMap:
+    """Find the last map of the layers at a position, and check that the layer adds its outputs.
+
+    Raises:
+        ConfigError: The layer has none that could be refitted; says why.
+    """
+    family = streams.engine.family
+    kind = family.config.model_type
+    names = list(family.layer(Source(BASE, position)))
+    found = [name for name in names if _NAMES.search(name)]
+    if any(_EXPERTS.search(name) for name in names):
+        raise _refusal(kind, position, "is made of experts, each of which sees other tokens")
+    if len(found) != 1:
+        raise _refusal(kind, position, "has no single linear map at its end")
+    name = found[0].removesuffix(".weight")
+    weight = family.layer(Source(BASE, position))[found[0]]
+    transposed = weight.shape[0] != streams.hidden_size
+    factor = _factor(streams, position, name, transposed=transposed)
+    if factor is None:
+        raise _refusal(kind, position, f"does not add the outputs of {name} as they are")
+    return LastMap(name, transposed, factor)
+
+
+@torch.inference_mode()
+def _factor(streams: Streams, position: int, name: str, *, transposed: bool) -> float | None:
+    """The factor of a map's outputs in the stream; None where the layer does more with them.
+
+    The layer is run with the map and with its weight at 0, on one batch.
+    """
+    spec = LayerSpec((Source(BASE, position),))
+    states = streams.embedded(Tailoring.whole(BASE, streams.engine.family.n_layers))[0]
+    ((inputs, after),) = streams.tapped(spec, {0: states}, name)
+    silent = copy.deepcopy(streams.engine.layers.get(spec))
+    weight = silent.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    kept = weight.clone().float()
+    silent.get_submodule(name).load_state_dict(
+        {"weight": torch.zeros_like(weight)}, strict=False, assign=True
+    )
+    without = run_layer(silent, states, streams.arguments(0, position))
+    added = (after.float() - without.float())[streams.kept[0]]  # (n, H)
+    outputs = inputs[streams.kept[0]].float() @ (kept if transposed else kept.T)  # (n, H)
+    factor = float((added * outputs).sum() / outputs.square().sum())
+    error = float((added - factor * outputs).norm() / added.norm())
+    return factor if error < _TOLERANCE and factor > 0 else None
+
+
+def _refusal(kind: str, position: int, why: str) -> ConfigError:
+    return ConfigError(
+        f"repair: refit is not possible for models of type {kind!r}: layer {position} {why}; use "
+        "repair: scale or none"
+    )

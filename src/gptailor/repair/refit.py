@@ -1,0 +1,174 @@
+"""Refit the last map of layers before cuts: from uncut members, or cut after cut.
+
+The layer before a cut [s, e) is changed so that the stream after it is the one that enters layer e
+of the whole model. ReplaceMe (arXiv 2505.02819) fits a map behind ``down_proj``; here ``down_proj``
+itself is refitted, which contains that, with a ridge towards its own weights.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from gptailor.core.repair import cuts_of, refit_cuts, without_repair
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.engine.engine import Engine
+from gptailor.engine.layer_cache import LruCache
+from gptailor.engine.streams import Streams
+from gptailor.family.family import layer_weights
+from gptailor.repair.last_map import LastMap, last_map
+from gptailor.repair.regression import fitted_change
+
+__all__ = ["Refitter", "whole_of"]
+
+States = Sequence[Tensor]  # one (B, T, H) a batch
+Fitted = Mapping[str, Tensor]
+
+
+class Refitter:
+    """Refits layers from calibration rows.
+
+    Args:
+        engine: Has the members.
+        rows: Token ids.
+        cache_bytes: Most bytes of fitted tensors kept.
+    """
+
+    def __init__(
+        self, engine: Engine, rows: Sequence[tuple[int, ...]], *, cache_bytes: int = 2**30
+    ) -> None:
+        self.engine = engine
+        self.streams = Streams(engine, rows)
+        self._maps: dict[object, LastMap] = {}
+        self._whole: dict[str, list[list[Tensor]]] = {}  # member -> states by depth
+        self._fitted = LruCache[Fitted](cache_bytes)
+
+    def check(self) -> None:
+        """Refuse a family whose layers can't be refitted.
+
+        Raises:
+            ConfigError: Why not.
+        """
+        for position in range(self.engine.family.n_layers):
+            self._map(position)
+
+    def from_uncut(self, spec: LayerSpec) -> Fitted:
+        """Refit a layer from the streams of its sources' whole members, batches shared evenly.
+
+        It is made once and kept: any candidate with this layer before a cut of this end uses it.
+        """
+        known = self._fitted.get(spec)
+        if known is not None:
+            return known
+        assert spec.refit_to is not None, f"{spec} is not to be refitted"
+        before: dict[int, Tensor] = {}
+        wanted: dict[int, Tensor] = {}
+        for batch in range(len(self.streams.batches)):
+            source = spec.sources[batch % len(spec.sources)]
+            states = self._states(source.member)
+            assert source.layer is not None, "a layer's source names its layer"
+            before[batch] = states[source.layer][batch]
+            wanted[batch] = states[spec.refit_to][batch]
+        fitted = self._refitted(spec.with_repair(), before, wanted)
+        self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))
+        return fitted
+
+    def cut_after_cut(self, tailoring: Tailoring, *, later_layers: bool = False) -> Tailoring:
+        """Refit each cut on the model repaired so far, towards the same model without cuts.
+
+        Args:
+            tailoring: Its layers are in the order of their positions; its own repair is replaced.
+            later_layers: Also refit each layer behind the first cut to the whole model's stream.
+
+        Returns:
+            The tailoring; its refitted layers name the fitted tensors, which the family has.
+        """
+        n_layers = self.engine.family.n_layers
+        marked = refit_cuts(tailoring, n_layers)
+        whole = self.streams.along(whole_of(tailoring, n_layers))
+        depth, wanted = 0, next(whole)
+        states: States = wanted
+        layers: list[LayerSpec] = []
+        cut = False
+        for spec in marked.layers:
+            end = spec.refit_to or spec.position + 1
+            while depth < end:
+                depth, wanted = depth + 1, next(whole)
+            plain = spec.with_repair()
+            if spec.refit_to is not None or (cut and later_layers):
+                fitted = self._refitted(plain, dict(enumerate(states)), dict(enumerate(wanted)))
+                digest = self.engine.family.fitted.add(fitted)
+                plain = spec.with_repair(refit_to=spec.refit_to, fitted=digest)
+            cut = cut or spec.refit_to is not None
+            layers.append(plain)
+            states = self.streams.run(plain, states) if cut else wanted
+        return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
+
+    def _states(self, member: str) -> list[list[Tensor]]:
+        """A whole member's streams: by depth, then by batch."""
+        if member not in self._whole:
+            whole = Tailoring.whole(member, self.engine.family.n_layers)
+            self._whole[member] = list(self.streams.along(whole))
+        return self._whole[member]
+
+    def _map(self, position: int) -> LastMap:
+        kind = self.engine.family.kinds[position]
+        if kind not in self._maps:
+            self._maps[kind] = last_map(self.streams, position)
+        return self._maps[kind]
+
+    @torch.inference_mode()
+    def _refitted(
+        self, spec: LayerSpec, before: Mapping[int, Tensor], wanted: Mapping[int, Tensor]
+    ) -> Fitted:
+        """The fitted weight of a layer: given what enters it, and the streams wanted after it."""
+        last = self._map(spec.position)
+        family = self.engine.family
+        own = layer_weights(family, spec, family.dtype)[last.weight].to(self.engine.device)
+        weight = last.oriented(own).float()  # (H, F)
+        change = fitted_change(self._tokens(spec, last, before, wanted), weight)
+        new = last.oriented(weight + change).to(family.dtype)
+        return {last.weight: new.contiguous().cpu()}
+
+    def _tokens(
+        self,
+        spec: LayerSpec,
+        last: LastMap,
+        before: Mapping[int, Tensor],
+        wanted: Mapping[int, Tensor],
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Inputs of the last map, what its outputs are to gain, and weights 1 / |wanted|^2."""
+        tapped = self.streams.tapped(spec, before, last.name)
+        for batch, (inputs, after) in zip(before, tapped, strict=True):
+            kept = self.streams.kept[batch]
+            target = wanted[batch][kept].float()  # (n, H)
+            missing = (target - after[kept].float()) / last.factor
+            yield inputs[kept], missing, target.square().sum(dim=-1).clamp_min(1e-12).reciprocal()
+
+
+def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
+    """The same model with its cut layers put back, each made as the kept layer before it is.
+
+    Those before the first kept layer are made as that one.
+    """
+    plain = without_repair(tailoring)
+    by_position = {spec.position: spec for spec in plain.layers}
+    layers: list[LayerSpec] = []
+    for cut in cuts_of(plain, n_layers):
+        for position in range(cut.start, cut.end):
+            model = plain.layers[cut.before or 0]
+            shift = position - model.position
+            by_position[position] = _moved(model, shift)
+    layers = [by_position[position] for position in sorted(by_position)]
+    return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
+
+
+def _moved(spec: LayerSpec, shift: int) -> LayerSpec:
+    """The same members and parameters, so many positions later."""
+
+    def moved(source: Source) -> Source:
+        assert source.layer is not None, "a layer's source names its layer"
+        return Source(source.member, source.layer + shift)
+
+    base = None if spec.base is None else moved(spec.base)
+    return LayerSpec(tuple(map(moved, spec.sources)), spec.method, spec.params, base)

@@ -1,0 +1,82 @@
+"""Ridge regression of a change of a linear map, from sums over tokens."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Sums", "fitted_change"]
+
+# of the ridge, in units of the Gram matrix' mean diagonal entry
+_LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_HELD_OUT = 8  # one of so many tokens is held out to choose lambda: the last of each batch
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over tokens of outer products: inputs by inputs, and inputs by what is missing."""
+
+    gram: Tensor  # (F, F) float64
+    cross: Tensor  # (F, H) float64
+
+    @classmethod
+    def zero(cls, n_inputs: int, n_outputs: int, device: torch.device) -> "Sums":
+        """No token yet."""
+        shapes = (n_inputs, n_inputs), (n_inputs, n_outputs)
+        gram, cross = (torch.zeros(s, dtype=torch.float64, device=device) for s in shapes)
+        return cls(gram, cross)
+
+    def add(self, inputs: Tensor, missing: Tensor, weights: Tensor) -> None:
+        """Add tokens.
+
+        Args:
+            inputs: Of the linear map, (n, F).
+            missing: What its outputs are to gain, (n, H).
+            weights: How much each token counts, (n,).
+        """
+        weighted = inputs.float() * weights.float()[:, None]  # (n, F)
+        self.gram += weighted.T @ inputs.float()
+        self.cross += weighted.T @ missing.float()
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.gram + other.gram, self.cross + other.cross)
+
+    def error(self, change: Tensor) -> float:
+        """Weighted squared error of a change (F, H), less that of no change."""
+        return float((change * (self.gram @ change - 2 * self.cross)).sum())
+
+
+def fitted_change(tokens: Iterable[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Tensor:
+    """Fit the change of a linear map so that its outputs gain what is missing.
+
+    ``D = (A^T A + lambda I)^-1 A^T R`` over weighted tokens, a ridge towards the map as it is.
+    Lambda is the one with the least error on held-out tokens; then all tokens are fitted. Where
+    none is better than no change, the change is 0.
+
+    Args:
+        tokens: For each batch the inputs A (n, F), what is missing R (n, H), and weights (n,).
+        like: The map's weight, (H, F).
+
+    Returns:
+        The change of the weight, (H, F) float32.
+    """
+    sizes = like.shape[1], like.shape[0]
+    fit, held_out = Sums.zero(*sizes, like.device), Sums.zero(*sizes, like.device)
+    for batch in tokens:
+        n_fit = len(batch[0]) - len(batch[0]) // _HELD_OUT
+        fit.add(*(tensor[:n_fit] for tensor in batch))
+        held_out.add(*(tensor[n_fit:] for tensor in batch))
+    errors = {ridge: held_out.error(_solved(fit, ridge)) for ridge in _LAMBDAS}
+    best = min(errors, key=errors.__getitem__)
+    if errors[best] > 0:
+        return torch.zeros_like(like, dtype=torch.float32)
+    return _solved(fit + held_out, best).T.float()
+
+
+def _solved(sums: Sums, ridge: float) -> Tensor:
+    """The change (F, H) for a ridge in units of the mean diagonal."""
+    mean = float(sums.gram.diagonal().mean())
+    regular = sums.gram.clone()
+    regular.diagonal().add_(max(ridge * mean, torch.finfo(torch.float64).tiny))
+    return torch.cholesky_solve(sums.cross, torch.linalg.cholesky(regular))
