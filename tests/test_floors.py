@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config", "merge", "record", "searchers", "tasks", "workers", "convert"),
     ("family", "report", "study"),
     ("engine", "export", "evaluation"),
+    ("repair",),
     ("baselines",),
     ("forecast",),
     ("app",),

@@ -8,10 +8,12 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.header import header_of, task_digest
-from gptailor.app.inputs import load_members, open_tasks
+from gptailor.app.inputs import load_members, open_calibration, open_tasks
+from gptailor.app.repairs import Repairs
 from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
@@ -24,6 +26,7 @@ from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, tailored_config
+from gptailor.family.fitted import FOLDER
 from gptailor.family.layout import OUTER_PARTS
 from gptailor.forecast.forecast import forecast
 from gptailor.forecast.memory import peak_bytes
@@ -74,6 +77,7 @@ class Assembly:
     evaluator: Evaluator
     space: Space
     plan: Plan
+    repairs: Repairs
     proposals: SearchFunction | None = None  # instead of the configured searcher, if given
 
     def searcher(self, objective: Objective, references: Mapping[str, Scores]) -> Searcher:
@@ -111,7 +115,8 @@ class Assembly:
 
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
         """How another process, here or elsewhere, makes this evaluator."""
-        return ConfigEvaluatorFactory(self.config, _facts(self.family, self.tasks))
+        facts, folders = _facts(self.family, self.tasks), self.family.fitted.folders
+        return ConfigEvaluatorFactory(self.config, facts, folders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ class ConfigEvaluatorFactory:
     config: Config  # the study's; paths in it are read where the worker is
     # what must be equal there: ``digest of member math`` and the like to its value
     facts: Mapping[str, str]
+    fitted: tuple[Path, ...] = ()  # folders of fitted tensors that candidates may name
 
     @property
     def device(self) -> str:
@@ -149,6 +155,8 @@ class ConfigEvaluatorFactory:
         ]
         if problems:
             raise ConfigError(problems)
+        for folder in self.fitted:
+            assembly.family.fitted.look_in(folder)
         return assembly.evaluator
 
 
@@ -185,6 +193,9 @@ def assemble(
     family.release_pages()
     plan = _plan(config, family, tasks, n_removed)
     evaluator = evaluator_on(engine, tasks, rungs=plan.rungs)
+    repairs = Repairs(
+        config.repair, engine, functools.partial(open_calibration, config, family, tasks)
+    )
     space = Space(
         plan.n_layers,
         plan.n_removed,
@@ -195,13 +206,14 @@ def assemble(
         tied=family.tied,
         allowed=_expressible(family),
         outer_variants=_outer_variants(family),
+        repair=repairs.repairer,
     )
     if config.search.name != BASELINE:
         check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
     dtype = str(family.dtype).removeprefix("torch.")
     resolved = config.family.model_copy(update={"dtype": dtype})
     config = config.model_copy(update={"family": resolved})
-    return Assembly(config, family, tasks, evaluator, space, plan)
+    return Assembly(config, family, tasks, evaluator, space, plan, repairs)
 
 
 def evaluator_on(
@@ -265,7 +277,19 @@ def open_study(
         check_header(recorded, header, journal.path)
     else:
         journal.append(header)
-    return Study(journal, pool, assembly.searcher, plan=assembly.plan, on_progress=on_progress)
+    refit = None
+    if assembly.space.repair is not None:
+        folder = journal.path.with_name(FOLDER)
+        assembly.family.fitted.look_in(folder)
+        refit = functools.partial(assembly.repairs.refit, folder=folder)
+    return Study(
+        journal,
+        pool,
+        assembly.searcher,
+        plan=assembly.plan,
+        refit=refit,
+        on_progress=on_progress,
+    )
 
 
 def record_forecast(journal: Journal, assembly: Assembly) -> None:

@@ -59,7 +59,9 @@ class _Baselines:
             entry = self.known.get(name) or self._computed(name)
             if entry.tailoring is not None:
                 origin = f"{name} on {self._member}"
-                yield (Proposal(entry.tailoring, context.rungs[-1], origin),)
+                repair = context.space.repair
+                tailoring = entry.tailoring if repair is None else repair(entry.tailoring)
+                yield (Proposal(tailoring, context.rungs[-1], origin),)
             else:
                 failures.append(f"the baseline {name} on {self._member}: {entry.failure}")
         if len(failures) == len(self.names):

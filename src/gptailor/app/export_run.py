@@ -1,24 +1,30 @@
 """Export a run's model or a tailoring: find it, load the members, check them, write the format."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gptailor.app.header import refuse_changes
-from gptailor.app.inputs import load_members
+from gptailor.app.inputs import load_members, open_calibration, open_tasks
+from gptailor.app.repairs import Repairs
 from gptailor.app.settings import recorded_config
 from gptailor.config import Config, load_config
+from gptailor.config.schema import RepairConfig
 from gptailor.core.score_table import ScoreTable, score_table
 from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.engine import Engine
 from gptailor.errors import ConfigError, RecordError
 from gptailor.export import card_facts, export_checkpoint, model_card
 from gptailor.export.gguf.writer import export_gguf
 from gptailor.export.mergekit.recipe import export_recipe
 from gptailor.export.options import ExportOptions
 from gptailor.family import Family
+from gptailor.family.fitted import FOLDER
+from gptailor.record.ranking import BEST
 from gptailor.record.run_record import RunRecord, read_run
 
 __all__ = ["Provenance", "export", "find_provenance"]
@@ -57,6 +63,8 @@ def export(  # noqa: PLR0913  # what may be said of an export
     found = find_provenance(run, trial=trial, tailoring=tailoring)
     on_loading()
     family = family or load_members(found.config)
+    family.fitted.look_in((tailoring or run / BEST).parent / FOLDER)
+    found = dataclasses.replace(found, tailoring=_with_refits(found, family))
     family.check(found.tailoring)
     if found.record is not None:
         refuse_changes(found.record, family)
@@ -77,6 +85,17 @@ def export(  # noqa: PLR0913  # what may be said of an export
         card = model_card(facts)
         export_checkpoint(family, found.tailoring, out, card=card, **options.hf_arguments, **more)
     return family, found.tailoring
+
+
+def _with_refits(found: Provenance, family: Family) -> Tailoring:
+    """The tailoring, with the layers fitted that were to be fitted in the search."""
+    if all(spec.refit_to is None or spec.fitted is not None for spec in found.tailoring.layers):
+        return found.tailoring
+    tasks = open_tasks(found.config, family) if found.config.calibration.texts is None else {}
+    calibration = functools.partial(open_calibration, found.config, family, tasks)
+    repairs = Repairs(RepairConfig(name="refit"), Engine(family), calibration)
+    assert repairs.repairer is not None, "a refit repairs"
+    return repairs.named(found.tailoring)
 
 
 def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> Provenance:
@@ -108,4 +127,7 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
             chances={task: facts.chance.get("test", ()) for task, facts in tasks.items()},
         )
     n_tried = None if chosen is None else chosen.n_tried
-    return Provenance(config, record.proposals[trial].tailoring, record, scores, n_tried)
+    asked = record.proposals[trial].tailoring
+    if chosen is not None and trial == chosen.number:
+        asked = record.result or asked
+    return Provenance(config, asked, record, scores, n_tried)

@@ -59,6 +59,15 @@ class Run:
         return self.record.chosen_trial
 
     @property
+    def tailoring(self) -> Tailoring:
+        """The chosen tailoring, its repair included.
+
+        Raises:
+            RecordError: The search has not ended yet.
+        """
+        return self.record.result or self.best.tailoring
+
+    @property
     def trials(self) -> tuple[Trial, ...]:
         """Every trial in order, complete or failed."""
         return self.record.trials
@@ -221,7 +230,7 @@ def run_search(
                 assembly = with_baselines(assembly, journal, on_message)
             study = open_study(assembly, journal, on_progress=on_progress, pool=pool)
             record_forecast(journal, assembly)
-            chosen = study.run()
+            _, chosen = study.run()
             record_costs(journal, assembly)
             write_results(folder, chosen, study.front(), study.objective)
     return Run(folder, family=family)

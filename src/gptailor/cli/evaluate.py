@@ -79,7 +79,7 @@ def command(
             "score can't be told from chance"
         )
     if record is not None and tailoring is not None:
-        if record.chosen_trial is not None and tailoring == record.chosen_trial.tailoring:
+        if tailoring == record.result:
             save_evaluation(record.folder, models, tailoring, chances=chances)
         else:
             errors.print(f"{model} is not the model that {run} chose; its scores are not saved")

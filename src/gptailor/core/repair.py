@@ -43,15 +43,21 @@ def cuts_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
 
 
 def without_repair(tailoring: Tailoring) -> Tailoring:
-    """The same sources and merges, no layer repaired."""
-    return _with_layers(tailoring, [spec.with_repair() for spec in tailoring.layers])
+    """The same sources and merges, no cut repaired.
+
+    Fitted tensors that are not a refit, such as those of a narrower layer, are kept.
+    """
+    return _with_layers(tailoring, [_unrepaired(spec) for spec in tailoring.layers])
 
 
 def refit_cuts(tailoring: Tailoring, n_layers: int) -> Tailoring:
-    """Mark the layer before each cut to be refitted; what is before the first layer stays cut."""
-    layers = [spec.with_repair() for spec in tailoring.layers]
+    """Mark the layer before each cut to be refitted, unless it has fitted tensors of its own.
+
+    A cut before the first layer is not repaired.
+    """
+    layers = [_unrepaired(spec) for spec in tailoring.layers]
     for cut in cuts_of(tailoring, n_layers):
-        if cut.before is not None:
+        if cut.before is not None and layers[cut.before].fitted is None:
             layers[cut.before] = layers[cut.before].with_repair(refit_to=cut.end)
     return _with_layers(tailoring, layers)
 
@@ -72,7 +78,7 @@ def scale_cuts(
         norms: Member to the mean norms of the streams that enter positions 0 to `n_layers` of the
             whole member; of several sources the geometric mean counts.
     """
-    layers = [spec.with_repair() for spec in tailoring.layers]
+    layers = [_unrepaired(spec) for spec in tailoring.layers]
     factors = [1.0] * len(layers)
     for cut in cuts_of(tailoring, n_layers):
         if cut.before is None:
@@ -85,8 +91,15 @@ def scale_cuts(
     gains = [round(factor, 6) for factor in factors]
     return _with_layers(
         tailoring,
-        [spec.with_repair(gain=gain) for spec, gain in zip(layers, gains, strict=True)],
+        [
+            spec.with_repair(gain=gain, fitted=spec.fitted)
+            for spec, gain in zip(layers, gains, strict=True)
+        ],
     )
+
+
+def _unrepaired(spec: LayerSpec) -> LayerSpec:
+    return spec.with_repair(fitted=spec.fitted if spec.refit_to is None else None)
 
 
 def _next_position(spec: LayerSpec) -> int:

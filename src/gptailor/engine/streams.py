@@ -87,13 +87,13 @@ class Streams:
 
     @torch.inference_mode()
     def tapped(
-        self, spec: LayerSpec, states: Mapping[int, Tensor], name: str
+        self, spec: LayerSpec, states: Sequence[Tensor], name: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run one layer on some batches and record what goes into one of its linear maps.
+        """Run one layer and record what goes into one of its linear maps.
 
         Args:
             spec: The layer.
-            states: Of each batch by its number, what enters the layer.
+            states: What enters the layer, of all batches or of the first ones.
             name: The linear map's name inside the layer, such as ``mlp.down_proj``.
 
         Yields:
@@ -107,7 +107,7 @@ class Streams:
 
         handle = layer.get_submodule(name).register_forward_pre_hook(record)
         try:
-            for batch, before in states.items():
+            for batch, before in enumerate(states):
                 after = run_layer(layer, before, self.arguments(batch, spec.position))
                 yield inputs.pop(), after
         finally:

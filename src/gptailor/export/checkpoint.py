@@ -23,6 +23,7 @@ from gptailor.export.read_back import check_checkpoint
 from gptailor.family import Family, tailored_config
 from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.family import layer_weights, outer_weights
+from gptailor.family.fitted import FOLDER
 from gptailor.family.library_calls import quiet
 
 __all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint", "tailored_weights"]
@@ -94,6 +95,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
                     f"{name}: is a file of the checkpoint itself; give the extra file another name"
                 )
             (beside / name).write_text(text, encoding="utf-8")
+        family.fitted.save(tailoring, beside / FOLDER)
 
 
 def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:

@@ -53,6 +53,11 @@ class FittedWeights:
         """Look for files of fitted tensors in a folder, when they are needed."""
         self._folders[folder] = None
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders that are looked in."""
+        return tuple(self._folders)
+
     def get(self, digest: str) -> Mapping[str, Tensor]:
         """Fitted tensors by their digest.
 

@@ -38,6 +38,7 @@ __all__ = [
     "MetricFacts",
     "ModelEntry",
     "ModelKind",
+    "RefittedEntry",
     "RepairedEntry",
     "ResumedEntry",
     "SpentEntry",
@@ -140,7 +141,7 @@ def _compared(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-ModelKind = Literal["reference", "finalist", "test"]
+ModelKind = Literal["reference", "finalist", "refitted", "test"]
 
 
 class Header(_Entry):
@@ -191,7 +192,8 @@ class ModelEntry(_EvaluatedEntry):
     """A whole member or a candidate evaluated outside the search.
 
     ``reference`` is a member on the search split, ``finalist`` the base or a candidate on the
-    selection split, ``test`` a member or the chosen candidate on the test split.
+    selection split, ``refitted`` a candidate there with the refits of a `RefittedEntry`, ``test`` a
+    member or the chosen candidate on the test split.
     """
 
     kind: ModelKind
@@ -301,6 +303,16 @@ class RepairedEntry(_Entry):
     dropped_bytes: NonNegativeInt
 
 
+class RefittedEntry(_Entry):
+    """The repairs of a finalist, written before they are scored; they name fitted tensors."""
+
+    kind: Literal["refits"] = "refits"
+    number: NonNegativeInt
+    searched: TailoringField  # as it was scored in the search
+    refitted: TailoringField | None = None  # refitted cut after cut; None where only scaled
+    calibration: str  # digest of the rows that it was fitted on
+
+
 class ChosenEntry(_Entry):
     """The pick among the finalists."""
 
@@ -309,6 +321,7 @@ class ChosenEntry(_Entry):
     n_tried: NonNegativeInt  # distinct candidates that could have been chosen
     n_trials: NonNegativeInt  # evaluations in all
     reason: str
+    tailoring: TailoringField | None = None  # with its fitted tensors; None where it has none
 
 
 Entry: TypeAlias = (
@@ -321,6 +334,7 @@ Entry: TypeAlias = (
     | TrialEntry
     | ResumedEntry
     | RepairedEntry
+    | RefittedEntry
     | ChosenEntry
 )
 EntryT = TypeVar("EntryT", bound=Entry)

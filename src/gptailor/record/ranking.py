@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gptailor.core.objective import Objective, pareto_front
+from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Trial
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
@@ -53,10 +54,10 @@ def ranked(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[T
 
 
 def write_results(
-    folder: Path, chosen: Trial, front: Sequence[Trial], objective: Objective
+    folder: Path, chosen: Tailoring, front: Sequence[Trial], objective: Objective
 ) -> None:
     """Write the chosen tailoring and the Pareto front into the run's folder."""
-    chosen.tailoring.save(folder / BEST)
+    chosen.save(folder / BEST)
     tasks = [goal.task for goal in objective.goals]
     rows = [
         {

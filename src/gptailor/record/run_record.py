@@ -25,6 +25,7 @@ from gptailor.record.entries import (
     Header,
     ModelEntry,
     ModelKind,
+    RefittedEntry,
     RepairedEntry,
     ResumedEntry,
     SpentEntry,
@@ -152,6 +153,13 @@ class RunRecord:
         return next(trial for trial in self.trials if trial.number == self.chosen.number)
 
     @property
+    def result(self) -> Tailoring | None:
+        """The chosen tailoring, its repair included; None where the study has not ended."""
+        if self.chosen is None or self.chosen.tailoring is not None:
+            return None if self.chosen is None else self.chosen.tailoring
+        return self.proposals[self.chosen.number].tailoring
+
+    @property
     def test_scores(self) -> dict[str, Scores]:
         """Member, or ``result``, to its scores on the test split."""
         return self.with_result(self.on_test)
@@ -208,9 +216,9 @@ def run_of_lines(
     in_order = tuple(trials[number] for number in sorted(trials))
     evaluation = read_evaluation(folder) if with_evaluation else None
     record = RunRecord(folder, header, entries, proposals, in_order, evaluation, tuple(notes))
-    chosen = record.chosen_trial
+    result = record.result
     known = None if evaluation is None else evaluation.tailoring
-    if chosen is not None and known not in (None, chosen.tailoring.digest):
+    if result is not None and known not in (None, result.digest):
         return dataclasses.replace(record, evaluation=None, notes=(*notes, _OUTDATED))
     return record
 
@@ -221,23 +229,35 @@ def _check(
     """Check an entry against those before it; add what it says to proposals and trials."""
     if isinstance(entry, TrialEntry | ModelEntry) and entry.scores is not None:
         _check_scores(entry.scores, header)
+    for tailoring in _tailorings(entry):
+        tailoring.check(header.family.members, header.family.n_layers)
     match entry:
         case AskedEntry():
-            for asked in entry.proposals:
-                asked.tailoring.check(header.family.members, header.family.n_layers)
-                proposals[asked.number] = asked.proposal
-        case BaselineEntry(tailoring=Tailoring() as tailoring):
-            tailoring.check(header.family.members, header.family.n_layers)
+            proposals |= {asked.number: asked.proposal for asked in entry.proposals}
         case TrialEntry(number=number):
             if number not in proposals:
                 raise RecordError(f"trial {number} has an outcome, but was never asked")
             if number in trials:
                 raise RecordError(f"trial {number} has two outcomes")
             trials[number] = entry.trial(proposals[number])
-        case ModelEntry(number=int(number)) if number not in trials:
+        case ModelEntry(number=int(number)) | RefittedEntry(number=number) if number not in trials:
             raise RecordError(f"trial {number} was never evaluated")
         case ChosenEntry(number=number) if number not in trials or not trials[number].complete:
             raise RecordError(f"the chosen trial {number} was never scored")
+
+
+def _tailorings(entry: Entry) -> list[Tailoring]:
+    """Every tailoring that an entry names."""
+    match entry:
+        case AskedEntry():
+            return [asked.tailoring for asked in entry.proposals]
+        case BaselineEntry(tailoring=Tailoring() as tailoring):
+            return [tailoring]
+        case ChosenEntry(tailoring=Tailoring() as tailoring):
+            return [tailoring]
+        case RefittedEntry():
+            return [entry.searched, *([] if entry.refitted is None else [entry.refitted])]
+    return []
 
 
 def _check_scores(scores: Scores, header: Header) -> None:

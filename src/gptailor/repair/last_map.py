@@ -70,7 +70,7 @@ def _factor(streams: Streams, position: int, name: str, *, transposed: bool) -> 
     """
     spec = LayerSpec((Source(BASE, position),))
     states = streams.embedded(Tailoring.whole(BASE, streams.engine.family.n_layers))[0]
-    ((inputs, after),) = streams.tapped(spec, {0: states}, name)
+    ((inputs, after),) = streams.tapped(spec, [states], name)
     silent = copy.deepcopy(streams.engine.layers.get(spec))
     weight = silent.get_submodule(name).weight
     assert isinstance(weight, Tensor)

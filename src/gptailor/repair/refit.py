@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gptailor.core.repair import cuts_of, refit_cuts, without_repair
+from gptailor.core.repair import cuts_of, without_repair
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.layer_cache import LruCache
@@ -61,14 +61,14 @@ class Refitter:
         if known is not None:
             return known
         assert spec.refit_to is not None, f"{spec} is not to be refitted"
-        before: dict[int, Tensor] = {}
-        wanted: dict[int, Tensor] = {}
+        before: list[Tensor] = []
+        wanted: list[Tensor] = []
         for batch in range(len(self.streams.batches)):
             source = spec.sources[batch % len(spec.sources)]
             states = self._states(source.member)
             assert source.layer is not None, "a layer's source names its layer"
-            before[batch] = states[source.layer][batch]
-            wanted[batch] = states[spec.refit_to][batch]
+            before.append(states[source.layer][batch])
+            wanted.append(states[spec.refit_to][batch])
         fitted = self._refitted(spec.with_repair(), before, wanted)
         self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))
         return fitted
@@ -84,24 +84,25 @@ class Refitter:
             The tailoring; its refitted layers name the fitted tensors, which the family has.
         """
         n_layers = self.engine.family.n_layers
-        marked = refit_cuts(tailoring, n_layers)
+        plain = without_repair(tailoring)
+        ends = {cut.before: cut.end for cut in cuts_of(plain, n_layers)}
         whole = self.streams.along(whole_of(tailoring, n_layers))
         depth, wanted = 0, next(whole)
         states: States = wanted
         layers: list[LayerSpec] = []
         cut = False
-        for spec in marked.layers:
-            end = spec.refit_to or spec.position + 1
+        for index, spec in enumerate(plain.layers):
+            end = ends.get(index, spec.position + 1)
             while depth < end:
                 depth, wanted = depth + 1, next(whole)
-            plain = spec.with_repair()
-            if spec.refit_to is not None or (cut and later_layers):
-                fitted = self._refitted(plain, dict(enumerate(states)), dict(enumerate(wanted)))
-                digest = self.engine.family.fitted.add(fitted)
-                plain = spec.with_repair(refit_to=spec.refit_to, fitted=digest)
-            cut = cut or spec.refit_to is not None
-            layers.append(plain)
-            states = self.streams.run(plain, states) if cut else wanted
+            if index in ends or (cut and later_layers):
+                own = {} if spec.fitted is None else self.engine.family.fitted.get(spec.fitted)
+                fitted = self._refitted(spec, states, wanted)
+                digest = self.engine.family.fitted.add({**own, **fitted})
+                spec = spec.with_repair(refit_to=end, fitted=digest)
+            cut = cut or index in ends
+            layers.append(spec)
+            states = self.streams.run(spec, states) if cut else wanted
         return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
 
     def _states(self, member: str) -> list[list[Tensor]]:
@@ -118,9 +119,7 @@ class Refitter:
         return self._maps[kind]
 
     @torch.inference_mode()
-    def _refitted(
-        self, spec: LayerSpec, before: Mapping[int, Tensor], wanted: Mapping[int, Tensor]
-    ) -> Fitted:
+    def _refitted(self, spec: LayerSpec, before: States, wanted: States) -> Fitted:
         """The fitted weight of a layer: given what enters it, and the streams wanted after it."""
         last = self._map(spec.position)
         family = self.engine.family
@@ -134,14 +133,13 @@ class Refitter:
         self,
         spec: LayerSpec,
         last: LastMap,
-        before: Mapping[int, Tensor],
-        wanted: Mapping[int, Tensor],
+        before: States,
+        wanted: States,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Inputs of the last map, what its outputs are to gain, and weights 1 / |wanted|^2."""
         tapped = self.streams.tapped(spec, before, last.name)
-        for batch, (inputs, after) in zip(before, tapped, strict=True):
-            kept = self.streams.kept[batch]
-            target = wanted[batch][kept].float()  # (n, H)
+        for kept, stream, (inputs, after) in zip(self.streams.kept, wanted, tapped, strict=True):
+            target = stream[kept].float()  # (n, H)
             missing = (target - after[kept].float()) / last.factor
             yield inputs[kept], missing, target.square().sum(dim=-1).clamp_min(1e-12).reciprocal()
 
@@ -153,12 +151,10 @@ def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
     """
     plain = without_repair(tailoring)
     by_position = {spec.position: spec for spec in plain.layers}
-    layers: list[LayerSpec] = []
     for cut in cuts_of(plain, n_layers):
+        model = plain.layers[cut.before or 0]
         for position in range(cut.start, cut.end):
-            model = plain.layers[cut.before or 0]
-            shift = position - model.position
-            by_position[position] = _moved(model, shift)
+            by_position[position] = _moved(model, position - model.position)
     layers = [by_position[position] for position in sorted(by_position)]
     return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
 

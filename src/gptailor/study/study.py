@@ -26,6 +26,7 @@ from gptailor.record.entries import (
     EntryT,
     ModelEntry,
     ModelKind,
+    RefittedEntry,
     ResumedEntry,
     TrialEntry,
 )
@@ -36,6 +37,7 @@ from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
 
+_REFITTED = 3  # finalists, the best on the selection split, that are refitted cut after cut
 _HOPELESS = 8  # trials that all failed, before anything succeeded
 
 
@@ -61,6 +63,7 @@ class Study:
         pool: Where evaluations run.
         make_searcher: Makes the searcher, once the whole members are scored.
         plan: What is to be done.
+        refit: Makes the repairs of a finalist, its number given; None for no repair.
         on_progress: Called at every step.
         clock: The time in seconds.
 
@@ -68,18 +71,20 @@ class Study:
         RecordError: The record has the outcome of a trial that was never asked, or has it twice.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, and what it calls
         self,
         journal: StudyJournal,
         pool: WorkerPool,
         make_searcher: MakeSearcher,
         *,
         plan: Plan,
+        refit: Callable[[int, Tailoring], RefittedEntry] | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._journal, self._pool, self._plan = journal, pool, plan
         self._make_searcher, self._on_progress, self._clock = make_searcher, on_progress, clock
+        self._refit = refit
         self._asked: dict[int, Proposal] = {}
         self._recorded: dict[int, Trial] = {}
         self._known: dict[Tailoring, Scores] = {}  # on the most examples so far
@@ -107,11 +112,11 @@ class Study:
         """The trials that no other beats on every task."""
         return front_of(self._trials, self.objective, self._plan.n_kept)
 
-    def run(self) -> Trial:
+    def run(self) -> tuple[int, Tailoring]:
         """Search, choose, score on the test split; go on wherever an earlier start ended.
 
         Returns:
-            The chosen trial.
+            The number of the chosen trial, and its tailoring, repaired.
 
         Raises:
             RecordError: The record can't be written or does not match this study; the base
@@ -124,20 +129,20 @@ class Study:
         members = {str(model): scores for model, scores in references.items()}
         self._search(self._make_searcher(self._objective, members))
         self._show("selection")
-        chosen = self._choose()
+        number, chosen = self._choose()
         self._show("test")
         n_examples = plan.sizes["test"]
         jobs = self._wholes("test", n_examples)
-        jobs[chosen.number] = Job(chosen.tailoring, n_examples, "test")
+        jobs[number] = Job(chosen, n_examples, "test")
         if plan.tests_all:
             able = [trial for trial in self._trials if trial.complete]
             others: dict[str | int, Job] = {
                 trial.number: Job(trial.tailoring, n_examples, "test") for trial in able
             }
-            self._measured("test", jobs | others)
+            self._measured("test", others | jobs)
         self._scored("test", jobs)
         self._show("done")
-        return chosen
+        return number, chosen
 
     def _read(self) -> None:
         """Take up what an earlier start recorded."""
@@ -249,8 +254,8 @@ class Study:
         """Whether it has the number of layers wanted; a searcher may evaluate other sizes too."""
         return len(trial.tailoring.layers) == self._plan.n_kept
 
-    def _choose(self) -> Trial:
-        """Compare the best candidates on the selection split."""
+    def _choose(self) -> tuple[int, Tailoring]:
+        """Compare the best candidates on the selection split: the trial chosen, and its model."""
         best: dict[Tailoring, Trial] = {}
         for trial in self._ranked(self._trials):
             best.setdefault(trial.tailoring, trial)
@@ -260,25 +265,61 @@ class Study:
         whole = self._wholes("selection", n_examples)[BASE]
         base = self._scored("finalist", {BASE: whole})
         objective = Objective(self._plan.goals, base[BASE])
+        finalists = {
+            trial.number: trial.tailoring for trial in list(best.values())[: self._plan.finalists]
+        }
+        losses = self._selection_losses("finalist", finalists, objective)
+        order = sorted(finalists, key=losses.__getitem__)
+        number = order[0]
+        if self._refit is None:
+            self._record_chosen(number, len(finalists), None)
+            return number, finalists[number]
+        repairs = self._repairs({each: finalists[each] for each in order[:_REFITTED]})
+        refitted = {n: each.refitted for n, each in repairs.items() if each.refitted is not None}
+        refits = self._selection_losses("refitted", refitted, objective)
+        models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
+        models |= {refits[n]: (n, tailoring) for n, tailoring in refitted.items()}
+        number, tailoring = models[min(models)]
+        self._record_chosen(number, len(finalists), tailoring)
+        return number, tailoring
+
+    def _selection_losses(
+        self, kind: ModelKind, tailorings: Mapping[int, Tailoring], objective: Objective
+    ) -> dict[int, tuple[float, float, int]]:
+        """Trial to its losses on the selection split: infinite if it failed; then its number."""
+        n_examples = self._plan.sizes["selection"]
         jobs: dict[str | int, Job] = {
-            trial.number: Job(trial.tailoring, n_examples, "selection")
-            for trial in list(best.values())[: self._plan.finalists]
+            number: Job(tailoring, n_examples, "selection")
+            for number, tailoring in tailorings.items()
         }
-        entries = self._measured("finalist", jobs).values()
-        losses = {
-            (objective.scalar(e.scores), objective.scalar(e.scores, proxy=True), e.number)
-            for e in entries
-            if e.scores is not None and e.number is not None
-        }
-        if not losses:
+        entries = self._measured(kind, jobs)
+        if entries and all(entry.scores is None for entry in entries.values()):
             raise RecordError(
                 f"{self._journal.path}: every finalist failed on the selection split; the last: "
-                f"{[*entries][-1].failure}; mend that and run the same command again"
+                f"{[*entries.values()][-1].failure}; mend that and run the same command again"
             )
-        self._record_chosen(min(losses)[2], len(losses))
-        return self._recorded[min(losses)[2]]
+        losses = {}
+        for number in tailorings:
+            scores = entries[number].scores
+            own, proxy = (
+                (math.inf, math.inf)
+                if scores is None
+                else (objective.scalar(scores), objective.scalar(scores, proxy=True))
+            )
+            losses[number] = (own, proxy, number)
+        return losses
 
-    def _record_chosen(self, number: int, n_compared: int) -> None:
+    def _repairs(self, tailorings: Mapping[int, Tailoring]) -> dict[int, RefittedEntry]:
+        """The repairs of finalists: recorded ones, or new ones."""
+        assert self._refit is not None, "asked for repairs of a study without one"
+        known = {entry.number: entry for entry in self._journal.of(RefittedEntry)}
+        for number, tailoring in tailorings.items():
+            if number not in known:
+                known[number] = self._refit(number, tailoring)
+                self._journal.append(known[number])
+        return {number: known[number] for number in tailorings}
+
+    def _record_chosen(self, number: int, n_compared: int, tailoring: Tailoring | None) -> None:
         """Record the choice, unless the last entry says the same."""
         able = (t for t in self._trials if t.complete and self._is_sized(t))
         chosen = ChosenEntry(
@@ -286,6 +327,7 @@ class Study:
             n_tried=len({trial.tailoring for trial in able}),
             n_trials=len(self._trials),
             reason=f"lowest loss of {n_compared} finalists on examples the search did not see",
+            tailoring=tailoring,
         )
         if [*self._journal.of(ChosenEntry)][-1:] != [chosen]:
             self._journal.append(chosen)

@@ -1,0 +1,59 @@
+"""Scale the stream behind cuts: the norms of whole members, and whether the fold is exact."""
+
+from collections.abc import Iterable
+
+import torch
+
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.engine.streams import Streams
+from gptailor.errors import ConfigError
+
+__all__ = ["refuse_inexact_scale", "stream_norms"]
+
+_FACTOR = 2.0  # a power of two: rounds nothing
+_TOLERANCE = 0.02  # relative, of outputs that are rounded to the family's dtype
+
+
+@torch.inference_mode()
+def stream_norms(streams: Streams, members: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Member to the mean norms of the streams that enter each layer and follow the last."""
+    n_layers = streams.engine.family.n_layers
+    return {
+        member: tuple(
+            float(torch.cat([s[k].float().norm(dim=-1) for s, k in pairs]).mean())
+            for states in streams.along(Tailoring.whole(member, n_layers))
+            for pairs in [list(zip(states, streams.kept, strict=True))]
+        )
+        for member in members
+    }
+
+
+@torch.inference_mode()
+def refuse_inexact_scale(streams: Streams) -> None:
+    """Refuse a family in which a layer's view of the stream depends on the stream's scale.
+
+    Each kind of layer of the base is run on half the stream with half of what it adds: the result
+    must be half of the original.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    family = streams.engine.family
+    seen = set()
+    for position, states in zip(
+        range(family.n_layers), streams.along(Tailoring.whole(BASE, family.n_layers)), strict=False
+    ):
+        if family.kinds[position] in seen:
+            continue
+        seen.add(family.kinds[position])
+        spec = LayerSpec((Source(BASE, position),))
+        (whole,) = streams.run(spec, states[:1])
+        (half,) = streams.run(spec.with_repair(gain=1 / _FACTOR), [states[0] / _FACTOR])
+        kept = streams.kept[0]
+        added = (whole - states[0])[kept].float()
+        error = (half * _FACTOR - whole)[kept].float().norm() / added.norm()
+        if float(error) > _TOLERANCE:
+            raise ConfigError(
+                f"repair: scale is not exact for models of type {family.config.model_type!r}: "
+                f"layer {position} depends on the scale of the stream; use repair: refit or none"
+            )
