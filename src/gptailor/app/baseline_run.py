@@ -79,7 +79,8 @@ class _Baselines:
 
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""
-        statistics, space, family = self._statistics, self._assembly.space, self._assembly.family
+        statistics, family = self._statistics, self._assembly.family
+        space = dataclasses.replace(self._assembly.space, repair=None)  # repaired afterwards
         self._on_message(f"{name} on {self._member}: computing ...")
         statistics.begin()
         started, before = time.perf_counter(), statistics.layer_tokens
