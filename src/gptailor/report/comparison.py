@@ -86,8 +86,9 @@ class Grid:
 
 
 def grids(comparison: Comparison) -> tuple[Grid, ...]:
-    """The tables of a comparison: what models keep and cost, means of metrics, tasks."""
-    return _kept(comparison), _means(comparison), _tasks(comparison)
+    """The tables of a comparison: what models keep, means of metrics, tasks, costs."""
+    made = _kept(comparison), _means(comparison), _tasks(comparison), _costs(comparison)
+    return tuple(grid for grid in made if len(grid.head) > 1)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
@@ -108,25 +109,34 @@ def _kept(comparison: Comparison) -> Grid:
     rows = []
     for model in comparison.models:
         mean = comparison.table.means[model.name]
-        shares = [
-            cell for share in (mean.of_base, mean.of_best)[: len(members)] for cell in _cells(share)
-        ]
-        rows.append(
-            (
-                model.name,
-                str(len(model.tailoring.layers)),
-                "" if model.parameters is None else amount(model.parameters),
-                _estimated(model.speed, "{:.2f}x".format),
-                *shares,
-                _difference(comparison.losses.get(model.name), higher_is_better=False),
-                "" if model.layer_tokens is None else amount(model.layer_tokens),
-                "" if model.seconds is None else duration(model.seconds),
-            )
+        shares = (mean.of_base, mean.of_best)[: len(members)]
+        loss = _difference(comparison.losses.get(model.name), higher_is_better=False)
+        rows.append((model.name, *(cell for share in shares for cell in _cells(share)), loss))
+    loss_head = f"loss, from\n{comparison.against}"
+    return Grid("What is kept, mean over the tasks", ("model", *head, loss_head), tuple(rows))
+
+
+def _costs(comparison: Comparison) -> Grid:
+    rows = [
+        (
+            model.name,
+            str(len(model.tailoring.layers)),
+            "" if model.parameters is None else amount(model.parameters),
+            _estimated(model.speed, "{:.2f}x".format),
+            "" if model.layer_tokens is None else amount(model.layer_tokens),
+            "" if model.seconds is None else duration(model.seconds),
         )
-    loss = f"loss, from\n{comparison.against}"
-    costs = ("layer-tokens\nof the search", "its time")
-    head = ["model", "layers", "parameters", "speed", *head, loss, *costs]
-    return Grid("What is kept, and what it cost", tuple(head), tuple(rows))
+        for model in comparison.models
+    ]
+    head = (
+        "model",
+        "layers",
+        "parameters",
+        "speed",
+        "layer-tokens\nto find it",
+        "time\nto find it",
+    )
+    return Grid("Size, speed and cost", head, tuple(rows))
 
 
 def _means(comparison: Comparison) -> Grid:
@@ -162,8 +172,8 @@ def _cells(share: Share | None) -> tuple[str, str]:
     """The share of a member's score, and that above chance."""
     if share is None:
         return "", ""
-    above = "not above\nchance" if share.at_chance else _estimated(share.above_chance, percent)
-    return _estimated(share.kept, percent), above
+    kept, above = (_estimated(one, percent, _whole) for one in (share.kept, share.above_chance))
+    return kept, "at chance" if share.at_chance else above
 
 
 def _scored(score: Estimate, difference: Estimate | None, metric: str) -> str:
@@ -182,8 +192,16 @@ def _difference(found: Estimate | None, *, higher_is_better: bool) -> str:
     return text
 
 
-def _estimated(found: Estimate | None, form: Callable[[float], str]) -> str:
-    return "" if found is None else f"{form(found.value)}\n{interval(found, form)}"
+def _estimated(
+    found: Estimate | None,
+    form: Callable[[float], str],
+    limits: Callable[[float], str] | None = None,
+) -> str:
+    return "" if found is None else f"{form(found.value)}\n{interval(found, limits or form)}"
+
+
+def _whole(share: float) -> str:
+    return percent(share, digits=0)
 
 
 def _direction(metric: str) -> str:
