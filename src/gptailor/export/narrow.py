@@ -19,6 +19,8 @@ from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
 
 __all__ = ["Narrowing", "head_counts", "narrowing"]
 
+_ANY_HEADS = ("mistral", "qwen2", "qwen3")  # model types whose configs take any number of heads
+
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
@@ -72,13 +74,13 @@ class Narrowing:
 def head_counts(config: PreTrainedConfig, sizes: GatedLayer) -> tuple[int, ...]:
     """Numbers of kv-groups that a stock model of this config can have, in ascending order.
 
-    The config of a Llama model takes only numbers of heads that divide the hidden size.
+    Configs such as Llama's take only numbers of heads that divide the hidden size.
     """
     each = sizes.n_heads // sizes.n_groups
     return tuple(
         n_groups
         for n_groups in range(1, sizes.n_groups + 1)
-        if config.model_type != "llama" or sizes.hidden % (n_groups * each) == 0
+        if config.model_type in _ANY_HEADS or sizes.hidden % (n_groups * each) == 0
     )
 
 
