@@ -8,6 +8,7 @@ import pytest
 
 from gptailor.core.objective import Objective
 from gptailor.core.plugins import BASELINES
+from gptailor.record.entries import RefittedEntry
 from gptailor.record.run_record import read_run
 
 pytestmark = pytest.mark.slow
@@ -63,9 +64,11 @@ def test_all_baselines_are_one_run_that_goes_on_and_is_reported_and_exported(
     assert "computing" not in err
     assert run_command("report", run)[0] == 0
     assert list((run / "fitted").glob("*.safetensors"))
-    number = rows["shortgpt"]["number"]
-    code, _, err = run_command("export", run, "-o", tmp_path / "model", "--trial", number)
+    narrow = rows["slimgpt"]["number"]  # made of the fitted tensors in the run's folder
+    code, _, err = run_command("export", run, "-o", tmp_path / "model", "--trial", narrow)
     assert code == 0, err
+    made = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert (made["num_hidden_layers"], made["num_key_value_heads"]) == (6, 1)
     code, _, err = run_command("baseline", "sleb", config, "--out", run)
     assert code == 2
     assert "search.options.names" in err
@@ -92,6 +95,28 @@ def test_what_was_recorded_before_a_kill_is_not_computed_again(
     assert ours.on_test == theirs.on_test
     sources = {s.member for t in ours.trials for spec in t.tailoring.layers for s in spec.sources}
     assert sources == {"math"}
+
+
+def test_new_weights_are_repaired_where_layers_are_cut(
+    job: Callable[..., Path], tmp_path: Path, run_command: Command
+) -> None:
+    config = job(calibration={"n_tokens": 300, "max_length": 20}, repair="refit")
+    run = tmp_path / "run"
+    words = ("baseline", "flatten,wanda_sp,fold", config, "--out", run)
+    assert run_command(*words)[0] == 0
+    record = read_run(run)
+    for trial in record.trials:
+        assert trial.complete
+        assert trial.tailoring == record.baselines[trial.proposal.origin.split()[0]].tailoring
+    entries = [entry for entry in record.entries if isinstance(entry, RefittedEntry)]
+    repaired = {entry.number: entry.refitted for entry in entries}
+    assert set(repaired) == {0, 1, 2}
+    for number, trial in enumerate(record.trials):
+        cut = number == 0
+        assert (repaired[number] != trial.tailoring) == cut  # nothing is missing in the others
+    code, _, err = run_command("baseline", "wanda_sp", config, "--out", tmp_path / "narrow")
+    assert code == 0, err
+    assert len(read_run(tmp_path / "narrow").chosen_trial.tailoring.layers) == 6
 
 
 def test_a_wrong_request_is_answered_with_sentences(

@@ -104,7 +104,7 @@ class _Baselines:
         )
         self._journal.append(entry)
         cuts = () if tailoring is None else space.without(kept_positions(tailoring))
-        found = failure or f"without {', '.join(map(str, cuts))}"
+        found = failure or (f"without {', '.join(map(str, cuts))}" if cuts else "no layer is cut")
         self._on_message(
             f"{name} on {self._member}: {entry.seconds:.1f} s, "
             f"{entry.layer_tokens:,} layer-tokens; {found}"

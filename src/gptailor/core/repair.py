@@ -28,13 +28,17 @@ class Cut:
 def cuts_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
     """The cuts of a tailoring whose layers are in the order of their positions.
 
+    None where a layer is merged from several positions: nothing is known to be missing there.
+
     Example:
         >>> layers = Tailoring.whole("base", 6).layers
         >>> cuts_of(Tailoring((layers[0], layers[3])), 6)
         (Cut(start=1, end=3, before=0), Cut(start=4, end=6, before=1))
     """
+    if any(len(_positions(spec)) > 1 for spec in tailoring.layers):
+        return ()
     ends = [spec.position for spec in tailoring.layers] + [n_layers]
-    starts = [0, *(_next_position(spec) for spec in tailoring.layers)]
+    starts = [0, *(spec.position + 1 for spec in tailoring.layers)]
     return tuple(
         Cut(start, end, index - 1 if index else None)
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
@@ -102,8 +106,8 @@ def _unrepaired(spec: LayerSpec) -> LayerSpec:
     return spec.with_repair(fitted=spec.fitted if spec.refit_to is None else None)
 
 
-def _next_position(spec: LayerSpec) -> int:
-    return 1 + max(source.layer for source in spec.sources if source.layer is not None)
+def _positions(spec: LayerSpec) -> set[int | None]:
+    return {source.layer for source in (*spec.sources, *([spec.base] if spec.base else ()))}
 
 
 def _with_layers(tailoring: Tailoring, layers: Sequence[LayerSpec]) -> Tailoring:

@@ -14,10 +14,16 @@ from gptailor.core.trial import Trial
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
 
-__all__ = ["BEST", "FRONT", "comparable", "front_of", "ranked", "write_results"]
+__all__ = ["BEST", "FRONT", "comparable", "front_of", "is_sized", "ranked", "write_results"]
 
 BEST = "best.yaml"
 FRONT = "front.yaml"
+
+
+def is_sized(tailoring: Tailoring, n_kept: int) -> bool:
+    """Whether a tailoring is as small as asked: in layers, or narrower in every one of them."""
+    narrower = all(spec.fitted and spec.refit_to is None for spec in tailoring.layers)
+    return len(tailoring.layers) == n_kept or narrower
 
 
 def comparable(trials: Sequence[Trial], n_kept: int) -> list[Trial]:
@@ -25,7 +31,7 @@ def comparable(trials: Sequence[Trial], n_kept: int) -> list[Trial]:
 
     Losses on few examples would crowd out better-known ones by luck.
     """
-    sized = [t for t in trials if t.complete and len(t.tailoring.layers) == n_kept]
+    sized = [t for t in trials if t.complete and is_sized(t.tailoring, n_kept)]
     most = max((t.proposal.n_examples for t in sized), default=0)
     return [t for t in sized if t.proposal.n_examples == most]
 
@@ -42,7 +48,7 @@ def ranked(trials: Sequence[Trial], objective: Objective, n_kept: int) -> list[T
 
     Only those with scores and `n_kept` layers can be; a searcher may evaluate other sizes too.
     """
-    able = [t for t in trials if t.complete and len(t.tailoring.layers) == n_kept]
+    able = [t for t in trials if t.complete and is_sized(t.tailoring, n_kept)]
 
     def rank(trial: Trial) -> tuple[int, float, float, int]:
         assert trial.scores is not None

@@ -147,10 +147,10 @@ class Refitter:
 def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
     """The same model with its cut layers put back, each made as the kept layer before it is.
 
-    Those before the first kept layer are made as that one.
+    Those before the first kept layer are made as that one; no layer has fitted tensors.
     """
     plain = without_repair(tailoring)
-    by_position = {spec.position: spec for spec in plain.layers}
+    by_position = {spec.position: spec.with_repair() for spec in plain.layers}
     for cut in cuts_of(plain, n_layers):
         model = plain.layers[cut.before or 0]
         for position in range(cut.start, cut.end):

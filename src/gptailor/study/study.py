@@ -30,7 +30,7 @@ from gptailor.record.entries import (
     ResumedEntry,
     TrialEntry,
 )
-from gptailor.record.ranking import front_of, ranked
+from gptailor.record.ranking import front_of, is_sized, ranked
 from gptailor.searchers.searcher import MakeSearcher, Searcher
 from gptailor.study.plan import Plan, Progress
 from gptailor.workers import WorkerPool
@@ -252,7 +252,7 @@ class Study:
 
     def _is_sized(self, trial: Trial) -> bool:
         """Whether it has the number of layers wanted; a searcher may evaluate other sizes too."""
-        return len(trial.tailoring.layers) == self._plan.n_kept
+        return is_sized(trial.tailoring, self._plan.n_kept)
 
     def _choose(self) -> tuple[int, Tailoring]:
         """Compare the best candidates on the selection split: the trial chosen, and its model."""
