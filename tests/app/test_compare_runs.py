@@ -104,21 +104,48 @@ def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path)
     def name_them(lines: Lines) -> None:
         asked = [line["proposals"][0] for line in lines if line["kind"] == "asked"]
         tested = next(line for line in lines if line["kind"] == "test" and "number" in line)
-        numbers = [line["number"] for line in lines if line["kind"] == "trial"]
+        trials = [line for line in lines if line["kind"] == "trial"]
+        lines[-1:] = [tested | {"number": trial["number"]} for trial in trials[1:]]
+        del trials[0]["scores"]
+        trials[0]["failure"] = "out of memory"
         cost = {"kind": "baseline", "member": "math", "seconds": 2.5, "layer_tokens": 7}
         cost["alone_layer_tokens"] = 9
-        lines[-1:] = [tested | {"number": number} for number in numbers]
-        lines[1:1] = [cost | {"name": "laco", "failure": "no such layer"}]
+        baselines = [cost | {"name": "laco", "failure": "no such layer"}]
         for proposal in asked:
-            tailoring = proposal["tailoring"]
-            lines[1:1] = [cost | {"name": f"cut {proposal['number']}", "tailoring": tailoring}]
+            name = f"cut {proposal['number']}"
+            proposal["origin"] = f"{name} on math"
+            baselines.append(cost | {"name": name, "tailoring": proposal["tailoring"]})
+        lines[1:1] = [*baselines, baselines[4] | {"name": "twin"}]  # shares the trial of cut 3
 
     run = changed(tmp_path / "run", name_them, failing=0.0)
     comparison = compare([run], with_speed=False)
-    rows = comparison.models[4:]
-    assert sorted(model.name for model in rows) == [f"cut {number} on math" for number in range(6)]
-    assert {(model.layer_tokens, model.seconds) for model in rows} == {(9, 2.5)}
-    assert comparison.notes == ("laco on math failed: no such layer",)
+    rows = {model.name: model for model in comparison.models[4:]}
+    assert [*rows] == [*(f"cut {number} on math" for number in range(1, 6)), "twin on math"]
+    assert {(model.layer_tokens, model.seconds) for model in rows.values()} == {(9, 2.5)}
+    assert rows["twin on math"].tailoring == rows["cut 3 on math"].tailoring
+    assert comparison.notes == (
+        f"laco on math ({run}): no such layer",
+        f"cut 0 on math ({run}): out of memory",
+    )
+
+
+def test_a_repaired_result_is_compared_as_it_was_repaired(tmp_path: Path) -> None:
+    def repair(lines: Lines) -> None:
+        chosen = next(line for line in lines if line["kind"] == "chosen")
+        asked = next(
+            line["proposals"][0]
+            for line in lines
+            if line["kind"] == "asked" and line["proposals"][0]["number"] == chosen["number"]
+        )
+        tailoring = json.loads(json.dumps(asked["tailoring"]))
+        tailoring["layers"][0] = {"source": "base:0", "gain": 0.5}
+        chosen["tailoring"] = tailoring
+
+    run = changed(tmp_path / "run", repair)
+    record = read_run(run)
+    model = compare([run], with_speed=False).models[-1]  # its recorded scores are found
+    assert model.tailoring == record.result
+    assert model.tailoring.layers[0].gain == 0.5
 
 
 def test_runs_of_one_name_are_told_apart_and_a_run_given_twice_is_one_row(tmp_path: Path) -> None:

@@ -179,9 +179,9 @@ def _models(
         for member in header.family.members
     ]
     for record in records:
-        found += _rows(record)
-        baselines = record.baselines.values()
-        notes += [f"{e.name} on {e.member} failed: {e.failure}" for e in baselines if e.failure]
+        baselines, failures = _baselines(record)
+        found += baselines if record.baselines else [_result(record)]
+        notes += failures
     for file in files:
         tailoring = Tailoring.load(file)
         tailoring.check(header.family.members, n_layers)
@@ -195,41 +195,63 @@ def _models(
     return tuple(models.values()), notes
 
 
-def _rows(record: RunRecord) -> list[ComparedModel]:
-    """The baselines of a run, or the chosen candidate of a search, each with what it has cost."""
-    chosen, spent = record.chosen_trial, record.spent
-    made: list[tuple[str, Tailoring, int, float]] = [
-        (f"{e.name} on {e.member}", e.tailoring, e.alone_layer_tokens, e.seconds)
-        for e in record.baselines.values()
-        if e.tailoring is not None
-    ]
-    if not made and chosen is not None:
-        tokens = sum(each.evaluation.layer_tokens for each in record.trials)
-        cost = tokens, max(record.elapsed.values(), default=0.0)
-        cost = cost if spent is None else (spent.layer_tokens, spent.seconds)
-        made.append((record.folder.resolve().name, chosen.tailoring, *cost))
-    if not made:
+def _result(record: RunRecord) -> ComparedModel:
+    """What a search chose, and what the whole study has cost."""
+    if record.result is None:
         raise RecordError(
             f"{record.folder}: nothing was chosen yet; finish it by the command that began it, or "
             "leave it out"
         )
-    header, folder = record.header, str(record.folder)
-    return [
-        ComparedModel(name, model, folder, parameters_of(header, model), tokens, seconds)
-        for name, model, tokens, seconds in made
-    ]
+    tokens = sum(each.evaluation.layer_tokens for each in record.trials)
+    cost = tokens, max(record.elapsed.values(), default=0.0)
+    if (spent := record.spent) is not None:
+        cost = spent.layer_tokens, spent.seconds
+    size = parameters_of(record.header, record.result)
+    name = record.folder.resolve().name
+    return ComparedModel(name, record.result, str(record.folder), size, *cost)
+
+
+def _baselines(record: RunRecord) -> tuple[list[ComparedModel], list[str]]:
+    """The baselines of a run as they were scored, repaired or not; why others have no scores."""
+    named = {f"{entry.name} on {entry.member}": entry for entry in record.baselines.values()}
+    # baselines that come to equal tailorings share one trial, named by the first of them
+    trials = {
+        named[trial.proposal.origin].tailoring: trial
+        for trial in record.trials
+        if trial.proposal.origin in named
+    }
+    models, notes = [], []
+    for name, entry in named.items():
+        trial = trials.get(entry.tailoring)
+        failure = entry.failure or (trial.failure if trial else "not scored yet")
+        if trial is None or failure is not None:
+            notes.append(f"{name} ({record.folder}): {failure}")
+            continue
+        tailoring = _tailoring_of(record, trial.number)
+        size = parameters_of(record.header, tailoring)
+        cost = entry.alone_layer_tokens, entry.seconds
+        models.append(ComparedModel(name, tailoring, str(record.folder), size, *cost))
+    return models, notes
+
+
+def _tailoring_of(record: RunRecord, number: int) -> Tailoring:
+    """The tailoring of a trial; with its fitted tensors, if it was chosen."""
+    chosen = record.chosen is not None and record.chosen.number == number
+    return (record.result if chosen else None) or record.proposals[number].tailoring
 
 
 def _recorded(asked: _Asked) -> dict[str, Scores]:
     """Digest of a tailoring to its scores, where a run has recorded them."""
     scores: dict[str, Scores] = {}
     for record in asked.runs:
-        models = record.on_test if asked.split == "test" else record.on_selection
-        for model, found in models.items():
-            if isinstance(model, int):
-                tailoring = record.proposals[model].tailoring
-            else:
+        tested = asked.split == "test"
+        for model, found in (record.on_test if tested else record.on_selection).items():
+            if isinstance(model, str):
                 tailoring = Tailoring.whole(model, asked.header.family.n_layers)
+            elif tested:  # the chosen one with the repair that it was chosen with
+                tailoring = _tailoring_of(record, model)
+            else:
+                tailoring = record.proposals[model].tailoring
             scores.setdefault(tailoring.digest, found)
     return scores
 
