@@ -85,6 +85,17 @@ def test_the_same_header_goes_on() -> None:
     check(copy.deepcopy(HEADER))
 
 
+def test_texts_and_repair_must_be_as_they_were_where_the_record_tells_them() -> None:
+    new = put(put(HEADER, "config.repair", {"name": "refit"}), "config.calibration", {"seed": 1})
+    check(new)
+    recorded = put(
+        put(HEADER, "config.repair", {"name": "none"}), "config.calibration", {"seed": 0}
+    )
+    with pytest.raises(ConfigError) as error:
+        check(new, recorded)
+    assert [p.split(" ")[1] for p in error.value.problems] == ["repair.name", "calibration.seed"]
+
+
 @pytest.mark.parametrize("change", [{"higher_is_better": False}, {"transform": "exp"}])
 def test_a_metric_of_ones_own_must_work_as_it_did(change: dict[str, Any]) -> None:
     facts = {"higher_is_better": True, "meaning": "nats", "transform": "identity"}

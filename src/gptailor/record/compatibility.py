@@ -11,6 +11,7 @@ from gptailor.record.entries import Header
 __all__ = ["changes", "check_header"]
 
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
+_ADDED = ("repair", "calibration")  # an older record was begun without them
 _ABSENT = "absent"
 _METRIC_FACTS = {"higher_is_better", "transform"}
 
@@ -23,7 +24,7 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
     before, after = _in_full(recorded.config, now.config)
     differ = {
         key: list(_differences(before.get(key, _ABSENT), after.get(key, _ABSENT), key))
-        for key in (*_KEPT, "engine")
+        for key in (*_KEPT, *(key for key in _ADDED if key in before), "engine")
     }
     differ["engine"] = [found for found in differ["engine"] if found[0] == "engine.max_length"]
     # weights and examples differ anyway where the config asks for others
