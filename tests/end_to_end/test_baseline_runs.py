@@ -97,23 +97,34 @@ def test_what_was_recorded_before_a_kill_is_not_computed_again(
     assert sources == {"math"}
 
 
-def test_new_weights_are_repaired_where_layers_are_cut(
+def test_cuts_are_refitted_before_they_are_scored(
     job: Callable[..., Path], tmp_path: Path, run_command: Command
 ) -> None:
     config = job(calibration={"n_tokens": 300, "max_length": 20}, repair="refit")
     run = tmp_path / "run"
-    words = ("baseline", "flatten,wanda_sp,fold", config, "--out", run)
-    assert run_command(*words)[0] == 0
+    words = ("baseline", "last_n,flatten,wanda_sp,fold", config, "--out", run)
+    code, _, err = run_command(*words)
+    assert code == 0, err
     record = read_run(run)
-    for trial in record.trials:
-        assert trial.complete
-        assert trial.tailoring == record.baselines[trial.proposal.origin.split()[0]].tailoring
-    entries = [entry for entry in record.entries if isinstance(entry, RefittedEntry)]
-    repaired = {entry.number: entry.refitted for entry in entries}
-    assert set(repaired) == {0, 1, 2}
-    for number, trial in enumerate(record.trials):
-        cut = number == 0
-        assert (repaired[number] != trial.tailoring) == cut  # nothing is missing in the others
+    assert not [entry for entry in record.entries if isinstance(entry, RefittedEntry)]
+    by_name = {name: entry.tailoring for name, entry in record.baselines.items()}
+    assert [trial.tailoring for trial in record.trials] == list(by_name.values())
+    assert all(trial.complete for trial in record.trials)
+    refits = {
+        name: [spec.refit_to for spec in tailoring.layers if spec.refit_to is not None]
+        for name, tailoring in by_name.items()
+    }
+    assert refits["last_n"] == [5]
+    assert refits["flatten"]
+    assert refits["wanda_sp"] == refits["fold"] == []  # nothing is missing in these
+    (fitted,) = [spec.fitted for spec in by_name["last_n"].layers if spec.fitted]
+    assert (run / "fitted" / f"{fitted}.safetensors").exists()
+    before = lines_of(run)
+    assert run_command(*words)[0] == 0
+    assert lines_of(run) == before
+    plain = tmp_path / "plain"
+    assert run_command("baseline", "last_n", job("b", repair="none"), "--out", plain)[0] == 0
+    assert read_run(plain).trials[0].scores != record.trials[0].scores
     code, _, err = run_command("baseline", "wanda_sp", config, "--out", tmp_path / "narrow")
     assert code == 0, err
     assert len(read_run(tmp_path / "narrow").chosen_trial.tailoring.layers) == 6

@@ -9,6 +9,7 @@ from gptailor.app.assemble import Assembly
 from gptailor.app.inputs import open_calibration
 from gptailor.baselines import BaselineContext, Statistics
 from gptailor.core.plugins import BASELINES
+from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal
 from gptailor.errors import ConfigError, UserError
 from gptailor.family.fitted import FOLDER
@@ -34,8 +35,12 @@ def with_baselines(
     baselines = _Baselines(assembly, journal, on_message)
     if not baselines.known.keys() >= set(baselines.names):
         baselines.open_statistics()
-    plan = dataclasses.replace(assembly.plan, tests_all=True)
-    return dataclasses.replace(assembly, plan=plan, proposals=baselines.propose)
+    return dataclasses.replace(
+        assembly,
+        plan=dataclasses.replace(assembly.plan, tests_all=True),
+        space=dataclasses.replace(assembly.space, repair=None),  # each is repaired when computed
+        proposals=baselines.propose,
+    )
 
 
 class _Baselines:
@@ -59,9 +64,7 @@ class _Baselines:
             entry = self.known.get(name) or self._computed(name)
             if entry.tailoring is not None:
                 origin = f"{name} on {self._member}"
-                repair = context.space.repair
-                tailoring = entry.tailoring if repair is None else repair(entry.tailoring)
-                yield (Proposal(tailoring, context.rungs[-1], origin),)
+                yield (Proposal(entry.tailoring, context.rungs[-1], origin),)
             else:
                 failures.append(f"the baseline {name} on {self._member}: {entry.failure}")
         if len(failures) == len(self.names):
@@ -77,10 +80,19 @@ class _Baselines:
         """Read the calibration texts; nothing is measured yet."""
         self._on_message(f"calibration: {self._statistics.n_tokens:,} tokens")
 
+    def _repaired(self, tailoring: Tailoring) -> Tailoring:
+        """The repair that the config asks for; a refit is made cut after cut, as for finalists."""
+        repair = self._assembly.space.repair
+        if repair is None:
+            return tailoring
+        repairs = self._assembly.repairs
+        made = repairs.refit(0, repair(tailoring), folder=self._fitted)
+        return made.refitted or made.searched
+
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""
         statistics, family = self._statistics, self._assembly.family
-        space = dataclasses.replace(self._assembly.space, repair=None)  # repaired afterwards
+        space = dataclasses.replace(self._assembly.space, repair=None)  # for no cut in between
         self._on_message(f"{name} on {self._member}: computing ...")
         statistics.begin()
         started, before = time.perf_counter(), statistics.layer_tokens
@@ -88,7 +100,7 @@ class _Baselines:
         try:
             compute = BASELINES.get(name)
             context = BaselineContext(statistics, space, self._seed)
-            tailoring = compute(context, **self._options.get(name, {}))
+            tailoring = self._repaired(compute(context, **self._options.get(name, {})))
             family.check(tailoring)
             family.fitted.save(tailoring, self._fitted)
         except UserError as error:
