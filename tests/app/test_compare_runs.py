@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intervals import paired_difference
 from recorded_runs import Sketch, record_of, write_lines, write_run
 
 from gptailor.app.compare_runs import compare
 from gptailor.core.metrics import aggregate
 from gptailor.core.score_table import MeanScore
-from gptailor.core.statistics import paired_difference
+from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError, RecordError
 from gptailor.record.run_record import read_run
 from gptailor.report.comparison import Comparison, write_comparison
@@ -152,7 +153,7 @@ def test_runs_of_one_name_are_told_apart_and_a_run_given_twice_is_one_row(tmp_pa
     runs = [write_run(tmp_path / at / "run", Sketch(n_trials=6)) for at in ("a", "b")]
     comparison = compare([*runs, runs[1]], against=str(runs[1]), with_speed=False)
     names = [model.name for model in comparison.models[4:]]
-    assert names == ["run", f"run ({runs[1]})"]
+    assert names == [f"run ({run})" for run in runs]
     assert comparison.against == names[1]
 
 
@@ -169,10 +170,10 @@ def test_what_can_not_be_compared_is_refused_with_a_sentence(
 ) -> None:
     first = two_runs[0]
     family, examples, cases = tmp_path / "family", tmp_path / "examples", []
-    cases.append((changed(family, set_digest), r"family: has another family than .*one \(math\)"))
-    cases.append(
-        (changed(examples, set_examples), r"other test examples than .* in the tasks stories")
-    )
+    sentence = r"family: has members that .*one does not have \(math\)"
+    cases.append((changed(family, set_digest), sentence))
+    sentence = r"other test examples than .* in the tasks stories"
+    cases.append((changed(examples, set_examples), sentence))
     ends = write_run(tmp_path / "open", Sketch(n_trials=6, ends=False))
     cases.append((ends, "open: nothing was chosen yet"))
     for other, sentence in cases:
@@ -196,6 +197,22 @@ def test_runs_that_searched_on_other_examples_are_compared_on_equal_unseen_ones(
 
     runs = [changed(tmp_path / name, set_all(name)) for name in ("few", "many")]
     assert len(compare(runs, with_speed=False).models) == 6
+
+
+def test_a_run_of_one_member_alone_is_compared_under_the_name_of_its_weights(
+    two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    header = json.loads((two_runs[0] / "record.jsonl").read_text().splitlines()[0])
+    digests = header["family"]["digests"]
+
+    def set_base(lines: Lines) -> None:
+        lines[0]["family"]["digests"] = {"base": digests["math"]}
+
+    alone = changed(tmp_path / "alone", set_base, variants=())
+    model = compare([two_runs[0], alone], with_speed=False).models[-1]
+    assert model.name == "alone"
+    assert {source.member for spec in model.tailoring.layers for source in spec.sources} == {"math"}
+    assert model.tailoring.head == Tailoring.whole("math", 1).head
 
 
 class Tags(HTMLParser):

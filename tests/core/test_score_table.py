@@ -4,14 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from intervals import bootstrap_interval, paired_difference, retention_interval
 
 from gptailor.core.score_table import score_table
-from gptailor.core.statistics import (
-    Estimate,
-    bootstrap_interval,
-    paired_difference,
-    retention_interval,
-)
+from gptailor.core.statistics import Estimate
 from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import RecordError
 

@@ -4,16 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from intervals import average_retention, bootstrap_interval, paired_difference, retention_interval
 
 from gptailor.core.metrics import METRICS, aggregate
 from gptailor.core.objective import retention
-from gptailor.core.statistics import (
-    Estimate,
-    average_retention,
-    bootstrap_interval,
-    paired_difference,
-    retention_interval,
-)
+from gptailor.core.statistics import Estimate
 from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError
 

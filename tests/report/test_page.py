@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intervals import average_retention, retention_interval
 
 from gptailor.core.metrics import aggregate
 from gptailor.core.objective import retention
-from gptailor.core.statistics import average_retention, retention_interval
 from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError, UserError
 from gptailor.record.run_record import read_run

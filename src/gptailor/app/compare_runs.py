@@ -6,6 +6,7 @@ Scores that a run has recorded are used; what is missing is scored and timed onc
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from gptailor.app.settings import config_of_run, with_recorded_settings
 from gptailor.core.objective import Objective
 from gptailor.core.score_table import best_member, mean_scores, score_table
 from gptailor.core.statistics import Estimate
-from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.core.trial import Job, Scores
 from gptailor.errors import ConfigError, RecordError, unknown
 from gptailor.record.entries import Header
@@ -26,14 +27,45 @@ from gptailor.report.scores import loss_difference, parameters_of
 __all__ = ["compare"]
 
 SPLITS = ("search", "selection", "test")  # in the order of a task's digest
+_WHOLE = "whole member"
 _TOGETHER = 8  # models that are scored before the file is written
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run, its members named as in the first run: by their weights."""
+
+    record: RunRecord
+    names: Mapping[str, str]  # a member's name here to its name in the first run
+
+    @property
+    def folder(self) -> str:
+        """As the user wrote it."""
+        return str(self.record.folder)
+
+    def trial(self, number: int) -> Tailoring:
+        """The tailoring of a trial; with its fitted tensors, if it was chosen."""
+        chosen = self.record.chosen
+        found = self.record.result if chosen is not None and chosen.number == number else None
+        return self.renamed(found or self.record.proposals[number].tailoring)
+
+    def renamed(self, tailoring: Tailoring) -> Tailoring:
+        """The same tailoring of the first run's members."""
+
+        def one(spec: LayerSpec) -> LayerSpec:
+            sources = tuple(replace(each, member=self.names[each.member]) for each in spec.sources)
+            base = spec.base and replace(spec.base, member=self.names[spec.base.member])
+            return replace(spec, sources=sources, base=base)
+
+        outer = {part: one(spec) for part, spec in tailoring.outer_parts.items()}
+        return Tailoring(tuple(map(one, tailoring.layers)), **outer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """What is compared, and what is known of it."""
 
-    runs: tuple[RunRecord, ...]
+    runs: tuple[_Run, ...]
     files: tuple[Path, ...]  # of loose tailorings
     models: tuple[ComparedModel, ...]
     split: str
@@ -41,7 +73,7 @@ class _Asked:
     @property
     def header(self) -> Header:
         """Of the first run."""
-        return self.runs[0].header
+        return self.runs[0].record.header
 
     @property
     def n_examples(self) -> int:
@@ -77,10 +109,9 @@ def compare(  # noqa: PLR0913  # what may be said of a comparison
     """
     if split not in SPLITS[1:]:
         raise ConfigError(unknown("split", split, SPLITS[1:]))
-    records = tuple(read_run(run, with_evaluation=False) for run in runs)
-    _refuse_unlike(records, split)
-    models, notes = _models(records, tailorings)
-    asked = _Asked(records, tuple(tailorings), models, split)
+    opened = _same_family([read_run(run, with_evaluation=False) for run in runs], split)
+    models, notes = _models(opened, tailorings)
+    asked = _Asked(opened, tuple(tailorings), models, split)
     file, failures = _completed(asked, config, with_speed, on_message)
     scores = _recorded(asked) | file.scores.get(split, {})
     able = [model for model in models if model.tailoring.digest in scores]
@@ -136,27 +167,28 @@ def _row_named(models: Sequence[ComparedModel], wanted: str) -> str:
     return origins[wanted]
 
 
-def _refuse_unlike(records: Sequence[RunRecord], split: str) -> None:
-    """Refuse runs whose members or examples are not those of the first."""
-    first, *others = records
-    problems = []
-    for other in others:
-        ours, theirs = first.header.family.digests, other.header.family.digests
-        unlike = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-        if unlike:
+def _same_family(records: Sequence[RunRecord], split: str) -> tuple[_Run, ...]:
+    """Find each run's members in the first run; refuse other members or examples than there."""
+    first, problems, runs = records[0], [], []
+    by_digest = {digest: name for name, digest in reversed(first.header.family.digests.items())}
+    for record in records:
+        digests = record.header.family.digests
+        if unlike := [name for name, digest in digests.items() if digest not in by_digest]:
             problems.append(
-                f"{other.folder}: has another family than {first.folder} ({', '.join(unlike)}); "
-                "compare runs whose members are the same"
+                f"{record.folder}: has members that {first.folder} does not have "
+                f"({', '.join(unlike)}); compare runs of one family, the run with all members first"
             )
-        examples, theirs = _digests(first.header, split), _digests(other.header, split)
-        unlike = [n for n in {**examples, **theirs} if examples.get(n) != theirs.get(n)]
-        if unlike:
+        ours, theirs = _digests(first.header, split), _digests(record.header, split)
+        if unlike := [task for task in {**ours, **theirs} if ours.get(task) != theirs.get(task)]:
             problems.append(
-                f"{other.folder}: has other {split} examples than {first.folder} in the tasks "
+                f"{record.folder}: has other {split} examples than {first.folder} in the tasks "
                 f"{', '.join(unlike)}; compare runs with the same tasks, examples and seed"
             )
+        names = {name: by_digest.get(digest, name) for name, digest in digests.items()}
+        runs.append(_Run(record, names))
     if problems:
         raise RecordError(problems)
+    return tuple(runs)
 
 
 def _digests(header: Header, split: str) -> dict[str, str]:
@@ -169,55 +201,57 @@ def _digests(header: Header, split: str) -> dict[str, str]:
 
 
 def _models(
-    records: Sequence[RunRecord], files: Iterable[Path]
+    runs: Sequence[_Run], files: Iterable[Path]
 ) -> tuple[tuple[ComparedModel, ...], list[str]]:
     """The rows in order: members, runs, files; and notes on what has none."""
-    header, notes = records[0].header, []
+    header, notes = runs[0].record.header, []
     n_layers, whole = header.family.n_layers, header.family.parameters or None
-    found = [
-        ComparedModel(member, Tailoring.whole(member, n_layers), "whole member", whole)
+    members = [
+        ComparedModel(member, Tailoring.whole(member, n_layers), _WHOLE, whole)
         for member in header.family.members
     ]
-    for record in records:
-        baselines, failures = _baselines(record)
-        found += baselines if record.baselines else [_result(record)]
+    others: list[ComparedModel] = []
+    for run in runs:
+        baselines, failures = _baselines(run)
+        others += baselines if run.record.baselines else [_result(run)]
         notes += failures
     for file in files:
         tailoring = Tailoring.load(file)
         tailoring.check(header.family.members, n_layers)
-        size = parameters_of(header, tailoring)
-        found.append(ComparedModel(str(file), tailoring, str(file), size))
-    models: dict[str, ComparedModel] = {}
-    for model in found:
-        name = model.name if model.name not in models else f"{model.name} ({model.origin})"
-        if name not in models:  # the same run or file twice is one row
-            models[name] = replace(model, name=name)
-    return tuple(models.values()), notes
+        others.append(ComparedModel(str(file), tailoring, str(file), None))
+    others = [replace(m, parameters=parameters_of(header, m.tailoring)) for m in others]
+    unlike = {(m.name, m.origin): m for m in others}  # the same run or file twice is one row
+    shared = Counter(m.name for m in [*members, *unlike.values()])
+    named = [
+        replace(m, name=f"{m.name} ({m.origin})") if shared[m.name] > 1 else m
+        for m in unlike.values()
+    ]
+    return (*members, *named), notes
 
 
-def _result(record: RunRecord) -> ComparedModel:
+def _result(run: _Run) -> ComparedModel:
     """What a search chose, and what the whole study has cost."""
-    if record.result is None:
+    record = run.record
+    if record.chosen is None:
         raise RecordError(
-            f"{record.folder}: nothing was chosen yet; finish it by the command that began it, or "
+            f"{run.folder}: nothing was chosen yet; finish it by the command that began it, or "
             "leave it out"
         )
     tokens = sum(each.evaluation.layer_tokens for each in record.trials)
     cost = tokens, max(record.elapsed.values(), default=0.0)
     if (spent := record.spent) is not None:
         cost = spent.layer_tokens, spent.seconds
-    size = parameters_of(record.header, record.result)
-    name = record.folder.resolve().name
-    return ComparedModel(name, record.result, str(record.folder), size, *cost)
+    name, tailoring = record.folder.resolve().name, run.trial(record.chosen.number)
+    return ComparedModel(name, tailoring, run.folder, None, *cost)
 
 
-def _baselines(record: RunRecord) -> tuple[list[ComparedModel], list[str]]:
+def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:
     """The baselines of a run as they were scored, repaired or not; why others have no scores."""
-    named = {f"{entry.name} on {entry.member}": entry for entry in record.baselines.values()}
+    named = {f"{entry.name} on {entry.member}": entry for entry in run.record.baselines.values()}
     # baselines that come to equal tailorings share one trial, named by the first of them
     trials = {
         named[trial.proposal.origin].tailoring: trial
-        for trial in record.trials
+        for trial in run.record.trials
         if trial.proposal.origin in named
     }
     models, notes = [], []
@@ -225,33 +259,25 @@ def _baselines(record: RunRecord) -> tuple[list[ComparedModel], list[str]]:
         trial = trials.get(entry.tailoring)
         failure = entry.failure or (trial.failure if trial else "not scored yet")
         if trial is None or failure is not None:
-            notes.append(f"{name} ({record.folder}): {failure}")
+            notes.append(f"{name} ({run.folder}): {failure}")
             continue
-        tailoring = _tailoring_of(record, trial.number)
-        size = parameters_of(record.header, tailoring)
         cost = entry.alone_layer_tokens, entry.seconds
-        models.append(ComparedModel(name, tailoring, str(record.folder), size, *cost))
+        models.append(ComparedModel(name, run.trial(trial.number), run.folder, None, *cost))
     return models, notes
-
-
-def _tailoring_of(record: RunRecord, number: int) -> Tailoring:
-    """The tailoring of a trial; with its fitted tensors, if it was chosen."""
-    chosen = record.chosen is not None and record.chosen.number == number
-    return (record.result if chosen else None) or record.proposals[number].tailoring
 
 
 def _recorded(asked: _Asked) -> dict[str, Scores]:
     """Digest of a tailoring to its scores, where a run has recorded them."""
     scores: dict[str, Scores] = {}
-    for record in asked.runs:
-        tested = asked.split == "test"
+    for run in asked.runs:
+        record, tested = run.record, asked.split == "test"
         for model, found in (record.on_test if tested else record.on_selection).items():
             if isinstance(model, str):
-                tailoring = Tailoring.whole(model, asked.header.family.n_layers)
+                tailoring = Tailoring.whole(run.names[model], asked.header.family.n_layers)
             elif tested:  # the chosen one with the repair that it was chosen with
-                tailoring = _tailoring_of(record, model)
+                tailoring = run.trial(model)
             else:
-                tailoring = record.proposals[model].tailoring
+                tailoring = run.renamed(record.proposals[model].tailoring)
             scores.setdefault(tailoring.digest, found)
     return scores
 
@@ -260,7 +286,7 @@ def _completed(
     asked: _Asked, config: Path | None, with_speed: bool, on_message: Callable[[str], None]
 ) -> tuple[ComparisonFile, list[str]]:
     """What was compared before, and what is measured now; and why models have no scores."""
-    first, tasks = asked.runs[0], _digests(asked.header, asked.split)
+    first, tasks = asked.runs[0].record, _digests(asked.header, asked.split)
     file = read_comparison(first.folder, asked.header.family.digests)
     if file.tasks.get(asked.split) != tasks:
         scores = {name: one for name, one in file.scores.items() if name != asked.split}
@@ -280,7 +306,7 @@ def _completed(
     )
 
     settings = with_recorded_settings(config_of_run(first, config, "compare"), first)
-    folders = [*(record.folder for record in asked.runs), *(path.parent for path in asked.files)]
+    folders = [*(Path(run.folder) for run in asked.runs), *(path.parent for path in asked.files)]
     evaluator = open_evaluator(settings, first, folders)
     for model in missing.values():
         evaluator.engine.family.check(model.tailoring)

@@ -27,14 +27,10 @@ __all__ = [
     "RESULT",
     "Estimate",
     "above_chance",
-    "average_retention",
-    "bootstrap_interval",
     "estimate",
     "gaps",
     "kept_shares",
-    "paired_difference",
     "refuse_unpaired",
-    "retention_interval",
     "samples",
 ]
 
@@ -60,96 +56,6 @@ class Estimate:
     def is_point(self) -> bool:
         """Whether the interval has no width, as of one example, or of several that are equal."""
         return self.low == self.high
-
-
-def bootstrap_interval(
-    measurement: Measurement, *, n_resamples: int = N_RESAMPLES, level: float = 0.95, seed: int = 0
-) -> Estimate:
-    """Bound one metric of one model.
-
-    Args:
-        measurement: One number an example, and their weights.
-        n_resamples: How many times the examples are drawn anew.
-        level: Share of such intervals that hold the true value, above 0 and below 1.
-        seed: Of the draws.
-
-    Example:
-        >>> bootstrap_interval(Measurement("acc", (1.0, 0.0, 1.0, 1.0)), seed=0)
-        Estimate(value=0.75, low=0.25, high=1.0)
-    """
-    return estimate(samples((measurement,), n_resamples, np.random.default_rng(seed))[0], level)
-
-
-def paired_difference(
-    ours: Measurement,
-    theirs: Measurement,
-    *,
-    n_resamples: int = N_RESAMPLES,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
-    """Bound how far one model is above another on the same examples, in the metric's unit.
-
-    Both are measured on the same examples in the same order; the other arguments are those of
-    `bootstrap_interval`.
-
-    Raises:
-        RecordError: The two were not measured on the same examples.
-    """
-    refuse_unpaired(ours, theirs)
-    sampled = samples((ours, theirs), n_resamples, np.random.default_rng(seed))
-    return estimate(gaps(*sampled), level)
-
-
-def retention_interval(
-    ours: Measurement,
-    reference: Measurement,
-    *,
-    n_resamples: int = N_RESAMPLES,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Estimate | None:
-    """Bound the share of the reference's score that a model keeps; 1 is all of it.
-
-    Both are measured on the same examples in the same order; the other arguments are those of
-    `bootstrap_interval`.
-
-    Returns:
-        None where the reference scored 0: then there is nothing to keep a share of.
-
-    Raises:
-        RecordError: The two were not measured on the same examples.
-    """
-    return average_retention([(ours, reference)], n_resamples=n_resamples, level=level, seed=seed)
-
-
-def average_retention(
-    pairs: Sequence[tuple[Measurement, Measurement]],
-    *,
-    n_resamples: int = N_RESAMPLES,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Estimate | None:
-    """Bound the mean over tasks of the share of the reference's score that is kept.
-
-    Every task counts the same, and examples are drawn within each task on their own. A pair is the
-    model's and the reference's measurement of one task; the other arguments are those of
-    `bootstrap_interval`.
-
-    Returns:
-        The mean over the tasks where the reference scored something; None if there is no such task.
-
-    Raises:
-        RecordError: A pair was not measured on the same examples.
-    """
-    rng = np.random.default_rng(seed)
-    known = []
-    for ours, reference in pairs:
-        refuse_unpaired(ours, reference)
-        first, second = samples((ours, reference), n_resamples, rng)
-        shares = kept_shares(first, second, ours.metric)
-        known += [] if shares is None else [shares]
-    return estimate(np.mean(known, axis=0), level) if known else None
 
 
 def above_chance(measured: Measurement, chance: Sequence[float] | None) -> Measurement | None:
