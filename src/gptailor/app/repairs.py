@@ -17,6 +17,7 @@ from gptailor.tasks.calibration import Calibration
 
 __all__ = ["Repairs"]
 
+_SEARCH_RIDGES = (0.1,)
 _SEARCH_TOKENS = 8192  # that layers are refitted from in a search: a fit costs what a trial does
 
 
@@ -54,7 +55,7 @@ class Repairs:
             refuse_inexact_scale(streams)
             norms = stream_norms(streams, family.members)
             return functools.partial(scale_cuts, n_layers=family.n_layers, norms=norms)
-        refitter = Refitter(self.engine, rows)
+        refitter = Refitter(self.engine, rows, ridges=_SEARCH_RIDGES)
         refitter.check()
         family.fitted.fit = refitter.from_uncut
         return functools.partial(refit_cuts, n_layers=family.n_layers)

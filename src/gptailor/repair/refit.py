@@ -17,7 +17,7 @@ from gptailor.engine.layer_cache import LruCache
 from gptailor.engine.streams import Streams
 from gptailor.family.family import layer_weights
 from gptailor.repair.last_map import LastMap, last_map
-from gptailor.repair.regression import fitted_change
+from gptailor.repair.regression import RIDGES, fitted_change
 
 __all__ = ["Refitter", "whole_of"]
 
@@ -31,13 +31,20 @@ class Refitter:
     Args:
         engine: Has the members.
         rows: Token ids.
+        ridges: See `fitted_change`; one is faster.
         cache_bytes: Most bytes of fitted tensors kept.
     """
 
     def __init__(
-        self, engine: Engine, rows: Sequence[tuple[int, ...]], *, cache_bytes: int = 2**30
+        self,
+        engine: Engine,
+        rows: Sequence[tuple[int, ...]],
+        *,
+        ridges: Sequence[float] = RIDGES,
+        cache_bytes: int = 2**30,
     ) -> None:
         self.engine = engine
+        self._ridges = ridges
         self.streams = Streams(engine, rows)
         self._maps: dict[object, LastMap] = {}
         self._whole: dict[str, list[list[Tensor]]] = {}  # member -> states by depth
@@ -125,7 +132,7 @@ class Refitter:
         family = self.engine.family
         own = layer_weights(family, spec, family.dtype)[last.weight].to(self.engine.device)
         weight = last.oriented(own).float()  # (H, F)
-        change = fitted_change(self._tokens(spec, last, before, wanted), weight)
+        change = fitted_change(self._tokens(spec, last, before, wanted), weight, self._ridges)
         new = last.oriented(weight + change).to(family.dtype)
         return {last.weight: new.contiguous().cpu()}
 

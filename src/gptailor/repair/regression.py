@@ -1,15 +1,14 @@
 """Ridge regression of a change of a linear map, from sums over tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Sums", "fitted_change"]
+__all__ = ["RIDGES", "Sums", "fitted_change"]
 
-# of the ridge, in units of the Gram matrix' mean diagonal entry
-_LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+RIDGES = (0.03, 0.1, 0.3, 1.0)  # lambdas, in units of the Gram matrix' mean diagonal entry
 _HELD_OUT = 8  # one of so many tokens is held out to choose lambda: the last of each batch
 
 
@@ -43,20 +42,26 @@ class Sums:
         return Sums(self.gram + other.gram, self.cross + other.cross)
 
     def error(self, change: Tensor) -> float:
-        """Weighted squared error of a change (F, H), less that of no change."""
-        return float((change * (self.gram @ change - 2 * self.cross)).sum())
+        """Weighted squared error of a change (F, H) float32, less that of no change."""
+        difference = self.gram.float() @ change - 2 * self.cross.float()
+        return float((change * difference).double().sum())
 
 
-def fitted_change(tokens: Iterable[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Tensor:
+def fitted_change(
+    tokens: Iterable[tuple[Tensor, Tensor, Tensor]],
+    like: Tensor,
+    ridges: Sequence[float] = RIDGES,
+) -> Tensor:
     """Fit the change of a linear map so that its outputs gain what is missing.
 
-    ``D = (A^T A + lambda I)^-1 A^T R`` over weighted tokens, a ridge towards the map as it is.
-    Lambda is the one with the least error on held-out tokens; then all tokens are fitted. Where
-    none is better than no change, the change is 0.
+    ``D = (A^T A + lambda I)^-1 A^T R`` over weighted tokens, a ridge towards the map as it is. Of
+    several lambdas the one with the least error on held-out tokens is taken, then all tokens are
+    fitted; where none is better than no change, the change is 0.
 
     Args:
         tokens: For each batch the inputs A (n, F), what is missing R (n, H), and weights (n,).
         like: The map's weight, (H, F).
+        ridges: Lambdas, in units of the mean diagonal entry of ``A^T A``.
 
     Returns:
         The change of the weight, (H, F) float32.
@@ -64,19 +69,21 @@ def fitted_change(tokens: Iterable[tuple[Tensor, Tensor, Tensor]], like: Tensor)
     sizes = like.shape[1], like.shape[0]
     fit, held_out = Sums.zero(*sizes, like.device), Sums.zero(*sizes, like.device)
     for batch in tokens:
-        n_fit = len(batch[0]) - len(batch[0]) // _HELD_OUT
+        n_fit = len(batch[0]) - (len(batch[0]) // _HELD_OUT if len(ridges) > 1 else 0)
         fit.add(*(tensor[:n_fit] for tensor in batch))
         held_out.add(*(tensor[n_fit:] for tensor in batch))
-    errors = {ridge: held_out.error(_solved(fit, ridge)) for ridge in _LAMBDAS}
+    if len(ridges) == 1:
+        return _solved(fit, ridges[0]).T
+    errors = {ridge: held_out.error(_solved(fit, ridge)) for ridge in ridges}
     best = min(errors, key=errors.__getitem__)
     if errors[best] > 0:
         return torch.zeros_like(like, dtype=torch.float32)
-    return _solved(fit + held_out, best).T.float()
+    return _solved(fit + held_out, best).T
 
 
 def _solved(sums: Sums, ridge: float) -> Tensor:
-    """The change (F, H) for a ridge in units of the mean diagonal."""
-    mean = float(sums.gram.diagonal().mean())
+    """The change (F, H) in float32 for a ridge in units of the mean diagonal."""
     regular = sums.gram.float()  # the ridge bounds its condition: float32 is enough
-    regular.diagonal().add_(max(ridge * mean, torch.finfo(torch.float32).tiny))
-    return torch.cholesky_solve(sums.cross.float(), torch.linalg.cholesky(regular)).double()
+    shift = max(ridge * float(regular.diagonal().mean()), torch.finfo(torch.float32).tiny)
+    regular.diagonal().add_(shift)
+    return torch.cholesky_solve(sums.cross.float(), torch.linalg.cholesky(regular))
