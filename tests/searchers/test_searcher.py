@@ -80,6 +80,27 @@ def test_a_group_is_cut_to_the_layer_tokens_that_are_left() -> None:
     assert sizes == [4, 1]  # 960 of 1,000 are spent after four: the last one ends it
 
 
+def test_the_rest_of_a_group_is_asked_before_the_searcher_goes_on() -> None:
+    answered = []
+
+    def four(context: SearchContext) -> ProposalGenerator:
+        rng = np.random.default_rng(0)
+        while True:
+            group = tuple(Proposal(SPACE.random(rng), 4, "random") for _ in range(4))
+            answered.append(len((yield group)))
+
+    about = SearchContext(
+        SPACE, context().objective, (2, 4), 100, seed=0, layer_tokens=1000, example_tokens=90.0
+    )
+    searcher, sizes = make_searcher(four, about), []
+    for _ in range(3):
+        group = searcher.ask()  # 648 of 1,000 expected for each at first, and 10 spent
+        sizes.append(len(group))
+        searcher.tell([Trial(0, p, Evaluation(SCORES, layer_tokens=10)) for p in group])
+    assert sizes[:2] == [1, 3]
+    assert answered == [4]
+
+
 def test_all_options_are_checked_at_once_against_what_the_study_has() -> None:
     with pytest.raises(ConfigError) as caught:
         make_searcher(one_by_one, context(), {"rung": 2, "member": "maths", "repeat": 2})

@@ -143,7 +143,10 @@ class Searcher:
         if self._asked:
             raise GPTailorError("ask was called twice; tell the trials of the last group first")
         for _ in range(_MAX_IDLE):
-            if self._finished or self._context.left <= 0 or not self._advance():
+            if self._finished or self._context.left <= 0:
+                break
+            # a group may have cost less than expected: then the rest of it is asked now
+            if not self._new_proposals() and not self._advance():
                 break
             self._asked = self._context.affordable(self._new_proposals())
             if self._asked:
