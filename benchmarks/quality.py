@@ -47,7 +47,6 @@ def main(words: Sequence[str] | None = None) -> None:
         todo = [work for work in works if not ARMS[work[0]].ended(settings, work[1])]
         calls = [(_run, (settings, *work, best["member"])) for work in todo]
         problems += _spread(calls, asked.jobs)
-    opened.cache_clear()  # runs have made fitted weights
     members = {name: gt.Tailoring.whole(name, best["n_layers"]) for name in best["losses"]}
     found = [Found(name, 0, whole) for name, whole in members.items()]
     found += [one for name, seed in works for one in ARMS[name].found(settings, seed, best)]
@@ -86,6 +85,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--remove", type=int, default=7, help="layers to cut")
     parser.add_argument("--layer-tokens", type=float, default=20e6, help="of each search")
     parser.add_argument("--smac-trials", type=int, default=500, help="instead of layer-tokens")
+    parser.add_argument("--selection", type=float, default=0.1, help="share of the examples")
     parser.add_argument("--judge-limit", type=int, default=400, help="dev examples of a task")
     parser.add_argument("--curve-limit", type=int, default=100, help="the same, along a search")
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread")
@@ -114,6 +114,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
         remove=asked.remove,
         layer_tokens=int(asked.layer_tokens),
         smac_trials=asked.smac_trials,
+        selection=asked.selection,
         judge_limit=asked.judge_limit,
     )
 

@@ -5,6 +5,7 @@ A run is what gptailor makes in one folder; its ``tailor.yaml`` is written there
 
 import functools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,17 @@ import torch
 import gptailor as gt
 from gptailor.app.assemble import evaluator_on
 from gptailor.app.baseline_settings import BASELINE, baseline_settings
+from gptailor.app.inputs import open_calibration
+from gptailor.app.repairs import Repairs
 from gptailor.app.run import run_search
-from gptailor.config import load_config
+from gptailor.config import config_of, load_config
+from gptailor.config.schema import RepairConfig
 from gptailor.core.repair import without_repair
 from gptailor.core.tailoring import BASE
 from gptailor.engine.device import dtype_of
+from gptailor.family.fitted import FOLDER
 from gptailor.files.atomic import write_atomically
-from gptailor.record.entries import ModelEntry
+from gptailor.record.entries import BaselineEntry, ModelEntry
 from gptailor.record.run_record import RunRecord
 from gptailor.tasks.splits import TaskSplits
 
@@ -34,7 +39,10 @@ SUITES: dict[str, dict[str, str]] = {  # task -> what a search is to keep
     | dict.fromkeys(("gsm8k_bpb", "code_bpb"), "bits_per_byte"),
 }
 BEST = "best"  # stands for the best member, which is found on search examples
-DRAWN = "random,evopress"  # baselines in which chance plays a part
+REPAIRED = "repaired.json"  # what baselines came to, with and without repair
+DRAWN = "random,evopress,huang"  # baselines in which chance plays a part
+# some 20 million layer-tokens, 7 of 30 layers cut
+BASELINE_OPTIONS = {"evopress": {"first_tokens": 256, "second_tokens": 1024}}
 MOMENTS = 6  # of each search, the last at its end, each at half the layer-tokens of the next
 
 
@@ -52,6 +60,7 @@ class Settings:
     remove: int
     layer_tokens: int  # of each search but smac's
     smac_trials: int
+    selection: float  # share of the examples on which finalists are compared
     judge_limit: int  # dev examples of each task
 
     @property
@@ -100,27 +109,29 @@ class Arm:
 
     def ended(self, settings: Settings, seed: int) -> bool:
         """Whether its run has ended: the file is written at the very end."""
-        return (self.folder(settings, seed) / "best.yaml").exists()
+        name = REPAIRED if self.search == BASELINE else "best.yaml"
+        return (self.folder(settings, seed) / name).exists()
 
     def config(self, settings: Settings, seed: int, best: str) -> dict[str, Any]:
         """Its ``tailor.yaml``."""
         base, variants, rungs = settings.base, settings.variants, list(settings.rungs)
-        shares, budget = {"search": 0.9, "selection": 0.1}, {"max_trials": settings.smac_trials}
-        if self.search == BASELINE:  # what its own run makes of the examples decides nothing
-            rungs, shares = rungs[:1], {"search": 0.99, "selection": 0.01}
+        selection, budget = settings.selection, {"max_trials": settings.smac_trials}
+        if self.search == BASELINE:  # scores decide nothing here
+            rungs, selection = rungs[:1], 0.01
         elif self.search != "smac":
             budget = {"max_trials": 100_000, "layer_tokens": settings.layer_tokens}
         if self.search != BASELINE and self.member is not None:
             variants = {}
-            base = base if self.member_of(best) == BASE else str(settings.out / "members" / best)
+            if self.member_of(best) != BASE:
+                base = str(settings.out / "members" / best)
         return {
             "family": {"base": base, "variants": variants},
             "remove": settings.remove,
             "merge": list(self.merge),
             "repair": self.repair,
-            "calibration": {"texts": settings.texts, "seed": seed} if settings.texts else {},
+            "calibration": {"texts": settings.texts} if settings.texts else {},
             "tasks": settings.task_specs(test_limit=4),  # the judge scores the test examples
-            "examples": shares,
+            "examples": {"search": 1 - selection, "selection": selection},
             "search": "evolution" if self.search == BASELINE else self.search,
             "budget": budget | {"n_examples": rungs},
             "engine": {"threads": 1},
@@ -136,45 +147,68 @@ class Arm:
         path = self.folder(settings, seed) / "tailor.yaml"
         write_atomically(path, json.dumps(self.config(settings, seed, best), indent=2))
         config = load_config(path)
-        if self.search == BASELINE:
-            names = DRAWN if seed else "all"
-            config = baseline_settings(config, names, member=self.member_of(best))
-        run_search(config, path.parent)
+        if self.search != BASELINE:
+            run_search(config, path.parent)
+            return
+        names, member = DRAWN if seed else "all", self.member_of(best)
+        config = baseline_settings(config, names, member=member, options=BASELINE_OPTIONS)
+        record = run_search(config, path.parent).record
+        repaired = [
+            {"arm": f"{name}@{self.member}{end}", "seconds": seconds, **costs}
+            | {"tailoring": tailoring.to_plain()}
+            for name, entry in record.baselines.items()
+            if entry.tailoring is not None
+            for costs in [{"layer_tokens": entry.alone_layer_tokens}]
+            for end, tailoring, seconds in _repaired(settings, path.parent, entry)
+        ]
+        write_atomically(path.with_name(REPAIRED), json.dumps(repaired))
 
     def found(self, settings: Settings, seed: int, best: dict[str, Any]) -> Iterator[Found]:
         """The models of its run, if it has ended."""
         if not self.ended(settings, seed):
             return
-        record = gt.Run(self.folder(settings, seed)).record
+        folder = self.folder(settings, seed)
         if self.search == BASELINE:
-            end = self.name.removeprefix("baselines")
-            for name, entry in record.baselines.items():
-                if entry.tailoring is not None:
-                    costs = entry.alone_layer_tokens, entry.seconds
-                    yield Found(f"{name}{end}", seed, entry.tailoring, *costs)
+            for one in json.loads((folder / REPAIRED).read_text(encoding="utf-8")):
+                tailoring = gt.Tailoring.from_plain(one["tailoring"])
+                yield Found(one["arm"], seed, tailoring, one["layer_tokens"], one["seconds"])
             return
-        chosen = gt.Tailoring.load(self.folder(settings, seed) / "best.yaml")
+        chosen = gt.Tailoring.load(folder / "best.yaml")
         chosen = _renamed(chosen, self.member_of(best["member"]))
-        assert record.spent is not None, "written before best.yaml"
+        spent = gt.Run(folder).record.spent
+        assert spent is not None, "written before best.yaml"
         # that the best member is known was paid for before
         before = best["layer_tokens"] if self.member == BEST else 0
-        costs = record.spent.layer_tokens + before, record.spent.seconds
-        yield Found(self.name, seed, chosen, *costs)
+        yield Found(self.name, seed, chosen, spent.layer_tokens + before, spent.seconds)
         if self.repair != "none":
-            yield Found(f"{self.name}, unrepaired", seed, without_repair(chosen), *costs)
+            yield Found(f"{self.name}, unrepaired", seed, without_repair(chosen))
 
 
-_REPAIRS = {"": "none", "+scale": "scale", "+refit": "refit"}
+def _repaired(
+    settings: Settings, folder: Path, entry: BaselineEntry
+) -> Iterator[tuple[str, gt.Tailoring, float]]:
+    """A baseline's model as it is and with each repair that changes it: name, model, seconds."""
+    assert entry.tailoring is not None
+    opened(settings)[0].fitted.look_in(folder / FOLDER)
+    yield "", entry.tailoring, entry.seconds
+    for name in ("scale", "refit"):
+        started, repairs = time.perf_counter(), repairs_of(settings, name)
+        assert repairs.repairer is not None
+        marked = repairs.repairer(entry.tailoring)
+        if marked != entry.tailoring:  # else nothing is known to be cut
+            done = repairs.refit(0, marked, folder=folder / FOLDER)
+            seconds = entry.seconds + time.perf_counter() - started
+            yield f"+{name}", done.refitted or done.searched, seconds
+
+
 _ARMS = [Arm(name, name) for name in ("random", "smac", "optuna")]
 _ARMS += [Arm(f"greedy@{member}", "greedy", member) for member in (BASE, BEST)]
-for _end, _repair in _REPAIRS.items():
+_ARMS += [Arm(f"baselines@{member}", BASELINE, member) for member in (BASE, BEST)]
+for _end, _repair in {"": "none", "+refit": "refit"}.items():
     for _member in (BASE, BEST):
-        _ARMS.append(Arm(f"baselines@{_member}{_end}", BASELINE, _member, repair=_repair))
-        if _repair != "scale":
-            _ARMS.append(Arm(f"evolution-cut@{_member}{_end}", "evolution", _member, (), _repair))
-    if _repair != "scale":
-        _ARMS.append(Arm(f"evolution-select{_end}", "evolution", merge=(), repair=_repair))
-        _ARMS.append(Arm(f"evolution-all{_end}", "evolution", repair=_repair))
+        _ARMS.append(Arm(f"evolution-cut@{_member}{_end}", "evolution", _member, (), _repair))
+    _ARMS.append(Arm(f"evolution-select{_end}", "evolution", merge=(), repair=_repair))
+    _ARMS.append(Arm(f"evolution-all{_end}", "evolution", repair=_repair))
 ARMS = {arm.name: arm for arm in _ARMS}
 
 
@@ -185,10 +219,17 @@ def opened(settings: Settings) -> tuple[gt.Family, dict[str, TaskSplits]]:
     variants = {name: gt.MemberSpec(path=path) for name, path in settings.variants.items()}
     dtype = dtype_of("auto", torch.device("cpu"))
     family = gt.load_family(gt.MemberSpec(path=settings.base), variants, dtype=dtype)
-    for folder in (settings.out / "runs").glob("*/*/fitted"):
-        family.fitted.look_in(folder)
     specs = settings.task_specs(test_limit=settings.judge_limit)
     return family, gt.load_tasks(specs, family, shares=(0.9, 0.1, 0.1))
+
+
+@functools.cache
+def repairs_of(settings: Settings, name: str) -> Repairs:
+    """Repairs of the whole family, from the calibration rows of every run with texts."""
+    family, tasks = opened(settings)
+    config = config_of(ARMS["evolution-all"].config(settings, 0, BASE))
+    calibration = functools.partial(open_calibration, config, family, tasks)
+    return Repairs(RepairConfig.model_validate(name), gt.Engine(family), calibration)
 
 
 def best_member(settings: Settings) -> dict[str, Any]:

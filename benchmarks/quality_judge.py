@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quality_arms import Settings, opened
+from quality_arms import Settings, opened, repairs_of
 
 import gptailor as gt
 from gptailor.app.assemble import evaluator_on
 from gptailor.core.prefix_trie import in_order
 from gptailor.core.trial import Measurement
+from gptailor.family.fitted import FOLDER
 from gptailor.files.atomic import write_atomically
 
 __all__ = ["groups", "judge", "known_scores"]
@@ -61,6 +62,11 @@ def judge(settings: Settings, tailorings: Sequence[gt.Tailoring], n: int) -> lis
         A sentence for each that can't be scored.
     """
     family, tasks = opened(settings)
+    for folder in (settings.out / "runs").glob(f"*/*/{FOLDER}"):
+        family.fitted.look_in(folder)
+    layers = [spec for each in tailorings for spec in each.layers]
+    if any(spec.refit_to is not None and spec.fitted is None for spec in layers):
+        assert repairs_of(settings, "refit").repairer  # from now on such layers are fitted
     jobs = [gt.Job(each, n, "test") for each in tailorings]
     done = evaluator_on(gt.Engine(family), tasks).evaluate(jobs)
     problems = []

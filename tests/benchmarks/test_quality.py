@@ -64,8 +64,8 @@ def test_arms_are_run_judged_and_compared_and_go_on_after_a_stop(
     out = tmp_path / "out"
     words = [
         "--family", pico_family.base.parent, "--tasks", tasks, "--out", out, "--suite", "mixed",
-        "--arms", "random,evolution-all", "--remove", 2, "--rungs", "2,4", "--seeds", "0,1",
-        "--layer-tokens", 9000,
+        "--arms", "random,evolution-all+refit,baselines@best", "--remove", 2, "--rungs", "2,4",
+        "--seeds", 1, "--layer-tokens", 9000,
     ]  # fmt: skip
 
     def results() -> dict[str, Any]:
@@ -77,14 +77,16 @@ def test_arms_are_run_judged_and_compared_and_go_on_after_a_stop(
 
     told = results()
     rows = {row["arm"]: row for row in told["arms"]}
-    assert set(rows) == {"base", "math", "code", "chat", "random", "evolution-all"}
-    assert rows["random"]["seeds"] == [0, 1]
+    assert {"base", "math", "code", "chat", "random", "random@best", "random@best+refit"} < set(
+        rows
+    )
+    assert rows["random"]["seeds"] == rows["evolution-all+refit, unrepaired"]["seeds"] == [1]
     assert rows[told["best_member"]]["of_best"] == [1, 1, 1]
-    assert {claim["claim"] for claim in told["claims"]} == {"evolution-all less random"}
-    assert {point["arm"] for point in told["curves"]} == {"random", "evolution-all"}
+    assert "evolution-all+refit less random@best+refit" in {one["claim"] for one in told["claims"]}
+    assert {point["arm"] for point in told["curves"]} == {"random", "evolution-all+refit"}
     assert (out / "mixed/quality-mixed.svg").read_text(encoding="utf-8").startswith("<svg xmlns")
 
-    stopped, other = (out / f"mixed/runs/{name}/1" for name in ("random", "evolution-all"))
+    stopped, other = (out / f"mixed/runs/{name}/1" for name in ("random", "baselines@best"))
     ended = (other / "record.jsonl").stat()
     lines = (stopped / "record.jsonl").read_bytes().splitlines(keepends=True)
     (stopped / "record.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]))
