@@ -62,8 +62,13 @@ class RunRecord:
 
     @cached_property
     def on_selection(self) -> dict[str | int, Scores]:
-        """Finalist's number, or ``base``, to its scores on the selection split."""
-        return self._models("finalist")
+        """Finalist's number, or ``base``, to its scores on all of the selection split.
+
+        Finalists that were stopped on fewer examples are left out.
+        """
+        found = self._models("finalist")
+        most = max((scores.n_examples for scores in found.values()), default=0)
+        return {model: scores for model, scores in found.items() if scores.n_examples == most}
 
     @cached_property
     def on_test(self) -> dict[str | int, Scores]:

@@ -33,6 +33,7 @@ from gptailor.record.entries import (
 from gptailor.record.ranking import front_of, is_sized, ranked
 from gptailor.searchers.searcher import MakeSearcher, Searcher
 from gptailor.study.plan import Plan, Progress
+from gptailor.study.racing import losses_of, stages, still_racing
 from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
@@ -179,7 +180,11 @@ class Study:
         self, kind: ModelKind, jobs: Mapping[str | int, Job]
     ) -> dict[str | int, ModelEntry]:
         """The entries of one kind: recorded scores, or new ones; what failed is tried again."""
-        known = {e.model: e for e in self._journal.of(ModelEntry, kind) if e.scores is not None}
+        known: dict[str | int, ModelEntry] = {}
+        for e in self._journal.of(ModelEntry, kind):  # of one model, those on fewer examples first
+            wanted = jobs[e.model].n_examples if e.model in jobs else 0
+            if e.scores is not None and e.scores.n_examples >= wanted:
+                known.setdefault(e.model, e)
         missing = [model for model in jobs if model not in known]
         done = self._evaluate([jobs[model] for model in missing])
         for model, evaluation in zip(missing, done, strict=True):
@@ -268,46 +273,42 @@ class Study:
         finalists = {
             trial.number: trial.tailoring for trial in list(best.values())[: self._plan.finalists]
         }
-        losses = self._selection_losses("finalist", finalists, objective)
-        order = sorted(finalists, key=losses.__getitem__)
+        scores = self._raced("finalist", finalists, objective)
+        losses = losses_of(scores, objective)
+        order = sorted(losses, key=losses.__getitem__)
         number = order[0]
         if self._refit is None:
             self._record_chosen(number, len(finalists), None)
             return number, finalists[number]
         repairs = self._repairs({each: finalists[each] for each in order[:_REFITTED]})
         refitted = {n: each.refitted for n, each in repairs.items() if each.refitted is not None}
-        refits = self._selection_losses("refitted", refitted, objective)
+        refits = losses_of(self._raced("refitted", refitted, objective), objective)
         models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
-        models |= {refits[n]: (n, tailoring) for n, tailoring in refitted.items()}
+        models |= {refits[n]: (n, refitted[n]) for n in refits}
         number, tailoring = models[min(models)]
         self._record_chosen(number, len(finalists), tailoring)
         return number, tailoring
 
-    def _selection_losses(
+    def _raced(
         self, kind: ModelKind, tailorings: Mapping[int, Tailoring], objective: Objective
-    ) -> dict[int, tuple[float, float, int]]:
-        """Trial to its losses on the selection split: infinite if it failed; then its number."""
-        n_examples = self._plan.sizes["selection"]
-        jobs: dict[str | int, Job] = {
-            number: Job(tailoring, n_examples, "selection")
-            for number, tailoring in tailorings.items()
-        }
-        entries = self._measured(kind, jobs)
-        if entries and all(entry.scores is None for entry in entries.values()):
-            raise RecordError(
-                f"{self._journal.path}: every finalist failed on the selection split; the last: "
-                f"{[*entries.values()][-1].failure}; mend that and run the same command again"
-            )
-        losses = {}
-        for number in tailorings:
-            scores = entries[number].scores
-            own, proxy = (
-                (math.inf, math.inf)
-                if scores is None
-                else (objective.scalar(scores), objective.scalar(scores, proxy=True))
-            )
-            losses[number] = (own, proxy, number)
-        return losses
+    ) -> dict[int, Scores]:
+        """Scores on all selection examples of those that were neither stopped early nor failed."""
+        left, scores = list(tailorings), dict[int, Scores]()
+        for n_examples in stages(self._plan.sizes["selection"]):
+            jobs: dict[str | int, Job] = {
+                n: Job(tailorings[n], n_examples, "selection", scores.get(n)) for n in left
+            }
+            entries = self._measured(kind, jobs)
+            found = {number: entries[number].scores for number in left}
+            scores = {number: each for number, each in found.items() if each is not None}
+            if left and not scores:
+                raise RecordError(
+                    f"{self._journal.path}: every finalist failed on the selection split; the "
+                    f"last: {entries[left[-1]].failure}; mend that and run the same command again"
+                )
+            n_kept = 1 if self._refit is None else _REFITTED
+            left = still_racing(scores, objective, n_kept) if scores else []
+        return scores
 
     def _repairs(self, tailorings: Mapping[int, Tailoring]) -> dict[int, RefittedEntry]:
         """The repairs of finalists: recorded ones, or new ones."""

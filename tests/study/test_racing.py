@@ -1,0 +1,61 @@
+"""Finalists that are surely behind are stopped early, near ones are not, and a resume agrees."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from studies import FormulaPool, run_study
+
+from gptailor.core.objective import Goal, Objective
+from gptailor.core.trial import Job, Measurement, Scores
+from gptailor.record.entries import ModelEntry
+from gptailor.record.journal import read_record
+from gptailor.study.racing import stages, still_racing
+
+SIZES = {"search": 9, "selection": 128, "test": 7}
+
+
+def texts(level: float, n_examples: int, seed: int = 0) -> Scores:
+    """Bits of texts around a level; the first examples are the same, however many there are."""
+    bits = level + 0.1 * np.random.default_rng(seed).standard_normal(200)[:n_examples]
+    return Scores({"texts": {"bits_per_byte": Measurement("bits_per_byte", tuple(bits.tolist()))}})
+
+
+@pytest.mark.parametrize(
+    ("n", "found"), [(5, (5,)), (59, (30, 59)), (60, (30, 60)), (250, (32, 63, 125, 250))]
+)
+def test_stages_double_and_none_is_too_small_to_tell(n: int, found: tuple[int, ...]) -> None:
+    assert stages(n) == found
+
+
+def test_only_those_surely_behind_the_best_are_stopped() -> None:
+    objective = Objective([Goal("texts", "bits_per_byte")], texts(1.0, 40))
+    scores = {0: texts(1.5, 40, 1), 1: texts(1.0, 40, 2), 2: texts(1.01, 40, 3)}
+    assert set(still_racing(scores, objective, 1)) == {1, 2}
+    assert set(still_racing(scores, objective, 3)) == {0, 1, 2}
+    assert still_racing({0: scores[0]}, objective, 1) == [0]
+
+
+def test_a_study_stops_bad_finalists_and_chooses_as_if_all_had_been_scored(tmp_path: Path) -> None:
+    def score(job: Job) -> Scores:
+        seed = int(job.tailoring.digest, 16)
+        return texts(1.0 + seed % 7 / 10, job.n_examples, seed % 1000)
+
+    goals = (Goal("texts", "bits_per_byte"),)
+    changes = {"goals": goals, "sizes": SIZES, "finalists": 6}
+    pool = FormulaPool(scores=score)
+    study, chosen = run_study(tmp_path, pool, **changes)
+    entries = [e for _, e in read_record(tmp_path / "record.jsonl") if isinstance(e, ModelEntry)]
+    raced = {e.number for e in entries if e.kind == "finalist" and e.number is not None}
+    assert len(raced) == 6
+    whole = {n: score(Job(study.trials[n].tailoring, 128, "selection")) for n in raced}
+    assert chosen == min(raced, key=lambda n: whole[n].value("texts", "bits_per_byte"))
+    finals = [e for e in entries if e.kind == "finalist" and e.scores is not None]
+    to_the_end = {e.number for e in finals if e.scores and e.scores.n_examples == 128}
+    assert chosen in to_the_end
+    assert len(to_the_end) < 7  # with the base
+    scored = sum(job.n_examples - job.n_known for job in pool.jobs if job.split == "selection")
+    assert scored < 7 * 128
+    again = FormulaPool(scores=score)
+    assert run_study(tmp_path, again, **changes)[1] == chosen
+    assert again.jobs == []
