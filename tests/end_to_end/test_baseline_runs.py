@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,20 @@ PLUS = ("shortened_ppl_plus", "shortened_taylor_plus")  # six layers leave them 
 
 
 @pytest.fixture
-def config(job: Callable[..., Path]) -> Path:
-    return job(calibration={"n_tokens": 300, "max_length": 20})
+def small(pico_family: Any) -> dict[str, Any]:
+    """A base and a variant, one task, few calibration tokens."""
+    variants = {"math": str(pico_family.variants["math"])}
+    return {
+        "family": {"base": str(pico_family.base), "variants": variants, "dtype": "float32"},
+        "tasks": [{"name": "./tasks/which.yaml", "metric": "acc"}],
+        "budget": {"n_examples": [8]},
+        "calibration": {"n_tokens": 300, "max_length": 20},
+    }
+
+
+@pytest.fixture
+def config(job: Callable[..., Path], small: dict[str, Any]) -> Path:
+    return job(**small)
 
 
 def lines_of(run: Path) -> list[bytes]:
@@ -98,9 +111,9 @@ def test_what_was_recorded_before_a_kill_is_not_computed_again(
 
 
 def test_cuts_are_refitted_before_they_are_scored(
-    job: Callable[..., Path], tmp_path: Path, run_command: Command
+    job: Callable[..., Path], small: dict[str, Any], tmp_path: Path, run_command: Command
 ) -> None:
-    config = job(calibration={"n_tokens": 300, "max_length": 20}, repair="refit")
+    config = job(**small, repair="refit")
     run = tmp_path / "run"
     words = ("baseline", "last_n,flatten,wanda_sp,fold", config, "--out", run)
     code, _, err = run_command(*words)
@@ -123,7 +136,7 @@ def test_cuts_are_refitted_before_they_are_scored(
     assert run_command(*words)[0] == 0
     assert lines_of(run) == before
     plain = tmp_path / "plain"
-    assert run_command("baseline", "last_n", job("b", repair="none"), "--out", plain)[0] == 0
+    assert run_command("baseline", "last_n", job("plain", **small), "--out", plain)[0] == 0
     assert read_run(plain).trials[0].scores != record.trials[0].scores
     code, _, err = run_command("baseline", "wanda_sp", config, "--out", tmp_path / "narrow")
     assert code == 0, err

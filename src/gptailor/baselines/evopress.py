@@ -20,7 +20,7 @@ Cuts = tuple[int, ...]
 _N_INITIAL = 64  # random sets of cuts, of which the best is the first parent
 _N_SURVIVORS = 2  # offspring that are compared with the parent
 _MOST_SWAPS = 3
-_TRIES = 1000  # draws of a set of cuts that is new
+_TRIES = 300  # draws of a set of cuts that is new
 
 
 def evopress(

@@ -93,6 +93,8 @@ class Refitter:
         n_layers = self.engine.family.n_layers
         plain = without_repair(tailoring)
         ends = {cut.before: cut.end for cut in cuts_of(plain, n_layers)}
+        if not ends:
+            return plain
         whole = self.streams.along(whole_of(tailoring, n_layers))
         depth, wanted = 0, next(whole)
         states: States = wanted
