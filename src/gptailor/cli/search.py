@@ -19,6 +19,7 @@ from gptailor.study import Progress
 
 if TYPE_CHECKING:
     from gptailor.app.run import Run
+    from gptailor.core.score_table import MeanRow
     from gptailor.record.entries import Costs
     from gptailor.record.run_record import RunRecord
 
@@ -44,6 +45,7 @@ def command(
     """Search for the best smaller model; the same command goes on after a stop or a kill."""
     from gptailor.app.run import run_search
     from gptailor.app.settings import run_folder, settings_of
+    from gptailor.report.words import share_lines
 
     show_message = functools.partial(errors.print, style="dim")
     try:
@@ -63,7 +65,10 @@ def command(
         f"{record.header.family.n_layers} layers tried, in {chosen.n_trials} trials; "
         f"trial {chosen.number} is the best"
     )
-    screen.print(f"keeps, unseen: {', '.join(_kept(record))}")
+    mean = _kept(record)
+    shares = share_lines(mean.of_base, mean.of_best)
+    told = [f"{what} ({limits})" if limits else what for what, limits in shares]
+    screen.print(f"keeps, unseen: {', '.join(told)}")
     screen.print(f"the run:       {run.folder}")
     screen.print(f"the tailoring: {run.folder / BEST}")
     screen.print(f"next:          gptailor export {run.folder} -o DIR")
@@ -71,16 +76,14 @@ def command(
         screen.print(_costs(record.forecast, record.spent))
 
 
-def _kept(record: "RunRecord") -> list[str]:
+def _kept(record: "RunRecord") -> "MeanRow":
     """The shares of the base's and the best member's scores that the result keeps, unseen."""
     from gptailor.core.statistics import RESULT
     from gptailor.report.scores import evidence, table_of
-    from gptailor.report.words import share_lines
 
     found = evidence(record)
-    mean = None if found is None else table_of(record, found).means.get(RESULT)
-    shares = () if mean is None else (mean.of_base, mean.of_best)
-    return [f"{what} ({limits})" if limits else what for what, limits in share_lines(*shares)]
+    assert found is not None, "a search that ends has scored"
+    return table_of(record, found).means[RESULT]
 
 
 def plain_result(run: "Run") -> dict[str, Any]:
@@ -88,7 +91,8 @@ def plain_result(run: "Run") -> dict[str, Any]:
     record, chosen = run.record, run.record.chosen
     assert chosen is not None, "a run that ends has chosen"
     result = chosen.model_dump(include={"number", "n_tried", "n_trials"})
-    result |= {"run": str(run.folder), "tailoring": run.best.tailoring.to_plain()}
+    result |= {"run": str(run.folder), "tailoring": run.tailoring.to_plain()}
+    result |= {"kept": _kept(record).to_plain()}
     costs = {"forecast": record.forecast, "spent": record.spent}
     return result | {key: None if cost is None else cost.to_plain() for key, cost in costs.items()}
 
