@@ -33,7 +33,7 @@ _OVER_ROWS = ("self_attn.o_proj.", "mlp.down_proj.")  # the sum of all parts: jo
 
 
 def flatten(
-    context: BaselineContext, *, ridge: Annotated[float, Range(0.0, 1000.0)] = 10.0
+    context: BaselineContext, *, ridge: Annotated[float, Range(1e-9, 1000.0)] = 10.0
 ) -> Tailoring:
     """Flatten the layers whose streams are most alike, until as many are gone as are to be cut.
 
@@ -159,10 +159,9 @@ def joined(layers: Sequence[Tensors]) -> dict[str, Tensor]:
 
 def leverage_scores(gram: Tensor, ridge: float) -> Tensor:
     """``[C (C + lambda)^-1]_ii`` of a Gram matrix C (F, F); lambda is `ridge` mean eigenvalues."""
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_min(0)
-    scores: Tensor = vectors.square() @ (values / (values + ridge * values.mean() + _TINY))
-    return scores
+    shift = _shift(gram, ridge)
+    factor = torch.linalg.cholesky(gram + torch.diag(shift.expand(len(gram))))
+    return 1 - shift * torch.cholesky_inverse(factor).diagonal()
 
 
 def nystrom(down: Tensor, gram: Tensor, kept: Sequence[int], ridge: float) -> Tensor:
@@ -175,12 +174,13 @@ def nystrom(down: Tensor, gram: Tensor, kept: Sequence[int], ridge: float) -> Te
     gone = torch.ones(len(gram), dtype=torch.bool, device=gram.device)
     gone[keep] = False
     left = gram[keep][:, keep]
-    left = left + (ridge * gram.diagonal().mean() + _TINY) * torch.eye(len(keep)).to(left)
+    left = left + torch.diag(_shift(gram, ridge).expand(len(keep)))
     step: Tensor = torch.linalg.solve(left, gram[keep][:, gone] @ down[:, gone].T)  # (kept, H)
     return down[:, keep] + step.T
 
 
-_TINY = torch.finfo(torch.float64).tiny
+def _shift(gram: Tensor, ridge: float) -> Tensor:
+    return ridge * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
 
 
 def _highest(scores: Tensor, n_kept: int) -> list[int]:
