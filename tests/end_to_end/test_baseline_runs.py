@@ -11,6 +11,7 @@ from gptailor.core.objective import Objective
 from gptailor.core.plugins import BASELINES
 from gptailor.record.entries import RefittedEntry
 from gptailor.record.run_record import read_run
+from gptailor.report.scores import parameters_of
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +83,12 @@ def test_all_baselines_are_one_run_that_goes_on_and_is_reported_and_exported(
     assert code == 0, err
     made = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert (made["num_hidden_layers"], made["num_key_value_heads"]) == (6, 1)
+    per_layer = record.header.family.layer_parameters[0]
+    for name in WIDTH:  # as many as two layers have
+        gone = record.baselines[name].idle_parameters
+        assert gone == pytest.approx(2 * per_layer, rel=0.02)
+        size = parameters_of([record], record.baselines[name].tailoring)
+        assert size == record.header.family.parameters - gone
     code, _, err = run_command("baseline", "sleb", config, "--out", run)
     assert code == 2
     assert "search.options.names" in err

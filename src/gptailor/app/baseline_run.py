@@ -12,6 +12,7 @@ from gptailor.core.plugins import BASELINES
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal
 from gptailor.errors import ConfigError, UserError
+from gptailor.export.narrow import idle_parameters
 from gptailor.family.fitted import FOLDER
 from gptailor.record.entries import BaselineEntry
 from gptailor.record.journal import Journal
@@ -113,6 +114,7 @@ class _Baselines:
             seconds=round(time.perf_counter() - started, 3),
             layer_tokens=statistics.layer_tokens - before,
             alone_layer_tokens=statistics.used,
+            idle_parameters=0 if tailoring is None else idle_parameters(family, tailoring),
         )
         self._journal.append(entry)
         cuts = () if tailoring is None else space.without(kept_positions(tailoring))

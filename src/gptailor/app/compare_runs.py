@@ -219,7 +219,8 @@ def _models(
         tailoring = Tailoring.load(file)
         tailoring.check(header.family.members, n_layers)
         others.append(ComparedModel(str(file), tailoring, str(file), None))
-    others = [replace(m, parameters=parameters_of(header, m.tailoring)) for m in others]
+    records = [run.record for run in runs]
+    others = [replace(m, parameters=parameters_of(records, m.tailoring)) for m in others]
     unlike = {(m.name, m.origin): m for m in others}  # the same run or file twice is one row
     shared = Counter(m.name for m in [*members, *unlike.values()])
     named = [

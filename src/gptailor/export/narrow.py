@@ -5,7 +5,7 @@ can be left out without any change of the outputs. A stock config has one number
 neurons for all layers: as many are left out as every layer can spare, and further zeros stay.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from gptailor.family import Family
 from gptailor.family.family import layer_weights
 from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
 
-__all__ = ["Narrowing", "head_counts", "narrowing"]
+__all__ = ["Narrowing", "head_counts", "idle_parameters", "narrowing"]
 
 _ANY_HEADS = ("mistral", "qwen2", "qwen3")  # model types whose configs take any number of heads
 
@@ -90,10 +90,45 @@ def narrowing(family: Family, tailoring: Tailoring) -> Narrowing | None:
     A model is narrowed only where every layer has fitted tensors, and not where its layers can't be
     taken apart or it belongs to a multimodal model.
     """
-    fitted = all(spec.fitted is not None for spec in tailoring.layers)
-    if family.multimodal_wrapper is not None or not fitted:
+    found = None if family.multimodal_wrapper is not None else _used(family, tailoring)
+    if found is None:
         return None
-    idle = []
+    sizes, groups, neurons = found
+    most = max(map(len, groups))
+    able = [count for count in head_counts(family.config, sizes) if count >= most]
+    n_groups, n_neurons = min(able, default=sizes.n_groups), max(1, *map(len, neurons))
+    if (n_groups, n_neurons) == (sizes.n_groups, sizes.n_neurons):
+        return None
+    return Narrowing(
+        sizes,
+        tuple(_kept(used, n_groups, sizes.n_groups) for used in groups),
+        tuple(_kept(used, n_neurons, sizes.n_neurons) for used in neurons),
+    )
+
+
+def idle_parameters(family: Family, tailoring: Tailoring) -> int:
+    """Parameters of all kv-groups and neurons that contribute nothing, in any layer.
+
+    0 unless every layer has fitted tensors.
+    """
+    found = _used(family, tailoring)
+    if found is None:
+        return 0
+    sizes, groups, neurons = found
+    return sum(
+        (sizes.n_groups - len(of_groups)) * sizes.group_parameters
+        + (sizes.n_neurons - len(of_neurons)) * sizes.neuron_parameters
+        for of_groups, of_neurons in zip(groups, neurons, strict=True)
+    )
+
+
+def _used(
+    family: Family, tailoring: Tailoring
+) -> tuple[GatedLayer, list[tuple[int, ...]], list[tuple[int, ...]]] | None:
+    """The sizes of a layer, and of each the kv-groups and the neurons that contribute."""
+    if any(spec.fitted is None for spec in tailoring.layers):
+        return None
+    groups, neurons = [], []
     for spec in tailoring.layers:
         tensors = layer_weights(family, spec, family.dtype)
         try:
@@ -101,27 +136,14 @@ def narrowing(family: Family, tailoring: Tailoring) -> Narrowing | None:
         except FamilyError:
             return None
         heads = tensors[OUT].reshape(sizes.hidden, sizes.n_groups, -1)
-        idle.append((_nonzero(heads.abs().amax(-1)), _nonzero(tensors[DOWN])))
-    counts = [count for count in head_counts(family.config, sizes) if count >= _most(idle, 0)]
-    n_groups = min(counts, default=sizes.n_groups)
-    n_neurons = max(1, _most(idle, 1))
-    if (n_groups, n_neurons) == (sizes.n_groups, sizes.n_neurons):
-        return None
-    return Narrowing(
-        sizes,
-        tuple(_kept(used, n_groups, sizes.n_groups) for used, _ in idle),
-        tuple(_kept(used, n_neurons, sizes.n_neurons) for _, used in idle),
-    )
+        groups.append(_nonzero(heads.abs().amax(-1)))
+        neurons.append(_nonzero(tensors[DOWN]))
+    return sizes, groups, neurons
 
 
 def _nonzero(columns: Tensor) -> tuple[int, ...]:
     """The columns of (H, n) that are not all zero."""
     return tuple((columns != 0).any(0).nonzero().flatten().tolist())
-
-
-def _most(used: Sequence[tuple[tuple[int, ...], ...]], part: int) -> int:
-    """The most columns that a layer uses."""
-    return max(len(each[part]) for each in used)
 
 
 def _kept(used: tuple[int, ...], n_kept: int, n_all: int) -> tuple[int, ...]:

@@ -263,6 +263,7 @@ class BaselineEntry(_Entry):
     seconds: Seconds  # to compute it
     layer_tokens: NonNegativeInt  # run for it, beyond what earlier baselines had measured
     alone_layer_tokens: NonNegativeInt  # that it would have run without earlier ones
+    idle_parameters: NonNegativeInt = 0  # of heads and neurons taken out, which are zeros
 
     @model_validator(mode="after")
     def _made_or_failed(self) -> "BaselineEntry":

@@ -111,7 +111,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "folder": shlex.quote(str(run.folder)),
         "header": header,
         "state": state if run.chosen is None else "done",
-        "kept_parameters": None if best is None else parameters_of(header, best.tailoring),
+        "kept_parameters": None if best is None else parameters_of([run], best.tailoring),
         "n_kept": header.n_kept if best is None else len(best.tailoring.layers),
         "retention": None if table is None else table.averages.get(RESULT),
         "mean": None if table is None else table.means.get(RESULT),

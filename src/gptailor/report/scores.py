@@ -4,7 +4,7 @@ The best evidence is shown: an evaluation by lm-eval, else the engine's scores o
 else those on the selection split, else the search's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,6 @@ from gptailor.core.score_table import ScoreTable, score_table
 from gptailor.core.statistics import N_RESAMPLES, RESULT, Estimate
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Measurement, Scores, Trial
-from gptailor.record.entries import Header
 from gptailor.record.run_record import RunRecord
 
 __all__ = [
@@ -47,12 +46,18 @@ class Evidence:
     n_resamples: int = N_RESAMPLES  # of the bootstrap
 
 
-def parameters_of(header: Header, tailoring: Tailoring) -> int | None:
-    """Parameters of a tailoring; None where the record does not have them per layer."""
+def parameters_of(runs: Sequence[RunRecord], tailoring: Tailoring) -> int | None:
+    """Parameters of a tailoring; None where the records do not have them per layer.
+
+    Heads and neurons that a baseline of one of the runs took out do not count.
+    """
+    header = runs[0].header
     per_layer = header.family.layer_parameters
+    baselines = (each for run in runs for each in run.baselines.values())
+    idle = next((each.idle_parameters for each in baselines if each.tailoring == tailoring), 0)
     if len(per_layer) != header.family.n_layers or not header.family.parameters:
         return None
-    outside = header.family.parameters - sum(per_layer)
+    outside = header.family.parameters - sum(per_layer) - idle
     return outside + sum(per_layer[spec.sources[0].layer or 0] for spec in tailoring.layers)
 
 
@@ -69,7 +74,7 @@ def evidence(run: RunRecord) -> Evidence | None:
         return None
     whole = run.header.family.parameters or None
     parameters: dict[str, int | None] = dict.fromkeys(run.header.family.members, whole)
-    parameters[RESULT] = parameters_of(run.header, best.tailoring)
+    parameters[RESULT] = parameters_of([run], best.tailoring)
     if RESULT in run.test_scores:
         split, models = "test", run.test_scores
     elif run.chosen is not None and best.number in run.on_selection:
