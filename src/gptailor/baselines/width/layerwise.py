@@ -81,13 +81,13 @@ def pruned(context: BaselineContext, widths: Sequence[Width], prune: Pruner) -> 
         spec, fitted = whole, {}
         parts = ((OUT, sizes.group_columns, width.n_groups), (DOWN, 1, width.n_neurons))
         for name, n_columns, n_removed in parts:
+            weight = layer_weights(family, whole, family.dtype)[name]
             if n_removed:
                 inputs = inputs_of(streams, spec, states, name)
-                weight = layer_weights(family, whole, family.dtype)[name]
-                made = prune(weight.to(inputs), inputs, n_columns, n_removed)
-                fitted[name] = made.to(weight)
-                spec = whole.with_repair(fitted=family.fitted.add(fitted))
+                weight = prune(weight.to(inputs), inputs, n_columns, n_removed).to(weight)
                 statistics.spend(streams.n_tokens)
+            fitted[name] = weight
+            spec = whole.with_repair(fitted=family.fitted.add(fitted))
         specs.append(spec)
         states = streams.run(spec, states)
     statistics.spend(streams.n_tokens * len(specs))
