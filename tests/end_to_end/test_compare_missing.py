@@ -7,7 +7,7 @@ import pytest
 
 from gptailor.app.compare_runs import compare
 from gptailor.core.tailoring import Tailoring
-from gptailor.errors import ConfigError
+from gptailor.errors import ConfigError, TailoringError
 from gptailor.record.run_record import read_run
 
 pytestmark = pytest.mark.slow
@@ -47,3 +47,12 @@ def test_changed_weights_are_not_compared(run: Path) -> None:
     path.write_text(json.dumps(plain) + "\n" + rest, encoding="utf-8")
     with pytest.raises(ConfigError, match="weights of member 'math' changed"):
         compare([run])
+
+
+def test_a_tailoring_without_its_fitted_weights_is_named(run: Path) -> None:
+    text = "{source: 'base:0', refit_to: 2, fitted: 0123456789abcdef}"
+    layers = f"[{text}, 'base:2', 'base:3', 'base:4', 'base:5']"
+    path = run.parent / "mine.yaml"
+    path.write_text(f"{{format: gptailor/1, embedding: base, head: base, layers: {layers}}}")
+    with pytest.raises(TailoringError, match=r"mine.yaml: layers\[0\]: the fitted weights 0123"):
+        compare([run], [path])

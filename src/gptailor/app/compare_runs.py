@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptailor.app.settings import config_of_run, with_recorded_settings
 from gptailor.core.objective import Objective
@@ -17,12 +18,15 @@ from gptailor.core.score_table import best_member, mean_scores, score_table
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.core.trial import Job, Scores
-from gptailor.errors import ConfigError, RecordError, unknown
+from gptailor.errors import ConfigError, RecordError, TailoringError, unknown
 from gptailor.record.entries import Header
 from gptailor.record.evaluation_file import ComparisonFile, read_comparison
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.comparison import ComparedModel, Comparison
 from gptailor.report.scores import loss_difference, parameters_of
+
+if TYPE_CHECKING:
+    from gptailor.family import Family
 
 __all__ = ["compare"]
 
@@ -310,7 +314,7 @@ def _completed(
     folders = [*(Path(run.folder) for run in asked.runs), *(path.parent for path in asked.files)]
     evaluator = open_evaluator(settings, first, folders)
     for model in missing.values():
-        evaluator.engine.family.check(model.tailoring)
+        _check(evaluator.engine.family, model)
     failures, todo = [], list(missing.values())
     for start in range(0, len(todo), _TOGETHER):
         group = todo[start : start + _TOGETHER]
@@ -331,6 +335,13 @@ def _completed(
     return file, failures
 
 
+def _check(family: "Family", model: ComparedModel) -> None:
+    try:
+        family.check(model.tailoring)
+    except TailoringError as error:
+        raise TailoringError([f"{model.name}: {problem}" for problem in error.problems]) from None
+
+
 def _shape(header: Header, tailoring: Tailoring) -> str:
     """What the speed of a model depends on: how many layers, or which where they differ."""
     kinds = (header.family.model or {}).get("layer_types") or [""]
@@ -344,6 +355,6 @@ def _speed(header: Header, model: ComparedModel, file: ComparisonFile) -> Estima
     base = file.seconds[_shape(header, Tailoring.whole(BASE, header.family.n_layers))]
     ratios = [
         slow / quick
-        for slow, quick in zip(base, file.seconds[_shape(header, model.tailoring)], strict=True)
+        for slow, quick in zip(base, file.seconds[_shape(header, model.tailoring)], strict=False)
     ]
     return Estimate(statistics.median(ratios), min(ratios), max(ratios))
