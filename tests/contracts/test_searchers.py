@@ -1,5 +1,7 @@
 """What every searcher must do, whatever it is called."""
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -8,6 +10,7 @@ import pytest
 
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import SEARCHERS
+from gptailor.core.repair import refit_cuts, scale_cuts, without_repair
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Evaluation, Measurement, Proposal, Scores, Trial
 from gptailor.errors import ConfigError, GPTailorError
@@ -129,6 +132,24 @@ def test_every_proposal_is_valid_new_on_a_rung_and_within_the_budget(
         assert len(places) >= space.n_kept
     for trial in results(groups, space):
         assert space.accepts(trial.tailoring)
+
+
+@pytest.mark.parametrize("repair", ["refit", "scale"])
+def test_every_proposal_of_a_space_that_repairs_is_repaired(name: str, repair: str) -> None:
+    norms = {member: (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0) for member in ("base", "code", "math")}
+    repairer = {
+        "refit": functools.partial(refit_cuts, n_layers=6),
+        "scale": functools.partial(scale_cuts, n_layers=6, norms=norms),
+    }[repair]
+    plain = Space(6, 2, ("code", "math"), ("task_arithmetic",))
+    space = dataclasses.replace(plain, repair=repairer)
+    trials = results(drive(make(name, space, max_trials=30)), space)
+    assert trials
+    for tailoring in {trial.tailoring for trial in trials}:
+        assert repairer(tailoring) == tailoring
+        assert space.accepts(tailoring)
+        assert plain.accepts(without_repair(tailoring))
+    assert any(spec.repaired for trial in trials for spec in trial.tailoring.layers)
 
 
 @pytest.mark.sampled(9)

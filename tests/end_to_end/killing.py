@@ -59,7 +59,7 @@ def search(assembly: Assembly, folder: Path) -> None:
     with Journal(folder) as journal:
         study = open_study(assembly, journal, on_progress=lambda _: None)
         record_forecast(journal, assembly)
-        chosen = study.run()
+        _, chosen = study.run()
         record_costs(journal, assembly)
         write_results(folder, chosen, study.front(), study.objective)
 

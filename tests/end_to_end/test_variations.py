@@ -24,7 +24,8 @@ def search(config: Path) -> tuple[Trial, list[dict[str, Any]]]:
     assembly = assemble(load_config(config))
     with Journal(config.parent / "run") as journal:
         study = open_study(assembly, journal, on_progress=lambda _: None)
-        return study.run(), [entry.to_plain() for entry in journal.entries]
+        number, _ = study.run()
+        return study.trials[number], [entry.to_plain() for entry in journal.entries]
 
 
 @pytest.mark.parametrize("name", SEARCHERS.names)

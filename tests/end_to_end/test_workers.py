@@ -64,11 +64,11 @@ def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
         closing(assembly.pool()) as pool,
         Journal(spread.parent / "runs" / "tailor") as journal,
     ):
-        chosen = open_study(assembly, journal, on_progress=kill_one, pool=pool).run()
+        number, _ = open_study(assembly, journal, on_progress=kill_one, pool=pool).run()
     assert killed
     assert any("was lost (killed by SIGKILL)" in told for told in caplog.messages)
     assert set(_children(os.getpid())) == before
-    assert chosen.number == _facts(alone)[-1].get("number")
+    assert number == _facts(alone)[-1].get("number")
     assert _facts(spread) == _facts(alone)
 
 

@@ -92,7 +92,7 @@ def scale_cuts(
         g = math.exp(math.fsum(ratios) / len(ratios))
         for index in range(cut.before + 1, len(layers)):
             factors[index] /= g
-    gains = [round(factor, 6) for factor in factors]
+    gains = [float(f"{factor:.6g}") for factor in factors]
     return _with_layers(
         tailoring,
         [

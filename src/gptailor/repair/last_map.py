@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine.streams import Streams
@@ -54,8 +55,8 @@ def last_map(streams: Streams, position: int) -> LastMap:
     if len(found) != 1:
         raise _refusal(kind, position, "has no single linear map at its end")
     name = found[0].removesuffix(".weight")
-    weight = family.layer(Source(BASE, position))[found[0]]
-    transposed = weight.shape[0] != streams.hidden_size
+    spec = LayerSpec((Source(BASE, position),))
+    transposed = isinstance(streams.engine.layers.get(spec).get_submodule(name), Conv1D)
     factor = _factor(streams, position, name, transposed=transposed)
     if factor is None:
         raise _refusal(kind, position, f"does not add the outputs of {name} as they are")

@@ -71,10 +71,8 @@ class Refitter:
         before: list[Tensor] = []
         wanted: list[Tensor] = []
         for batch in range(len(self.streams.batches)):
-            source = spec.sources[batch % len(spec.sources)]
-            states = self._states(source.member)
-            assert source.layer is not None, "a layer's source names its layer"
-            before.append(states[source.layer][batch])
+            states = self._states(spec.sources[batch % len(spec.sources)].member)
+            before.append(states[spec.position][batch])
             wanted.append(states[spec.refit_to][batch])
         fitted = self._refitted(spec.with_repair(), before, wanted)
         self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))
@@ -85,31 +83,34 @@ class Refitter:
 
         Args:
             tailoring: Its layers are in the order of their positions; its own repair is replaced.
-            later_layers: Also refit each layer behind the first cut to the whole model's stream.
+            later_layers: Also refit each layer behind the first cut to the whole model's stream,
+                unless it has fitted tensors of its own.
 
         Returns:
             The tailoring; its refitted layers name the fitted tensors, which the family has.
         """
         n_layers = self.engine.family.n_layers
         plain = without_repair(tailoring)
-        ends = {cut.before: cut.end for cut in cuts_of(plain, n_layers)}
-        if not ends:
+        cuts = cuts_of(plain, n_layers)
+        if not cuts:
             return plain
-        whole = self.streams.along(whole_of(tailoring, n_layers))
+        ends = {cut.before: cut.end for cut in cuts}
+        model = whole_of(plain, n_layers)
+        whole = self.streams.along(model)
         depth, wanted = 0, next(whole)
         states: States = wanted
         layers: list[LayerSpec] = []
-        cut = False
+        cut = None in ends  # whether the model is another one than the whole so far
         for index, spec in enumerate(plain.layers):
             end = ends.get(index, spec.position + 1)
             while depth < end:
                 depth, wanted = depth + 1, next(whole)
-            if index in ends or (cut and later_layers):
+            if index in ends or (cut and later_layers and spec.fitted is None):
                 own = {} if spec.fitted is None else self.engine.family.fitted.get(spec.fitted)
                 fitted = self._refitted(spec, states, wanted)
                 digest = self.engine.family.fitted.add({**own, **fitted})
                 spec = spec.with_repair(refit_to=end, fitted=digest)
-            cut = cut or index in ends
+            cut = cut or spec != model.layers[spec.position]
             layers.append(spec)
             states = self.streams.run(spec, states) if cut else wanted
         return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)

@@ -56,7 +56,7 @@ def fitted_change(
 
     ``D = (A^T A + lambda I)^-1 A^T R`` over weighted tokens, a ridge towards the map as it is. Of
     several lambdas the one with the least error on held-out tokens is taken, then all tokens are
-    fitted; where none is better than no change, the change is 0.
+    fitted; where none is better than no change, or none is held out, the change is 0.
 
     Args:
         tokens: For each batch the inputs A (n, F), what is missing R (n, H), and weights (n,).
@@ -76,7 +76,7 @@ def fitted_change(
         return _solved(fit, ridges[0]).T
     errors = {ridge: held_out.error(_solved(fit, ridge)) for ridge in ridges}
     best = min(errors, key=errors.__getitem__)
-    if errors[best] > 0:
+    if errors[best] >= 0:
         return torch.zeros_like(like, dtype=torch.float32)
     return _solved(fit + held_out, best).T
 

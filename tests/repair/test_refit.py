@@ -1,0 +1,224 @@
+"""Refits: the stream behind a cut comes near the whole model's, as by stock modules.
+
+The oracle runs stock models by hooks, a row at a time, solves least squares in float64 and replaces
+one weight after another.
+"""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hooks import hooked
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from gptailor.core.repair import refit_cuts, without_repair
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.engine.engine import Engine
+from gptailor.engine.streams import Streams
+from gptailor.family import Family
+from gptailor.repair.refit import Refitter, whole_of
+
+DOWN = "mlp.down_proj.weight"
+LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+
+
+def merged(position: int) -> LayerSpec:
+    names = f"math:{position}", f"code:{position}"
+    return LayerSpec.of(*names, merge="task_arithmetic", scale=0.6)
+
+
+def layers(*names: str | LayerSpec) -> Tailoring:
+    """Layers by name."""
+    specs = [LayerSpec.of(name) if isinstance(name, str) else name for name in names]
+    return Tailoring(tuple(specs))
+
+
+def rows_of(seed: int) -> list[tuple[int, ...]]:
+    """Rows of differing first tokens, so that none shares a prefix with another."""
+    drawn = torch.Generator().manual_seed(seed)
+    rows = torch.randint(3, 320, (20, 36), generator=drawn)
+    rows[:, 0] = torch.randperm(300, generator=drawn)[:20] + 3
+    return [tuple(row) for row in rows.tolist()]
+
+
+# what is cut, the same model with the cut layers put back, and the layers refitted, each with the
+# depth of the whole model's stream that is to come after it
+TWO_CUTS = (
+    layers("base:0", merged(1), "code:3"),
+    layers("base:0", merged(1), merged(2), "code:3", "code:4", "code:5"),
+)
+FIRST_CUT = (
+    layers("math:1", "base:2", "base:5"),
+    layers("math:0", "math:1", "base:2", "base:3", "base:4", "base:5"),
+)
+
+
+@pytest.fixture(scope="module")
+def refitter(pico: Family) -> Refitter:
+    return Refitter(Engine(pico), rows_of(0))
+
+
+@pytest.fixture(scope="module")
+def unseen(refitter: Refitter) -> Streams:
+    return Streams(refitter.engine, rows_of(1))
+
+
+def error_at(
+    streams: Streams, tailoring: Tailoring, whole: Tailoring, index: int, depth: int
+) -> float:
+    """Of the stream after a layer against the whole model's at a depth: mean relative square."""
+    wanted = list(streams.along(whole))[depth]
+    found = list(streams.along(tailoring))[index + 1]
+    errors = []
+    for kept, one, other in zip(streams.kept, found, wanted, strict=True):
+        errors.append((one - other)[kept].square().sum(-1) / other[kept].square().sum(-1))
+    return float(torch.cat(errors).mean())
+
+
+def stock_model(family: Family, tailoring: Tailoring) -> PreTrainedModel:
+    """A stock model of the layers, merged by the formula."""
+    path = family.paths["base"]
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, num_hidden_layers=len(tailoring.layers)
+    )
+    for layer, spec in zip(model.model.layers, tailoring.layers, strict=True):
+        one, *others = [family.layer(source) for source in spec.sources]
+        state = dict(one)
+        if others:
+            base = family.layer(Source("base", spec.position))
+            state = {n: t + 0.6 * (one[n] - t + others[0][n] - t) for n, t in base.items()}
+        layer.load_state_dict(state)
+    return model.eval()
+
+
+def by_hand(
+    refitter: Refitter, tailoring: Tailoring, whole: Tailoring, refits: Mapping[int, int]
+) -> dict[int, Tensor]:
+    """The weight of each refitted layer, (H, F)."""
+    family, rows = refitter.engine.family, rows_of(0)
+    model, target = stock_model(family, tailoring), stock_model(family, whole)
+    name = "model.layers.0.mlp.down_proj"
+    wanted = [hooked(target, row, name)[0] for row in rows]
+    found = {}
+    for index, depth in refits.items():
+        seen = [hooked(model, row, f"model.layers.{index}.mlp.down_proj") for row in rows]
+        fit, held_out = [], []
+        for batch in refitter.streams.batches:
+            inputs, missing, weights = (
+                torch.cat(parts).double()
+                for parts in zip(
+                    *(
+                        (
+                            seen[n][1][1:],
+                            (wanted[n][depth] - seen[n][0][index + 1])[1:],
+                            wanted[n][depth][1:].square().sum(-1, keepdim=True).reciprocal(),
+                        )
+                        for n in batch.numbers
+                    ),
+                    strict=True,
+                )
+            )
+            n_fit = len(inputs) - len(inputs) // 8
+            fit.append((inputs[:n_fit], missing[:n_fit], weights[:n_fit]))
+            held_out.append((inputs[n_fit:], missing[n_fit:], weights[n_fit:]))
+        errors = {
+            share: sum(float((w * (m - i @ change).square()).sum()) for i, m, w in held_out)
+            for share in LAMBDAS
+            for change in [solved(fit, share)]
+        }
+        change = solved([*fit, *held_out], min(errors, key=errors.__getitem__))
+        weight = model.model.layers[index].mlp.down_proj.weight
+        weight.data += change.T.float()
+        found[index] = weight.detach().clone()
+    return found
+
+
+def solved(batches: list[tuple[Tensor, ...]], share: float) -> Tensor:
+    """Least squares of weighted rows, and below them of the ridge, (F, H)."""
+    inputs, missing, weights = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    rows, n = weights.sqrt() * inputs, inputs.shape[1]
+    ridge = (share * rows.square().sum() / n).sqrt() * torch.eye(n, dtype=torch.float64)
+    zeros = torch.zeros(n, missing.shape[1], dtype=torch.float64)
+    return torch.linalg.lstsq(
+        torch.cat([rows, ridge]), torch.cat([weights.sqrt() * missing, zeros])
+    ).solution
+
+
+@pytest.mark.parametrize(
+    ("models", "later", "refits"),
+    [
+        (TWO_CUTS, False, {1: 3, 2: 6}),
+        (FIRST_CUT, False, {1: 5}),
+        (FIRST_CUT, True, {0: 2, 1: 5, 2: 6}),
+    ],
+)
+def test_cut_after_cut_is_one_stock_weight_replaced_after_another(
+    refitter: Refitter,
+    models: tuple[Tailoring, Tailoring],
+    later: bool,
+    refits: dict[int, int],
+) -> None:
+    tailoring, whole = models
+    assert whole_of(tailoring, 6) == whole
+    refitted = refitter.cut_after_cut(refit_cuts(tailoring, 6), later_layers=later)
+    assert {n: s.refit_to for n, s in enumerate(refitted.layers) if s.repaired} == refits
+    assert without_repair(refitted) == tailoring
+    wanted = by_hand(refitter, tailoring, whole, refits)
+    for index, weight in wanted.items():
+        digest = refitted.layers[index].fitted
+        assert digest is not None
+        tensors = refitter.engine.family.fitted.get(digest)
+        assert list(tensors) == [DOWN]
+        torch.testing.assert_close(tensors[DOWN], weight, rtol=1e-3, atol=1e-3)
+
+
+def test_refits_bring_the_unseen_stream_nearer_and_cut_after_cut_the_nearest(
+    refitter: Refitter, unseen: Streams
+) -> None:
+    tailoring, whole = TWO_CUTS
+    family = refitter.engine.family
+    cuts = refit_cuts(tailoring, 6)
+    uncut = Tailoring(
+        tuple(
+            spec.with_repair(fitted=family.fitted.add(refitter.from_uncut(spec)))
+            if spec.refit_to
+            else spec
+            for spec in cuts.layers
+        )
+    )
+    exact = refitter.cut_after_cut(tailoring)
+    for index, depth in ((1, 3), (2, 6)):
+        plain, fast, slow = (
+            error_at(unseen, each, whole, index, depth) for each in (tailoring, uncut, exact)
+        )
+        assert fast < 0.9 * plain
+        assert slow < 0.9 * plain
+    assert slow < fast  # at the second cut, of which the first was seen
+
+
+def test_a_refit_from_uncut_members_is_made_once_and_from_each_source_in_turn(
+    refitter: Refitter,
+) -> None:
+    spec = merged(1).with_repair(refit_to=3)
+    assert refitter.from_uncut(spec) is refitter.from_uncut(spec)
+    states = {
+        member: list(refitter.streams.along(Tailoring.whole(member, 6)))
+        for member in ("code", "math")
+    }
+    order = ["code", "math"] * len(refitter.streams.batches)
+    before = [states[m][1][b] for b, m in enumerate(order[: len(refitter.streams.batches)])]
+    wanted = [states[m][3][b] for b, m in enumerate(order[: len(refitter.streams.batches)])]
+    own = refitter._refitted(merged(1), before, wanted)
+    assert torch.equal(own[DOWN], refitter.from_uncut(spec)[DOWN])
+
+
+def test_a_model_without_cuts_is_left_as_it_is(refitter: Refitter) -> None:
+    both = LayerSpec.of("base:4", "base:5", merge="linear")
+    narrow = LayerSpec.of("base:1").with_repair(fitted="9f3c21d07a5e44b1")
+    for plain in (
+        Tailoring.whole("math", 6),
+        layers("base:0", "base:1", both),
+        layers("base:0", narrow, "base:2", "base:3", "base:4", "base:5"),
+    ):
+        assert refitter.cut_after_cut(plain, later_layers=True) == plain

@@ -1,0 +1,95 @@
+"""The closed form, against least squares by another road."""
+
+import torch
+from torch import Tensor
+
+from gptailor.repair.regression import fitted_change
+
+F, H = 12, 5
+LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def drawn(seed: int, n_tokens: int, *, noise: float, shift: float = 0.0) -> Batch:
+    """Inputs, what is missing, and weights: linear in the inputs but for noise."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randn(F, H, generator=torch.Generator().manual_seed(99))
+    inputs = torch.randn(n_tokens, F, generator=generator)
+    missing = inputs @ truth + noise * torch.randn(n_tokens, H, generator=generator) + shift
+    return inputs, missing, torch.rand(n_tokens, generator=generator) + 0.1
+
+
+def solved(batches: list[Batch], share: float) -> Tensor:
+    """Least squares of the rows and, below them, of the ridge, (F, H) in float64."""
+    inputs, missing, weights = (
+        torch.cat([batch[part].double() for batch in batches]) for part in range(3)
+    )
+    root = weights.sqrt()[:, None]
+    ridge = share * (root * inputs).square().sum() / F  # of the mean of the Gram matrix' diagonal
+    rows = torch.cat([root * inputs, ridge.sqrt() * torch.eye(F, dtype=torch.float64)])
+    targets = torch.cat([root * missing, torch.zeros(F, H, dtype=torch.float64)])
+    return torch.linalg.lstsq(rows, targets).solution
+
+
+def parts(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """The first seven of each eight tokens of a batch, and the last one."""
+    cut = [len(batch[0]) - len(batch[0]) // 8 for batch in batches]
+    fit = [tuple(each[:n] for each in batch) for batch, n in zip(batches, cut, strict=True)]
+    held = [tuple(each[n:] for each in batch) for batch, n in zip(batches, cut, strict=True)]
+    return fit, held  # type: ignore[return-value]
+
+
+def error(batches: list[Batch], change: Tensor) -> float:
+    return sum(
+        float((w[:, None] * (m - i @ change).square()).sum())
+        for i, m, w in (tuple(each.double() for each in batch) for batch in batches)
+    )
+
+
+def best_share(batches: list[Batch]) -> float:
+    fit, held = parts(batches)
+    return min(LAMBDAS, key=lambda share: error(held, solved(fit, share)))
+
+
+def test_the_change_is_least_squares_with_the_ridge_that_fits_held_out_tokens_best() -> None:
+    like = torch.zeros(H, F)
+    chosen = set()
+    for noise, n_tokens in ((0.1, 400), (5.0, 60), (6.0, 100)):
+        batches = [drawn(seed, n_tokens, noise=noise) for seed in range(3)]
+        share = best_share(batches)
+        chosen.add(share)
+        change = fitted_change(iter(batches), like)
+        assert change.shape == like.shape
+        assert change.dtype == torch.float32
+        torch.testing.assert_close(change.T.double(), solved(batches, share), rtol=1e-4, atol=1e-4)
+    assert chosen == {0.03, 0.1, 0.3}
+
+
+def test_inputs_that_tell_nothing_change_nothing_on_tokens_held_out() -> None:
+    zeros = 0
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.randn(32, F, generator=generator)
+        missing = torch.randn(32, H, generator=generator)
+        batch = [(inputs, missing, torch.ones(32))]
+        fit, held = parts(batch)
+        change = fitted_change(batch, torch.zeros(H, F))
+        none = error(held, torch.zeros(F, H, dtype=torch.float64))
+        useless = min(error(held, solved(fit, share)) for share in LAMBDAS) >= none
+        assert (not change.any()) == useless
+        zeros += useless
+    assert zeros >= 5
+
+
+def test_without_a_token_held_out_nothing_is_changed() -> None:
+    assert not fitted_change([drawn(0, 7, noise=0.0)], torch.zeros(H, F)).any()
+
+
+def test_dead_inputs_and_no_inputs_at_all_are_survived() -> None:
+    inputs, missing, weights = drawn(0, 64, noise=0.1)
+    inputs[:, 3] = 0.0
+    change = fitted_change([(inputs, missing, weights)], torch.zeros(H, F))
+    assert change.isfinite().all()
+    assert not change[:, 3].any()
+    zeros = torch.zeros_like(inputs)
+    assert not fitted_change([(zeros, missing, weights)], torch.zeros(H, F)).any()
