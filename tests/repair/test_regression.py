@@ -93,3 +93,9 @@ def test_dead_inputs_and_no_inputs_at_all_are_survived() -> None:
     assert not change[:, 3].any()
     zeros = torch.zeros_like(inputs)
     assert not fitted_change([(zeros, missing, weights)], torch.zeros(H, F)).any()
+
+
+def test_of_one_ridge_all_tokens_are_fitted() -> None:
+    batches = [drawn(seed, 40, noise=1.0) for seed in range(3)]
+    change = fitted_change(batches, torch.zeros(H, F), (0.1,))
+    torch.testing.assert_close(change.T.double(), solved(batches, 0.1), rtol=1e-4, atol=1e-4)
