@@ -114,6 +114,7 @@ class FlatMerge:
             own = layer_weights(family, spec, family.dtype) if spec.repaired else {}
             parts.append(spec.with_repair(fitted=family.fitted.add({**own, **attention})))
         gram = gram_of(torch.cat([inputs_of(streams, spec, states, DOWN) for spec in parts], 1))
+        family.fitted.drop(spec.fitted for spec in parts)
         neurons = _highest(leverage_scores(gram, self._ridge), sizes.n_neurons)
         flat = sizes.part(wide, groups, neurons)
         flat[DOWN] = nystrom(wide[DOWN].double().cpu(), gram, neurons, self._ridge)

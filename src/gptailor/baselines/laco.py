@@ -71,7 +71,7 @@ class _Walk:
         self._context, self._n_merged, self._merge = context, n_merged, merge
         statistics = context.statistics
         self._streams = Streams(statistics.engine, statistics.rows[:_N_ROWS])
-        self._known: dict[Tailoring, float] = {}
+        self._known: dict[tuple[Merged, ...], float] = {}
         self._whole = self._final(statistics.whole)
 
     def tailoring(self) -> Tailoring:
@@ -107,11 +107,14 @@ class _Walk:
         return layers
 
     def _likeness(self, layers: Sequence[Merged]) -> float:
-        tailoring = self._made(layers)
-        if tailoring not in self._known:
+        key = tuple(layers)
+        if key not in self._known:
+            tailoring = self._made(layers)
             final = self._final(tailoring)
-            self._known[tailoring] = float(cosine_similarity(final, self._whole, dim=0))
-        return self._known[tailoring]
+            self._known[key] = float(cosine_similarity(final, self._whole, dim=0))
+            fitted = self._context.statistics.engine.family.fitted
+            fitted.drop(spec.fitted for spec in tailoring.layers)  # the result makes its own again
+        return self._known[key]
 
     def _final(self, tailoring: Tailoring) -> Tensor:
         """The stream after the last layer at all tokens that count, (T * H) in float64."""

@@ -49,6 +49,11 @@ class FittedWeights:
         self._known.setdefault(digest, kept)
         return digest
 
+    def drop(self, digests: Iterable[str | None]) -> None:
+        """Release the memory of fitted tensors that no result names."""
+        for digest in digests:
+            self._known.pop(digest or "", None)
+
     def look_in(self, folder: Path) -> None:
         """Look for files of fitted tensors in a folder, when they are needed."""
         self._folders[folder] = None

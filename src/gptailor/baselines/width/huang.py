@@ -68,7 +68,11 @@ def huang(
             specs.append(spec.with_repair(fitted=family.fitted.add({DOWN: weight})))
         tailorings.append(context.of(specs))
     divergences = statistics.divergences(tailorings, statistics.minibatch(rng, _N_TOKENS))
-    return tailorings[divergences.index(min(divergences))]
+    best = tailorings.pop(divergences.index(min(divergences)))
+    kept = {spec.fitted for spec in best.layers}
+    others = {spec.fitted for tailoring in tailorings for spec in tailoring.layers}
+    family.fitted.drop(others - kept)
+    return best
 
 
 def similarities(activations: Tensor) -> Tensor:
