@@ -150,6 +150,38 @@ def test_cuts_are_refitted_before_they_are_scored(
     assert len(read_run(tmp_path / "narrow").chosen_trial.tailoring.layers) == 6
 
 
+POOL = """
+from gptailor.workers.local import LocalPool
+
+folders = []
+
+
+def pool(evaluator, *, get_factory):
+    if evaluator is not None:
+        folders.extend(get_factory().fitted)
+    return LocalPool(evaluator, group_size=16)
+"""
+
+
+def test_workers_look_for_new_weights_beside_the_record(
+    job: Callable[..., Path],
+    small: dict[str, Any],
+    tmp_path: Path,
+    run_command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "noting_pool.py").write_text(POOL, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = job(**small, workers="noting_pool:pool")
+    code, _, err = run_command("baseline", "flatten", config, "--out", "run")
+    assert code == 0, err
+    import noting_pool
+
+    assert noting_pool.folders == [tmp_path / "run" / "fitted"]
+    assert [*noting_pool.folders[0].glob("*.safetensors")]
+
+
 def test_a_wrong_request_is_answered_with_sentences(
     config: Path, tmp_path: Path, run_command: Command
 ) -> None:

@@ -52,7 +52,6 @@ class _Baselines:
     ) -> None:
         self._assembly, self._journal, self._on_message = assembly, journal, on_message
         self._fitted = journal.path.with_name(FOLDER)
-        assembly.family.fitted.look_in(self._fitted)
         asked = assembly.config.search.options
         self.names: list[str] = asked["names"]
         self._member, self._seed, self._options = asked["member"], asked["seed"], asked["options"]

@@ -219,9 +219,12 @@ def run_search(
         record_forecast,
     )
     from gptailor.app.baseline_run import with_baselines
+    from gptailor.family.fitted import FOLDER
 
     with closing(open_pool(config)):  # what it lacks is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks)
+        # before the pool is made, so that its workers look there, too
+        assembly.family.fitted.look_in(folder.resolve() / FOLDER)
         with closing(assembly.pool()) as pool, Journal(folder) as journal:
             notes = [note for splits in assembly.tasks.values() for note in splits.notes]
             for note in (*assembly.family.notes, *notes):
