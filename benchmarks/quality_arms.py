@@ -21,6 +21,7 @@ from gptailor.app.repairs import Repairs
 from gptailor.app.run import run_search
 from gptailor.config import config_of, load_config
 from gptailor.config.schema import RepairConfig
+from gptailor.core.plugins import BASELINES
 from gptailor.core.repair import without_repair
 from gptailor.core.tailoring import BASE
 from gptailor.engine.device import dtype_of
@@ -30,7 +31,7 @@ from gptailor.record.entries import BaselineEntry, ModelEntry
 from gptailor.record.run_record import RunRecord
 from gptailor.tasks.splits import TaskSplits
 
-__all__ = ["ARMS", "SUITES", "Arm", "Found", "Settings", "best_member", "moments", "opened"]
+__all__ = ["ARMS", "SUITES", "Arm", "Found", "Moment", "Settings", "best_member", "few", "moments"]
 
 CHOICE = ("arc_easy", "arc_challenge", "piqa", "commonsenseqa", "socialiqa", "openbookqa")
 SUITES: dict[str, dict[str, str]] = {  # task -> what a search is to keep
@@ -40,9 +41,10 @@ SUITES: dict[str, dict[str, str]] = {  # task -> what a search is to keep
 }
 BEST = "best"  # stands for the best member, which is found on search examples
 REPAIRED = "repaired.json"  # what baselines came to, with and without repair
-DRAWN = "random,evopress,huang"  # baselines in which chance plays a part
-# some 20 million layer-tokens, 7 of 30 layers cut
-BASELINE_OPTIONS = {"evopress": {"first_tokens": 256, "second_tokens": 1024}}
+DRAWN = ("random", "huang", "evopress")  # baselines in which chance plays a part
+# baselines that search, and options with which it takes some 20 million layer-tokens
+SLOW = {"sleb": {"n_tokens": 8192}, "evopress": {"first_tokens": 256, "second_tokens": 1024}}
+Moment = tuple[int, float, gt.Tailoring]  # layer-tokens so far, proxy loss, best candidate
 MOMENTS = 6  # of each search, the last at its end, each at half the layer-tokens of the next
 
 
@@ -150,8 +152,12 @@ class Arm:
         if self.search != BASELINE:
             run_search(config, path.parent)
             return
-        names, member = DRAWN if seed else "all", self.member_of(best)
-        config = baseline_settings(config, names, member=member, options=BASELINE_OPTIONS)
+        member, names = self.member_of(best), [n for n in BASELINES.names if n not in SLOW]
+        if self.name.startswith("slow"):
+            names = [*SLOW]
+        names = [name for name in names if name in DRAWN or not seed]
+        options = {name: SLOW[name] for name in names if name in SLOW}
+        config = baseline_settings(config, ",".join(names), member=member, options=options)
         record = run_search(config, path.parent).record
         repaired = [
             {"arm": f"{name}@{self.member}{end}", "seconds": seconds, **costs}
@@ -203,7 +209,11 @@ def _repaired(
 
 _ARMS = [Arm(name, name) for name in ("random", "smac", "optuna")]
 _ARMS += [Arm(f"greedy@{member}", "greedy", member) for member in (BASE, BEST)]
-_ARMS += [Arm(f"baselines@{member}", BASELINE, member) for member in (BASE, BEST)]
+_ARMS += [
+    Arm(f"{name}@{member}", BASELINE, member)
+    for name in ("baselines", "slow-baselines")
+    for member in (BASE, BEST)
+]
 for _end, _repair in {"": "none", "+refit": "refit"}.items():
     for _member in (BASE, BEST):
         _ARMS.append(Arm(f"evolution-cut@{_member}{_end}", "evolution", _member, (), _repair))
@@ -254,7 +264,7 @@ def best_member(settings: Settings) -> dict[str, Any]:
     return known
 
 
-def moments(record: RunRecord, member: str) -> list[tuple[int, float, gt.Tailoring]]:
+def moments(record: RunRecord, member: str) -> list[Moment]:
     """Each new best candidate of a search: layer-tokens so far, proxy loss, tailoring.
 
     Only candidates on all search examples are compared; the layer-tokens are those of the whole
@@ -264,7 +274,7 @@ def moments(record: RunRecord, member: str) -> list[tuple[int, float, gt.Tailori
     assert objective is not None, "a finished run scored the base"
     members = [entry for entry in record.entries if isinstance(entry, ModelEntry)]
     spent = sum(entry.layer_tokens for entry in members if entry.kind == "reference")
-    best: list[tuple[int, float, gt.Tailoring]] = []
+    best: list[Moment] = []
     for trial in record.trials:
         spent += trial.evaluation.layer_tokens
         sized = len(trial.tailoring.layers) == record.header.n_kept
@@ -276,14 +286,11 @@ def moments(record: RunRecord, member: str) -> list[tuple[int, float, gt.Tailori
     return best
 
 
-def few(best: Sequence[tuple[int, float, gt.Tailoring]]) -> list[tuple[int, float, gt.Tailoring]]:
+def few(best: Sequence[Moment]) -> list[Moment]:
     """The best candidates at a few moments: at the last one, at half its layer-tokens, ..."""
     limits = [best[-1][0] / 2**power for power in reversed(range(MOMENTS))]
-    return list(dict.fromkeys(one for limit in limits for one in _last(best, limit)))
-
-
-def _last(best: Sequence[Any], limit: float) -> Sequence[Any]:
-    return [one for one in best if one[0] <= limit][-1:]
+    known = [[one for one in best if one[0] <= limit][-1:] for limit in limits]
+    return list(dict.fromkeys(one for last in known for one in last))
 
 
 def _renamed(tailoring: gt.Tailoring, member: str) -> gt.Tailoring:

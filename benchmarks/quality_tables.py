@@ -6,44 +6,25 @@ Every interval is of a paired bootstrap over dev examples and over the seeds of 
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from common import table
+from quality_arms import Found
 
 import gptailor as gt
 from gptailor.core.statistics import Estimate, Floats, above_chance, estimate, gaps, samples
 from gptailor.core.trial import Measurement
 from gptailor.report.svg import Axes, Scale, path, picture, tag, text
 
-__all__ = ["Judged", "Point", "Quality", "drawn_curves"]
+__all__ = ["Judged", "Point", "Quality", "bits_of", "drawn_curves"]
 
 OURS, REPAIRED = "evolution-all", "evolution-all+refit"
 RIVALS = ("random", "greedy@base", "greedy@best", "smac", "optuna")
 N_RESAMPLES = 2000
+Judged = tuple[Found, gt.Scores]  # on the dev examples
+Point = dict[str, Any]  # the best candidate at one moment of a search, by the keys of the JSON
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000", "#999")
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The result of one arm and seed."""
-
-    seed: int
-    scores: gt.Scores  # on the dev examples
-    layer_tokens: int  # that finding it took
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """The best candidate at one moment of a search."""
-
-    arm: str
-    seed: int
-    layer_tokens: int
-    loss: float  # proxy loss on the search examples
-    bits: float  # mean over the tasks, on dev examples
 
 
 class Quality:
@@ -75,7 +56,7 @@ class Quality:
         """
         by_task = []
         for task in self.chances:
-            measured = [_measured(one.scores, task, measure) for one in self.arms[arm]]
+            measured = [_measured(scores, task, measure) for _, scores in self.arms[arm]]
             if guess:
                 measured = [m and above_chance(m, self.chances[task]) for m in measured]
             known = [m for m in measured if m is not None]
@@ -90,26 +71,27 @@ class Quality:
 
     def row(self, arm: str) -> dict[str, Any]:
         """Everything about an arm, for the JSON."""
-        judged, best = self.arms[arm], self.best
+        found, scores = zip(*self.arms[arm], strict=True)
+        best = self.best
         over, above = self._over_chance, None
         if estimate(over[best]).low > 0:  # else there is nothing to keep a share of
             above = _plain(estimate(over[arm] / over[best]))
         return {
             "arm": arm,
-            "seeds": [one.seed for one in judged],
+            "seeds": [one.seed for one in found],
             "acc_norm": _plain(estimate(self._acc[arm])),
             "of_best": _plain(estimate(self._acc[arm] / self._acc[best])),
             "of_best_above_chance": above,
             "bits": _plain(estimate(self._bits[arm])),
             "tasks": {
                 task: {
-                    metric: float(np.mean([one.scores.value(task, metric) for one in judged]))
-                    for metric in judged[0].scores.tasks[task]
+                    metric: float(np.mean([one.value(task, metric) for one in scores]))
+                    for metric in scores[0].tasks[task]
                 }
                 for task in self.chances
             },
-            "layer_tokens": [one.layer_tokens for one in judged],
-            "seconds": [round(one.seconds, 1) for one in judged],
+            "layer_tokens": [one.layer_tokens for one in found],
+            "seconds": [round(one.seconds, 1) for one in found],
         }
 
     def claims(self) -> Iterator[dict[str, Any]]:
@@ -215,19 +197,21 @@ def _task_cell(metrics: Mapping[str, float]) -> str:
 
 def drawn_curves(points: Sequence[Point]) -> str:
     """An SVG picture: bits of the best candidate so far against layer-tokens, a line a run."""
-    arms = list(dict.fromkeys(point.arm for point in points))
-    x_of = {point: math.log10(point.layer_tokens) for point in points}
-    x = Scale(min(x_of.values()), max(x_of.values()), 60, 560)
-    y = Scale(min(p.bits for p in points), max(p.bits for p in points), 320, 20)
+    arms = list(dict.fromkeys(point["arm"] for point in points))
+    logs = [math.log10(point["layer_tokens"]) for point in points]
+    bits = [point["bits"] for point in points]
+    x, y = Scale(min(logs), max(logs), 60, 560), Scale(min(bits), max(bits), 320, 20)
     axes = Axes(x, y)
     drawn = [*axes.rows(), *axes.columns(), axes.x_label("log10 of layer-tokens", 330)]
-    for index, arm in enumerate(arms):
-        colour = COLOURS[index % len(COLOURS)]
-        dash = "5 3" if index >= len(COLOURS) else "none"
-        drawn.append(text(580, 30 + 16 * index, arm, fill=colour, font_size=12))
-        for seed in dict.fromkeys(point.seed for point in points if point.arm == arm):
-            line = [(x(x_of[p]), y(p.bits)) for p in points if (p.arm, p.seed) == (arm, seed)]
-            drawn.append(path(line, fill="none", stroke=colour, stroke_dasharray=dash))
+    lines: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for point, log in zip(points, logs, strict=True):
+        lines.setdefault((point["arm"], point["seed"]), []).append((x(log), y(point["bits"])))
+    for (arm, _), line in lines.items():
+        number = arms.index(arm)
+        colour = COLOURS[number % len(COLOURS)]
+        dash = "5 3" if number >= len(COLOURS) else "none"
+        drawn.append(text(580, 30 + 16 * number, arm, fill=colour, font_size=12))
+        drawn.append(path(line, fill="none", stroke=colour, stroke_dasharray=dash))
     style = ".grid{stroke:#ddd} .tick,.axis{font:11px sans-serif} .mid{text-anchor:middle}"
     svg = picture(
         800,

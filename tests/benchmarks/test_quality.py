@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Measurement, Scores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +107,8 @@ def test_claims_are_of_pairs_of_examples_and_of_drawn_seeds(
     def judged(seed: int, right: np.ndarray, bits: np.ndarray) -> Any:
         metrics = {"acc_norm": right, "gold_bits_per_byte": bits}
         measured = {name: Measurement(name, tuple(v.tolist())) for name, v in metrics.items()}
-        return tables.Judged(seed, Scores({"quiz": measured}), 10, 1.0)
+        tailoring = Tailoring.whole("base", 2)
+        return tables.Found("an arm", seed, tailoring, 10, 1.0), Scores({"quiz": measured})
 
     right = np.arange(40) % 2 == 0
     arms = {
