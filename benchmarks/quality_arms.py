@@ -27,7 +27,7 @@ from gptailor.core.tailoring import BASE
 from gptailor.engine.device import dtype_of
 from gptailor.family.fitted import FOLDER
 from gptailor.files.atomic import write_atomically
-from gptailor.record.entries import BaselineEntry, ModelEntry
+from gptailor.record.entries import ModelEntry
 from gptailor.record.run_record import RunRecord
 from gptailor.tasks.splits import TaskSplits
 
@@ -160,12 +160,17 @@ class Arm:
         config = baseline_settings(config, ",".join(names), member=member, options=options)
         record = run_search(config, path.parent).record
         repaired = [
-            {"arm": f"{name}@{self.member}{end}", "seconds": seconds, **costs}
-            | {"tailoring": tailoring.to_plain()}
+            {
+                "arm": f"{name}@{self.member}{end}",
+                "layer_tokens": entry.alone_layer_tokens,
+                "seconds": entry.seconds + seconds,
+                "tailoring": tailoring.to_plain(),
+            }
             for name, entry in record.baselines.items()
             if entry.tailoring is not None
-            for costs in [{"layer_tokens": entry.alone_layer_tokens}]
-            for end, tailoring, seconds in _repaired(settings, path.parent, entry)
+            for end, (tailoring, seconds) in _repaired(
+                settings, path.parent / FOLDER, entry.tailoring
+            ).items()
         ]
         write_atomically(path.with_name(REPAIRED), json.dumps(repaired))
 
@@ -190,21 +195,22 @@ class Arm:
             yield Found(f"{self.name}, unrepaired", seed, without_repair(chosen))
 
 
+@functools.cache  # baselines often come to equal cuts
 def _repaired(
-    settings: Settings, folder: Path, entry: BaselineEntry
-) -> Iterator[tuple[str, gt.Tailoring, float]]:
-    """A baseline's model as it is and with each repair that changes it: name, model, seconds."""
-    assert entry.tailoring is not None
-    opened(settings)[0].fitted.look_in(folder / FOLDER)
-    yield "", entry.tailoring, entry.seconds
+    settings: Settings, folder: Path, tailoring: gt.Tailoring
+) -> dict[str, tuple[gt.Tailoring, float]]:
+    """A model as it is and with each repair that changes it, and the seconds that took."""
+    opened(settings)[0].fitted.look_in(folder)
+    found = {"": (tailoring, 0.0)}
     for name in ("scale", "refit"):
         started, repairs = time.perf_counter(), repairs_of(settings, name)
         assert repairs.repairer is not None
-        marked = repairs.repairer(entry.tailoring)
-        if marked != entry.tailoring:  # else nothing is known to be cut
-            done = repairs.refit(0, marked, folder=folder / FOLDER)
-            seconds = entry.seconds + time.perf_counter() - started
-            yield f"+{name}", done.refitted or done.searched, seconds
+        marked = repairs.repairer(tailoring)
+        if marked != tailoring:  # else nothing is known to be cut
+            done = repairs.refit(0, marked, folder=folder)
+            repaired = done.refitted or done.searched
+            found[f"+{name}"] = repaired, time.perf_counter() - started
+    return found
 
 
 _ARMS = [Arm(name, name) for name in ("random", "smac", "optuna")]
