@@ -109,6 +109,7 @@ class Streams:
         try:
             for batch, before in enumerate(states):
                 after = run_layer(layer, before, self.arguments(batch, spec.position))
-                yield inputs.pop(), after
+                # OPT flattens rows before its last maps
+                yield inputs.pop().reshape(*before.shape[:2], -1), after
         finally:
             handle.remove()

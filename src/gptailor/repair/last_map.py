@@ -89,6 +89,6 @@ def _factor(streams: Streams, position: int, name: str, *, transposed: bool) -> 
 
 def _refusal(kind: str, position: int, why: str) -> ConfigError:
     return ConfigError(
-        f"repair: refit is not possible for models of type {kind!r}: layer {position} {why}; use "
-        "repair: scale or none"
+        f"repair: refit is not possible for models of type {kind!r}: layer {position} {why}; try "
+        "repair: scale, or leave it out"
     )

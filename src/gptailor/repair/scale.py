@@ -55,5 +55,6 @@ def refuse_inexact_scale(streams: Streams) -> None:
         if float(error) > _TOLERANCE:
             raise ConfigError(
                 f"repair: scale is not exact for models of type {family.config.model_type!r}: "
-                f"layer {position} depends on the scale of the stream; use repair: refit or none"
+                f"layer {position} depends on the scale of the stream; try repair: refit, or leave "
+                "it out"
             )
