@@ -2,7 +2,7 @@
 
 A kv-group whose columns of ``o_proj`` are zero, and a neuron whose column of ``down_proj`` is zero,
 can be left out without any change of the outputs. A stock config has one number of heads and one of
-neurons for all layers: as many are left out as every layer can spare, and further zeros stay.
+neurons for all layers: as many are left out as are idle in every layer; further zeros stay.
 """
 
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def head_counts(config: PreTrainedConfig, sizes: GatedLayer) -> tuple[int, ...]:
 
 
 def narrowing(family: Family, tailoring: Tailoring) -> Narrowing | None:
-    """Find the kv-groups and neurons that every layer can spare; None where there are none.
+    """Find kv-groups and neurons to leave out, as many in every layer; None if there are none.
 
     A model is narrowed only where every layer has fitted tensors, and not where its layers can't be
     taken apart or it belongs to a multimodal model.

@@ -1,6 +1,6 @@
 """Take as many parameters out of the width of every layer as a cut of whole layers would remove.
 
-Layer by layer, since later layers are pruned for what the pruned ones before them give out.
+Layer by layer, since later layers are pruned on the outputs of those pruned before them.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ def width_of(context: BaselineContext, share: float, *, heads: bool = True) -> W
 
 
 def pruned(context: BaselineContext, widths: Sequence[Width], prune: Pruner) -> Tailoring:
-    """Prune the layers in turn, each on what the pruned layers before it give out.
+    """Prune the layers in turn, each on the outputs of the pruned ones before it.
 
     In each layer ``o_proj`` comes first; the inputs of ``down_proj`` are those after it is pruned.
     """
