@@ -16,7 +16,8 @@ __all__ = ["fold"]
 def fold(context: BaselineContext, *, weight: Annotated[float, Range(0.0, 1.0)] = 0.2) -> Tailoring:
     """Cut as ShortGPT does; ``W_k <- (1 - w) W_k + w * mean of the W cut next to it``.
 
-    A cut layer goes to the nearest kept one, of two as near to the earlier; norms are averaged too.
+    A cut layer goes to the nearest kept one of its kind that `keep` does not protect, of two as
+    near to the earlier, and is just cut where there is none; norms are averaged too.
 
     Args:
         context: What is to be cut.
@@ -27,7 +28,9 @@ def fold(context: BaselineContext, *, weight: Annotated[float, Range(0.0, 1.0)] 
     kept = context.space.without(cuts)
     groups: dict[int, list[int]] = {layer: [] for layer in kept}
     for cut in sorted(cuts):
-        groups[min(kept, key=lambda layer: (abs(layer - cut), layer))].append(cut)
+        alike = [layer for layer in kept if context.may_merge({layer, cut})]
+        if alike:
+            groups[min(alike, key=lambda layer: (abs(layer - cut), layer))].append(cut)
     member = context.statistics.member
     specs = []
     for layer, folded in groups.items():
