@@ -10,7 +10,7 @@ from gptailor.core.metrics import METRICS
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.trial import Scores
 from gptailor.record.run_record import RunRecord
-from gptailor.report.scores import like, values_of
+from gptailor.report.scores import like, values_of, whole_scores
 from gptailor.report.svg import Axes, Panel, Scale, dot, dots, path, picture, square, text
 from gptailor.report.words import count, decimal
 
@@ -73,11 +73,11 @@ def _pairs(run: RunRecord, objective: Objective) -> list[tuple[int, int]]:
 def _panel(run: RunRecord, rows: Sequence[FrontRow], pair: tuple[int, int]) -> Panel:
     first, second = pair
     others = [values_of(run, trial.scores) for trial in run.able if trial.scores is not None]
-    pattern = run.able[0].scores or Scores()
+    pattern, scored = run.able[0].scores or Scores(), whole_scores(run)
     wholes = {
-        member: values_of(run, like(run.references[member], pattern))
+        member: values_of(run, like(scored[member], pattern))
         for member in run.header.family.members
-        if member in run.references
+        if member in scored
     }
     known = [*others, *wholes.values()]
     axes = Axes(

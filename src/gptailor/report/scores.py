@@ -26,6 +26,7 @@ __all__ = [
     "parameters_of",
     "table_of",
     "values_of",
+    "whole_scores",
 ]
 
 _NORMAL_95 = 1.959964  # two-sided 95% of a normal distribution, in standard errors
@@ -80,7 +81,7 @@ def evidence(run: RunRecord) -> Evidence | None:
     elif run.chosen is not None and best.number in run.on_selection:
         split, models = "selection", run.with_result(run.on_selection)
     else:
-        models = {name: like(scores, best.scores) for name, scores in run.references.items()}
+        models = {name: like(scores, best.scores) for name, scores in whole_scores(run).items()}
         split, models = "search", models | {RESULT: best.scores}
     return Evidence(split, "engine", _ordered(run, models), parameters, _chances(run, split))
 
@@ -110,6 +111,12 @@ def table_of(run: RunRecord, found: Evidence) -> ScoreTable:
         members=run.header.family.members,
         n_resamples=found.n_resamples,
     )
+
+
+def whole_scores(run: RunRecord) -> dict[str, Scores]:
+    """Scores of the whole members that were scored on all search examples."""
+    most = run.header.rungs[-1]
+    return {name: each for name, each in run.references.items() if each.n_examples >= most}
 
 
 def like(scores: Scores, pattern: Scores) -> Scores:

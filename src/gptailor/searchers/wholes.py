@@ -35,13 +35,15 @@ def rank_wholes(
     wholes = list(dict.fromkeys([*members.values(), *_merges(space)]))
     scores = {members[name]: known for name, known in context.references.items()}
     new = [whole for whole in wholes if whole not in scores and space.accepts(whole)]
-    paid = [n for n in context.rungs if len(new) * context.cost(n) <= budget]
+    most = min((known.n_examples for known in scores.values()), default=context.rungs[-1])
+    paid = [n for n in context.rungs if n <= most and len(new) * context.cost(n) <= budget]
     if new and paid:
         yield tuple(Proposal(whole, paid[-1], "nothing cut") for whole in new)
         found = {whole: context.history.scores(whole, paid[-1]) for whole in new}
         scores |= {whole: known for whole, known in found.items() if known is not None}
-        scores = {whole: first_examples(known, paid[-1]) for whole, known in scores.items()}
-    losses = {whole: objective.scalar(known, proxy=True) for whole, known in scores.items()}
+        most = paid[-1]
+    same = {whole: first_examples(known, most) for whole, known in scores.items()}
+    losses = {whole: objective.scalar(known, proxy=True) for whole, known in same.items()}
     return sorted(wholes, key=lambda whole: losses.get(whole, float("inf")))
 
 

@@ -125,7 +125,11 @@ class Study:
         """
         plan = self._plan
         self._show("references")
-        references = self._scored("reference", self._wholes("search", plan.rungs[-1]))
+        wholes = self._wholes("search", plan.rungs[-2:][0])  # a start is chosen by fewer examples
+        wholes |= {
+            BASE: self._wholes("search", plan.rungs[-1])[BASE]
+        }  # what losses are relative to
+        references = self._scored("reference", wholes)
         self._objective = Objective(plan.goals, references[BASE])
         members = {str(model): scores for model, scores in references.items()}
         self._search(self._make_searcher(self._objective, members))
