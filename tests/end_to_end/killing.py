@@ -162,7 +162,8 @@ def kill_exports(
         config = json.loads((out / "config.json").read_text(encoding="utf-8"))
         assert config["num_hidden_layers"] == len(stands.layers)
         listed = json.loads((out / "gptailor-export.json").read_text(encoding="utf-8"))["files"]
-        assert sorted(path.name for path in out.iterdir()) == sorted(listed)
+        files = [path for path in out.rglob("*") if path.is_file()]
+        assert sorted(path.relative_to(out).as_posix() for path in files) == sorted(listed)
     return struck
 
 

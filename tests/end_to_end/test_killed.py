@@ -25,7 +25,10 @@ COSTS = ("seconds", "elapsed", "layer_tokens", "peak_bytes")
 
 @pytest.fixture
 def config(job: Callable[..., Path], pico_family: Any) -> Path:
-    """Small groups: a kill then falls between trials more often than inside a group."""
+    """Small groups: a kill then falls between trials more often than inside a group.
+
+    With refits, so that a kill may fall between them and what they are scored.
+    """
     return job(
         family={
             "base": str(pico_family.base),
@@ -34,6 +37,8 @@ def config(job: Callable[..., Path], pico_family: Any) -> Path:
         },
         budget={"max_trials": 16, "n_examples": [4, 8], "finalists": 2},
         workers={"name": "local", "options": {"group_size": 4}},
+        repair="refit",
+        calibration={"n_tokens": 2000, "max_length": 32},
     )
 
 
@@ -43,6 +48,10 @@ def facts(folder: Path) -> list[dict[str, Any]]:
     entries = [json.loads(line) for line in lines]
     kept = [entry for entry in entries[1:] if entry["kind"] not in ("resumed", "repaired")]
     return [{k: v for k, v in entry.items() if k not in COSTS} for entry in kept]
+
+
+def fitted(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run / "fitted").iterdir()}
 
 
 def without_times(record: Path) -> bytes:
@@ -73,6 +82,7 @@ def test_killed_a_hundred_times_equals_never_killed_and_the_seed_says_every_byte
         assert facts(run) == wanted, run.name
         for name in ("best.yaml", "front.yaml"):
             assert (run / name).read_bytes() == (undisturbed / name).read_bytes()
+        assert fitted(run) == fitted(undisturbed) != {}
     assert any(b'"kind":"resumed"' in (run / "record.jsonl").read_bytes() for run in runs)
 
     assembly = assemble(load_config(config))

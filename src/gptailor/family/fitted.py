@@ -44,7 +44,8 @@ class FittedWeights:
 
     def add(self, tensors: Mapping[str, Tensor]) -> str:
         """Keep tensors, by their names inside a layer; return their digest."""
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with torch.inference_mode(False):  # a model can't be made of tensors of inference mode
+            kept = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         digest = digest_of(kept)
         self._known.setdefault(digest, kept)
         return digest
