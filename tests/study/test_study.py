@@ -31,7 +31,9 @@ def test_a_study_leaves_every_kind_of_fact(tmp_path: Path) -> None:
     study, number = run_study(tmp_path, FormulaPool())
     entries = facts(tmp_path)
     kinds = [entry["kind"] for entry in entries]
-    assert kinds.count("reference") == 3
+    wholes = {e["member"]: e["scores"]["which"]["acc"] for e in entries if "reference" in e["kind"]}
+    n_scored = {member: len(scores["values"]) for member, scores in wholes.items()}
+    assert n_scored == {"base": 9, "math": 3, "code": 3}
     assert kinds.count("trial") == 30
     assert kinds.count("test") == 4
     (chosen,) = (entry for entry in entries if entry["kind"] == "chosen")

@@ -126,9 +126,7 @@ class Study:
         plan = self._plan
         self._show("references")
         wholes = self._wholes("search", plan.rungs[-2:][0])  # a start is chosen by fewer examples
-        wholes |= {
-            BASE: self._wholes("search", plan.rungs[-1])[BASE]
-        }  # what losses are relative to
+        wholes[BASE] = self._wholes("search", plan.rungs[-1])[BASE]  # losses are relative to it
         references = self._scored("reference", wholes)
         self._objective = Objective(plan.goals, references[BASE])
         members = {str(model): scores for model, scores in references.items()}
