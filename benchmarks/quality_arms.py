@@ -207,8 +207,8 @@ def _repaired(
         assert repairs.repairer is not None
         marked = repairs.repairer(tailoring)
         if marked != tailoring:  # else nothing is known to be cut
-            done = repairs.refit(0, marked, folder=folder)
-            repaired = done.refitted or done.searched
+            repaired = repairs.repaired(tailoring)
+            repairs.engine.family.fitted.save(repaired, folder)
             found[f"+{name}"] = repaired, time.perf_counter() - started
     return found
 

@@ -9,7 +9,6 @@ from gptailor.app.assemble import Assembly
 from gptailor.app.inputs import open_calibration
 from gptailor.baselines import BaselineContext, Statistics
 from gptailor.core.plugins import BASELINES
-from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal
 from gptailor.errors import ConfigError, UserError
 from gptailor.export.narrow import idle_parameters
@@ -80,15 +79,6 @@ class _Baselines:
         """Read the calibration texts; nothing is measured yet."""
         self._on_message(f"calibration: {self._statistics.n_tokens:,} tokens")
 
-    def _repaired(self, tailoring: Tailoring) -> Tailoring:
-        """The repair that the config asks for; a refit is made cut after cut, as for finalists."""
-        repair = self._assembly.space.repair
-        if repair is None:
-            return tailoring
-        repairs = self._assembly.repairs
-        made = repairs.refit(0, repair(tailoring), folder=self._fitted)
-        return made.refitted or made.searched
-
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""
         statistics, family = self._statistics, self._assembly.family
@@ -100,7 +90,8 @@ class _Baselines:
         try:
             compute = BASELINES.get(name)
             context = BaselineContext(statistics, space, self._seed)
-            tailoring = self._repaired(compute(context, **self._options.get(name, {})))
+            found = compute(context, **self._options.get(name, {}))
+            tailoring = self._assembly.repairs.repaired(found)
             family.check(tailoring)
             family.fitted.save(tailoring, self._fitted)
         except UserError as error:

@@ -1,15 +1,18 @@
 """The repair that a config asks for: of every candidate in a search, and of finalists."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from gptailor.config.schema import RepairConfig
 from gptailor.core.repair import Repairer, refit_cuts, scale_cuts
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine import Engine
 from gptailor.engine.streams import Streams
+from gptailor.family.fitted import FittedWeights
 from gptailor.record.entries import RefittedEntry
 from gptailor.repair.refit import Refitter
 from gptailor.repair.scale import refuse_inexact_scale, stream_norms
@@ -17,7 +20,7 @@ from gptailor.tasks.calibration import Calibration
 
 __all__ = ["Repairs"]
 
-_SEARCH_RIDGES = (0.1,)
+_SEARCH_RIDGES = (0.3,)  # the best of several on most layers of SmolLM2
 _SEARCH_TOKENS = 8192  # that layers are refitted from in a search: a fit costs what a trial does
 
 
@@ -62,31 +65,57 @@ class Repairs:
 
     def refit(self, number: int, tailoring: Tailoring, *, folder: Path) -> RefittedEntry:
         """Repair a finalist in each possible way, and save its fitted tensors in `folder`."""
-        family = self.engine.family
-        searched, refitted = self.named(tailoring), None
+        fitted = self.engine.family.fitted
+        searched, uncut, refitted = self.named(tailoring), None, None
         if self.config.name == "refit":
+            uncut = _named(fitted, tailoring, self._exact.from_uncut)
             later = self.config.later_layers
             refitted = self._exact.cut_after_cut(tailoring, later_layers=later)
-            family.fitted.save(refitted, folder)
-        family.fitted.save(searched, folder)
+        for model in (searched, uncut, refitted):
+            if model is not None:
+                fitted.save(model, folder)
         return RefittedEntry(
             number=number,
             searched=searched,
+            uncut=uncut,
             refitted=refitted,
             calibration=self.calibration.digest,
         )
+
+    def repaired(self, tailoring: Tailoring) -> Tailoring:
+        """Repair a tailoring that no search chooses among: refits are from the whole members.
+
+        With later layers refitted too, or layers that have fitted tensors of their own, they are
+        made cut after cut.
+        """
+        if self.repairer is None:
+            return tailoring
+        marked = self.repairer(tailoring)
+        later = self.config.later_layers
+        if later or any(spec.fitted is not None for spec in marked.layers):
+            return self._exact.cut_after_cut(marked, later_layers=later)
+        return _named(self.engine.family.fitted, marked, self._exact.from_uncut)
 
     @functools.cached_property
     def _exact(self) -> Refitter:
         return Refitter(self.engine, self.calibration.rows)
 
     def named(self, tailoring: Tailoring) -> Tailoring:
-        """The same tailoring, its layers naming the tensors they were fitted to."""
+        """The same tailoring, its layers naming the tensors they were fitted to in the search."""
         fitted = self.engine.family.fitted
-        layers = [
-            spec.with_repair(refit_to=spec.refit_to, fitted=fitted.add(fitted.fit(spec)))
-            if spec.refit_to is not None and spec.fitted is None and fitted.fit is not None
-            else spec
-            for spec in tailoring.layers
-        ]
-        return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
+        return _named(fitted, tailoring, fitted.fit)
+
+
+def _named(
+    store: FittedWeights,
+    tailoring: Tailoring,
+    fit: Callable[[LayerSpec], Mapping[str, Tensor]] | None,
+) -> Tailoring:
+    """Fit the layers that are to be refitted and name no tensors yet."""
+    layers = [
+        spec.with_repair(refit_to=spec.refit_to, fitted=store.add(fit(spec)))
+        if spec.refit_to is not None and spec.fitted is None and fit is not None
+        else spec
+        for spec in tailoring.layers
+    ]
+    return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)

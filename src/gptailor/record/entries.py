@@ -141,7 +141,7 @@ def _compared(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-ModelKind = Literal["reference", "finalist", "refitted", "test"]
+ModelKind = Literal["reference", "finalist", "uncut", "refitted", "test"]
 
 
 class Header(_Entry):
@@ -192,8 +192,8 @@ class ModelEntry(_EvaluatedEntry):
     """A whole member or a candidate evaluated outside the search.
 
     ``reference`` is a member on the search split, ``finalist`` the base or a candidate on the
-    selection split, ``refitted`` a candidate there with the refits of a `RefittedEntry`, ``test`` a
-    member or the chosen candidate on the test split.
+    selection split, ``uncut`` and ``refitted`` a candidate there with the refits of a
+    `RefittedEntry`, ``test`` a member or the chosen candidate on the test split.
     """
 
     kind: ModelKind
@@ -310,7 +310,8 @@ class RefittedEntry(_Entry):
     kind: Literal["refits"] = "refits"
     number: NonNegativeInt
     searched: TailoringField  # as it was scored in the search
-    refitted: TailoringField | None = None  # refitted cut after cut; None where only scaled
+    uncut: TailoringField | None = None  # from the whole members; None where only scaled
+    refitted: TailoringField | None = None  # cut after cut; None where only scaled
     calibration: str  # digest of the rows that it was fitted on
 
 

@@ -261,7 +261,8 @@ def _tailorings(entry: Entry) -> list[Tailoring]:
         case ChosenEntry(tailoring=Tailoring() as tailoring):
             return [tailoring]
         case RefittedEntry():
-            return [entry.searched, *([] if entry.refitted is None else [entry.refitted])]
+            models = (entry.searched, entry.uncut, entry.refitted)
+            return [each for each in models if each is not None]
     return []
 
 

@@ -38,7 +38,7 @@ from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
 
-_REFITTED = 3  # finalists, the best on the selection split, that are refitted cut after cut
+_REFITTED = 3  # finalists, the best on the selection split, that are refitted on more tokens
 _HOPELESS = 8  # trials that all failed, before anything succeeded
 
 
@@ -283,10 +283,14 @@ class Study:
             self._record_chosen(number, len(finalists), None)
             return number, finalists[number]
         repairs = self._repairs({each: finalists[each] for each in order[:_REFITTED]})
-        refitted = {n: each.refitted for n, each in repairs.items() if each.refitted is not None}
-        refits = losses_of(self._raced("refitted", refitted, objective), objective)
         models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
-        models |= {refits[n]: (n, refitted[n]) for n in refits}
+        refits: tuple[tuple[ModelKind, dict[int, Tailoring]], ...] = (
+            ("uncut", {n: each.uncut for n, each in repairs.items() if each.uncut}),
+            ("refitted", {n: each.refitted for n, each in repairs.items() if each.refitted}),
+        )
+        for kind, tailorings in refits:
+            refit_losses = losses_of(self._raced(kind, tailorings, objective), objective)
+            models |= {loss: (n, tailorings[n]) for n, loss in refit_losses.items()}
         number, tailoring = models[min(models)]
         self._record_chosen(number, len(finalists), tailoring)
         return number, tailoring
