@@ -96,7 +96,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layer-tokens", type=float, default=20e6, help="of each search")
     parser.add_argument("--smac-trials", type=int, default=500, help="instead of layer-tokens")
     parser.add_argument("--selection", type=float, default=0.1, help="share of the examples")
-    parser.add_argument("--judge-limit", type=int, default=400, help="dev examples of a task")
+    parser.add_argument("--judge-limit", type=int, default=250, help="dev examples of a task")
     parser.add_argument("--curve-limit", type=int, default=100, help="the same, along a search")
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread")
     parser.add_argument("--steps", default="run,judge,table")
