@@ -68,7 +68,7 @@ def test_a_merge_better_than_every_member_is_ablated(landscapes: list[Any]) -> N
     assert ablated[0].tailoring.layers == best.layers[1:]
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.02])
+@pytest.mark.parametrize("fraction", [0.0, 0.005])
 def test_merges_are_left_out_where_they_cost_too_much(
     landscapes: list[Any], fraction: float
 ) -> None:
@@ -76,3 +76,12 @@ def test_merges_are_left_out_where_they_cost_too_much(
         landscapes[0], landscapes[0].space(), max_trials=100, n_groups=1, start_fraction=fraction
     )
     assert first[0].proposal.origin.startswith("ablation")
+
+
+def test_where_not_all_merges_are_paid_each_method_is_tried_at_one_scale(
+    landscapes: list[Any],
+) -> None:
+    methods = ("task_arithmetic", "ties", "linear")
+    space = Space(30, 7, ("code", "math", "world"), methods, tied=True)
+    (first,) = first_groups(landscapes[0], space, max_trials=100, n_groups=1, start_fraction=0.03)
+    assert {trial.tailoring.layers[0].method for trial in first} == set(methods)

@@ -16,7 +16,7 @@ from gptailor.searchers.space import Space
 
 __all__ = ["rank_wholes"]
 
-_SCALES = (0.3, 0.5, 0.7, 1.0)  # of merges; the mean of the variants is merged besides
+_SCALES = (0.5, 0.7, 0.3, 1.0)  # of merges, the likeliest first
 
 
 def rank_wholes(
@@ -26,8 +26,8 @@ def rank_wholes(
 
     Args:
         judge: Has the objective and the members' scores.
-        budget: The most that evaluations may cost, in the unit of `SearchContext.cost`; where they
-            would cost more, only what has scores is ranked, before everything else.
+        budget: The most that evaluations may cost, in the unit of `SearchContext.cost`; it may not
+            pay all merges. What has no scores comes last.
     """
     context = judge.context
     space, objective = context.space, context.objective
@@ -36,6 +36,7 @@ def rank_wholes(
     scores = {members[name]: known for name, known in context.references.items()}
     new = [whole for whole in wholes if whole not in scores and space.accepts(whole)]
     most = min((known.n_examples for known in scores.values()), default=context.rungs[-1])
+    new = new[: int(budget / context.cost(context.rungs[0]))]
     paid = [n for n in context.rungs if n <= most and len(new) * context.cost(n) <= budget]
     if new and paid:
         yield tuple(Proposal(whole, paid[-1], "nothing cut") for whole in new)
@@ -48,9 +49,11 @@ def rank_wholes(
 
 
 def _merges(space: Space) -> Iterator[Tailoring]:
-    """All variants merged alike in every layer, by each method and at several scales."""
+    """All variants merged alike in every layer, at several scales by each method.
+
+    The mean of the variants comes second. A method without a scale is repeated.
+    """
     names = space.variants
-    for method in space.methods_for(len(names)) if space.merges else ():
-        declared = merge_spec(method)
-        for scale in sorted({1.0 / len(names), *_SCALES}) if declared.scale else (1.0,):
-            yield space.uniform((), names, method, **declared.scaled(scale))
+    for scale in (_SCALES[0], 1.0 / max(1, len(names)), *_SCALES[1:]):
+        for method in space.methods_for(len(names)) if space.merges else ():
+            yield space.uniform((), names, method, **merge_spec(method).scaled(scale))
