@@ -1,5 +1,6 @@
 """A small job for the whole program: the pico family and three tasks made on the spot."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -93,6 +94,12 @@ def job(pico_family: Any, tmp_path: Path) -> Callable[..., Path]:
         return write_job(pico_family, tmp_path / name, **overrides)  # a space, as users have
 
     return make
+
+
+@pytest.fixture(scope="session")
+def job_in(pico_family: Any) -> Callable[..., Path]:
+    """Factory: writes a job into a folder, for runs that several tests share."""
+    return functools.partial(write_job, pico_family)
 
 
 @pytest.fixture(scope="session")

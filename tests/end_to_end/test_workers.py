@@ -35,9 +35,10 @@ def _search_here(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _facts(config: Path) -> list[dict[str, Any]]:
     """The record without times, costs and machines: what was asked, scored and chosen."""
     told = ("number", "name", "member", "proposals", "scores", "failure", "n_tried", "n_trials")
+    told += ("searched", "refitted", "calibration", "tailoring")
     lines = (config.parent / "runs" / "tailor" / "record.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    kinds = ("reference", "asked", "trial", "finalist", "chosen", "test")
+    kinds = ("reference", "asked", "trial", "finalist", "refits", "refitted", "chosen", "test")
     kept = [entry for entry in entries if entry["kind"] in kinds]
     return [{"kind": e["kind"]} | {k: e[k] for k in told if k in e} for e in kept]
 
@@ -50,7 +51,11 @@ def _children(pid: int) -> list[int]:
 def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
     job: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alone, spread = job("alone", **BRIEF), job("spread", workers=_local(2), **BRIEF)
+    refit = BRIEF | {
+        "repair": "refit",
+        "calibration": {"n_tokens": 3000},
+    }  # each worker fits its own
+    alone, spread = job("alone", **refit), job("spread", workers=_local(2), **refit)
     _search_here(alone, monkeypatch)
     before, killed = set(_children(os.getpid())), []
 
@@ -60,6 +65,7 @@ def test_a_search_is_the_same_in_this_process_and_in_two_of_which_one_is_killed(
             os.kill(killed[0], signal.SIGKILL)
 
     assembly = assemble(load_config(spread))
+    assembly.family.fitted.look_in(spread.parent / "runs" / "tailor" / "fitted")
     with (
         closing(assembly.pool()) as pool,
         Journal(spread.parent / "runs" / "tailor") as journal,

@@ -10,7 +10,15 @@ from typing import Literal
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
 
-__all__ = ["Cut", "Repairer", "cuts_of", "refit_cuts", "scale_cuts", "without_repair"]
+__all__ = [
+    "Cut",
+    "Repairer",
+    "cuts_of",
+    "refit_cuts",
+    "repair_sentence",
+    "scale_cuts",
+    "without_repair",
+]
 
 Repairer = Callable[[Tailoring], Tailoring]
 RepairName = Literal["none", "scale", "refit"]
@@ -100,6 +108,27 @@ def scale_cuts(
             for spec, gain in zip(layers, gains, strict=True)
         ],
     )
+
+
+def repair_sentence(tailoring: Tailoring) -> str:
+    """Which layers of a tailoring were repaired; without repairs, "".
+
+    Example:
+        >>> repair_sentence(refit_cuts(Tailoring.from_plain(
+        ...     {"format": "gptailor/1", "layers": ["base:0", "base:2"]}), 3))
+        'Cuts were repaired in closed form: layer 0 was refitted.'
+    """
+    ways = {
+        "refitted": [n for n, spec in enumerate(tailoring.layers) if spec.refit_to is not None],
+        "scaled": [n for n, spec in enumerate(tailoring.layers) if spec.gain != 1.0],
+    }
+    parts = [
+        f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(map(str, layers))} "
+        f"{'was' if len(layers) == 1 else 'were'} {way}"
+        for way, layers in ways.items()
+        if layers
+    ]
+    return f"Cuts were repaired in closed form: {'; '.join(parts)}." if parts else ""
 
 
 def _unrepaired(spec: LayerSpec) -> LayerSpec:

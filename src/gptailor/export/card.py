@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from gptailor.core.metrics import METRICS
+from gptailor.core.repair import repair_sentence
 from gptailor.core.score_table import ScoreTable, Share
 from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
@@ -224,6 +225,7 @@ def _layers(facts: CardFacts) -> str:
     text = f"Cut: {', '.join(map(str, cut))}." if cut else "No layer was cut."
     if len(cut) + len(layers) != facts.n_layers:
         text += " Some layers were moved, merged into others or are there more than once."
+    text += f" {repaired}" if (repaired := repair_sentence(facts.tailoring)) else ""
     return (
         "## The source of every layer\n\n"
         f"{_table(('layer', 'from', 'how'), rows)}\n\n{text} Layers are counted from 0."

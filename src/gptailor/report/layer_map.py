@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from gptailor.core.repair import repair_sentence
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.report.svg import path, picture, tag, text
 from gptailor.report.words import count, listed, shortened, spans
@@ -94,6 +95,8 @@ def _summary(tailoring: Tailoring, n_layers: int) -> tuple[str, ...]:
     if len(set(firsts)) < len(firsts):
         again = sorted({layer for layer in firsts if firsts.count(layer) > 1})
         sentences.append(f"The result uses these layers more than once: {spans(again)}.")
+    if repaired := repair_sentence(tailoring):
+        sentences.append(repaired)
     return tuple(sentences)
 
 

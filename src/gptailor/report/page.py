@@ -101,6 +101,7 @@ def _template(name: str) -> tuple[jinja2.Template, dict[str, Markup]]:
 def _facts(run: RunRecord) -> dict[str, Any]:
     """Everything the template shows."""
     header, best, found = run.header, run.best_trial, evidence(run)
+    result = run.result or (None if best is None else best.tailoring)
     table = None if found is None else table_of(run, found)
     members, n_layers = header.family.members, header.family.n_layers
     state = "open" if run.complete else "failed" if run.trials else "empty"
@@ -111,8 +112,8 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "folder": shlex.quote(str(run.folder)),
         "header": header,
         "state": state if run.chosen is None else "done",
-        "kept_parameters": None if best is None else parameters_of([run], best.tailoring),
-        "n_kept": header.n_kept if best is None else len(best.tailoring.layers),
+        "kept_parameters": None if result is None else parameters_of([run], result),
+        "n_kept": header.n_kept if result is None else len(result.layers),
         "retention": None if table is None else table.averages.get(RESULT),
         "mean": None if table is None else table.means.get(RESULT),
         "share_lines": share_lines,
@@ -123,8 +124,8 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "table": table,
         "forest": None if table is None else forest(table, members),
         "best": best,
-        "layers": None if best is None else layer_picture(best.tailoring, members, n_layers),
-        "tailoring_yaml": "" if best is None else best.tailoring.to_yaml(),
+        "layers": None if result is None else layer_picture(result, members, n_layers),
+        "tailoring_yaml": "" if result is None else result.to_yaml(),
         "progress": search_chart(run),
         "rung_radius": rung_radius,
         "costs": cost_rows(run.forecast, run.spent),

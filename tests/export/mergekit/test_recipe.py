@@ -370,6 +370,13 @@ def test_members_that_mergekit_cannot_read_are_refused(
     assert told in refused(family, Tailoring(layers))
 
 
+def test_a_repaired_layer_is_refused(llama: Family) -> None:
+    digest = llama.fitted.add({"input_layernorm.weight": torch.ones(32)})
+    for spec in (of("math:0").with_repair(gain=0.5), of("math:0").with_repair(fitted=digest)):
+        told = refused(llama, Tailoring((spec, of("base:1"))))
+        assert f"{spec} has weights that are no member's, or a gain" in told
+
+
 def test_a_link_leads_to_a_member(llama: Family, tmp_path: Path) -> None:
     (tmp_path / "away").symlink_to(Path(llama.paths["math"]).parent)
     sources = {**llama.paths, "math": str(tmp_path / "away" / "math")}
