@@ -93,7 +93,8 @@ def _with_refits(found: Provenance, family: Family) -> Tailoring:
         return found.tailoring
     tasks = open_tasks(found.config, family) if found.config.calibration.texts is None else {}
     calibration = functools.partial(open_calibration, found.config, family, tasks)
-    repairs = Repairs(RepairConfig(name="refit"), Engine(family), calibration)
+    engine = Engine(family, device=family.states[BASE][family.layout.embedding].device)
+    repairs = Repairs(RepairConfig(name="refit"), engine, calibration)
     assert repairs.repairer is not None, "a refit repairs"
     return repairs.named(found.tailoring)
 

@@ -1,6 +1,7 @@
 """Calibration rows: token ids of texts that baselines and repairs take their statistics from."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from gptailor.errors import ConfigError
 from gptailor.files.safe_read import read_text
-from gptailor.tasks.task import Task
+from gptailor.tasks.task import Outcome, Task
 
 __all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts"]
 
@@ -118,10 +119,12 @@ def _gold_tokens(task: Task, example: int) -> Row:
     """The context and the first gold answer of an example, or its one text."""
     one = task.examples[example]
     pairs = [(p.context, c) for p in one.passages for c in p.continuations]
-    if len(pairs) == len(one.texts):
-        context, continuation = pairs[one.gold[0]]
-        return context + continuation
-    return tuple(token for _, continuation in pairs for token in continuation)
+    if len(pairs) > 1 and one.output_type != "multiple_choice":  # windows of one text
+        return tuple(token for _, continuation in pairs for token in continuation)
+    numbers = itertools.count()
+    grid = [[Outcome(next(numbers), False) for _ in p.continuations] for p in one.passages]
+    context, continuation = pairs[int(one.in_order(grid)[one.gold[0]].logprob)]
+    return context + continuation
 
 
 def _texts(path: Path) -> list[str]:
