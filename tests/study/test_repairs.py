@@ -38,8 +38,14 @@ def scores(job: Job, helps: float) -> Scores:
     return Scores({**found.tasks, "texts": {"bits_per_byte": better}})
 
 
-def run(folder: Path, helps: float, repaired: list[int]) -> tuple[int, Tailoring]:
+def run(
+    folder: Path, helps: float, repaired: list[int], *, fails: bool = False
+) -> tuple[int, Tailoring]:
     """Run a study, or go on with it; `repaired` gets the numbers of finalists refitted now."""
+
+    def failure(job: Job) -> str | None:
+        refitted = any(spec.fitted == REFITTED for spec in job.tailoring.layers)
+        return "non-finite" if fails and refitted else None
 
     def refit(number: int, tailoring: Tailoring) -> RefittedEntry:
         repaired.append(number)
@@ -51,7 +57,7 @@ def run(folder: Path, helps: float, repaired: list[int]) -> tuple[int, Tailoring
     with Journal(folder) as journal:
         if journal.header() is None:
             journal.append(HEADER)
-        pool = FormulaPool(scores=functools.partial(scores, helps=helps))
+        pool = FormulaPool(failure, functools.partial(scores, helps=helps))
         make = functools.partial(searcher, plan=PLAN)
         return Study(journal, pool, make, plan=PLAN, refit=refit).run()
 
@@ -73,6 +79,14 @@ def test_the_better_of_both_repairs_is_chosen_and_tested(
     assert {entry.model for entry in refits} == set(repaired)
     whole = scores(Job(tailoring, PLAN.sizes["test"], "test"), helps)
     assert record.on_test[number] == whole
+
+
+def test_refits_that_can_not_be_scored_leave_the_repairs_of_the_search(tmp_path: Path) -> None:
+    number, tailoring = run(tmp_path, 0.9, [], fails=True)
+    assert tailoring == fitted(read_run(tmp_path).proposals[number].tailoring, SEARCHED)
+    with Journal(tmp_path) as journal:
+        failures = {entry.failure for entry in journal.of(ModelEntry, "refitted")}
+    assert failures == {"non-finite"}
 
 
 def test_a_study_killed_anywhere_around_its_repairs_repairs_none_twice(tmp_path: Path) -> None:

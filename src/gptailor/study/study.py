@@ -307,7 +307,7 @@ class Study:
             entries = self._measured(kind, jobs)
             found = {number: entries[number].scores for number in left}
             scores = {number: each for number, each in found.items() if each is not None}
-            if left and not scores:
+            if left and not scores and kind == "finalist":  # of refits the searched ones are left
                 raise RecordError(
                     f"{self._journal.path}: every finalist failed on the selection split; the "
                     f"last: {entries[left[-1]].failure}; mend that and run the same command again"
