@@ -165,12 +165,13 @@ def test_later_layers_are_pruned_on_what_pruned_layers_give_out(
     weight = layer_weights(family, whole, torch.float32)
     pruned = layer_weights(family, spec, torch.float32)
     # what enters down_proj once o_proj is pruned
+    masks = [batch.ends > 0 for batch in streams.batches]
     half = whole.with_repair(fitted=family.fitted.add({OUT: pruned[OUT]}))
     inputs = torch.cat(
         [
             x[kept]
             for (x, _), kept in zip(
-                streams.tapped(half, states, "mlp.down_proj"), streams.kept, strict=True
+                streams.tapped(half, states, "mlp.down_proj"), masks, strict=True
             )
         ]
     )

@@ -95,12 +95,14 @@ def pruned(context: BaselineContext, widths: Sequence[Width], prune: Pruner) -> 
 
 
 def inputs_of(streams: Streams, spec: LayerSpec, states: Sequence[Tensor], name: str) -> Tensor:
-    """The inputs of a linear map at all tokens that count, (T, F) in float32.
+    """The inputs of a linear map at all tokens but padding, (T, F) in float32.
 
-    `name` is the one of its weight inside the layer.
+    First tokens of rows count, other than in means of cosines: a few neurons, active on them alone,
+    make the large streams that all later attention depends on. `name` is that of the map's weight.
     """
     found = streams.tapped(spec, states, name.removesuffix(".weight"))
-    return torch.cat([x[kept].float() for (x, _), kept in zip(found, streams.kept, strict=True)])
+    counted = [(batch.ends > 0).to(streams.engine.device) for batch in streams.batches]
+    return torch.cat([x[mask].float() for (x, _), mask in zip(found, counted, strict=True)])
 
 
 def gram_of(inputs: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def wanda_sp(context: BaselineContext) -> Tailoring:
     the pruned ones.
 
     Differs from the authors: whole kv-groups go, not single heads, and the parameters removed are
-    those of the layers that a cut would remove; the first token of each row is left out.
+    those of the layers that a cut would remove.
     """
     width = width_of(context, share_of(context))
     return pruned(context, [width] * context.space.n_layers, without_lowest)
