@@ -6,7 +6,7 @@ from torch import Tensor
 from gptailor.repair.regression import fitted_change
 
 F, H = 12, 5
-LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+LAMBDAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -47,11 +47,14 @@ def error(batches: list[Batch], change: Tensor) -> float:
 
 
 def best_share(batches: list[Batch]) -> float:
+    """The largest with 95 % of the best's gain on held-out tokens."""
     fit, held = parts(batches)
-    return min(LAMBDAS, key=lambda share: error(held, solved(fit, share)))
+    none = error(held, torch.zeros(F, H, dtype=torch.float64))
+    gains = {share: none - error(held, solved(fit, share)) for share in LAMBDAS}
+    return max(share for share, gain in gains.items() if gain >= 0.95 * max(gains.values()))
 
 
-def test_the_change_is_least_squares_with_the_ridge_that_fits_held_out_tokens_best() -> None:
+def test_the_change_is_least_squares_with_the_largest_ridge_that_fits_well() -> None:
     like = torch.zeros(H, F)
     chosen = set()
     for noise, n_tokens in ((0.1, 400), (5.0, 60), (6.0, 100)):
@@ -62,7 +65,7 @@ def test_the_change_is_least_squares_with_the_ridge_that_fits_held_out_tokens_be
         assert change.shape == like.shape
         assert change.dtype == torch.float32
         torch.testing.assert_close(change.T.double(), solved(batches, share), rtol=1e-4, atol=1e-4)
-    assert chosen == {0.03, 0.1, 0.3}
+    assert chosen == {0.1, 0.3}
 
 
 def test_inputs_that_tell_nothing_change_nothing_on_tokens_held_out() -> None:

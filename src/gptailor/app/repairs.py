@@ -20,7 +20,7 @@ from gptailor.tasks.calibration import Calibration
 
 __all__ = ["Repairs"]
 
-_SEARCH_RIDGES = (0.3,)  # the best of several on most layers of SmolLM2
+_SEARCH_RIDGES = (1.0,)  # what several would come to on most layers of SmolLM2
 _SEARCH_TOKENS = 8192  # that layers are refitted from in a search: a fit costs what a trial does
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 __all__ = ["RIDGES", "Sums", "fitted_change"]
 
-RIDGES = (0.03, 0.1, 0.3, 1.0)  # lambdas, in units of the Gram matrix' mean diagonal entry
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # lambdas, in units of the Gram matrix' mean diagonal entry
+_NEARLY = 0.95
 _HELD_OUT = 8  # one of so many tokens is held out to choose lambda: the last of each batch
 
 
@@ -55,8 +56,9 @@ def fitted_change(
     """Fit the change of a linear map so that its outputs gain what is missing.
 
     ``D = (A^T A + lambda I)^-1 A^T R`` over weighted tokens, a ridge towards the map as it is. Of
-    several lambdas the one with the least error on held-out tokens is taken, then all tokens are
-    fitted; where none is better than no change, or none is held out, the change is 0.
+    several lambdas the largest is taken that gains nearly as much on held-out tokens as the best:
+    those are of the same texts, and other texts want more of the original map. Then all tokens are
+    fitted. Where none is better than no change, or none is held out, the change is 0.
 
     Args:
         tokens: For each batch the inputs A (n, F), what is missing R (n, H), and weights (n,).
@@ -74,11 +76,12 @@ def fitted_change(
         held_out.add(*(tensor[n_fit:] for tensor in batch))
     if len(ridges) == 1:
         return _solved(fit, ridges[0]).T
-    errors = {ridge: held_out.error(_solved(fit, ridge)) for ridge in ridges}
-    best = min(errors, key=errors.__getitem__)
-    if errors[best] >= 0:
+    gains = {ridge: -held_out.error(_solved(fit, ridge)) for ridge in ridges}
+    best = max(gains.values())
+    if best <= 0:
         return torch.zeros_like(like, dtype=torch.float32)
-    return _solved(fit + held_out, best).T
+    ridge = max(ridge for ridge, gain in gains.items() if gain >= _NEARLY * best)
+    return _solved(fit + held_out, ridge).T
 
 
 def _solved(sums: Sums, ridge: float) -> Tensor:
