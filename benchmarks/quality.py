@@ -90,6 +90,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suite", choices=SUITES, default="choice")
     parser.add_argument("--arms", default="*", help="names or patterns with commas between: a,b*")
+    parser.add_argument("--baselines", default="*", help="names or patterns: a,b*")
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
     parser.add_argument("--rungs", type=_numbers, help="examples of each task")
     parser.add_argument("--remove", type=int, default=7, help="layers to cut")
@@ -126,6 +127,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
         smac_trials=asked.smac_trials,
         selection=asked.selection,
         judge_limit=asked.judge_limit,
+        baselines=tuple(asked.baselines.split(",")),
     )
 
 

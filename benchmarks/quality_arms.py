@@ -3,6 +3,7 @@
 A run is what gptailor makes in one folder; its ``tailor.yaml`` is written there before it begins.
 """
 
+import fnmatch
 import functools
 import json
 import time
@@ -64,6 +65,7 @@ class Settings:
     smac_trials: int
     selection: float  # share of the examples on which finalists are compared
     judge_limit: int  # dev examples of each task
+    baselines: tuple[str, ...] = ("*",)  # names or patterns
 
     @property
     def variants(self) -> dict[str, str]:
@@ -156,6 +158,7 @@ class Arm:
         if self.name.startswith("slow"):
             names = [*SLOW]
         names = [name for name in names if name in DRAWN or not seed]
+        names = [n for n in names if any(fnmatch.fnmatch(n, each) for each in settings.baselines)]
         options = {name: SLOW[name] for name in names if name in SLOW}
         config = baseline_settings(config, ",".join(names), member=member, options=options)
         record = run_search(config, path.parent).record

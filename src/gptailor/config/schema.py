@@ -174,7 +174,7 @@ class CalibrationConfig(Frozen):
             "absent. Give none whose texts are in the selection or test split."
         ),
     ] = None
-    n_tokens: Annotated[int, Field(ge=64, le=10**9, description="Tokens in all.")] = 32768
+    n_tokens: Annotated[int, Field(ge=64, le=10**9, description="Tokens in all.")] = 16384
     max_length: Annotated[int, Field(ge=2, le=2**20, description="Most tokens of a row.")] = 128
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Of the order of the texts.")] = 0
 
