@@ -7,7 +7,7 @@ import fnmatch
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,14 +73,18 @@ class Settings:
         folders = sorted(folder for folder in self.family.iterdir() if folder.is_dir())
         return {each.name: str(each) for each in folders if each.name != BASE}
 
-    def task_specs(self, test_limit: int) -> list[dict[str, Any]]:
+    def task_specs(
+        self, test_limit: int, weights: Mapping[str, float] | None = None
+    ) -> list[dict[str, Any]]:
         """The section ``tasks`` of a config: search on calib, test on dev."""
+        weights = weights or {}
         return [
             {
                 "name": str(self.tasks / f"{task}_calib.yaml"),
                 "metric": metric,
                 "test_task": str(self.tasks / f"{task}_dev.yaml"),
                 "test_limit": test_limit,
+                "weight": weights.get(f"{task}_calib", 1.0),
             }
             for task, metric in SUITES[self.suite].items()
         ]
@@ -134,7 +138,8 @@ class Arm:
             "merge": list(self.merge),
             "repair": self.repair,
             "calibration": {"texts": settings.texts} if settings.texts else {},
-            "tasks": settings.task_specs(test_limit=4),  # the judge scores the test examples
+            # the judge scores the test examples
+            "tasks": settings.task_specs(4, _weights(settings, self.member_of(best))),
             "examples": {"search": 1 - selection, "selection": selection},
             "search": "evolution" if self.search == BASELINE else self.search,
             "budget": budget | {"n_examples": rungs},
@@ -267,10 +272,25 @@ def best_member(settings: Settings) -> dict[str, Any]:
         whole = wholes[family.members.index(best)]
         gt.export_checkpoint(family, whole, settings.out / "members" / best, overwrite=True)
         found = {"member": best, "losses": losses, "n_layers": family.n_layers}
+        found["values"] = {
+            name: {goal.task: each.value(goal.task, goal.metric) for goal in goals}
+            for name, each in scores.items()
+        }
         found["layer_tokens"] = sum(each.layer_tokens for each in done)
         write_atomically(path, json.dumps(found, indent=2))
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return known
+
+
+def _weights(settings: Settings, base: str) -> dict[str, float]:
+    """Weights by which a run from this base minimises the plain mean of bits over the tasks.
+
+    Losses are relative to the run's base. Where the metrics are no bits, all tasks weigh the same.
+    """
+    if settings.suite != "mixed" or not (settings.out / "best_member.json").exists():
+        return {}
+    values: dict[str, float] = best_member(settings)["values"][base]
+    return values
 
 
 def moments(record: RunRecord, member: str) -> list[Moment]:
