@@ -59,7 +59,7 @@ SOUND: list[dict[str, Any]] = [
         "failure": "no",
     },
     {"kind": "resumed", "time": "2026-01-01T00:00:00+0000", "elapsed": 2},
-    {"kind": "repaired", "dropped_bytes": 7},
+    {"kind": "truncated", "dropped_bytes": 7},
     {"kind": "finalist", "number": 0, "scores": SCORES, "seconds": 0.1},
     {"kind": "chosen", "number": 0, "n_tried": 1, "n_trials": 2, "reason": "best"},
     {"kind": "test", "number": 0, "scores": SCORES, "seconds": 0.1},

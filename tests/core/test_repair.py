@@ -123,7 +123,7 @@ def test_the_layer_before_each_cut_is_refitted_to_its_end() -> None:
     assert without_repair(refitted) == plain
     assert refit_cuts(base(2, 3, 4, 5), 6) == base(2, 3, 4, 5)
     whole = Tailoring.whole("math", 6)
-    assert refit_cuts(whole, 6) is whole
+    assert refit_cuts(whole, 6) == whole
 
 
 def test_a_layer_with_fitted_tensors_of_its_own_keeps_them() -> None:

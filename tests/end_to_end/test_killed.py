@@ -46,7 +46,7 @@ def facts(folder: Path) -> list[dict[str, Any]]:
     """The record without costs, and without the notes of having been stopped."""
     lines = (folder / "record.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
-    kept = [entry for entry in entries[1:] if entry["kind"] not in ("resumed", "repaired")]
+    kept = [entry for entry in entries[1:] if entry["kind"] not in ("resumed", "truncated")]
     return [{k: v for k, v in entry.items() if k not in COSTS} for entry in kept]
 
 

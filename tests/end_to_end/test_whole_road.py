@@ -105,6 +105,6 @@ def _facts(config: Path) -> list[dict[str, Any]]:
     times = ("elapsed", "seconds", "layer_tokens", "time", "created", "config")
     lines = (config.parent / "runs" / "tailor" / "record.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    measured = ("resumed", "repaired", "forecast", "spent")
+    measured = ("resumed", "truncated", "forecast", "spent")
     kept = [entry for entry in entries if entry["kind"] not in measured]
     return [{k: v for k, v in entry.items() if k not in times} for entry in kept]

@@ -21,10 +21,10 @@ from gptailor.record.entries import (
     ForecastEntry,
     ModelEntry,
     RefittedEntry,
-    RepairedEntry,
     ResumedEntry,
     SpentEntry,
     TrialEntry,
+    TruncatedEntry,
     read_entry,
 )
 from gptailor.record.evaluation_file import EvaluatedModel, EvaluationFile, read_evaluation
@@ -52,7 +52,7 @@ ENTRIES: list[Entry] = [
     ),
     TrialEntry.of(0, SCORED, 3.00049),
     ResumedEntry(time="2026", elapsed=1.0),
-    RepairedEntry(dropped_bytes=7),
+    TruncatedEntry(dropped_bytes=7),
     RefittedEntry(number=0, searched=Tailoring.whole("base", 2), calibration="0" * 16),
     ChosenEntry(number=0, n_tried=1, n_trials=2, reason="best"),
 ]

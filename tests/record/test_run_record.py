@@ -62,7 +62,7 @@ def test_a_torn_last_line_is_left_out_and_told(make_run: MakeRun) -> None:
 
 def test_a_repaired_line_is_told(make_run: MakeRun) -> None:
     folder = make_run(ends=False, n_trials=2)
-    rewrite(folder, [*lines_of(folder), {"kind": "repaired", "dropped_bytes": 17}])
+    rewrite(folder, [*lines_of(folder), {"kind": "truncated", "dropped_bytes": 17}])
     assert "17 bytes" in read_run(folder).notes[0]
 
 

@@ -20,7 +20,7 @@ from gptailor.family import Family
 from gptailor.repair.refit import Refitter, whole_of
 
 DOWN = "mlp.down_proj.weight"
-LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+LAMBDAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def merged(position: int) -> LayerSpec:
@@ -122,12 +122,15 @@ def by_hand(
             n_fit = len(inputs) - len(inputs) // 8
             fit.append((inputs[:n_fit], missing[:n_fit], weights[:n_fit]))
             held_out.append((inputs[n_fit:], missing[n_fit:], weights[n_fit:]))
-        errors = {
-            share: sum(float((w * (m - i @ change).square()).sum()) for i, m, w in held_out)
+        gains = {
+            share: sum(
+                float((w * (m.square() - (m - i @ change).square())).sum()) for i, m, w in held_out
+            )
             for share in LAMBDAS
             for change in [solved(fit, share)]
         }
-        change = solved([*fit, *held_out], min(errors, key=errors.__getitem__))
+        largest = max(each for each in LAMBDAS if gains[each] >= 0.95 * max(gains.values()))
+        change = solved([*fit, *held_out], largest)
         weight = model.model.layers[index].mlp.down_proj.weight
         weight.data += change.T.float()
         found[index] = weight.detach().clone()

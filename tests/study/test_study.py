@@ -23,7 +23,7 @@ def facts(folder: Path) -> list[dict[str, Any]]:
     """The record without times, and without the notes of having been stopped."""
     lines = (folder / "record.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    kept = [entry for entry in entries if entry["kind"] not in ("resumed", "repaired")]
+    kept = [entry for entry in entries if entry["kind"] not in ("resumed", "truncated")]
     return [{k: v for k, v in entry.items() if k not in _TIMES} for entry in kept]
 
 

@@ -24,27 +24,27 @@ __all__ = ["with_baselines"]
 def with_baselines(
     assembly: Assembly, journal: Journal, on_message: Callable[[str], None]
 ) -> Assembly:
-    """Give an assembly the proposals of the baselines that its config names.
+    """Make an assembly propose the tailorings of the baselines that its config names.
 
-    What a baseline came to is recorded, and taken from there at the next start. `on_message` gets
+    Each outcome is recorded, and taken from the record at the next start. `on_message` gets
     sentences about the progress.
 
     Raises:
         ConfigError: The calibration texts can't be read.
     """
-    baselines = _Baselines(assembly, journal, on_message)
-    if not baselines.known.keys() >= set(baselines.names):
-        baselines.open_statistics()
-    return dataclasses.replace(
+    assembly = dataclasses.replace(
         assembly,
         plan=dataclasses.replace(assembly.plan, tests_all=True),
         space=dataclasses.replace(assembly.space, repair=None),  # each is repaired when computed
-        proposals=baselines.propose,
     )
+    baselines = _Baselines(assembly, journal, on_message)
+    if not baselines.known.keys() >= set(baselines.names):
+        baselines.open_statistics()
+    return dataclasses.replace(assembly, proposals=baselines.propose)
 
 
 class _Baselines:
-    """Computes baselines and records what they come to."""
+    """Computes baselines and records their outcomes."""
 
     def __init__(
         self, assembly: Assembly, journal: Journal, on_message: Callable[[str], None]
@@ -57,7 +57,7 @@ class _Baselines:
         self.known = {entry.name: entry for entry in journal.of(BaselineEntry)}
 
     def propose(self, context: SearchContext) -> ProposalGenerator:
-        """Propose what each baseline comes to, on the last rung."""
+        """Propose the tailoring of each baseline, on the last rung."""
         failures = []
         for name in self.names:
             entry = self.known.get(name) or self._computed(name)
@@ -81,16 +81,14 @@ class _Baselines:
 
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""
-        statistics, family = self._statistics, self._assembly.family
-        space = dataclasses.replace(self._assembly.space, repair=None)  # for no cut in between
+        statistics, family, space = self._statistics, self._assembly.family, self._assembly.space
         self._on_message(f"{name} on {self._member}: computing ...")
         statistics.begin()
         started, before = time.perf_counter(), statistics.layer_tokens
         tailoring = failure = None
         try:
-            compute = BASELINES.get(name)
             context = BaselineContext(statistics, space, self._seed)
-            found = compute(context, **self._options.get(name, {}))
+            found = BASELINES.get(name)(context, **self._options.get(name, {}))
             tailoring = self._assembly.repairs.repaired(found)
             family.check(tailoring)
             family.fitted.save(tailoring, self._fitted)
@@ -108,9 +106,9 @@ class _Baselines:
         )
         self._journal.append(entry)
         cuts = () if tailoring is None else space.without(kept_positions(tailoring))
-        found = failure or (f"without {', '.join(map(str, cuts))}" if cuts else "no layer is cut")
+        outcome = failure or (f"without {', '.join(map(str, cuts))}" if cuts else "no layer is cut")
         self._on_message(
             f"{name} on {self._member}: {entry.seconds:.1f} s, "
-            f"{entry.layer_tokens:,} layer-tokens; {found}"
+            f"{entry.layer_tokens:,} layer-tokens; {outcome}"
         )
         return entry

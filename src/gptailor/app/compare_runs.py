@@ -57,9 +57,7 @@ class _Run:
         """The same tailoring of the first run's members."""
 
         def one(spec: LayerSpec) -> LayerSpec:
-            sources = tuple(replace(each, member=self.names[each.member]) for each in spec.sources)
-            base = spec.base and replace(spec.base, member=self.names[spec.base.member])
-            return replace(spec, sources=sources, base=base)
+            return spec.with_sources(lambda each: replace(each, member=self.names[each.member]))
 
         outer = {part: one(spec) for part, spec in tailoring.outer_parts.items()}
         return Tailoring(tuple(map(one, tailoring.layers)), **outer)
@@ -142,7 +140,7 @@ def _comparison(
     table = score_table(
         scores,
         metrics,
-        chances={task: facts.chance.get(asked.split, ()) for task, facts in header.tasks.items()},
+        chances=header.chances(asked.split),
         members=members,
         against=row,
     )

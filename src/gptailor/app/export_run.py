@@ -12,7 +12,7 @@ from gptailor.app.inputs import load_members, open_calibration, open_tasks
 from gptailor.app.repairs import Repairs
 from gptailor.app.settings import recorded_config
 from gptailor.config import Config, load_config
-from gptailor.config.schema import RepairConfig
+from gptailor.config.repair_config import RepairConfig
 from gptailor.core.score_table import ScoreTable, score_table
 from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE, Tailoring
@@ -119,13 +119,13 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
         trial = chosen.number
     if trial not in record.proposals:
         raise RecordError(f"{run}: there is no trial {trial}; see the report for their numbers")
-    scores, on_test, tasks = None, record.on_test, record.header.tasks
+    scores, on_test = None, record.on_test
     if BASE in on_test and trial in on_test:
         models = {name: on_test[name] for name in record.header.family.members if name in on_test}
         scores = score_table(
             {**models, RESULT: on_test[trial]},
             {goal.task: goal.metric for goal in record.goals},
-            chances={task: facts.chance.get("test", ()) for task, facts in tasks.items()},
+            chances=record.header.chances("test"),
         )
     n_tried = None if chosen is None else chosen.n_tried
     asked = record.proposals[trial].tailoring

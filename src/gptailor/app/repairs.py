@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from gptailor.config.schema import RepairConfig
+from gptailor.config.repair_config import RepairConfig
 from gptailor.core.repair import Repairer, refit_cuts, scale_cuts
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine import Engine
@@ -118,4 +118,4 @@ def _named(
         else spec
         for spec in tailoring.layers
     ]
-    return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
+    return replace(tailoring, layers=tuple(layers))

@@ -1,7 +1,7 @@
 """BaselineContext: what a baseline is given."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gptailor.baselines.member_statistics import Statistics
 from gptailor.core.tailoring import LayerSpec, Tailoring
@@ -31,8 +31,7 @@ class BaselineContext:
 
     def of(self, layers: Sequence[LayerSpec]) -> Tailoring:
         """These layers between the member's embedding, norm and head."""
-        whole = self.statistics.whole
-        return Tailoring(tuple(layers), whole.embedding, whole.norm, whole.head)
+        return replace(self.statistics.whole, layers=tuple(layers))
 
     def may_merge(self, layers: Collection[int]) -> bool:
         """Whether layers are of one kind, and `keep` protects none of them."""

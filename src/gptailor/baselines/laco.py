@@ -126,9 +126,7 @@ class _Walk:
         return torch.cat([states[kept].double().flatten() for states, kept in pairs])
 
     def _made(self, layers: Sequence[Merged]) -> Tailoring:
-        whole = self._context.statistics.whole
-        specs = tuple(map(self._spec, layers))
-        return Tailoring(specs, whole.embedding, whole.norm, whole.head)
+        return self._context.of(tuple(map(self._spec, layers)))
 
     def _spec(self, merged: Merged) -> LayerSpec:
         """The layer as a merge of sources, or with fitted tensors where no merge says it."""

@@ -5,7 +5,7 @@ They are kept, so that the baselines of a run share them; what each costs is cou
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.core.tailoring import Tailoring
 from gptailor.engine import Engine
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.streams import pack_rows
@@ -96,9 +96,7 @@ class Statistics:
 
     def layers(self, left: Iterable[int]) -> Tailoring:
         """The member with some of its layers."""
-        specs = tuple(LayerSpec((Source(self.member, layer),)) for layer in left)
-        part = LayerSpec((Source(self.member),))
-        return Tailoring(specs, embedding=part, norm=part, head=part)
+        return replace(self.whole, layers=tuple(self.whole.layers[layer] for layer in left))
 
     def similarities(self, tailoring: Tailoring | None = None) -> Similarities:
         """How alike the streams of the whole member are, or of what is left of it."""

@@ -55,10 +55,7 @@ def mka(context: BaselineContext, *, samples: Annotated[int, Range(8, 4096)] = 2
     specs = []
     for group in groups:
         sources = tuple(whole.layers[layer].sources[0] for layer in group)
-        weights = (("weights", tuple(group.values())),)
-        specs.append(
-            LayerSpec(sources, "linear", weights) if len(group) > 1 else LayerSpec(sources)
-        )
+        specs.append(LayerSpec(sources, "linear", (("weights", tuple(group.values())),)))
     return context.of(specs)
 
 

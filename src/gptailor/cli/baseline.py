@@ -90,12 +90,11 @@ def _rows(record: "RunRecord") -> list[dict[str, Any]]:
     objective = Objective(record.goals, record.on_test[BASE])
     numbers = {trial.tailoring: trial.number for trial in record.trials}
     rows = []
-    for name in record.header.config["search"]["options"]["names"]:
-        entry = record.baselines[name]
-        kept = () if entry.tailoring is None else kept_positions(entry.tailoring)
-        number = None if entry.tailoring is None else numbers[entry.tailoring]
-        scores = None if number is None else record.on_test.get(number)
-        failure = entry.failure or (None if number is None else record.trials[number].failure)
+    for entry in record.baselines.values():
+        number, failure, scores, kept = None, entry.failure, None, tuple[int, ...]()
+        if entry.tailoring is not None:
+            number, kept = numbers[entry.tailoring], kept_positions(entry.tailoring)
+            failure, scores = record.trials[number].failure, record.on_test.get(number)
         rows.append(
             entry.to_plain()
             | {

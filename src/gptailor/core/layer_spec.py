@@ -6,8 +6,8 @@ Equal layers are equal objects: a LayerSpec is brought into canonical form when 
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gptailor.core.merge_spec import MergeSpec, Value, merge_spec, method_name
@@ -162,13 +162,20 @@ class LayerSpec:
             return self
         return LayerSpec(self.sources, self.method, self.params, self.base, *repair)
 
+    def with_sources(self, change: Callable[[Source], Source]) -> "LayerSpec":
+        """The same merge and repair of other sources, the base of differences changed too."""
+        base = None if self.base is None else change(self.base)
+        return replace(self, sources=tuple(map(change, self.sources)), base=base)
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources, and the base of differences."""
+        return self.sources if self.base is None else (*self.sources, self.base)
+
     @property
     def members(self) -> tuple[str, ...]:
         """Every member whose weights are read, each once, in order."""
-        named = [source.member for source in self.sources]
-        if self.base is not None:
-            named.append(self.base.member)
-        return tuple(dict.fromkeys(named))
+        return tuple(dict.fromkeys(source.member for source in self.all_sources))
 
     def __str__(self) -> str:
         repair = "".join(f", {key} {value}" for key, value in self._repair.items())

@@ -5,8 +5,7 @@ A cut [start, end) is a run of positions without a layer. Nothing here reads a w
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
 
@@ -21,7 +20,6 @@ __all__ = [
 ]
 
 Repairer = Callable[[Tailoring], Tailoring]
-RepairName = Literal["none", "scale", "refit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def cuts_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
         >>> cuts_of(Tailoring((layers[0], layers[3])), 6)
         (Cut(start=1, end=3, before=0), Cut(start=4, end=6, before=1))
     """
-    if any(len(_positions(spec)) > 1 for spec in tailoring.layers):
+    if any(len({each.layer for each in spec.all_sources}) > 1 for spec in tailoring.layers):
         return ()
     ends = [spec.position for spec in tailoring.layers] + [n_layers]
     starts = [0, *(spec.position + 1 for spec in tailoring.layers)]
@@ -59,7 +57,7 @@ def without_repair(tailoring: Tailoring) -> Tailoring:
 
     Fitted tensors that are not a refit, such as those of a narrower layer, are kept.
     """
-    return _with_layers(tailoring, [_unrepaired(spec) for spec in tailoring.layers])
+    return replace(tailoring, layers=tuple(map(_unrepaired, tailoring.layers)))
 
 
 def refit_cuts(tailoring: Tailoring, n_layers: int) -> Tailoring:
@@ -71,7 +69,7 @@ def refit_cuts(tailoring: Tailoring, n_layers: int) -> Tailoring:
     for cut in cuts_of(tailoring, n_layers):
         if cut.before is not None and layers[cut.before].fitted is None:
             layers[cut.before] = layers[cut.before].with_repair(refit_to=cut.end)
-    return _with_layers(tailoring, layers)
+    return replace(tailoring, layers=tuple(layers))
 
 
 def scale_cuts(
@@ -100,14 +98,11 @@ def scale_cuts(
         g = math.exp(math.fsum(ratios) / len(ratios))
         for index in range(cut.before + 1, len(layers)):
             factors[index] /= g
-    gains = [float(f"{factor:.6g}") for factor in factors]
-    return _with_layers(
-        tailoring,
-        [
-            spec.with_repair(gain=gain, fitted=spec.fitted)
-            for spec, gain in zip(layers, gains, strict=True)
-        ],
+    scaled = (
+        spec.with_repair(gain=float(f"{factor:.6g}"), fitted=spec.fitted)
+        for spec, factor in zip(layers, factors, strict=True)
     )
+    return replace(tailoring, layers=tuple(scaled))
 
 
 def repair_sentence(tailoring: Tailoring) -> str:
@@ -133,13 +128,3 @@ def repair_sentence(tailoring: Tailoring) -> str:
 
 def _unrepaired(spec: LayerSpec) -> LayerSpec:
     return spec.with_repair(fitted=spec.fitted if spec.refit_to is None else None)
-
-
-def _positions(spec: LayerSpec) -> set[int | None]:
-    return {source.layer for source in (*spec.sources, *([spec.base] if spec.base else ()))}
-
-
-def _with_layers(tailoring: Tailoring, layers: Sequence[LayerSpec]) -> Tailoring:
-    if tuple(layers) == tailoring.layers:
-        return tailoring
-    return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)

@@ -138,6 +138,11 @@ class ScoreTable:
     best: str | None = None  # the best whole member; None where there is no base
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """The whole members that shares are of: the base, and the best if it is another."""
+        return (BASE,) if self.best in (None, BASE) else (BASE, str(self.best))
+
+    @property
     def averages(self) -> dict[str, Estimate]:
         """Model to the mean share of the base's score over the tasks, where it is known."""
         shares = {model: mean.of_base for model, mean in self.means.items()}
@@ -176,7 +181,7 @@ class _Sampled:
     excess: Floats | None  # above chance; None where the metric has no chance
 
 
-def score_table(  # what a table may show
+def score_table(
     models: Mapping[str, Scores],
     metrics: Mapping[str, str],
     *,
@@ -206,10 +211,10 @@ def score_table(  # what a table may show
     whole = [name for name in models if name != RESULT] if members is None else members
     best = best_member({name: models[name] for name in whole if name in models}, metrics)
     rows = []
-    for model in models:
-        for task in (task for task in metrics if model in sampled[task]):
-            one, of_task = sampled[task][model], [sampled[task]]
-            base, of_best = _shares(model, of_task, best)
+    for model, task in itertools.product(models, metrics):
+        if model in sampled[task]:
+            one = sampled[task][model]
+            of_base, of_best = _shares(model, [sampled[task]], best)
             other = None if against is None else sampled[task].get(against)
             row = ScoreRow(
                 task,
@@ -217,7 +222,7 @@ def score_table(  # what a table may show
                 model,
                 len(one.measured.values),
                 estimate(one.score),
-                base,
+                of_base,
                 of_best,
                 None if one.excess is None else float(one.score[0] - one.excess[0]),
                 None if other is None else estimate(gaps(one.score, other.score)),

@@ -102,8 +102,7 @@ class Tailoring:
         problems = []
         layers = {f"layers[{index}]": spec for index, spec in enumerate(self.layers)}
         for key, spec in (layers | self.outer_parts).items():
-            sources = [*spec.sources, *([spec.base] if spec.base else [])]
-            for source in dict.fromkeys(sources):
+            for source in dict.fromkeys(spec.all_sources):
                 if source.member not in members:
                     problems.append(f"{key}: {unknown('member', source.member, members)}")
                 elif source.layer is not None and source.layer >= n_layers:

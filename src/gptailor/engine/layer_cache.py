@@ -79,11 +79,10 @@ class LayerCache:
         module = copy.deepcopy(self._templates[spec.position])
         module.load_state_dict(tensors, strict=True, assign=True)
         module.eval().requires_grad_(False)
-        held = tensors if copy_in is not None or spec.method is not None else {}
-        if spec.repaired and copy_in is None:
-            taken = {tensor.data_ptr() for tensor in self._family.layer(spec.sources[0]).values()}
-            held = {n: t for n, t in tensors.items() if t.data_ptr() not in taken}
-        kept.keep(spec, module, sum(tensor.nbytes for tensor in held.values()))
+        shared = {tensor.data_ptr() for tensor in self._family.layer(spec.sources[0]).values()}
+        kept.keep(
+            spec, module, sum(t.nbytes for t in tensors.values() if t.data_ptr() not in shared)
+        )
         return module
 
 

@@ -49,11 +49,6 @@ class Streams:
         """Tokens that are run through each layer, padding counted."""
         return sum(batch.n_tokens for batch in self.batches)
 
-    @property
-    def hidden_size(self) -> int:
-        """H, numbers of one state."""
-        return int(self.engine.family.config.hidden_size)
-
     def arguments(self, batch: int, position: int) -> Mapping[str, Any]:
         """What a layer of the original position is called with beside the states of a batch."""
         if not self._arguments:

@@ -172,7 +172,7 @@ def _members(facts: CardFacts) -> str:
 
 
 def _scores(scores: ScoreTable, note: str) -> str:
-    members = [BASE] if scores.best in (None, BASE) else [BASE, str(scores.best)]
+    members = scores.references
     rows = [
         (
             _text(row.task),

@@ -209,8 +209,9 @@ class Family:
         tailoring.check(self.members, self.n_layers, tied=self.tied)
         problems = []
         for index, spec in enumerate(tailoring.layers):
-            sources = (*spec.sources, *([spec.base] if spec.base else ()))
-            first, *others = [self.kinds[one.layer] for one in sources if one.layer is not None]
+            first, *others = [
+                self.kinds[one.layer] for one in spec.all_sources if one.layer is not None
+            ]
             for other in [kind for kind in others if kind != first][:1]:
                 found = kind_difference(first[0], other[0])
                 tensors = "their tensors have other names or shapes"

@@ -39,11 +39,11 @@ __all__ = [
     "ModelEntry",
     "ModelKind",
     "RefittedEntry",
-    "RepairedEntry",
     "ResumedEntry",
     "SpentEntry",
     "TaskFacts",
     "TrialEntry",
+    "TruncatedEntry",
     "of_type",
     "read_entry",
 ]
@@ -161,6 +161,10 @@ class Header(_Entry):
     merge_methods: dict[str, dict[str, Any]] = Field(default_factory=dict)  # plug-ins' declarations
     rungs: tuple[int, ...]  # numbers of examples at which candidates are compared, rising
     tasks: dict[str, TaskFacts]
+
+    def chances(self, split: str) -> dict[str, tuple[float, ...]]:
+        """Task to what a guess scores on the examples of a split; see `TaskFacts.chance`."""
+        return {task: facts.chance.get(split, ()) for task, facts in self.tasks.items()}
 
 
 class Costs(_Entry):
@@ -297,10 +301,10 @@ class ResumedEntry(_Entry):
     elapsed: Seconds
 
 
-class RepairedEntry(_Entry):
+class TruncatedEntry(_Entry):
     """A torn last line was taken off at a restart."""
 
-    kind: Literal["repaired"] = "repaired"
+    kind: Literal["truncated"] = "truncated"
     dropped_bytes: NonNegativeInt
 
 
@@ -335,7 +339,7 @@ Entry: TypeAlias = (
     | BaselineEntry
     | TrialEntry
     | ResumedEntry
-    | RepairedEntry
+    | TruncatedEntry
     | RefittedEntry
     | ChosenEntry
 )

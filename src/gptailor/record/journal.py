@@ -27,7 +27,7 @@ from gptailor.record.entries import (
     Entry,
     EntryT,
     Header,
-    RepairedEntry,
+    TruncatedEntry,
     of_type,
     read_entry,
 )
@@ -71,7 +71,7 @@ class Journal:
                 self._file.truncate(self._end)
                 logger.warning("%s: took off a torn last line of %d bytes", self.path, dropped)
             if dropped and self._end:  # a torn header leaves an empty record: it begins anew
-                self.append(RepairedEntry(dropped_bytes=dropped))
+                self.append(TruncatedEntry(dropped_bytes=dropped))
             self._open_files = stack.pop_all()
 
     def __enter__(self) -> "Journal":

@@ -26,10 +26,10 @@ from gptailor.record.entries import (
     ModelEntry,
     ModelKind,
     RefittedEntry,
-    RepairedEntry,
     ResumedEntry,
     SpentEntry,
     TrialEntry,
+    TruncatedEntry,
     of_type,
 )
 from gptailor.record.evaluation_file import EvaluationFile, read_evaluation
@@ -216,7 +216,7 @@ def run_of_lines(
     notes += [
         f"A line of {entry.dropped_bytes:,} bytes, torn by a kill, was taken off the record when "
         "the study was started again; nothing that was scored was lost."
-        for entry in of_type(entries, RepairedEntry)
+        for entry in of_type(entries, TruncatedEntry)
     ]
     in_order = tuple(trials[number] for number in sorted(trials))
     evaluation = read_evaluation(folder) if with_evaluation else None

@@ -6,12 +6,13 @@ itself is refitted, which contains that, with a ridge towards its own weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gptailor.core.repair import cuts_of, without_repair
-from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.layer_cache import LruCache
 from gptailor.engine.streams import Streams
@@ -113,7 +114,7 @@ class Refitter:
             cut = cut or spec != model.layers[spec.position]
             layers.append(spec)
             states = self.streams.run(spec, states) if cut else wanted
-        return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
+        return replace(tailoring, layers=tuple(layers))
 
     def _states(self, member: str) -> list[list[Tensor]]:
         """A whole member's streams: by depth, then by batch."""
@@ -140,11 +141,7 @@ class Refitter:
         return {last.weight: new.contiguous().cpu()}
 
     def _tokens(
-        self,
-        spec: LayerSpec,
-        last: LastMap,
-        before: States,
-        wanted: States,
+        self, spec: LayerSpec, last: LastMap, before: States, wanted: States
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Inputs of the last map, what its outputs are to gain, and weights 1 / |wanted|^2."""
         tapped = self.streams.tapped(spec, before, last.name)
@@ -165,16 +162,11 @@ def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
         model = plain.layers[cut.before or 0]
         for position in range(cut.start, cut.end):
             by_position[position] = _moved(model, position - model.position)
-    layers = [by_position[position] for position in sorted(by_position)]
-    return Tailoring(tuple(layers), tailoring.embedding, tailoring.norm, tailoring.head)
+    return replace(tailoring, layers=tuple(by_position[each] for each in sorted(by_position)))
 
 
 def _moved(spec: LayerSpec, shift: int) -> LayerSpec:
-    """The same members and parameters, so many positions later."""
-
-    def moved(source: Source) -> Source:
-        assert source.layer is not None, "a layer's source names its layer"
-        return Source(source.member, source.layer + shift)
-
-    base = None if spec.base is None else moved(spec.base)
-    return LayerSpec(tuple(map(moved, spec.sources)), spec.method, spec.params, base)
+    """The same members and parameters without repair, `shift` positions later."""
+    return spec.with_repair().with_sources(
+        lambda source: replace(source, layer=(source.layer or 0) + shift)
+    )

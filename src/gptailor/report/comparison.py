@@ -103,8 +103,7 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
 
 
 def _kept(comparison: Comparison) -> Grid:
-    best = comparison.table.best
-    members = ["base"] if best in (None, "base") else ["base", str(best)]
+    members = comparison.table.references
     head = [text for name in members for text in (f"of {name}", "above chance")]
     rows = []
     for model in comparison.models:

@@ -69,7 +69,7 @@ def evidence(run: RunRecord) -> Evidence | None:
         models = {model.name: model.scores for model in evaluation.models}
         sizes = {model.name: model.parameters for model in evaluation.models}
         split, n_resamples = evaluation.split, evaluation.n_resamples
-        chances = _chances(run, split) | evaluation.chances
+        chances = run.header.chances(split) | evaluation.chances
         return Evidence(split, "evaluation", _ordered(run, models), sizes, chances, n_resamples)
     if best is None or best.scores is None:
         return None
@@ -83,11 +83,7 @@ def evidence(run: RunRecord) -> Evidence | None:
     else:
         models = {name: like(scores, best.scores) for name, scores in whole_scores(run).items()}
         split, models = "search", models | {RESULT: best.scores}
-    return Evidence(split, "engine", _ordered(run, models), parameters, _chances(run, split))
-
-
-def _chances(run: RunRecord, split: str) -> dict[str, tuple[float, ...]]:
-    return {task: facts.chance.get(split, ()) for task, facts in run.header.tasks.items()}
+    return Evidence(split, "engine", _ordered(run, models), parameters, run.header.chances(split))
 
 
 def _ordered(run: RunRecord, models: Mapping[str, Scores]) -> dict[str, Scores]:

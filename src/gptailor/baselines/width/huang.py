@@ -51,13 +51,11 @@ def huang(
     streams = Streams(statistics.engine, statistics.rows)
     chosen: Tensor | None = None
     kernels = []
-    states = streams.embedded(statistics.whole)
-    for spec in statistics.whole.layers:
+    for spec, states in zip(statistics.whole.layers, streams.along(statistics.whole), strict=False):
         inputs = inputs_of(streams, spec, states, DOWN)  # (T, F)
         if chosen is None:
             chosen = torch.from_numpy(rng.permutation(len(inputs))[:samples])
         kernels.append(similarities(inputs[chosen].cpu()))
-        states = streams.run(spec, states)
     statistics.spend(2 * streams.n_tokens * len(kernels))
     tailorings = []
     for _ in range(draws):
