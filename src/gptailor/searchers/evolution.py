@@ -1,8 +1,8 @@
 """Evolution of tailorings: the default search; docs/concepts/evolution.md explains it step by step.
 
-Leave-one-out ablation on the base finds good cuts. A generation is the children of one parent:
-they are asked together, so that the engine runs their shared prefixes once. Candidates that survive
-successive halving to the last rung enter the elite, from which parents are drawn.
+Leave-one-out ablation of the best whole model finds good cuts. A generation is the children of one
+parent: they are asked together, so that the engine runs their shared prefixes once. Candidates that
+survive successive halving to the last rung enter the elite, from which parents are drawn.
 """
 
 import itertools
