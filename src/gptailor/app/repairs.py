@@ -83,18 +83,12 @@ class Repairs:
         )
 
     def repaired(self, tailoring: Tailoring) -> Tailoring:
-        """Repair a tailoring that no search chooses among: refits are from the whole members.
-
-        With later layers refitted too, or layers that have fitted tensors of their own, they are
-        made cut after cut.
-        """
+        """Repair a tailoring that no search chooses among; refits are made cut after cut."""
         if self.repairer is None:
             return tailoring
-        marked = self.repairer(tailoring)
-        later = self.config.later_layers
-        if later or any(spec.fitted is not None for spec in marked.layers):
-            return self._exact.cut_after_cut(marked, later_layers=later)
-        return _named(self.engine.family.fitted, marked, self._exact.from_uncut)
+        if self.config.name == "scale":
+            return self.repairer(tailoring)
+        return self._exact.cut_after_cut(tailoring, later_layers=self.config.later_layers)
 
     @functools.cached_property
     def _exact(self) -> Refitter:
