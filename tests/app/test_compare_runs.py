@@ -14,7 +14,7 @@ from gptailor.app.compare_runs import compare
 from gptailor.core.metrics import aggregate
 from gptailor.core.score_table import MeanScore
 from gptailor.core.tailoring import Tailoring
-from gptailor.errors import ConfigError, RecordError
+from gptailor.errors import ConfigError, RecordError, TailoringError
 from gptailor.record.run_record import read_run
 from gptailor.report.comparison import Comparison, write_comparison
 
@@ -183,6 +183,12 @@ def test_what_can_not_be_compared_is_refused_with_a_sentence(
         compare([first], against="maths", with_speed=False)
     with pytest.raises(ConfigError, match="split"):
         compare([first], split="search", with_speed=False)
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        compare([first], config=tmp_path / "nowhere.yaml", with_speed=False)
+    mine = tmp_path / "mine.yaml"
+    Tailoring.whole("maths", 6).save(mine)
+    with pytest.raises(TailoringError, match=r"mine.yaml: layers\[0\]: unknown member 'maths'"):
+        compare([first], [mine], with_speed=False)
 
 
 def test_runs_that_searched_on_other_examples_are_compared_on_equal_unseen_ones(

@@ -109,7 +109,7 @@ def test_values_within_their_declaration_have_no_problem(plugins: Registry) -> N
 
 def test_limits_that_only_a_run_knows_are_checked_with_it() -> None:
     def problems(*context: object) -> list[str]:
-        return option_problems(options_of(plugin), {"index": 5}, "plug-in", "run", context)
+        return option_problems(options_of(plugin), {"index": 5}, "plug-in", "run.options", context)
 
     assert problems() == problems(5) == []
     assert problems(4) == ["run.options.index: must be a whole number from 0 to 4, not 5"]
@@ -120,7 +120,7 @@ def test_an_option_without_a_default_must_be_given() -> None:
         """Has an option without a default."""
 
     def problems(options: dict[str, object]) -> list[str]:
-        return option_problems(options_of(needy), options, "plug-in", "run")
+        return option_problems(options_of(needy), options, "plug-in", "run.options")
 
     assert problems({}) == ["run.options.depth: is missing"]
     assert problems({"depth": 1}) == []

@@ -87,7 +87,7 @@ def test_a_repair_that_is_none_is_refused_in_one_sentence(plain: Any, told: str)
 def test_a_refit_beyond_the_last_layer_does_not_fit_the_family() -> None:
     beyond = Tailoring((LayerSpec.of("base:3").with_repair(refit_to=7),))
     beyond.check(("base",), 7)
-    with pytest.raises(TailoringError, match=r"layers\[0\]: refit_to is 7, of 6 layers"):
+    with pytest.raises(TailoringError, match=r"layers\[0\]: refit_to is 7, beyond the 6 layers"):
         beyond.check(("base",), 6)
 
 

@@ -99,7 +99,7 @@ def test_finalists_are_refitted_recorded_scored_and_chosen_with_their_tensors(
     models = set()
     for entry in refits:
         asked = record.proposals[entry.number].tailoring
-        for tailoring in (entry.searched, entry.refitted):
+        for tailoring in (entry.searched, entry.uncut, entry.refitted):
             assert without_repair(tailoring) == without_repair(asked)
             cuts = {cut.before: cut.end for cut in cuts_of(tailoring, 6)}
             ends = {n: s.refit_to for n, s in enumerate(tailoring.layers) if s.repaired}
@@ -253,6 +253,11 @@ def test_fitted_tensors_that_are_missing_or_damaged_are_told_in_one_sentence(
         assert all(told in line for line in errors)
         assert "Traceback" not in err
         assert not (tmp_path / "out").exists()
+    text = "{format: gptailor/1, layers: [{source: base:2, refit_to: 9}]}"
+    (tmp_path / "tailoring.yaml").write_text(text, encoding="utf-8")
+    code, _, err = run_command(*words)
+    assert code == 2
+    assert "layers[0]: refit_to is 9, beyond the 6 layers" in err
 
 
 def test_another_trial_is_refitted_again(refitted: Path, exported: Path, tmp_path: Path) -> None:

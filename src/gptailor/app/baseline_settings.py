@@ -39,9 +39,10 @@ def baseline_settings(
     options, members = options or {}, [BASE, *config.family.variants]
     problems = [] if member in members else [unknown("member", member, members)]
     for name in chosen:
-        problems += BASELINES.problems(name, options.get(name, {}))
+        problems += BASELINES.problems(name, options.get(name, {}), f"--option {name}")
     problems += [
-        f"--option {name}.{next(iter(given))}: the baseline {name} is not computed here"
+        f"--option {name}.{next(iter(given))}: the baseline {name} is not asked for; name it, or "
+        "leave the option out"
         for name, given in options.items()
         if name not in chosen
     ]

@@ -7,12 +7,13 @@ Scores that a run has recorded are used; what is missing is scored and timed onc
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gptailor.app.settings import config_of_run, with_recorded_settings
+from gptailor.config import load_config
 from gptailor.core.objective import Objective
 from gptailor.core.score_table import best_member, mean_scores, score_table
 from gptailor.core.statistics import Estimate
@@ -24,9 +25,6 @@ from gptailor.record.evaluation_file import ComparisonFile, read_comparison
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.comparison import ComparedModel, Comparison
 from gptailor.report.scores import loss_difference, parameters_of
-
-if TYPE_CHECKING:
-    from gptailor.family import Family
 
 __all__ = ["compare"]
 
@@ -111,6 +109,8 @@ def compare(  # noqa: PLR0913  # what may be said of a comparison
     """
     if split not in SPLITS[1:]:
         raise ConfigError(unknown("split", split, SPLITS[1:]))
+    if config is not None:
+        load_config(config)  # its mistakes count also where nothing is to be measured
     opened = _same_family([read_run(run, with_evaluation=False) for run in runs], split)
     models, notes = _models(opened, tailorings)
     asked = _Asked(opened, tuple(tailorings), models, split)
@@ -219,7 +219,8 @@ def _models(
         notes += failures
     for file in files:
         tailoring = Tailoring.load(file)
-        tailoring.check(header.family.members, n_layers)
+        with _naming(str(file)):
+            tailoring.check(header.family.members, n_layers)
         others.append(ComparedModel(str(file), tailoring, str(file), None))
     records = [run.record for run in runs]
     others = [replace(m, parameters=parameters_of(records, m.tailoring)) for m in others]
@@ -312,7 +313,8 @@ def _completed(
     folders = [*(Path(run.folder) for run in asked.runs), *(path.parent for path in asked.files)]
     evaluator = open_evaluator(settings, first, folders)
     for model in missing.values():
-        _check(evaluator.engine.family, model)
+        with _naming(model.name):
+            evaluator.engine.family.check(model.tailoring)
     failures, todo = [], list(missing.values())
     for start in range(0, len(todo), _TOGETHER):
         group = todo[start : start + _TOGETHER]
@@ -333,11 +335,13 @@ def _completed(
     return file, failures
 
 
-def _check(family: "Family", model: ComparedModel) -> None:
+@contextmanager
+def _naming(model: str) -> Iterator[None]:
+    """Put a model's name before what is wrong with its tailoring."""
     try:
-        family.check(model.tailoring)
+        yield
     except TailoringError as error:
-        raise TailoringError([f"{model.name}: {problem}" for problem in error.problems]) from None
+        raise TailoringError([f"{model}: {problem}" for problem in error.problems]) from None
 
 
 def _shape(header: Header, tailoring: Tailoring) -> str:

@@ -64,6 +64,7 @@ def export(  # noqa: PLR0913  # what may be said of an export
     on_loading()
     family = family or load_members(found.config)
     family.fitted.look_in((tailoring or run / BEST).parent / FOLDER)
+    found.tailoring.check(family.members, family.n_layers, tied=family.tied)
     found = dataclasses.replace(found, tailoring=_with_refits(found, family))
     family.check(found.tailoring)
     if found.record is not None:

@@ -55,5 +55,5 @@ class RepairConfig(Frozen):
     @model_validator(mode="after")
     def _later_refits(self) -> "RepairConfig":
         if self.later_layers and self.name != "refit":
-            raise ValueError("later_layers goes with name: refit alone")
+            raise ValueError("later_layers needs name: refit; set it, or remove later_layers")
         return self

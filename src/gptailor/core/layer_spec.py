@@ -220,7 +220,7 @@ class LayerSpec:
             raise TailoringError(f"{plain!r} is neither 'member:layer' nor a merge")
         rest = dict(plain)
         repair = {key: rest.pop(key) for key in _REPAIRS if key in rest}
-        if "source" in rest:
+        if "source" in rest and "merge" not in rest:
             source = Source.parse(rest.pop("source"))
             if rest:
                 raise TailoringError(f"{source}: {unknown('key', next(iter(rest)), _REPAIRS)}")

@@ -140,13 +140,20 @@ class Registry:
                 f"{self.noun} {name!r}: {module} has no such attribute; name it as module:attribute"
             ) from None
 
-    def problems(self, name: str, options: Mapping[str, object]) -> list[str]:
-        """Check options against the plug-in's signature; one sentence for each problem."""
+    def problems(
+        self, name: str, options: Mapping[str, object], place: str | None = None
+    ) -> list[str]:
+        """Check options against the plug-in's signature; one sentence for each problem.
+
+        `place` is where they are given, if not in the config.
+        """
         try:
             declared = self._options(name, self.load(name))
         except ConfigError as error:
             return list(error.problems)
-        return option_problems(declared, options, f"{self.noun} {name}", self._section)
+        return option_problems(
+            declared, options, f"{self.noun} {name}", place or f"{self._section}.options"
+        )
 
     def defaults(self, name: str) -> dict[str, Any]:
         """The plug-in's options that may be left out, and their defaults; raises as `get`."""
@@ -195,21 +202,21 @@ def option_problems(
     declared: Mapping[str, inspect.Parameter],
     options: Mapping[str, object],
     noun: str,
-    section: str,
+    place: str,
     context: tuple[object, ...] = (),
 ) -> list[str]:
     """Check options against their declarations, see `options_of`; a sentence for each problem.
 
     Limits may be functions of `context` that return a `Range` or `Choice`; without `context` those
-    are not checked. `noun` has the options, which are in `section` of a config.
+    are not checked. `noun` has the options, which are given at `place`, such as ``search.options``.
     """
     missing = [k for k, each in declared.items() if each.default is each.empty and k not in options]
-    problems = [f"{section}.options.{key}: is missing" for key in missing]
+    problems = [f"{place}.{key}: is missing" for key in missing]
     for key, value in options.items():
         if key not in declared:
             problems.append(unknown(f"option of {noun}", key, declared))
         elif message := _problem(declared[key].annotation, value, context):
-            problems.append(f"{section}.options.{key}: {message}")
+            problems.append(f"{place}.{key}: {message}")
     return problems
 
 
@@ -296,5 +303,4 @@ BASELINES = Registry(
         "huang": "gptailor.baselines.width.huang:huang",
     },
     group="gptailor.baselines",
-    section="search",
 )

@@ -110,7 +110,10 @@ class Tailoring:
                         f"{key}: {source} does not exist; layers go from 0 to {n_layers - 1}"
                     )
             if spec.refit_to is not None and spec.refit_to > n_layers:
-                problems.append(f"{key}: refit_to is {spec.refit_to}, of {n_layers} layers")
+                problems.append(
+                    f"{key}: refit_to is {spec.refit_to}, beyond the {n_layers} layers of the "
+                    "whole model; give the position after the cut"
+                )
         if tied and self.embedding != self.head:
             problems.append(
                 f"head: is {self.head} but the embedding is {self.embedding}; the members of this "

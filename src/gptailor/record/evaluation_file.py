@@ -89,7 +89,7 @@ def read_comparison(folder: Path, members: Mapping[str, str]) -> ComparisonFile:
 def _read(path: Path, file_type: type[_FileT], verb: str) -> _FileT | None:
     if not path.exists():
         return None
-    again = f"run 'gptailor {verb}' again, or remove the file"
+    again = f"remove the file, and run 'gptailor {verb}' again"
     text = read_plain(
         path, most=_MOST, noun=f"file that 'gptailor {verb}' wrote", error_type=RecordError
     )

@@ -226,7 +226,9 @@ def check_options(
         ConfigError: Every problem, a sentence each.
     """
     known = (space, rungs)
-    if problems := option_problems(options_of(function), options, "searcher", "search", known):
+    if problems := option_problems(
+        options_of(function), options, "searcher", "search.options", known
+    ):
         raise ConfigError(problems)
 
 
