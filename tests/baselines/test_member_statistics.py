@@ -17,15 +17,14 @@ def without(*cuts: int) -> list[int]:
     return [layer for layer in range(8) if layer not in cuts]
 
 
-@pytest.mark.parametrize("skip_first", [True, False])
 def test_cosines_and_norms_are_means_over_tokens_before_the_final_norm(
-    engine: Engine, rows: Any, slow: Any, skip_first: bool
+    statistics: Statistics, rows: Any, slow: Any
 ) -> None:
-    found = Statistics(engine, "math", rows, skip_first=skip_first).similarities()
+    found = statistics.similarities()
     streams = [
         torch.cat(parts)
         for parts in zip(
-            *[[s[int(skip_first) :] for s in slow.run(row, range(8))[1]] for row in rows],
+            *[[s[1:] for s in slow.run(row, range(8))[1]] for row in rows],
             strict=True,
         )
     ]
@@ -40,13 +39,14 @@ def test_cosines_and_norms_are_means_over_tokens_before_the_final_norm(
 def test_angles_are_those_at_the_last_token_of_each_row(
     statistics: Statistics, rows: Any, slow: Any
 ) -> None:
+    angles = statistics.similarities().angles
     ends = [[stream[-1] for stream in slow.run(row, range(8))[1]] for row in rows]
     for i in range(9):
         for j in range(i + 1, 9):
             cosines = [float(cosine_similarity(end[i], end[j], dim=0)) for end in ends]
             expected = np.mean([math.acos(cosine) / math.pi for cosine in cosines])
-            assert float(statistics.angular_distances[i, j]) == pytest.approx(expected, abs=1e-5)
-    assert statistics.angular_distances.isfinite().all()  # the diagonal's cosines may exceed 1
+            assert float(angles[i, j]) == pytest.approx(expected, abs=1e-5)
+    assert angles.isfinite().all()  # the diagonal's cosines may exceed 1
 
 
 def test_losses_are_those_of_models_without_the_layers(
@@ -97,7 +97,7 @@ def test_what_is_shared_is_run_once_and_counted_for_each_baseline(statistics: St
     assert first == run > 0
     statistics.begin()
     assert statistics.used == 0
-    assert statistics.angular_distances is statistics.angular_distances
+    assert statistics.similarities().angles is statistics.similarities().angles
     assert statistics.used == first
     assert statistics.layer_tokens == run
 

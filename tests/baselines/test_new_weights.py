@@ -212,7 +212,7 @@ def test_flatten_groups_layers_by_their_own_first_streams(
     found = BASELINES.get("flatten")(context(3))
     family.check(found)
     starts = [spec.position for spec in found.layers]
-    cosines, groups = statistics.cosines, [[index] for index in range(8)]
+    cosines, groups = statistics.similarities().cosines, [[index] for index in range(8)]
     while len(groups) > 5:
         alike = [float(cosines[a[0], b[0]]) for a, b in itertools.pairwise(groups)]
         best = alike.index(max(alike))

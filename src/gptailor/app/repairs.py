@@ -12,13 +12,14 @@ from gptailor.core.repair import Repairer, refit_cuts, scale_cuts
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine import Engine
 from gptailor.engine.streams import Streams
-from gptailor.family.fitted import FittedWeights
 from gptailor.record.entries import RefittedEntry
 from gptailor.repair.refit import Refitter
 from gptailor.repair.scale import refuse_inexact_scale, stream_norms
 from gptailor.tasks.calibration import Calibration
 
 __all__ = ["Repairs"]
+
+Fit = Callable[[LayerSpec], Mapping[str, Tensor]]
 
 _SEARCH_RIDGES = (1.0,)  # what several would come to on most layers of SmolLM2
 _SEARCH_TOKENS = 8192  # that layers are refitted from in a search: a fit costs what a trial does
@@ -68,7 +69,7 @@ class Repairs:
         fitted = self.engine.family.fitted
         searched, uncut, refitted = self.named(tailoring), None, None
         if self.config.name == "refit":
-            uncut = _named(fitted, tailoring, self._exact.from_uncut)
+            uncut = self.named(tailoring, self._exact.from_uncut)
             later = self.config.later_layers
             refitted = self._exact.cut_after_cut(tailoring, later_layers=later)
         for model in (searched, uncut, refitted):
@@ -94,22 +95,17 @@ class Repairs:
     def _exact(self) -> Refitter:
         return Refitter(self.engine, self.calibration.rows)
 
-    def named(self, tailoring: Tailoring) -> Tailoring:
-        """The same tailoring, its layers naming the tensors they were fitted to in the search."""
-        fitted = self.engine.family.fitted
-        return _named(fitted, tailoring, fitted.fit)
+    def named(self, tailoring: Tailoring, fit: Fit | None = None) -> Tailoring:
+        """Fit the layers that are to be refitted and name no tensors yet.
 
-
-def _named(
-    store: FittedWeights,
-    tailoring: Tailoring,
-    fit: Callable[[LayerSpec], Mapping[str, Tensor]] | None,
-) -> Tailoring:
-    """Fit the layers that are to be refitted and name no tensors yet."""
-    layers = [
-        spec.with_repair(refit_to=spec.refit_to, fitted=store.add(fit(spec)))
-        if spec.refit_to is not None and spec.fitted is None and fit is not None
-        else spec
-        for spec in tailoring.layers
-    ]
-    return replace(tailoring, layers=tuple(layers))
+        By `fit`, or as they are fitted in the search.
+        """
+        store = self.engine.family.fitted
+        fit = fit or store.fit
+        layers = [
+            spec.with_repair(refit_to=spec.refit_to, fitted=store.add(fit(spec)))
+            if fit is not None and spec.refit_to is not None and spec.fitted is None
+            else spec
+            for spec in tailoring.layers
+        ]
+        return replace(tailoring, layers=tuple(layers))

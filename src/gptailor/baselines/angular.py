@@ -17,5 +17,5 @@ def angular(context: BaselineContext) -> Tailoring:
 
     Differs from the paper: nothing is trained afterwards.
     """
-    distances = context.statistics.angular_distances
+    distances = context.statistics.similarities().angles
     return context.block(lambda start, end: float(distances[start, end]))

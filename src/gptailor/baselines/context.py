@@ -25,6 +25,11 @@ class BaselineContext:
     space: Space
     seed: int = 0
 
+    @property
+    def share(self) -> float:
+        """The share of the layers that are cut; of their parameters, for a cut in width."""
+        return self.space.n_removed / self.space.n_layers
+
     def cut(self, cuts: Iterable[int]) -> Tailoring:
         """The member without some layers, with the repair that the space applies to cuts."""
         return self.space.uniform(cuts, (self.statistics.member,))

@@ -51,7 +51,7 @@ def flatten(
         FamilyError: The architecture's layers can't be joined.
     """
     statistics = context.statistics
-    cosines = statistics.cosines
+    cosines = statistics.similarities().cosines
     groups = [[layer] for layer in range(context.space.n_layers)]
     for _ in range(context.space.n_removed):
         pairs = [

@@ -51,19 +51,16 @@ class Statistics:
     Args:
         engine: Runs the member and what is left of it.
         member: Its name.
-        rows: Calibration texts as token ids; rows of one token are left out.
-        skip_first: Leave the first token of each row out of means over tokens: its stream is many
-            times longer than the others', and hardly changes from layer to layer. Padding never
-            counts. Losses and divergences begin at the second token in any case.
+        rows: Calibration texts as token ids; rows of one token are left out. The first token of
+            each row is left out of means over tokens: its stream is many times longer than the
+            others', and hardly changes from layer to layer.
 
     Raises:
         ConfigError: No row has two tokens.
     """
 
-    def __init__(
-        self, engine: Engine, member: str, rows: Sequence[Row], *, skip_first: bool = True
-    ) -> None:
-        self.engine, self.member, self.skip_first = engine, member, skip_first
+    def __init__(self, engine: Engine, member: str, rows: Sequence[Row]) -> None:
+        self.engine, self.member = engine, member
         self.rows = tuple(row for row in rows if len(row) > 1)
         if not self.rows:
             raise ConfigError("calibration: no text has two tokens; give longer texts")
@@ -102,16 +99,6 @@ class Statistics:
         """How alike the streams of the whole member are, or of what is left of it."""
         wanted = tailoring or self.whole
         return self._kept(self._similarities, wanted, lambda: self._measure_streams(wanted))
-
-    @property
-    def cosines(self) -> Tensor:
-        """Of the whole member; see `Similarities`."""
-        return self.similarities().cosines
-
-    @property
-    def angular_distances(self) -> Tensor:
-        """Of the whole member; see `Similarities.angles`."""
-        return self.similarities().angles
 
     def influences(self, tailoring: Tailoring | None = None) -> list[float]:
         """Block Influence of each layer: 1 - mean over tokens of cos(h_l, h_{l+1})."""
@@ -195,7 +182,7 @@ class Statistics:
         n_counted = n_run = 0
         # a row each, with a made-up token to be predicted: all tokens are inputs
         for batch in pack([Passage(row, ((0,),)) for row in self.rows], row_tokens=1):
-            counted = ((batch.ends > 0) & (batch.positions >= self.skip_first)).flatten()  # (B * T)
+            counted = ((batch.ends > 0) & (batch.positions > 0)).flatten()  # (B * T)
             streams = self._streams(tailoring, batch)
             for chunk in torch.split(counted.nonzero()[:, 0], _CHUNK_TOKENS):
                 some, lengths = _directions(streams, chunk)

@@ -16,5 +16,5 @@ def window_cosine(context: BaselineContext) -> Tailoring:
     Differs from the paper: the first token of each row is left out (see `Statistics`), and h_N is
     taken before the final norm.
     """
-    cosines = context.statistics.cosines
+    cosines = context.statistics.similarities().cosines
     return context.block(lambda start, end: -float(cosines[start, end]))

@@ -97,22 +97,19 @@ def _plain(table: "ScoreTable", models: "list[EvaluatedModel]") -> list[dict[str
 
 def _drawn(table: "ScoreTable") -> Table:
     """A row a task; with a column for the shares of the best member, if it is not the base."""
-    shared = RESULT in table.means and table.means[RESULT].of_best is not None
-    heads = ["task", *table.models, *([f"{RESULT}\nof {table.best}"] if shared else [])]
+    best = table.references[1:]
+    heads = ["task", *table.models, *(f"{RESULT}\nof {name}" for name in best)]
     columns = [Column(head, overflow="fold") for head in heads]
     drawn = Table(*columns, box=SIMPLE_HEAD, show_lines=True, padding=(0, 1, 0, 0))
     for task in table.tasks:
-        rows = [table.row(model, task.task) for model in table.models]
-        result = table.row(RESULT, task.task) if shared else None
-        cells = [_cell(row) for row in rows] + [
-            _shares(result.of_best if result else None)
-        ] * shared
+        cells = [_cell(table.row(model, task.task)) for model in table.models]
+        result = table.row(RESULT, task.task)
+        cells += [_shares(None if result is None else result.of_best) for _ in best]
         chance = "" if task.chance is None else f"\nchance\n{task.chance:.3f}"
         drawn.add_row(f"{task.task}\n{task.metric}\non {task.n_examples}{chance}", *cells)
-    cells = [_shares(mean.of_base) for mean in table.means.values() if mean.model != BASE]
-    cells = [""] * (BASE in table.means) + cells
-    cells += [_shares(table.means[RESULT].of_best)] * shared
-    drawn.add_row("mean kept", *cells)
+    means = table.means
+    cells = ["" if name == BASE else _shares(mean.of_base) for name, mean in means.items()]
+    drawn.add_row("mean kept", *cells, *(_shares(means[RESULT].of_best) for _ in best))
     return drawn
 
 

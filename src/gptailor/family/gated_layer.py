@@ -40,18 +40,13 @@ class GatedLayer:
         Raises:
             FamilyError: It is not such a layer: fused projections, experts, a norm over all heads.
         """
-        wanted = (*_WEIGHTS, OUT, DOWN)
-        problem = next((f"there is no {name}" for name in wanted if name not in tensors), None)
-        n_heads = 0 if problem else int(config.num_attention_heads)
-        head_dim = 0 if problem else tensors[OUT].shape[1] // n_heads
+        if missing := [name for name in (*_WEIGHTS, OUT, DOWN) if name not in tensors]:
+            raise _refusal(config, f"there is no {missing[0]}")
+        n_heads = int(config.num_attention_heads)
+        head_dim = tensors[OUT].shape[1] // n_heads
         for name, tensor in tensors.items():
-            if problem is None and not _divisible(name, tensor, head_dim):
-                problem = f"{name} is not one head's or neuron's"
-        if problem is not None:
-            raise FamilyError(
-                f"{config.model_type}: heads and neurons can't be taken out of its layers "
-                f"({problem}); take a model of type llama, mistral, qwen2 or qwen3"
-            )
+            if not _divisible(name, tensor, head_dim):
+                raise _refusal(config, f"{name} is not one head's or neuron's")
         n_groups = tensors["self_attn.k_proj.weight"].shape[0] // head_dim
         group = _n_parameters(tensors, _KEY_VALUE, n_groups)
         group += _n_parameters(tensors, (*_QUERY, OUT), n_groups)
@@ -85,6 +80,13 @@ class GatedLayer:
                 tensor = tensor.index_select(int(name in columns), index.to(tensor.device))
             found[name] = tensor
         return found
+
+
+def _refusal(config: PreTrainedConfig, why: str) -> FamilyError:
+    return FamilyError(
+        f"{config.model_type}: heads and neurons can't be taken out of its layers ({why}); take a "
+        "model of type llama, mistral, qwen2 or qwen3"
+    )
 
 
 def _divisible(name: str, tensor: Tensor, head_dim: int) -> bool:

@@ -32,6 +32,7 @@ from gptailor.record.entries import (
 )
 from gptailor.record.ranking import front_of, is_sized, ranked
 from gptailor.searchers.searcher import MakeSearcher, Searcher
+from gptailor.study.failures import nothing_to_choose, refuse_hopeless
 from gptailor.study.plan import Plan, Progress
 from gptailor.study.racing import losses_of, stages, still_racing
 from gptailor.workers import WorkerPool
@@ -39,7 +40,6 @@ from gptailor.workers import WorkerPool
 __all__ = ["Study", "StudyJournal"]
 
 _REFITTED = 3  # finalists, the best on the selection split, that are refitted on more tokens
-_HOPELESS = 8  # trials that all failed, before anything succeeded
 
 
 class StudyJournal(Protocol):
@@ -204,8 +204,8 @@ class Study:
             self._record_asked(first, proposals)
             trials = self._outcomes(range(first, first + len(proposals)))
             self._trials += trials
-            _refuse_hopeless(self._trials)
-            _refuse_hopeless([trial for trial in self._trials if self._is_sized(trial)])
+            refuse_hopeless(self._trials)
+            refuse_hopeless([trial for trial in self._trials if self._is_sized(trial)])
             searcher.tell(trials)
 
     def _out_of_time(self) -> bool:
@@ -267,7 +267,7 @@ class Study:
         for trial in self._ranked(self._trials):
             best.setdefault(trial.tailoring, trial)
         if not best:
-            raise _nothing_to_choose(self._trials, self._plan.n_removed)
+            raise nothing_to_choose(self._trials, self._plan.n_removed)
         n_examples = self._plan.sizes["selection"]
         whole = self._wholes("selection", n_examples)[BASE]
         base = self._scored("finalist", {BASE: whole})
@@ -386,29 +386,3 @@ class Study:
                 timeout_s=plan.timeout_s,
             )
         )
-
-
-def _refuse_hopeless(trials: Sequence[Trial]) -> None:
-    """Stop a study whose first trials all failed."""
-    if len(trials) >= _HOPELESS and not any(trial.complete for trial in trials):
-        raise RecordError(
-            f"the first {len(trials)} candidates all failed, so the study stops; the last one: "
-            f"{trials[-1].failure}; mend what made them fail, and name a new folder with --out"
-        )
-
-
-def _nothing_to_choose(trials: Sequence[Trial], n_removed: int) -> RecordError:
-    """The error of a study without a candidate to choose: why, and what to do."""
-    failed = [trial for trial in trials if not trial.complete]
-    if trials and len(failed) == len(trials):
-        return RecordError(
-            f"all {len(trials)} candidates failed; the last one: {failed[-1].failure}; mend what "
-            "made them fail, and name a new folder with --out"
-        )
-    return RecordError(
-        f"no candidate with {n_removed} layers cut was scored"
-        + (f" (the last that failed: {failed[-1].failure})" if failed else "")
-        + f" in {len(trials)} trials: the searcher ended or the time was up; raise "
-        "budget.timeout_s and run the same command again, or raise budget.max_trials and "
-        "budget.layer_tokens and name a new folder"
-    )

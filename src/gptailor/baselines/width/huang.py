@@ -12,7 +12,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from gptailor.baselines.context import BaselineContext
-from gptailor.baselines.width.layerwise import inputs_of, share_of, width_of
+from gptailor.baselines.width.layerwise import inputs_of, width_of
 from gptailor.core.params import Range
 from gptailor.core.tailoring import Tailoring
 from gptailor.engine.streams import Streams
@@ -47,7 +47,7 @@ def huang(
     """
     statistics, rng = context.statistics, np.random.default_rng(context.seed)
     family = statistics.engine.family
-    n_neurons = width_of(context, share_of(context), heads=False).n_neurons
+    n_neurons = width_of(context, context.share, heads=False).n_neurons
     streams = Streams(statistics.engine, statistics.rows)
     chosen: Tensor | None = None
     kernels = []

@@ -16,7 +16,7 @@ from gptailor.export.narrow import head_counts
 from gptailor.family.family import layer_weights
 from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
 
-__all__ = ["Pruner", "Width", "gram_of", "inputs_of", "pruned", "share_of", "sizes_of", "width_of"]
+__all__ = ["Pruner", "Width", "gram_of", "inputs_of", "pruned", "sizes_of", "width_of"]
 
 _CHUNK_TOKENS = 4096
 
@@ -34,11 +34,6 @@ class Width:
 
     n_groups: int
     n_neurons: int
-
-
-def share_of(context: BaselineContext) -> float:
-    """The share of the layers' parameters that cutting whole layers would remove."""
-    return context.space.n_removed / context.space.n_layers
 
 
 def sizes_of(context: BaselineContext) -> GatedLayer:

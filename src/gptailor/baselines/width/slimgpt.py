@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gptailor.baselines.context import BaselineContext
-from gptailor.baselines.width.layerwise import gram_of, pruned, share_of, width_of
+from gptailor.baselines.width.layerwise import gram_of, pruned, width_of
 from gptailor.core.tailoring import Tailoring
 
 __all__ = ["column_errors", "slimgpt", "slimgpt_log", "without_columns", "without_least_error"]
@@ -25,7 +25,7 @@ def slimgpt(context: BaselineContext) -> Tailoring:
     Differs from the paper: whole kv-groups go, not single heads. Neurons go in groups that begin
     with the paper's 1024 of 11008 and are halved down to 8.
     """
-    width = width_of(context, share_of(context))
+    width = width_of(context, context.share)
     return pruned(context, [width] * context.space.n_layers, without_least_error)
 
 
@@ -38,7 +38,7 @@ def slimgpt_log(context: BaselineContext) -> Tailoring:
     """
     logs = [math.log(layer + 1) for layer in range(context.space.n_layers)]
     mean = math.fsum(logs) / len(logs) or 1.0
-    shares = [min(0.99, share_of(context) * log / mean) for log in logs]
+    shares = [min(0.99, context.share * log / mean) for log in logs]
     return pruned(context, [width_of(context, share) for share in shares], without_least_error)
 
 

@@ -7,7 +7,7 @@ al. 2023, https://arxiv.org/abs/2312.11983) compares with.
 from torch import Tensor
 
 from gptailor.baselines.context import BaselineContext
-from gptailor.baselines.width.layerwise import pruned, share_of, width_of
+from gptailor.baselines.width.layerwise import pruned, width_of
 from gptailor.core.tailoring import Tailoring
 
 __all__ = ["wanda_sp", "without_lowest"]
@@ -23,7 +23,7 @@ def wanda_sp(context: BaselineContext) -> Tailoring:
     Differs from the authors: whole kv-groups go, not single heads, and the parameters removed are
     those of the layers that a cut would remove.
     """
-    width = width_of(context, share_of(context))
+    width = width_of(context, context.share)
     return pruned(context, [width] * context.space.n_layers, without_lowest)
 
 
