@@ -173,12 +173,12 @@ def test_a_search_that_runs_out_of_time_is_predicted_to(job: Job) -> None:
 
 
 def test_no_time_for_a_candidate_is_no_error_of_the_forecast(job: Job) -> None:
-    """Evolution first tries candidates with one layer cut, and none of those can be chosen."""
+    """Evolution first tries whole models, and none of those can be chosen."""
     assembly = assemble(load_config(job(budget={"max_trials": 60, "n_examples": [4, 12]})))
     plan = dataclasses.replace(assembly.plan, timeout_s=1e-9)
     pool = CountingPool(assembly.evaluator, A_TOKEN_A_SECOND)
     trials = dry_run(plan, assembly.searcher, pool)
-    assert {len(trial.tailoring.layers) for trial in trials} == {assembly.plan.n_layers - 1}
+    assert {len(trial.tailoring.layers) for trial in trials} == {assembly.plan.n_layers}
     assert pool.work.keys() == {"references", "search"}
 
 
