@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptailor.baselines import BaselineContext, Statistics
-from gptailor.baselines.width.huang import mutual_information, redundant, similarities
+from gptailor.baselines.width.huang import mutual_information, redundant, squared_kernels
 from gptailor.baselines.width.layerwise import Width, sizes_of, width_of
 from gptailor.baselines.width.slimgpt import column_errors, without_columns, without_least_error
 from gptailor.baselines.width.wanda_sp import without_lowest
@@ -103,7 +103,7 @@ def test_wanda_takes_the_lowest_sums_of_weight_times_activation() -> None:
 
 def test_information_is_that_of_the_eigenvalues_of_the_kernel_matrices() -> None:
     n, activations = 40, INPUTS[:40, :3]
-    kernels = similarities(activations)
+    kernels = squared_kernels(activations)
 
     def entropy(matrix: Tensor) -> float:
         values = torch.linalg.eigvalsh(matrix / matrix.trace())
@@ -123,7 +123,7 @@ def test_information_is_that_of_the_eigenvalues_of_the_kernel_matrices() -> None
 def test_of_copies_of_neurons_all_but_one_go() -> None:
     activations = torch.randn(64, 12, generator=GENERATOR)
     activations[:, 1:4] = activations[:, :1] * torch.tensor([1.0, -2.0, 3.0])  # four alike
-    gone = redundant(similarities(activations), 3, 64, np.random.default_rng(0)).tolist()
+    gone = redundant(squared_kernels(activations), 3, 64, np.random.default_rng(0)).tolist()
     assert len(gone) == 3
     assert len(set(gone)) == 3
     # pairs are drawn: most, not always all, come from the copies

@@ -23,10 +23,10 @@ def baseline_settings(
     seed: int | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Config:
-    """Take a config's family and tasks for a run of baselines, which a search's config is for.
+    """Make the config of a run of baselines from that of a search.
 
     Args:
-        config: Of a search.
+        config: Of a search; its searcher and budget are replaced.
         names: Of baselines, with commas between; or ``all``.
         member: Whose layers are cut.
         seed: Of the baselines' draws; the config's if absent.

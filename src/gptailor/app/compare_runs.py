@@ -63,7 +63,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What is compared, and what is known of it."""
+    """Runs and files that are compared, and the rows they give."""
 
     runs: tuple[_Run, ...]
     files: tuple[Path, ...]  # of loose tailorings
@@ -289,7 +289,7 @@ def _recorded(asked: _Asked) -> dict[str, Scores]:
 def _completed(
     asked: _Asked, config: Path | None, with_speed: bool, on_message: Callable[[str], None]
 ) -> tuple[ComparisonFile, list[str]]:
-    """What was compared before, and what is measured now; and why models have no scores."""
+    """Scores and times measured earlier or now, and why models have no scores."""
     first, tasks = asked.runs[0].record, _digests(asked.header, asked.split)
     file = read_comparison(first.folder, asked.header.family.digests)
     if file.tasks.get(asked.split) != tasks:

@@ -18,7 +18,7 @@ from gptailor.record.run_record import RunRecord
 __all__ = ["open_evaluator", "time_in_turns"]
 
 _ROUNDS = 5
-_TOKENS = 1024  # that a round runs through each layer, at least, where there are so many
+_TOKENS = 1024  # least that a round runs through each layer, where the task has them
 
 
 def open_evaluator(config: Config, record: RunRecord, folders: Iterable[Path]) -> Evaluator:

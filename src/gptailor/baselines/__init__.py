@@ -1,7 +1,7 @@
 """Baselines: published procedures that make a tailoring of one member; one paper a file.
 
-A baseline is a function ``(context, *, option=default, ...) -> Tailoring``. What it measures of the
-whole member, it takes from `Statistics`, which all baselines of a run share.
+A baseline is a function ``(context, *, option=default, ...) -> Tailoring``. It measures the whole
+member by `Statistics`, which all baselines of a run share.
 """
 
 from gptailor.baselines.context import BaselineContext

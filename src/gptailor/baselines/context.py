@@ -13,7 +13,7 @@ __all__ = ["BaselineContext"]
 
 @dataclass(frozen=True, slots=True)
 class BaselineContext:
-    """What a baseline is about: the first argument of every baseline's function.
+    """Input of a baseline: statistics of a member, and how many layers are to be cut.
 
     Args:
         statistics: Of the whole member whose layers are cut.
@@ -44,7 +44,7 @@ class BaselineContext:
         return not self.space.keep & {*layers} and len({kinds[layer] for layer in layers}) == 1
 
     def free(self, protected: Collection[int] = ()) -> tuple[int, ...]:
-        """Layers that may be cut, of which a baseline itself protects some.
+        """The layers that may be cut, without those that the baseline itself protects.
 
         Raises:
             ConfigError: They are fewer than are to be cut.

@@ -68,7 +68,7 @@ class _Evolution:
         self._context, self._rng = context, rng
 
     def distinct(self, draw: Callable[[], Cuts], n_wanted: int, *known: Cuts) -> list[Cuts]:
-        """Draw sets of cuts until there are as many new ones as wanted, or none comes any more."""
+        """Draw sets of cuts until there are `n_wanted` new ones, or the draws are used up."""
         found = dict.fromkeys(known)
         for _ in range(_TRIES):
             if len(found) == len(known) + n_wanted:

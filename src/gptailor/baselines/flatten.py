@@ -18,17 +18,12 @@ from gptailor.errors import ConfigError, FamilyError
 from gptailor.family import Family
 from gptailor.family.architecture import norm_offset
 from gptailor.family.family import layer_weights
-from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
+from gptailor.family.gated_layer import DOWN, OUT, READERS, GatedLayer
 
 __all__ = ["FlatMerge", "flatten", "joined", "leverage_scores", "nystrom", "without_gains"]
 
 Tensors = Mapping[str, Tensor]
 
-_INPUT_NORM, _MLP_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
-_READERS = {
-    _INPUT_NORM: tuple(f"self_attn.{part}_proj.weight" for part in "qkv"),
-    _MLP_NORM: ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-}
 _OVER_ROWS = ("self_attn.o_proj.", "mlp.down_proj.")  # the sum of all parts: joined by columns
 
 
@@ -86,7 +81,7 @@ class FlatMerge:
         self._family = streams.engine.family
 
     def __call__(self, specs: Sequence[LayerSpec], states: Sequence[Tensor]) -> LayerSpec:
-        """The first layer with all tensors fitted.
+        """Merge the layers into one, at the first's position, with all tensors fitted.
 
         Attention keeps the kv-groups with the largest outputs, the mean over tokens of the
         absolute inputs of ``o_proj`` times the norms of its columns. The FFN, which reads the
@@ -107,7 +102,7 @@ class FlatMerge:
         attention = {
             name: tensor.to(family.dtype)
             for name, tensor in sizes.part(wide, groups, []).items()
-            if name.startswith("self_attn.") or name == _INPUT_NORM
+            if name.startswith(("self_attn.", "input_layernorm."))
         }
         parts = []
         for spec in specs:
@@ -131,13 +126,13 @@ def without_gains(family: Family, spec: LayerSpec) -> dict[str, Tensor]:
     """
     tensors = {n: t.float() for n, t in layer_weights(family, spec, torch.float32).items()}
     GatedLayer.of(family.config, tensors)
-    others = [name for name in tensors if "norm" in name and name not in _READERS]
+    others = [name for name in tensors if "norm" in name and name not in READERS]
     if others or norm_offset(family.config):
         raise FamilyError(
             f"{family.config.model_type}: layers can't be joined side by side: "
             f"{others[0] if others else 'its norms'} has a gain that no matrix can take over"
         )
-    for norm, readers in _READERS.items():
+    for norm, readers in READERS.items():
         for reader in readers:
             tensors[reader] = tensors[reader] * tensors[norm]
         tensors[norm] = torch.ones_like(tensors[norm])
@@ -149,7 +144,7 @@ def joined(layers: Sequence[Tensors]) -> dict[str, Tensor]:
     wide = {}
     for name, tensor in layers[0].items():
         found = [layer[name] for layer in layers]
-        if name in _READERS:
+        if name in READERS:
             wide[name] = tensor
         elif not name.startswith(_OVER_ROWS):
             wide[name] = torch.cat(found)

@@ -19,8 +19,8 @@ from gptailor.errors import ConfigError
 __all__ = ["laco", "laco_released"]
 
 Merged = tuple[tuple[int, int], ...]
-"""A layer in other words: layers of the member, and what each is multiplied by; or, as the authors'
-code has it, the layer of the norms with 0 and the layer of the projections with 1."""
+"""A merged layer: the member's layers and the factor of each; or, as the authors' code has it, the
+layer of the norms with 0 and the layer of the projections with 1."""
 
 _N_STEPS = 12  # halvings of the threshold's range [-1, 1]
 _N_ROWS = 8
@@ -28,7 +28,7 @@ _Merged = Annotated[int, Range(2, 1000)]
 
 
 def laco(context: BaselineContext, *, n_merged: _Merged = 4) -> Tailoring:
-    """Add the differences of the layers behind a layer to it, and cut those.
+    """Collapse windows of layers into their first layers, from the end to the start.
 
     ``W_l + sum over k of (W_{l+k} - W_l)``, norms included, for a window of `n_merged` layers that
     moves from the end to the start. A merge is kept if the final stream is more like the whole
@@ -50,7 +50,7 @@ def laco(context: BaselineContext, *, n_merged: _Merged = 4) -> Tailoring:
 
 
 def laco_released(context: BaselineContext, *, n_merged: _Merged = 4) -> Tailoring:
-    """As `laco`, with the merge that the authors' code computes: no merge at all.
+    """As `laco`, with what the authors' code computes in place of the merge.
 
     Its loop takes each difference from the layer that the steps before have changed, so the sum
     telescopes to ``W_{l+m}``; norms are not touched. So layers l to l+m-1 are cut, and the norms of

@@ -78,7 +78,7 @@ class Statistics:
         return sum(map(len, self.rows))
 
     def begin(self) -> None:
-        """Begin a baseline: from now on count anew what it uses."""
+        """Begin a baseline: set the count of what it uses to 0."""
         self._used = {}
 
     @property
@@ -110,7 +110,7 @@ class Statistics:
 
         Args:
             tailorings: What is left of the member.
-            n_tokens: It is measured on the first rows that have so many tokens, or on all.
+            n_tokens: Of the first rows, which it is measured on; of all if they have fewer.
 
         Raises:
             ConfigError: None of them can be scored.
@@ -286,7 +286,7 @@ def _directions(streams: Sequence[Tensor], places: Tensor) -> tuple[Tensor, Tens
 
 
 def _first(order: Iterable[int], rows: Sequence[Row], n_tokens: int) -> list[int]:
-    """Indices in order, until their rows have so many tokens."""
+    """The first indices of `order` whose rows have `n_tokens` tokens together, or all."""
     chosen: list[int] = []
     for number in order:
         if n_tokens <= 0:

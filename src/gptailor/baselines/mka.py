@@ -1,4 +1,4 @@
-"""MKA: merge the two adjacent layers whose outputs tell most about each other.
+"""MKA: merge the two adjacent layers whose outputs share the most information.
 
 Liu et al. 2024, "Pruning via Merging", https://arxiv.org/abs/2406.16330.
 """

@@ -67,8 +67,8 @@ def command(
     )
     mean = _kept(record)
     shares = share_lines(mean.of_base, mean.of_best)
-    told = [f"{what} ({limits})" if limits else what for what, limits in shares]
-    screen.print(f"keeps, unseen: {', '.join(told)}")
+    texts = [f"{what} ({limits})" if limits else what for what, limits in shares]
+    screen.print(f"keeps, unseen: {', '.join(texts)}")
     screen.print(f"the run:       {run.folder}")
     screen.print(f"the tailoring: {run.folder / BEST}")
     screen.print(f"next:          gptailor export {run.folder} -o DIR")

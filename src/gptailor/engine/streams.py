@@ -50,7 +50,7 @@ class Streams:
         return sum(batch.n_tokens for batch in self.batches)
 
     def arguments(self, batch: int, position: int) -> Mapping[str, Any]:
-        """What a layer of the original position is called with beside the states of a batch."""
+        """The arguments, besides the states of a batch, of a layer at an original position."""
         if not self._arguments:
             self.embedded(Tailoring.whole(BASE, self.engine.family.n_layers))
         return self._arguments[batch][position]

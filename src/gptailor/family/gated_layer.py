@@ -3,6 +3,7 @@
 A kv-group is a key-value head with the query heads that use it; a neuron is a channel of the FFN.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,12 +13,15 @@ from transformers import PreTrainedConfig
 
 from gptailor.errors import FamilyError
 
-__all__ = ["DOWN", "OUT", "GatedLayer"]
+__all__ = ["DOWN", "OUT", "READERS", "GatedLayer"]
 
 OUT, DOWN = "self_attn.o_proj.weight", "mlp.down_proj.weight"
 _QUERY, _KEY_VALUE = ("self_attn.q_proj.",), ("self_attn.k_proj.", "self_attn.v_proj.")
 _NEURON = ("mlp.gate_proj.", "mlp.up_proj.")
-_WEIGHTS = tuple(f"{stem}weight" for stem in (*_QUERY, *_KEY_VALUE, *_NEURON))
+READERS = {  # a norm to the weights that read the stream through it
+    "input_layernorm.weight": tuple(f"{stem}weight" for stem in (*_QUERY, *_KEY_VALUE)),
+    "post_attention_layernorm.weight": tuple(f"{stem}weight" for stem in _NEURON),
+}
 _WHOLE = (OUT.replace("weight", "bias"), DOWN.replace("weight", "bias"))
 
 
@@ -40,7 +44,9 @@ class GatedLayer:
         Raises:
             FamilyError: It is not such a layer: fused projections, experts, a norm over all heads.
         """
-        if missing := [name for name in (*_WEIGHTS, OUT, DOWN) if name not in tensors]:
+        if missing := [
+            name for name in (*itertools.chain(*READERS.values()), OUT, DOWN) if name not in tensors
+        ]:
             raise _refusal(config, f"there is no {missing[0]}")
         n_heads = int(config.num_attention_heads)
         head_dim = tensors[OUT].shape[1] // n_heads

@@ -61,7 +61,7 @@ class Refitter:
             self._map(position)
 
     def from_uncut(self, spec: LayerSpec) -> Fitted:
-        """Refit a layer from the streams of its sources' whole members, batches shared evenly.
+        """Refit a layer on streams of its sources' whole members, the batches divided evenly.
 
         It is made once and kept: any candidate with this layer before a cut of this end uses it.
         """

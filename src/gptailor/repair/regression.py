@@ -9,8 +9,8 @@ from torch import Tensor
 __all__ = ["RIDGES", "Sums", "fitted_change"]
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # lambdas, in units of the Gram matrix' mean diagonal entry
-_NEARLY = 0.95
-_HELD_OUT = 8  # one of so many tokens is held out to choose lambda: the last of each batch
+_NEARLY = 0.95  # share of the best gain on held-out tokens that a larger ridge must reach
+_HELD_OUT = 8  # one of 8 tokens is held out to choose lambda: the last of each batch
 
 
 @dataclass(slots=True)

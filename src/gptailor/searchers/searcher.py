@@ -82,8 +82,8 @@ class SearchContext:
     def left(self) -> int:
         """How many proposals may still be asked.
 
-        With a budget of layer-tokens, the part of it that is left as so many of ``max_trials``, if
-        that is less; `cost` is in the same unit.
+        With a budget of layer-tokens, at most its unspent fraction of ``max_trials``; `cost` is in
+        the same unit.
         """
         left = self.max_trials - len(self.history)
         if self.layer_tokens is None:

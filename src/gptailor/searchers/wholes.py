@@ -51,7 +51,7 @@ def rank_wholes(
 def _merges(space: Space) -> Iterator[Tailoring]:
     """All variants merged alike in every layer, at several scales by each method.
 
-    The mean of the variants comes second. A method without a scale is repeated.
+    The mean of the variants comes second. A method without a scale is given once per scale.
     """
     names = space.variants
     for scale in (_SCALES[0], 1.0 / max(1, len(names)), *_SCALES[1:]):

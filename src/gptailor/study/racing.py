@@ -46,7 +46,7 @@ def still_racing(scores: Mapping[int, Scores], objective: Objective, n_kept: int
     Args:
         scores: Trial to its scores; all on the same examples.
         objective: Turns them into losses.
-        n_kept: So many of the best are not stopped.
+        n_kept: How many of the best are never stopped.
     """
     losses = losses_of(scores, objective)
     order = sorted(losses, key=losses.__getitem__)

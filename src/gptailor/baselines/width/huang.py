@@ -19,7 +19,7 @@ from gptailor.engine.streams import Streams
 from gptailor.family.family import layer_weights
 from gptailor.family.gated_layer import DOWN
 
-__all__ = ["huang", "mutual_information", "redundant", "similarities"]
+__all__ = ["huang", "mutual_information", "redundant", "squared_kernels"]
 
 _N_TOKENS = 8192  # that the divergence of each draw is measured on
 _FIRST = 0.9  # quantile of the first pairs' information that the threshold begins with
@@ -55,7 +55,7 @@ def huang(
         inputs = inputs_of(streams, spec, states, DOWN)  # (T, F)
         if chosen is None:
             chosen = torch.from_numpy(rng.permutation(len(inputs))[:samples])
-        kernels.append(similarities(inputs[chosen].cpu()))
+        kernels.append(squared_kernels(inputs[chosen].cpu()))
     statistics.spend(2 * streams.n_tokens * len(kernels))
     tailorings = []
     for _ in range(draws):
@@ -73,7 +73,7 @@ def huang(
     return best
 
 
-def similarities(activations: Tensor) -> Tensor:
+def squared_kernels(activations: Tensor) -> Tensor:
     """Squared Gaussian kernels of each neuron's activations at all pairs of samples.
 
     Args:
@@ -94,7 +94,7 @@ def mutual_information(one: Tensor, other: Tensor, n: int) -> Tensor:
 
     ``S(A) + S(B) - S(A * B)``, where A and B are kernel matrices of n samples divided by their
     traces and ``S(A) = -log2 tr(A^2)`` (Sanchez Giraldo et al. 2015,
-    https://arxiv.org/abs/1211.2459). `one` and `other` are rows of `similarities`.
+    https://arxiv.org/abs/1211.2459). `one` and `other` are rows of `squared_kernels`.
     """
 
     def entropy(squares: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def redundant(kernel: Tensor, n_removed: int, n: int, rng: Generator) -> Tensor:
     Pairs are alike if their information is above a threshold, which falls where none is.
 
     Args:
-        kernel: `similarities` of n samples.
+        kernel: `squared_kernels` of n samples.
         n_removed: How many go.
         n: The number of samples.
         rng: Draws the pairs.

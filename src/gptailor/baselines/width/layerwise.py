@@ -24,13 +24,13 @@ Pruner = Callable[[Tensor, Tensor, int, int], Tensor]
 """Makes blocks of columns zero, and may change the others to make up for them.
 
 Its arguments are the weight of a linear map, (H, F) in float32; inputs of that map, (T, F) in
-float32; the number of columns of a block; and how many of the F / columns blocks go.
+float32; the number of columns of a block; and how many of the F / columns blocks are removed.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """How many kv-groups and neurons go from one layer."""
+    """How many kv-groups and neurons are removed from one layer."""
 
     n_groups: int
     n_neurons: int
@@ -49,9 +49,9 @@ def sizes_of(context: BaselineContext) -> GatedLayer:
 def width_of(context: BaselineContext, share: float, *, heads: bool = True) -> Width:
     """Divide a share of a layer's parameters, norms among them, between its heads and neurons.
 
-    The same share of the kv-groups goes, rounded to a number that a stock model can have. Whole
-    groups are coarse, so the neurons make up the rest; at least one of each stays. Without `heads`
-    the neurons make up everything.
+    The same share of the kv-groups is removed, rounded to a number that a stock model can have.
+    Groups are large, so the neurons make up the difference; at least one of each stays. Without
+    `heads` only neurons are removed.
     """
     family, sizes = context.statistics.engine.family, sizes_of(context)
     kept = sizes.n_groups
