@@ -115,8 +115,12 @@ class Statistics:
         Raises:
             ConfigError: None of them can be scored.
         """
-        key = (n_tokens, tuple(tailorings))
-        return self._kept(self._losses, key, lambda: self._measure_losses(*key))
+
+        def measure() -> tuple[list[float], int]:
+            rows = [self.rows[row] for row in _first(range(len(self.rows)), self.rows, n_tokens)]
+            return self._scored(tailorings, pack_rows(rows, self.engine))
+
+        return self._kept(self._losses, (n_tokens, tuple(tailorings)), measure)
 
     def divergences(self, tailorings: Sequence[Tailoring], rows: Sequence[int]) -> list[float]:
         """Mean Kullback-Leibler divergence of each from the whole member, in nats a token.
@@ -168,12 +172,6 @@ class Statistics:
         self._used[id(known), key] = cost
         return value
 
-    def _streams(self, tailoring: Tailoring, batch: Batch) -> list[Tensor]:
-        """The streams before the first layer and after each one: N + 1 of (B, T, H)."""
-        skeleton = self.engine.skeleton
-        embedded = skeleton.inputs(tailoring, batch).hidden
-        return [embedded, *forward(skeleton, self.engine.layers, tailoring, batch)]
-
     @torch.inference_mode()
     def _measure_streams(self, tailoring: Tailoring) -> tuple[Similarities, int]:
         size = len(tailoring.layers) + 1
@@ -183,7 +181,9 @@ class Statistics:
         # a row each, with a made-up token to be predicted: all tokens are inputs
         for batch in pack([Passage(row, ((0,),)) for row in self.rows], row_tokens=1):
             counted = ((batch.ends > 0) & (batch.positions > 0)).flatten()  # (B * T)
-            streams = self._streams(tailoring, batch)
+            embedded = self.engine.skeleton.inputs(tailoring, batch).hidden
+            after = forward(self.engine.skeleton, self.engine.layers, tailoring, batch)
+            streams = [embedded, *after]  # N + 1 of (B, T, H)
             for chunk in torch.split(counted.nonzero()[:, 0], _CHUNK_TOKENS):
                 some, lengths = _directions(streams, chunk)
                 cosines += (some.flatten(1) @ some.flatten(1).T).cpu()
@@ -195,12 +195,6 @@ class Statistics:
             n_run += batch.n_tokens * len(tailoring.layers)
         n_rows = len(self.rows)
         return Similarities(cosines / n_counted, angles / n_rows, norms / n_counted), n_run
-
-    def _measure_losses(
-        self, n_tokens: int, tailorings: Sequence[Tailoring]
-    ) -> tuple[list[float], int]:
-        numbers = _first(range(len(self.rows)), self.rows, n_tokens)
-        return self._scored(tailorings, pack_rows([self.rows[n] for n in numbers], self.engine))
 
     def _scored(
         self,

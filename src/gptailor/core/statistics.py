@@ -40,6 +40,7 @@ RESULT = "result"
 Floats = NDArray[np.float64]
 _GUESSED = ("acc", "acc_norm")  # shares of right answers, some of which are lucky guesses
 _CHUNK = 1_000_000  # examples drawn at once: 8 MB of indices
+_TAIL = 0.025  # share of the draws beyond each limit of an interval
 _TINY = 1e-9  # a score nearer to 0 is 0
 _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
 
@@ -137,8 +138,8 @@ def samples(
     ]
 
 
-def estimate(sampled: Floats, level: float = 0.95) -> Estimate:
-    """Take the first of the numbers as the value and cut both ends off the others.
+def estimate(sampled: Floats) -> Estimate:
+    """Take the first number as the value, and the middle 95 % of the others as the interval.
 
     Numbers are as `samples` returns them, or computed from such; NaN is left out.
     """
@@ -148,7 +149,7 @@ def estimate(sampled: Floats, level: float = 0.95) -> Estimate:
     # sums in another order differ in the last bit
     if first == last or last - first <= 1e-12 * max(abs(first), abs(last)) < math.inf:
         return Estimate(value, value, value)
-    n_off = min(math.floor((1 - level) / 2 * known.size + 1e-9), (known.size - 1) // 2)
+    n_off = min(math.floor(_TAIL * known.size + 1e-9), (known.size - 1) // 2)
     ranks = n_off, known.size - 1 - n_off
     # as many off at both ends, and draws rather than blends of two: so there is no inf - inf, and
     # turning a metric over turns its interval over

@@ -23,10 +23,9 @@ _MOST_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Rows of two or more token ids, in a drawn order, and where they come from."""
+    """Rows of two or more token ids, in a drawn order."""
 
     rows: tuple[Row, ...]
-    source: str  # for people: the files, or the tasks' search examples
 
     @property
     def n_tokens(self) -> int:
@@ -45,7 +44,7 @@ class Calibration:
         """The first rows, of at most `n_tokens` tokens but at least one row."""
         counts = np.cumsum([len(row) for row in self.rows])
         n_rows = max(1, int(np.searchsorted(counts, n_tokens, side="right")))
-        return Calibration(self.rows[:n_rows], self.source)
+        return Calibration(self.rows[:n_rows])
 
 
 def calibration_of_tasks(
@@ -98,7 +97,10 @@ def calibration_of_texts(
 def _calibration(
     texts: Iterable[Row], n_tokens: int, max_length: int, seed: int, source: str
 ) -> Calibration:
-    """Divide texts into rows until there are enough tokens, and shuffle the rows."""
+    """Divide texts into rows until there are enough tokens, and shuffle the rows.
+
+    `source` is what an error calls the texts.
+    """
     rows: list[Row] = []
     left = n_tokens
     for tokens in texts:
@@ -112,7 +114,7 @@ def _calibration(
     if not rows:
         raise ConfigError(f"calibration: {source} has no text of two tokens; name other texts")
     order = np.random.default_rng(seed).permutation(len(rows))
-    return Calibration(tuple(rows[index] for index in order), source)
+    return Calibration(tuple(rows[index] for index in order))
 
 
 def _gold_tokens(task: Task, example: int) -> Row:
