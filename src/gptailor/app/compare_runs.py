@@ -252,7 +252,7 @@ def _result(run: _Run) -> ComparedModel:
 def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:
     """The baselines of a run as they were scored, repaired or not; why others have no scores."""
     named = {f"{entry.name} on {entry.member}": entry for entry in run.record.baselines.values()}
-    # baselines that come to equal tailorings share one trial, named by the first of them
+    # baselines with equal tailorings share one trial, named by the first of them
     trials = {
         named[trial.proposal.origin].tailoring: trial
         for trial in run.record.trials

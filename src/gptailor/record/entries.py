@@ -256,7 +256,7 @@ class AskedEntry(_Entry):
 class BaselineEntry(_Entry):
     """The outcome of a baseline, written before its tailoring is asked as a trial.
 
-    Baselines that come to equal tailorings share one trial.
+    Baselines with equal tailorings share one trial.
     """
 
     kind: Literal["baseline"] = "baseline"
