@@ -182,6 +182,22 @@ def test_workers_look_for_new_weights_beside_the_record(
     assert [*noting_pool.folders[0].glob("*.safetensors")]
 
 
+def test_calibration_texts_that_changed_are_named(
+    job: Callable[..., Path], small: dict[str, Any], tmp_path: Path, run_command: Command
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Gold has the symbol Au.\n\nIron has the symbol Fe.", encoding="utf-8")
+    config = job(**small | {"calibration": {"texts": [str(texts)], "n_tokens": 64}})
+    words = ("baseline", "shortgpt", config, "--out", tmp_path / "run")
+    assert [run_command(*words)[0] for _ in range(2)] == [0, 0]
+    before = lines_of(tmp_path / "run")
+    texts.write_text("Iron has the symbol Fe.", encoding="utf-8")
+    code, _, err = run_command(*words)
+    assert code == 2
+    assert "the calibration texts changed since this record began" in err
+    assert lines_of(tmp_path / "run") == before
+
+
 def test_a_wrong_request_is_answered_with_sentences(
     config: Path, tmp_path: Path, run_command: Command
 ) -> None:

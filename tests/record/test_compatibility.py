@@ -94,6 +94,9 @@ def test_texts_and_repair_must_be_as_they_were_where_the_record_tells_them() -> 
     with pytest.raises(ConfigError) as error:
         check(new, recorded)
     assert [p.split(" ")[1] for p in error.value.problems] == ["repair.name", "calibration.seed"]
+    check({**HEADER, "calibration": "c1"})
+    with pytest.raises(ConfigError, match="the calibration texts changed"):
+        check({**HEADER, "calibration": "c1"}, {**HEADER, "calibration": "c0"})
 
 
 @pytest.mark.parametrize("change", [{"higher_is_better": False}, {"transform": "exp"}])

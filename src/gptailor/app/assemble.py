@@ -271,7 +271,13 @@ def open_study(
     `pool` is where evaluations run; the configured one if absent, left open.
     """
     pool = pool or assembly.pool()
-    header = header_of(assembly.config, assembly.family, assembly.tasks, plan=assembly.plan)
+    config, digest = assembly.config, None
+    calibrated = assembly.space.repair is not None or assembly.proposals is not None
+    if calibrated and config.calibration.texts is not None:  # else the tasks' digests are enough
+        digest = assembly.repairs.calibration.digest
+    header = header_of(
+        config, assembly.family, assembly.tasks, plan=assembly.plan, calibration=digest
+    )
     recorded = journal.header()
     if recorded is not None:
         check_header(recorded, header, journal.path)

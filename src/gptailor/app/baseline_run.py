@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cached_property
 
 from gptailor.app.assemble import Assembly
-from gptailor.app.inputs import open_calibration
 from gptailor.baselines import BaselineContext, Statistics
 from gptailor.core.plugins import BASELINES
 from gptailor.core.trial import Proposal
@@ -71,9 +70,8 @@ class _Baselines:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        assembly = self._assembly
-        calibration = open_calibration(assembly.config, assembly.family, assembly.tasks)
-        return Statistics(assembly.evaluator.engine, self._member, calibration.rows)
+        rows = self._assembly.repairs.calibration.rows
+        return Statistics(self._assembly.evaluator.engine, self._member, rows)
 
     def open_statistics(self) -> None:
         """Read the calibration texts; nothing is measured yet."""

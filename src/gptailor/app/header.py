@@ -39,7 +39,12 @@ _PASSING = (
 
 
 def header_of(
-    config: Config, family: Family, tasks: Mapping[str, TaskSplits], *, plan: Plan
+    config: Config,
+    family: Family,
+    tasks: Mapping[str, TaskSplits],
+    *,
+    plan: Plan,
+    calibration: str | None = None,
 ) -> Header:
     """Describe a study that begins now; the config's dtype is not ``auto``."""
     libraries = (*_LIBRARIES, *_OF_SEARCHERS.get(config.search.name, ()))
@@ -89,6 +94,7 @@ def header_of(
             )
             for name, splits in tasks.items()
         },
+        calibration=calibration,
     )
 
 

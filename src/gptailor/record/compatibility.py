@@ -45,6 +45,12 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
         members, model = {}, recorded.family.model or {}
     tasks = {} if explained else {name: task.digest for name, task in now.tasks.items()}
     problems += changes(recorded, members, model, tasks, where=where)
+    explained = bool(differ.get("repair") or differ.get("calibration"))
+    if not explained and recorded.calibration not in (None, now.calibration):
+        problems.append(
+            f"{where}: the calibration texts changed since this record began; put them back, or "
+            "name a new folder with --out"
+        )
     problems += [
         f"{where}: the metric {name!r} was another when this record began (which way is better, or "
         "its transform); put it back, or name a new folder with --out"

@@ -161,6 +161,7 @@ class Header(_Entry):
     merge_methods: dict[str, dict[str, Any]] = Field(default_factory=dict)  # plug-ins' declarations
     rungs: tuple[int, ...]  # numbers of examples at which candidates are compared, rising
     tasks: dict[str, TaskFacts]
+    calibration: str | None = None  # digest of the rows of named texts, where they are used
 
     def chances(self, split: str) -> dict[str, tuple[float, ...]]:
         """Task to what a guess scores on the examples of a split; see `TaskFacts.chance`."""
