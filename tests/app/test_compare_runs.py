@@ -110,7 +110,7 @@ def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path)
         del trials[0]["scores"]
         trials[0]["failure"] = "out of memory"
         cost = {"kind": "baseline", "member": "math", "seconds": 2.5, "layer_tokens": 7}
-        cost["alone_layer_tokens"] = 9
+        cost |= {"alone_layer_tokens": 9, "idle_parameters": 60}
         baselines = [cost | {"name": "laco", "failure": "no such layer"}]
         for proposal in asked:
             name = f"cut {proposal['number']}"
@@ -123,6 +123,7 @@ def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path)
     rows = {model.name: model for model in comparison.models[4:]}
     assert [*rows] == [*(f"cut {number} on math" for number in range(1, 6)), "twin on math"]
     assert {(model.layer_tokens, model.seconds) for model in rows.values()} == {(9, 2.5)}
+    assert {model.parameters for model in rows.values()} == {109_734_700}
     assert rows["twin on math"].tailoring == rows["cut 3 on math"].tailoring
     assert comparison.notes == (
         f"laco on math ({run}): no such layer",

@@ -47,9 +47,14 @@ class _Run:
 
     def trial(self, number: int) -> Tailoring:
         """The tailoring of a trial; with its fitted tensors, if it was chosen."""
-        chosen = self.record.chosen
-        found = self.record.result if chosen is not None and chosen.number == number else None
-        return self.renamed(found or self.record.proposals[number].tailoring)
+        return self.renamed(self.record.tailoring_of(number))
+
+    def row(self, name: str, number: int, layer_tokens: int, seconds: float) -> ComparedModel:
+        """The row of a trial that cost so much to find."""
+        parameters = parameters_of([self.record], self.record.tailoring_of(number))
+        return ComparedModel(
+            name, self.trial(number), self.folder, parameters, layer_tokens, seconds
+        )
 
     def renamed(self, tailoring: Tailoring) -> Tailoring:
         """The same tailoring of the first run's members."""
@@ -221,9 +226,8 @@ def _models(
         tailoring = Tailoring.load(file)
         with _naming(str(file)):
             tailoring.check(header.family.members, n_layers)
-        others.append(ComparedModel(str(file), tailoring, str(file), None))
-    records = [run.record for run in runs]
-    others = [replace(m, parameters=parameters_of(records, m.tailoring)) for m in others]
+        parameters = parameters_of([run.record for run in runs], tailoring)
+        others.append(ComparedModel(str(file), tailoring, str(file), parameters))
     unlike = {(m.name, m.origin): m for m in others}  # the same run or file twice is one row
     shared = Counter(m.name for m in [*members, *unlike.values()])
     named = [
@@ -245,8 +249,7 @@ def _result(run: _Run) -> ComparedModel:
     cost = tokens, max(record.elapsed.values(), default=0.0)
     if (spent := record.spent) is not None:
         cost = spent.layer_tokens, spent.seconds
-    name, tailoring = record.folder.resolve().name, run.trial(record.chosen.number)
-    return ComparedModel(name, tailoring, run.folder, None, *cost)
+    return run.row(record.folder.resolve().name, record.chosen.number, *cost)
 
 
 def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:
@@ -265,8 +268,7 @@ def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:
         if trial is None or failure is not None:
             notes.append(f"{name} ({run.folder}): {failure}")
             continue
-        cost = entry.alone_layer_tokens, entry.seconds
-        models.append(ComparedModel(name, run.trial(trial.number), run.folder, None, *cost))
+        models.append(run.row(name, trial.number, entry.alone_layer_tokens, entry.seconds))
     return models, notes
 
 

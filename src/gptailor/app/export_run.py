@@ -129,7 +129,4 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
             chances=record.header.chances("test"),
         )
     n_tried = None if chosen is None else chosen.n_tried
-    asked = record.proposals[trial].tailoring
-    if chosen is not None and trial == chosen.number:
-        asked = record.result or asked
-    return Provenance(config, asked, record, scores, n_tried)
+    return Provenance(config, record.tailoring_of(trial), record, scores, n_tried)

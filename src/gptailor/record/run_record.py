@@ -160,9 +160,13 @@ class RunRecord:
     @property
     def result(self) -> Tailoring | None:
         """The chosen tailoring, its repair included; None where the study has not ended."""
-        if self.chosen is None or self.chosen.tailoring is not None:
-            return None if self.chosen is None else self.chosen.tailoring
-        return self.proposals[self.chosen.number].tailoring
+        return None if self.chosen is None else self.tailoring_of(self.chosen.number)
+
+    def tailoring_of(self, number: int) -> Tailoring:
+        """The tailoring of a trial; if it was chosen, with the repair that it was chosen with."""
+        if self.chosen is not None and self.chosen.number == number and self.chosen.tailoring:
+            return self.chosen.tailoring
+        return self.proposals[number].tailoring
 
     @property
     def test_scores(self) -> dict[str, Scores]:
