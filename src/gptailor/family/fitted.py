@@ -91,8 +91,8 @@ class FittedWeights:
         for index, (spec, own) in enumerate(zip(tailoring.layers, shapes, strict=True)):
             if spec.refit_to is not None and spec.fitted is None and self.fit is None:
                 problems.append(
-                    f"layers[{index}]: {spec} names no fitted weights, and nothing is known to fit "
-                    "it from; take the tailoring.yaml that the run wrote"
+                    f"layers[{index}]: {spec} names no fitted weights, and they can't be fitted "
+                    "here; take the tailoring.yaml that the run wrote"
                 )
             if spec.fitted is None:
                 continue
@@ -102,7 +102,8 @@ class FittedWeights:
                 problems += [f"layers[{index}]: {problem}" for problem in error.problems]
                 continue
             problems += [
-                f"layers[{index}]: fitted weights {spec.fitted} do not fit this layer's {name}"
+                f"layers[{index}]: fitted weights {spec.fitted} do not fit this layer's {name}; "
+                "name those that were made for it"
                 for name, tensor in tensors.items()
                 if name not in own or own[name].shape != tensor.shape
             ]

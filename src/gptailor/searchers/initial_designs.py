@@ -16,7 +16,6 @@ __all__ = [
     "Cuts",
     "first_designs",
     "late_blocks",
-    "mean_merges",
     "paper_cuts",
     "paper_designs",
     "patterns",
@@ -75,7 +74,7 @@ def paper_designs(space: Space, rng: Generator) -> Iterator[Tailoring]:
                 yield tailoring
 
 
-def mean_merges(space: Space, cuts: Cuts) -> Iterator[Tailoring]:
+def _mean_merges(space: Space, cuts: Cuts) -> Iterator[Tailoring]:
     """All variants merged in equal parts, once a merge method."""
     for method in space.methods if space.merges else ():
         declared = merge_spec(method)
@@ -102,7 +101,7 @@ def _informed(space: Space, rng: Generator) -> Iterator[Tailoring]:
     yield space.uniform(blocks[0])
     for variant in space.variants:
         yield space.uniform(blocks[0], (variant,))
-    yield from mean_merges(space, blocks[0])
+    yield from _mean_merges(space, blocks[0])
     for cuts in [*blocks[1:4], *paper_cuts(space, rng)]:
         yield space.uniform(cuts)
 
