@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from packages import install, run_python, shown, write_module
+from packages import install, run_fresh, run_python, shown, write_module
 from safetensors.torch import load_file
 
 PAGE = "how-to/add-a-merge-method.md"
@@ -39,8 +39,9 @@ def test_a_config_imports_the_module_and_a_tailoring_does_not(
     package: Path, job: Callable[..., Path]
 ) -> None:
     config = job(merge=["task_arithmetic", NAME])
-    told = run_in(
+    done = run_fresh(
         package,
+        "-c",
         f"""
 import pickle, sys
 from pathlib import Path
@@ -63,7 +64,8 @@ assert pickle.loads(pickle.dumps(one)) == one
 print(one.digest, spec)
 """,
     )
-    refused, accepted = told.splitlines()
+    assert done.returncode == 0, done.stderr
+    refused, accepted = done.stdout.splitlines()
     assert f"unknown merge method '{NAME}'; a module:attribute is imported only where" in refused
     assert "entry point in group gptailor.merge_methods" in refused
     assert accepted == f"7eb6140949282cca {NAME}(code:1, math:1, scale=1)"
@@ -173,6 +175,8 @@ def test_the_contract_of_merge_methods_runs_on_it(installed: Path) -> None:
         "-q",
         "-p",
         "no:cacheprovider",
+        "-W",  # a plug-in of pytest that a library has imported
+        "ignore::pytest.PytestAssertRewriteWarning",
     ]
     done = run_python(installed, "-m", "pytest", *words)
     assert done.returncode == 0, done.stdout

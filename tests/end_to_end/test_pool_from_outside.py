@@ -56,7 +56,7 @@ def test_a_search_in_its_workers_scores_the_same(package: Path, job: Callable[..
     def run(verb: str, workers: dict[str, Any]) -> Path:
         budget = {"max_trials": 6, "n_examples": [4], "finalists": 2}
         config = job(str(workers["name"]), workers=workers, engine={"threads": 1}, budget=budget)
-        done = run_python(package, "-m", "gptailor", verb, config, OMP_NUM_THREADS="1")
+        done = run_python(package, "-m", "gptailor", verb, config)
         assert done.returncode == 0, done.stderr
         return config
 

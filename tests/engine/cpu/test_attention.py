@@ -149,6 +149,7 @@ def test_only_a_name_of_our_own_is_added_to_what_transformers_knows() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processors", [False], indirect=True)  # another process: once is enough
 def test_nothing_is_registered_at_import() -> None:
     asked = (
         "import gptailor.engine; from transformers import AttentionInterface as A; "
