@@ -84,7 +84,7 @@ def kill_studies(
         run = folder / f"killed-{n_studies}"
         n_studies += 1
         before = b""
-        most = 0.5 * seconds  # so that most starts are killed
+        most = 0.3 * seconds  # so that most starts are killed
         while True:
             after_s = float(rng.uniform(0, most))
             most *= 1.02  # it ends even on a machine that has become slow

@@ -1,15 +1,13 @@
 """Killed a hundred times equals never killed; the same seed gives the same record to the byte."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packages import run_python
 
 from gptailor.app.assemble import assemble, open_study, record_costs, record_forecast
 from gptailor.config import load_config
@@ -35,10 +33,10 @@ def config(job: Callable[..., Path], pico_family: Any) -> Path:
             "variants": {"math": str(pico_family.variants["math"])},
             "dtype": "float32",
         },
-        budget={"max_trials": 16, "n_examples": [4, 8], "finalists": 2},
+        budget={"max_trials": 16, "n_examples": [2, 4], "finalists": 2},
         workers={"name": "local", "options": {"group_size": 4}},
         repair="refit",
-        calibration={"n_tokens": 2000, "max_length": 32},
+        calibration={"n_tokens": 1000, "max_length": 32},
     )
 
 
@@ -64,10 +62,8 @@ def test_killed_a_hundred_times_equals_never_killed_and_the_seed_says_every_byte
     config: Path, tmp_path: Path
 ) -> None:
     script = Path(__file__).parent / "killing.py"
-    command = [sys.executable, script, config, tmp_path, "--kills", str(KILLS)]
     # another seed of str's hash than ours: the order of a set must not reach the record
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = run_python(None, script, config, tmp_path, "--kills", KILLS)
     assert done.returncode == 0, done.stderr
     struck = json.loads((tmp_path / "kills.json").read_text(encoding="utf-8"))
     assert struck["studies"] >= KILLS
