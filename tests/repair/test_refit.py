@@ -110,9 +110,9 @@ def by_hand(
                 for parts in zip(
                     *(
                         (
-                            seen[n][1][1:],
-                            (wanted[n][depth] - seen[n][0][index + 1])[1:],
-                            wanted[n][depth][1:].square().sum(-1, keepdim=True).reciprocal(),
+                            seen[n][1],
+                            wanted[n][depth] - seen[n][0][index + 1],
+                            wanted[n][depth].square().sum(-1, keepdim=True).reciprocal(),
                         )
                         for n in batch.numbers
                     ),

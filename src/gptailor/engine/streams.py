@@ -28,8 +28,8 @@ class Streams:
     """Runs layers on calibration rows.
 
     States are lists of one tensor (B, T, H) a batch, in the family's dtype, on the engine's
-    device. A token is kept in statistics unless it is padding or the first of its row: first tokens
-    have activations far larger than all others.
+    device. `real` are the tokens that are no padding; `kept` are these but for the first of each
+    row, which have activations far larger than all others.
 
     Args:
         engine: Has the members and makes the layers.
@@ -39,9 +39,11 @@ class Streams:
     def __init__(self, engine: Engine, rows: Sequence[tuple[int, ...]]) -> None:
         self.engine = engine
         self.batches = pack_rows(rows, engine)
+        self.real = [(batch.ends > 0).to(engine.device) for batch in self.batches]  # (B, T) each
         self.kept = [
-            ((batch.positions > 0) & (batch.ends > 0)).to(engine.device) for batch in self.batches
-        ]  # (B, T) each
+            real & (batch.positions > 0).to(engine.device)
+            for real, batch in zip(self.real, self.batches, strict=True)
+        ]
         self._arguments: list[tuple[Mapping[str, Any], ...]] = []
 
     @property

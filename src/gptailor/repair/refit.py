@@ -143,12 +143,16 @@ class Refitter:
     def _tokens(
         self, spec: LayerSpec, last: LastMap, before: States, wanted: States
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Inputs of the last map, what its outputs are to gain, and weights 1 / |wanted|^2."""
+        """Inputs of the last map, what its outputs are to gain, and weights 1 / |wanted|^2.
+
+        First tokens are among them: a layer that makes or ends their large activations must go on
+        doing so, and by the weights they count no more than others.
+        """
         tapped = self.streams.tapped(spec, before, last.name)
-        for kept, stream, (inputs, after) in zip(self.streams.kept, wanted, tapped, strict=True):
-            target = stream[kept].float()  # (n, H)
-            missing = (target - after[kept].float()) / last.factor
-            yield inputs[kept], missing, target.square().sum(dim=-1).clamp_min(1e-12).reciprocal()
+        for real, stream, (inputs, after) in zip(self.streams.real, wanted, tapped, strict=True):
+            target = stream[real].float()  # (n, H)
+            missing = (target - after[real].float()) / last.factor
+            yield inputs[real], missing, target.square().sum(dim=-1).clamp_min(1e-12).reciprocal()
 
 
 def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:

@@ -96,7 +96,7 @@ def inputs_of(streams: Streams, spec: LayerSpec, states: Sequence[Tensor], name:
     make the large streams that all later attention depends on. `name` is that of the map's weight.
     """
     found = streams.tapped(spec, states, name.removesuffix(".weight"))
-    counted = [(batch.ends > 0).to(streams.engine.device) for batch in streams.batches]
+    counted = streams.real
     return torch.cat([x[mask].float() for (x, _), mask in zip(found, counted, strict=True)])
 
 
