@@ -16,7 +16,6 @@ from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.layer_cache import LruCache
 from gptailor.engine.streams import Streams
-from gptailor.family.family import layer_weights
 from gptailor.repair.last_map import LastMap, last_map
 from gptailor.repair.regression import RIDGES, fitted_change
 
@@ -134,7 +133,7 @@ class Refitter:
         """The fitted weight of a layer: given what enters it, and the streams wanted after it."""
         last = self._map(spec.position)
         family = self.engine.family
-        own = layer_weights(family, spec, family.dtype)[last.weight].to(self.engine.device)
+        own = self.engine.layers.get(spec).get_submodule(last.name).get_parameter("weight")
         weight = last.oriented(own).float()  # (H, F)
         change = fitted_change(self._tokens(spec, last, before, wanted), weight, self._ridges)
         new = last.oriented(weight + change).to(family.dtype)
