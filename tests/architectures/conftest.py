@@ -1,7 +1,7 @@
 """Tiny models of every architecture in the table, their families, and the slow, obvious truth."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import (
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.family import Family, MemberSpec, layers_path, load_family
+from gptailor.family.layout import Layout
 
 TABLE: Mapping[str, Any] = yaml.safe_load(
     (Path(__file__).parent / "tiny.yaml").read_text(encoding="utf-8")
@@ -150,6 +151,28 @@ def family_around() -> Callable[[Mapping[str, PreTrainedModel], Path], Family]:
 def tiny_fields() -> Callable[[str], dict[str, Any]]:
     """The tiny config's fields of an architecture."""
     return fields_of
+
+
+@pytest.fixture(scope="session")
+def family_in_memory() -> Callable[..., Family]:
+    """Factory: random members of a model type, in memory; no file is written."""
+
+    def make(model_type: str, fields: Mapping[str, Any], members: Sequence[str]) -> Family:
+        with torch.random.fork_rng(devices=[]):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields))
+        states = {
+            member: {n: t.clone() for n, t in randomised(model, seed).state_dict().items()}
+            for seed, member in enumerate(members)
+        }
+        return Family(
+            config=model.config,
+            layout=Layout.of(model),
+            dtype=torch.float32,
+            states=states,
+            paths=dict.fromkeys(states, "memory"),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.core.repair import scale_cuts
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
@@ -18,7 +17,6 @@ from gptailor.engine.engine import Engine
 from gptailor.engine.streams import Streams
 from gptailor.errors import ConfigError
 from gptailor.family import Family
-from gptailor.family.layout import Layout
 from gptailor.repair.refit import Refitter, whole_of
 from gptailor.repair.scale import refuse_inexact_scale, stream_norms
 
@@ -55,23 +53,10 @@ def test_the_page_says_of_every_tested_type_whether_its_cuts_can_be_repaired() -
 def family(
     model_type: str,
     tiny_fields: Callable[[str], dict[str, Any]],
-    randomise: Callable[[PreTrainedModel, int], PreTrainedModel],
+    family_in_memory: Callable[..., Family],
 ) -> Family:
     """A base and a variant in memory."""
-    with torch.random.fork_rng(devices=[]):
-        config = AutoConfig.for_model(model_type, **tiny_fields(model_type))
-        model = AutoModelForCausalLM.from_config(config)
-    states = {
-        member: {n: t.clone() for n, t in randomise(model, seed).state_dict().items()}
-        for seed, member in enumerate((BASE, "math"))
-    }
-    return Family(
-        config=model.config,
-        layout=Layout.of(model),
-        dtype=torch.float32,
-        states=states,
-        paths=dict.fromkeys(states, "memory"),
-    )
+    return family_in_memory(model_type, tiny_fields(model_type), (BASE, "math"))
 
 
 @pytest.mark.parametrize("model_type", WALKED)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
 from gptailor.app.assemble import _expressible
 from gptailor.core.objective import Goal, Objective
@@ -16,7 +15,6 @@ from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.core.trial import Evaluation, Measurement, Scores, Trial
 from gptailor.errors import ConfigError, TailoringError
 from gptailor.family import Family, tailored_config
-from gptailor.family.layout import Layout
 from gptailor.searchers.searcher import SearchContext, make_searcher
 from gptailor.searchers.space import Space
 
@@ -38,26 +36,12 @@ RUNGS = (2, 4)
 def family(
     request: pytest.FixtureRequest,
     tiny_fields: Callable[[str], dict[str, Any]],
-    randomise: Callable[[PreTrainedModel, int], PreTrainedModel],
+    family_in_memory: Callable[..., Family],
 ) -> Family:
     """A base and two variants in memory; what is asked here needs no files."""
     own = OWN[request.param]
     fields = tiny_fields("llama") | own if own else tiny_fields(request.param)
-    with torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **fields))
-    states = {
-        member: {
-            name: tensor.clone() for name, tensor in randomise(model, seed).state_dict().items()
-        }
-        for seed, member in enumerate((BASE, "math", "code"))
-    }
-    return Family(
-        config=model.config,
-        layout=Layout.of(model),
-        dtype=torch.float32,
-        states=states,
-        paths=dict.fromkeys(states, "memory"),
-    )
+    return family_in_memory(request.param, fields, (BASE, "math", "code"))
 
 
 def scores(tailoring: Tailoring, n_examples: int) -> Scores:
