@@ -284,7 +284,7 @@ def open_study(
     else:
         journal.append(header)
     refit = None
-    if assembly.space.repair is not None and assembly.proposals is None:  # those are repaired
+    if assembly.space.repair is not None:
         folder = journal.path.with_name(FOLDER)
         assembly.family.fitted.look_in(folder)
         refit = functools.partial(assembly.repairs.refit, folder=folder)

@@ -31,7 +31,7 @@ class BaselineContext:
         return self.space.n_removed / self.space.n_layers
 
     def cut(self, cuts: Iterable[int]) -> Tailoring:
-        """The member without some layers, with the repair that the space applies to cuts."""
+        """The member without some layers; they are repaired afterwards."""
         return self.space.uniform(cuts, (self.statistics.member,))
 
     def of(self, layers: Sequence[LayerSpec]) -> Tailoring:

@@ -122,7 +122,7 @@ def without_gains(family: Family, spec: LayerSpec) -> dict[str, Tensor]:
 
     Raises:
         FamilyError: It has norms other than the two before attention and FFN, or no heads and
-            neurons that can be told apart.
+            neurons that can be distinguished.
     """
     tensors = {n: t.float() for n, t in layer_weights(family, spec, torch.float32).items()}
     GatedLayer.of(family.config, tensors)

@@ -54,7 +54,7 @@ class Share:
     kept: Estimate | None  # None where the member scored 0
     # of what the member scores above chance; None where the metric has no chance, or `at_chance`
     above_chance: Estimate | None = None
-    at_chance: bool = False  # whether the member's score can't be told from chance
+    at_chance: bool = False  # whether the member's score is not surely above chance
 
     def to_plain(self) -> dict[str, Any]:
         """The JSON form."""
