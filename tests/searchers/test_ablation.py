@@ -13,11 +13,22 @@ RUNGS = (3, 9, 27)
 
 
 def groups(
-    landscape: Any, space: Space, *, max_trials: int, **options: object
+    landscape: Any,
+    space: Space,
+    *,
+    max_trials: int,
+    earlier: tuple[Trial, ...] = (),
+    **options: object,
 ) -> list[list[Trial]]:
     references = landscape.references(space, RUNGS[-1])
     context = SearchContext(
-        space, landscape.objective(RUNGS[-1]), RUNGS, max_trials, seed=0, references=references
+        space,
+        landscape.objective(RUNGS[-1]),
+        RUNGS,
+        max_trials,
+        seed=0,
+        references=references,
+        earlier=earlier,
     )
     searcher = make_searcher(evolution, context, options)
     told: list[list[Trial]] = []
@@ -68,3 +79,25 @@ def test_no_ablations_where_they_are_not_wanted_or_not_allowed(landscapes: list[
     exact = Space(30, 7, allowed=lambda tailoring: len(tailoring.layers) == 23)
     told = groups(landscape, exact, max_trials=60)
     assert all(len(trial.tailoring.layers) == 23 for group in told for trial in group)
+
+
+def test_a_deeper_cut_starts_from_the_best_shallower_one_and_asks_nothing_again(
+    landscapes: list[Any],
+) -> None:
+    landscape = landscapes[0]
+    earlier = tuple(
+        trial for group in groups(landscape, landscape.space(4), max_trials=120) for trial in group
+    )
+    objective = landscape.objective(RUNGS[-1])
+    results = [t for t in earlier if t.proposal.n_examples == RUNGS[-1] and t.scores is not None]
+    best = min(objective.scalar(t.scores) for t in results if t.scores is not None)
+    tied = [t for t in results if t.scores is not None and objective.scalar(t.scores) <= best + 0.1]
+    told = groups(landscape, landscape.space(6), max_trials=60, earlier=earlier)
+    first = [trial.tailoring for trial in told[0]]
+    assert all(is_ablation(trial.proposal) for trial in told[0])
+    assert {len(each.layers) for each in first} == {25}
+    common = set.intersection(*(set(range(30)) - set(kept_positions(each)) for each in first))
+    assert common in [set(range(30)) - set(kept_positions(each.tailoring)) for each in tied]
+    asked = [(t.tailoring, t.proposal.n_examples) for group in told for t in group]
+    assert len(asked) == 60
+    assert not {(t.tailoring, t.proposal.n_examples) for t in earlier} & set(asked)

@@ -14,13 +14,13 @@ from gptailor.core.trial import Proposal, Trial
 from gptailor.searchers.halving import Judge
 from gptailor.searchers.initial_designs import Cuts
 from gptailor.searchers.searcher import Group
-from gptailor.searchers.space import Space
+from gptailor.searchers.space import Space, kept_positions
 
 __all__ = ["ablate", "ablation_designs"]
 
 
 def ablate(
-    judge: Judge, budget: float, whole: Tailoring
+    judge: Judge, budget: float, start: Tailoring
 ) -> Generator[Group, tuple[Trial, ...], Cuts]:
     """Cut the layers whose absence costs least, round by round.
 
@@ -31,22 +31,23 @@ def ablate(
         judge: Ranks the layers.
         budget: The most that ablations may cost, in the unit of `SearchContext.cost`; the less, the
             more layers a round cuts at once.
-        whole: The model whose layers are cut; it has all of them.
+        start: The model whose layers are cut.
 
     Returns:
-        The cuts found; none where fewer than two layers are to be cut, or the first round costs
+        The cuts found; none where fewer than two layers are cut in all, or the first round costs
         more than `budget`, or the family does not allow an ablated candidate, or all failed.
     """
     space, none = judge.context.space, ()
     n_trials = int(budget / judge.context.cost(judge.context.rungs[0]))
-    layers = list(space.free)
-    half = max(space.n_removed, len(layers) // 2)
+    layers = [layer for layer in kept_positions(start) if layer not in space.keep]
+    n_cuts = len(start.layers) - space.n_kept
+    half = max(n_cuts, len(layers) // 2)
     if space.n_removed < 2 or len(layers) > n_trials:
         return none
     cuts: Cuts = none
-    n_rounds = min(1 + (n_trials - len(layers)) // half, space.n_removed)
-    for part in np.array_split(np.arange(space.n_removed), n_rounds):
-        ablated = {layer: space.cut(whole, (*cuts, layer)) for layer in layers}
+    n_rounds = min(1 + (n_trials - len(layers)) // half, n_cuts)
+    for part in np.array_split(np.arange(n_cuts), n_rounds):
+        ablated = {layer: space.cut(start, (*cuts, layer)) for layer in layers}
         if not all(space.accepts(tailoring) for tailoring in ablated.values()):
             return none
         yield tuple(
@@ -63,17 +64,18 @@ def ablate(
 
 
 def ablation_designs(
-    space: Space, wholes: Sequence[Tailoring], cuts: Iterable[Cuts]
+    space: Space, starts: Sequence[Tailoring], cuts: Iterable[Cuts]
 ) -> Iterator[Tailoring]:
     """Initial designs with good cuts, the best first.
 
     Args:
         space: What is possible.
-        wholes: Models with all layers, the best first.
-        cuts: Sets of cuts, the best first.
+        starts: Models with more layers, the best first.
+        cuts: Sets of cuts of the best one, the best first.
     """
     first, *others = cuts
-    same = (space.cut(whole, first) for whole in wholes)
-    other = (space.cut(wholes[0], each) for each in others)
+    same = (space.cut(start, first) for start in starts)
+    other = (space.cut(starts[0], each) for each in others)
     for source, n in ((same, 2), (other, 3), (same, None), (other, None)):
-        yield from filter(space.accepts, itertools.islice(source, n))
+        sized = (each for each in itertools.islice(source, n) if len(each.layers) == space.n_kept)
+        yield from filter(space.accepts, sized)

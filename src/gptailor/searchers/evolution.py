@@ -19,7 +19,7 @@ from gptailor.searchers.halving import Judge, SuccessiveHalving
 from gptailor.searchers.initial_designs import Cuts, first_designs
 from gptailor.searchers.offspring import Offspring
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
-from gptailor.searchers.space import Space
+from gptailor.searchers.space import Space, kept_positions
 from gptailor.searchers.surrogate import Floats, LossModel, Surrogate
 from gptailor.searchers.wholes import rank_wholes
 
@@ -90,16 +90,18 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
     )
 
     judge = halving.judge(initial_rng)
-    wholes = yield from rank_wholes(judge, start_fraction * context.max_trials)
-    cuts = yield from ablate(judge, ablation_fraction * context.max_trials, wholes[0])
+    starts = _elite(judge, _fewest_layers(context))[:population]
+    if not starts:
+        starts = yield from rank_wholes(judge, start_fraction * context.max_trials)
+    cuts = yield from ablate(judge, ablation_fraction * context.max_trials, starts[0])
     surrogate = offspring.model.fit(judge) if cuts else None
-    designs = _initial_designs(context.space, wholes, cuts, surrogate, n_initial, initial_rng)
+    designs = _initial_designs(context.space, starts, cuts, surrogate, n_initial, initial_rng)
     first, size = halving.bracket(context.left // 2, max(n_initial, children))
     initial = dict(itertools.islice(designs, 4 * size))
     yield from halving.run(list(initial.items())[:size], judge, first)
     while True:
         judge = halving.judge(rng)
-        elite = _elite(judge)[:population]
+        elite = _elite(judge, context.space.n_kept)[:population]
         if elite and context.left < context.cost(context.rungs[-1]):
             return
         first, size = halving.bracket(context.left, children)
@@ -111,7 +113,7 @@ def evolution(  # noqa: PLR0913  # the options of the search are declared here, 
 
 def _initial_designs(
     space: Space,
-    wholes: Sequence[Tailoring],
+    starts: Sequence[Tailoring],
     cuts: Cuts,
     surrogate: Surrogate | None,
     n_initial: int,
@@ -122,25 +124,34 @@ def _initial_designs(
     Where ablation found `cuts`, the first ones have these, or are drawn from the surrogate.
     """
     if surrogate is not None:
-        drawn = (_cheapest_cuts(space, surrogate.draw(rng)) for _ in range(2 * n_initial))
-        for design in ablation_designs(space, wholes, itertools.chain([cuts], drawn)):
+        drawn = (
+            _cheapest_cuts(starts[0], space, surrogate.draw(rng)) for _ in range(2 * n_initial)
+        )
+        for design in ablation_designs(space, starts, itertools.chain([cuts], drawn)):
             yield design, "design by ablation"
     for design in first_designs(space, rng):
         yield design, "initial design"
 
 
-def _cheapest_cuts(space: Space, coefficients: Floats) -> Cuts:
+def _cheapest_cuts(start: Tailoring, space: Space, coefficients: Floats) -> Cuts:
     """The layers that cost least to cut; the first coefficients are those of cuts."""
-    order = sorted(space.free, key=lambda layer: float(coefficients[layer]))
-    return tuple(sorted(order[: space.n_removed]))
+    free = (layer for layer in kept_positions(start) if layer not in space.keep)
+    order = sorted(free, key=lambda layer: float(coefficients[layer]))
+    return tuple(sorted(order[: len(start.layers) - space.n_kept]))
 
 
-def _elite(judge: Judge) -> list[Tailoring]:
+def _fewest_layers(context: SearchContext) -> int:
+    """The layers of the smallest results of earlier searches, which cut fewer; 0 for none."""
+    last = (t for t in context.earlier if t.complete and t.proposal.n_examples == context.rungs[-1])
+    return min((len(trial.tailoring.layers) for trial in last), default=0)
+
+
+def _elite(judge: Judge, n_kept: int) -> list[Tailoring]:
     """Rank the results that were evaluated on the most examples; ablations are no results."""
     context = judge.context
     for n_examples in reversed(context.rungs):
         evaluated = (trial.tailoring for trial in context.history.complete(n_examples))
-        results = [each for each in evaluated if len(each.layers) == context.space.n_kept]
+        results = [each for each in evaluated if len(each.layers) == n_kept]
         if results:
             return judge.ranked(results, n_examples)
     return []

@@ -19,7 +19,8 @@ class History:
         self._trials: dict[tuple[Tailoring, int], Trial] = {}
         self._most: dict[Tailoring, int] = {}
         self._evaluated: set[Tailoring] = set()
-        self.layer_tokens = 0  # of all trials
+        self._n_free = 0
+        self.layer_tokens = 0  # of all trials but the free ones
         self.layer_examples = 0  # layers times examples of each task, as if nothing was shared
 
     def add(self, trials: Iterable[Trial]) -> None:
@@ -35,8 +36,14 @@ class History:
                 most = self._most.get(trial.tailoring, 0)
                 self._most[trial.tailoring] = max(most, n_examples)
 
+    def add_free(self, trials: Iterable[Trial]) -> None:
+        """Add trials of other searches first: they count in no budget."""
+        self.add(trials)
+        self._n_free = len(self._trials)
+        self.layer_tokens = self.layer_examples = 0
+
     def __len__(self) -> int:
-        return len(self._trials)
+        return len(self._trials) - self._n_free
 
     @property
     def tailorings(self) -> list[Tailoring]:

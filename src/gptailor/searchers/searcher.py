@@ -53,6 +53,8 @@ class SearchContext:
             spend, but for the last one's; None for no limit.
         example_tokens: Tokens of one example of every task together, to plan `layer_tokens` with.
         references: Scores of whole members on the search split, as far as they are known.
+        earlier: Trials of searches that cut fewer layers of the same members. They cost nothing,
+            are not asked again, and are what a search may start from.
 
     Raises:
         ConfigError: There is no rung, or they do not rise, or there is no trial.
@@ -66,6 +68,7 @@ class SearchContext:
     layer_tokens: int | None = None
     example_tokens: float = 0.0
     references: Mapping[str, Scores] = field(default_factory=dict)
+    earlier: tuple[Trial, ...] = ()
     history: History = field(init=False, repr=False, default_factory=History)
 
     def __post_init__(self) -> None:
@@ -77,6 +80,7 @@ class SearchContext:
             )
         if self.max_trials < 1:
             raise ConfigError(f"max_trials must be 1 or more, not {self.max_trials}")
+        self.history.add_free(self.earlier)
 
     @property
     def left(self) -> int:

@@ -157,8 +157,9 @@ class Space:
         return self.tailoring(layers, part, part)
 
     def cut(self, whole: Tailoring, cuts: Iterable[int]) -> Tailoring:
-        """Cut layers of a tailoring that has all positions."""
-        layers = {layer: whole.layers[layer] for layer in self.without(cuts)}
+        """Cut more layers of a tailoring, given by their positions in the base."""
+        gone, kept = frozenset(cuts), layers_by_position(whole)
+        layers = {layer: spec for layer, spec in kept.items() if layer not in gone}
         return self.tailoring(layers, whole.embedding, whole.outer_parts["norm"])
 
     def spec(
