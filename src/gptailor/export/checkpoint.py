@@ -19,6 +19,7 @@ from gptailor.errors import ExportError
 from gptailor.export.card import CardFacts, model_card, paths_only
 from gptailor.export.folder import MANIFEST, replacing_folder
 from gptailor.export.narrow import Narrowing, narrowing
+from gptailor.export.older_readers import add_older_keys
 from gptailor.export.read_back import check_checkpoint
 from gptailor.family import Family, tailored_config
 from gptailor.family.empty_model import auto_class, skeleton_of
@@ -85,6 +86,7 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
         tokenizer.save_pretrained(beside)
         if around is not None:
             around.write_files(beside)
+        add_older_keys(beside, tokenizer)
         check_checkpoint(beside, family, tailoring, wide, weights)
         if card is None:
             card = model_card(card_facts(family, tailoring, folder.resolve().name))
