@@ -8,7 +8,7 @@ from intervals import average_retention, bootstrap_interval, paired_difference, 
 
 from gptailor.core.metrics import METRICS, aggregate
 from gptailor.core.objective import retention
-from gptailor.core.statistics import Estimate
+from gptailor.core.statistics import Estimate, together
 from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError
 
@@ -162,3 +162,27 @@ def test_other_examples_or_weights_are_refused_with_a_sentence() -> None:
 def test_an_interval_tells_whether_it_is_a_point() -> None:
     assert Estimate(0.5, 0.5, 0.5).is_point
     assert not Estimate(0.55, 0.5, 0.6).is_point
+
+
+def test_bands_hold_all_values_at_once_in_nineteen_of_twenty_draws() -> None:
+    draws = np.random.default_rng(0).normal(size=(30, 2001)) * np.arange(1, 31)[:, None]
+    draws[:, 0] = 0.0
+    bands = together(list(draws))
+    inside = [
+        all(one.low <= value <= one.high for one, value in zip(bands, draw, strict=True))
+        for draw in draws.T[1:]
+    ]
+    assert sum(inside) / 2000 == pytest.approx(0.95, abs=0.001)
+    widths = [
+        (one.high - one.value) / row.std() for one, row in zip(bands, draws[:, 1:], strict=True)
+    ]
+    assert widths == pytest.approx([widths[0]] * 30)  # alike in standard errors
+    assert 2.5 < widths[0] < 4.0  # more than 1.96, as 30 are looked at
+
+
+def test_a_band_of_what_never_varies_is_a_point_and_of_the_infinite_has_no_limits() -> None:
+    varied = np.random.default_rng(0).normal(size=401)
+    point, alone, endless = together([np.full(401, 0.5), varied, np.full(401, np.inf)])
+    assert point == Estimate(0.5, 0.5, 0.5)
+    assert [alone] == together([varied])
+    assert endless == Estimate(np.inf, -np.inf, np.inf)

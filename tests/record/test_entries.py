@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from studies import HEADER
 
+from gptailor.core.changes import Change
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Measurement, Proposal, Scores
 from gptailor.record.entries import (
@@ -18,6 +19,7 @@ from gptailor.record.entries import (
     BaselineEntry,
     ChosenEntry,
     Entry,
+    ExplainedEntry,
     ForecastEntry,
     ModelEntry,
     RefittedEntry,
@@ -55,6 +57,7 @@ ENTRIES: list[Entry] = [
     TruncatedEntry(dropped_bytes=7),
     RefittedEntry(number=0, searched=Tailoring.whole("base", 2), calibration="0" * 16),
     ChosenEntry(number=0, n_tried=1, n_trials=2, reason="best"),
+    ExplainedEntry.of("0" * 16, Change("taken", 1, "math", TAILORING), SCORED),
 ]
 
 measurements = st.builds(

@@ -19,6 +19,7 @@ from gptailor.cli import (
     compare,
     convert,
     evaluate,
+    explain,
     export,
     init,
     report,
@@ -39,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (init, check, search, baseline, report, export, evaluate, compare, convert):
+for _verb in (init, check, search, baseline, report, export, evaluate, compare, explain, convert):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 
 

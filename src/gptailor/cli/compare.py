@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
 
-from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen
+from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen, show_grid
 
 __all__ = ["command"]
 
@@ -50,11 +48,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
         typer.echo(json.dumps(comparison.to_plain(), allow_nan=False))
         return
     for grid in grids(comparison):
-        columns = [Column(head, overflow="fold") for head in grid.head]
-        table = Table(*columns, box=SIMPLE_HEAD, show_lines=True, padding=(0, 1, 0, 0))
-        for row in grid.rows:
-            table.add_row(*row)
-        screen.print(f"\n{grid.title}", table)
+        show_grid(grid)
     for note in comparison.notes:
         screen.print(f"note: {note}")
     screen.print(

@@ -101,21 +101,21 @@ class Objective:
             metric = goal.measured(proxy=proxy)
             ours_m, theirs_m = ours.tasks[goal.task][metric], theirs.tasks[goal.task][metric]
             gap, error = _paired(ours_m, theirs_m)
-            factor = weight / self._unit(goal, metric)
+            factor = weight / self.unit(goal, metric)
             mean += factor * gap
             variance += (factor * error) ** 2
         return mean, variance**0.5
 
-    def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:
-        metric = goal.measured(proxy=proxy)
-        gain = scores.value(goal.task, metric) - self._reference(goal, metric)
-        return gain / self._unit(goal, metric)
-
-    def _unit(self, goal: Goal, metric: str) -> float:
+    def unit(self, goal: Goal, metric: str) -> float:
         """The denominator of a loss: the base's score or 1, below 0 where higher is better."""
         reference = abs(self._reference(goal, metric))
         unit = reference if reference > _NOTHING else 1.0
         return -unit if METRICS[metric].higher_is_better else unit
+
+    def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:
+        metric = goal.measured(proxy=proxy)
+        gain = scores.value(goal.task, metric) - self._reference(goal, metric)
+        return gain / self.unit(goal, metric)
 
     def _reference(self, goal: Goal, metric: str) -> float:
         key = (goal.task, metric)

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from gptailor.core.changes import Change, ChangeKind
 from gptailor.core.objective import Goal
 from gptailor.core.trial import Evaluation, Proposal, Trial
 from gptailor.record.fields import ChanceField, Part, ScoresField, Seconds, TailoringField
@@ -32,6 +33,7 @@ __all__ = [
     "Costs",
     "Entry",
     "EntryT",
+    "ExplainedEntry",
     "FamilyFacts",
     "ForecastEntry",
     "Header",
@@ -331,6 +333,29 @@ class ChosenEntry(_Entry):
     tailoring: TailoringField | None = None  # with its fitted tensors; None where it has none
 
 
+class ExplainedEntry(_EvaluatedEntry):
+    """A tailoring with one layer changed, evaluated on the test split; see `Change`."""
+
+    kind: Literal["explained"] = "explained"
+    result: str  # digest of the tailoring of which one layer was changed
+    change: ChangeKind
+    position: NonNegativeInt
+    member: str | None = None
+    tailoring: TailoringField
+
+    @classmethod
+    def of(cls, result: str, change: Change, evaluation: Evaluation) -> "ExplainedEntry":
+        """Make the entry of an evaluated change."""
+        return cls(
+            result=result,
+            change=change.kind,
+            position=change.position,
+            member=change.member,
+            tailoring=change.tailoring,
+            **_flat(evaluation),
+        )
+
+
 Entry: TypeAlias = (
     Header
     | ForecastEntry
@@ -343,6 +368,7 @@ Entry: TypeAlias = (
     | TruncatedEntry
     | RefittedEntry
     | ChosenEntry
+    | ExplainedEntry
 )
 EntryT = TypeVar("EntryT", bound=Entry)
 

@@ -21,6 +21,7 @@ from gptailor.record.entries import (
     ChosenEntry,
     Entry,
     EntryT,
+    ExplainedEntry,
     ForecastEntry,
     Header,
     ModelEntry,
@@ -169,6 +170,12 @@ class RunRecord:
         return self.proposals[number].tailoring
 
     @property
+    def explained(self) -> list[ExplainedEntry]:
+        """The result with one layer changed, by `gptailor explain`; those of this result alone."""
+        digest = None if self.result is None else self.result.digest
+        return [entry for entry in self._of(ExplainedEntry) if entry.result == digest]
+
+    @property
     def test_scores(self) -> dict[str, Scores]:
         """Member, or ``result``, to its scores on the test split."""
         return self.with_result(self.on_test)
@@ -236,7 +243,7 @@ def _check(
     entry: Entry, header: Header, proposals: dict[int, Proposal], trials: dict[int, Trial]
 ) -> None:
     """Check an entry against those before it; add what it says to proposals and trials."""
-    if isinstance(entry, TrialEntry | ModelEntry) and entry.scores is not None:
+    if isinstance(entry, TrialEntry | ModelEntry | ExplainedEntry) and entry.scores is not None:
         _check_scores(entry.scores, header)
     for tailoring in _tailorings(entry):
         tailoring.check(header.family.members, header.family.n_layers)
@@ -263,6 +270,8 @@ def _tailorings(entry: Entry) -> list[Tailoring]:
         case BaselineEntry(tailoring=Tailoring() as tailoring):
             return [tailoring]
         case ChosenEntry(tailoring=Tailoring() as tailoring):
+            return [tailoring]
+        case ExplainedEntry(tailoring=tailoring):
             return [tailoring]
         case RefittedEntry():
             models = (entry.searched, entry.uncut, entry.refitted)

@@ -1,6 +1,6 @@
 """Members, baselines, results of runs and tailorings side by side, as tables, JSON and a page."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,17 @@ from gptailor.core.score_table import MeanScore, ScoreTable, Share, plain_estima
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import Tailoring
 from gptailor.record.entries import Header
+from gptailor.report.grid import Grid, difference_text, estimated
 from gptailor.report.page import write_page
-from gptailor.report.words import amount, decimal, duration, interval, percent
+from gptailor.report.words import amount, decimal, duration, percent
 
-__all__ = ["PAGE", "ComparedModel", "Comparison", "Grid", "grids", "write_comparison"]
+__all__ = [
+    "PAGE",
+    "ComparedModel",
+    "Comparison",
+    "grids",
+    "write_comparison",
+]
 
 PAGE = "compare.html"
 
@@ -76,15 +83,6 @@ class Comparison:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table of text; the lines of a cell are separated by newlines, the first cell is a name."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
 def grids(comparison: Comparison) -> tuple[Grid, ...]:
     """The tables of a comparison: what models keep, means of metrics, tasks, costs."""
     made = _kept(comparison), _means(comparison), _tasks(comparison), _costs(comparison)
@@ -109,7 +107,7 @@ def _kept(comparison: Comparison) -> Grid:
     for model in comparison.models:
         mean = comparison.table.means[model.name]
         shares = (mean.of_base, mean.of_best)[: len(members)]
-        loss = _difference(comparison.losses.get(model.name), higher_is_better=False)
+        loss = difference_text(comparison.losses.get(model.name), higher_is_better=False)
         rows.append((model.name, *(cell for share in shares for cell in _cells(share)), loss))
     loss_head = f"loss, from\n{comparison.against}"
     return Grid("What is kept, mean over the tasks", ("model", *head, loss_head), tuple(rows))
@@ -121,7 +119,7 @@ def _costs(comparison: Comparison) -> Grid:
             model.name,
             str(len(model.tailoring.layers)),
             "" if model.parameters is None else amount(model.parameters),
-            _estimated(model.speed, "{:.2f}x".format),
+            estimated(model.speed, "{:.2f}x".format),
             "" if model.layer_tokens is None else amount(model.layer_tokens),
             "" if model.seconds is None else duration(model.seconds),
         )
@@ -171,32 +169,14 @@ def _cells(share: Share | None) -> tuple[str, str]:
     """The share of a member's score, and that above chance."""
     if share is None:
         return "", ""
-    kept, above = (_estimated(one, percent, _whole) for one in (share.kept, share.above_chance))
+    kept, above = (estimated(one, percent, _whole) for one in (share.kept, share.above_chance))
     return kept, "at chance" if share.at_chance else above
 
 
 def _scored(score: Estimate, difference: Estimate | None, metric: str) -> str:
     better = METRICS[metric].higher_is_better
-    lines = _estimated(score, decimal), _difference(difference, higher_is_better=better)
+    lines = estimated(score, decimal), difference_text(difference, higher_is_better=better)
     return "\n".join(line for line in lines if line)
-
-
-def _difference(found: Estimate | None, *, higher_is_better: bool) -> str:
-    """A difference with its limits, and which side of 0 both are on."""
-    if found is None or (found.is_point and found.value == 0):
-        return ""
-    text = _estimated(found, lambda value: f"{'+' if value > 0 else ''}{decimal(value)}")
-    if found.low > 0 or found.high < 0:
-        text += "\nbetter" if (found.low > 0) == higher_is_better else "\nworse"
-    return text
-
-
-def _estimated(
-    found: Estimate | None,
-    form: Callable[[float], str],
-    limits: Callable[[float], str] | None = None,
-) -> str:
-    return "" if found is None else f"{form(found.value)}\n{interval(found, limits or form)}"
 
 
 def _whole(share: float) -> str:

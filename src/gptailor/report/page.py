@@ -19,6 +19,7 @@ from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.explanation import explanation, explanation_grid, explanation_sentence
 from gptailor.report.forest import forest
 from gptailor.report.front import front
 from gptailor.report.layer_map import layer_picture
@@ -103,6 +104,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
     header, best, found = run.header, run.best_trial, evidence(run)
     result = run.result or (None if best is None else best.tailoring)
     table = None if found is None else table_of(run, found)
+    explained = explanation(run)
     members, n_layers = header.family.members, header.family.n_layers
     state = "open" if run.complete else "failed" if run.trials else "empty"
     task_notes = [f"{task}: {note}" for task, facts in header.tasks.items() for note in facts.notes]
@@ -125,6 +127,12 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "forest": None if table is None else forest(table, members),
         "best": best,
         "layers": None if result is None else layer_picture(result, members, n_layers),
+        "explained": explained,
+        "explained_grids": [explanation_grid(run, explained, name) for name in explained.columns]
+        if explained
+        else [],
+        "explained_sentence": explanation_sentence(explained) if explained else "",
+        "result_refits": result is not None and any(s.refit_to for s in result.layers),
         "tailoring_yaml": "" if result is None else result.to_yaml(),
         "progress": search_chart(run),
         "rung_radius": rung_radius,

@@ -1,0 +1,107 @@
+"""Changes of a tailoring by one layer: taken from one member, dropped, or a cut layer put back.
+
+Scored beside the tailoring itself, they show what each of its layers is worth.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from gptailor.core.repair import cuts_of
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+
+__all__ = ["Change", "ChangeKind", "changes_of", "refitted_again"]
+
+ChangeKind: TypeAlias = Literal["taken", "dropped", "put back", "fitted again"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tailoring with one layer changed."""
+
+    kind: ChangeKind
+    position: int  # of the layer in the whole model
+    member: str | None  # that the layer is taken from instead; None for the other kinds
+    tailoring: Tailoring
+
+
+def changes_of(result: Tailoring, members: Sequence[str], n_layers: int) -> tuple[Change, ...]:
+    """Every change of a tailoring by one layer, the first layers first.
+
+    Each layer that stays is taken from each member whole, at its own position, and dropped; each
+    layer that was cut is put back, made as the kept layer before it is (before the first kept
+    layer: as that one). A layer that was fitted for a cut is also fitted again and not changed
+    otherwise, by which the effect of fitting can be told. Repairs are those of `refitted_again`.
+
+    Nothing is put back where layers are moved, used twice or merged from several positions.
+    """
+    positions = [spec.position for spec in result.layers]
+    rising = all(low < high for low, high in itertools.pairwise(positions))
+    found = [*_changes_of_kept(result, members)]
+    if rising:
+        found += _put_back(result, n_layers)
+        found = [
+            replace(one, tailoring=refitted_again(one.tailoring, result, n_layers)) for one in found
+        ]
+    found.sort(key=lambda change: change.position)  # stable: kinds stay in order
+    return tuple(change for change in found if change.tailoring != result)
+
+
+def refitted_again(changed: Tailoring, result: Tailoring, n_layers: int) -> Tailoring:
+    """Bring the refits of a changed tailoring in line with its cuts.
+
+    Where neither a layer nor the cut behind it changed, it keeps its fitted weights. Any other
+    layer is marked to be refitted for the cut behind it, or has its own weights if there is none.
+    A result without refits gets none, and gains stay as they are.
+    """
+    if all(spec.refit_to is None for spec in result.layers):
+        return changed
+    ends = {cut.before: cut.end for cut in cuts_of(changed, n_layers)}
+    kept = dict(_with_ends(result, n_layers))
+    layers = []
+    for index, spec in enumerate(changed.layers):
+        if kept.get(spec, -1) != ends.get(index):
+            spec = spec.with_repair(refit_to=ends.get(index))
+        layers.append(spec)
+    return replace(changed, layers=tuple(layers))
+
+
+def _with_ends(tailoring: Tailoring, n_layers: int) -> Iterator[tuple[LayerSpec, int | None]]:
+    """The layers, each with the end of the cut behind it."""
+    ends = {cut.before: cut.end for cut in cuts_of(tailoring, n_layers)}
+    for index, spec in enumerate(tailoring.layers):
+        yield spec, ends.get(index)
+
+
+def _changes_of_kept(result: Tailoring, members: Sequence[str]) -> Iterator[Change]:
+    for index, spec in enumerate(result.layers):
+        before, after = result.layers[:index], result.layers[index + 1 :]
+
+        def put(*instead: LayerSpec, kind: ChangeKind, member: str | None = None) -> Change:
+            layers = (*before, *instead, *after)  # noqa: B023  # called before they change
+            return Change(kind, spec.position, member, replace(result, layers=layers))  # noqa: B023
+
+        for member in members:
+            taken = LayerSpec((Source(member, spec.position),))
+            if taken != spec.with_repair():
+                yield put(taken, kind="taken", member=member)
+        if spec.refit_to is not None and spec.refit_to > spec.position + 1:  # there is a cut
+            yield put(spec.with_repair(), kind="fitted again")
+        if len(result.layers) > 1:
+            yield put(kind="dropped")
+
+
+def _put_back(result: Tailoring, n_layers: int) -> Iterator[Change]:
+    for cut in cuts_of(result, n_layers):
+        model = result.layers[cut.before or 0].with_repair()
+        split = 0 if cut.before is None else cut.before + 1
+        for position in range(cut.start, cut.end):
+            layer = _moved(model, position - model.position)
+            layers = (*result.layers[:split], layer, *result.layers[split:])
+            yield Change("put back", position, None, replace(result, layers=layers))
+
+
+def _moved(spec: LayerSpec, shift: int) -> LayerSpec:
+    """The same members and parameters, `shift` positions later."""
+    return spec.with_sources(lambda source: replace(source, layer=(source.layer or 0) + shift))
