@@ -43,8 +43,9 @@ import sys, json, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = sys.argv[1]
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-ids = AutoTokenizer.from_pretrained(folder)("The capital of France", return_tensors="pt").input_ids
-made = model.generate(ids, max_new_tokens=24, min_new_tokens=24, do_sample=False)
+inputs = AutoTokenizer.from_pretrained(folder)("The capital of France", return_tensors="pt")
+ids = inputs.input_ids
+made = model.generate(**inputs, max_new_tokens=24, min_new_tokens=24, do_sample=False)
 print(json.dumps([ids[0].tolist(), made[0].tolist()]))
 """
 
@@ -116,6 +117,7 @@ def test_the_tokenizer_is_of_a_class_that_both_have(exported: tuple[Any, Path]) 
     said = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert said["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert (said["add_bos_token"], said["add_eos_token"]) == (False, False)
+    assert said["model_input_names"] == ["input_ids", "attention_mask"]
     assert not {"is_local", "local_files_only"} & said.keys()
     text = "<s>The capital of France"
     assert AutoTokenizer.from_pretrained(folder)(text).input_ids == family.tokenizer(text).input_ids

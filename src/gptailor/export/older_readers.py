@@ -82,6 +82,8 @@ def _known_class(fields: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     fields = {name: value for name, value in fields.items() if name not in _OF_THIS_MACHINE}
     if fields.get("tokenizer_class") in _BACKENDS:
         fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # transformers 4 would add token_type_ids, which the models' generate refuses
+    fields["model_input_names"] = list(tokenizer.model_input_names)
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     fields["add_bos_token"] = whole[:1] != bare[:1] and whole[:1] == [tokenizer.bos_token_id]
