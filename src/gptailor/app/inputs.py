@@ -50,7 +50,7 @@ def open_tasks(config: Config, family: Family) -> dict[str, TaskSplits]:
     """Load, divide and tokenise the tasks of a config, in its order."""
     shares = config.examples
     return load_tasks(
-        config.tasks,
+        [task.with_defaults(config.chat) for task in config.tasks],
         family,
         seed=config.seed,
         shares=(shares.search, shares.selection, shares.test),

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from gptailor.config.repair_config import CalibrationConfig, RepairConfig
 from gptailor.core.merge_spec import MergeSpec, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS, Registry
-from gptailor.core.specs import MemberSpec, TaskSpec
+from gptailor.core.specs import ChatSpec, MemberSpec, TaskSpec
 from gptailor.core.tailoring import BASE, Source
 from gptailor.core.validation import (
     Frozen,
@@ -177,6 +177,7 @@ class Config(Frozen):
         tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")
     ] = ()
     tasks: Annotated[tuple[TaskSpec, ...], Field(description="What is measured; at least one.")]
+    chat: ChatSpec = ChatSpec()
     examples: ExamplesConfig = ExamplesConfig()
     search: Annotated[PluginConfig, Field(description="How candidates are proposed.")] = (
         PluginConfig(name="evolution")

@@ -9,9 +9,20 @@ from gptailor.core.metrics import METRICS
 from gptailor.core.validation import Frozen, is_recorded, usable_path
 from gptailor.errors import ConfigError
 
-__all__ = ["MemberSpec", "TaskSpec"]
+__all__ = ["ChatSpec", "MemberSpec", "TaskSpec"]
 
 _Path = Annotated[str, AfterValidator(usable_path)]
+_ChatTemplate = Annotated[
+    bool | str | None,
+    Field(description="true: questions go through the chat template; or a template's name."),
+]
+_SystemInstruction = Annotated[
+    str | None, Field(description="What a system message, or else the prompt, begins with.")
+]
+_Multiturn = Annotated[
+    bool | None,
+    Field(description="Worked examples as turns of a chat; true where there is a chat template."),
+]
 
 
 class MemberSpec(Frozen):
@@ -43,6 +54,14 @@ class MemberSpec(Frozen):
         return {"path": value} if isinstance(value, str) else value
 
 
+class ChatSpec(Frozen):
+    """How questions are put to a chat model, where a task does not say it itself."""
+
+    chat_template: _ChatTemplate = None
+    system_instruction: _SystemInstruction = None
+    fewshot_as_multiturn: _Multiturn = None
+
+
 class TaskSpec(Frozen):
     """What is measured, on which examples."""
 
@@ -72,6 +91,15 @@ class TaskSpec(Frozen):
     member: Annotated[
         str | None, Field(description="With metric divergence: the member it is measured from.")
     ] = None
+    chat_template: _ChatTemplate = None
+    system_instruction: _SystemInstruction = None
+    fewshot_as_multiturn: _Multiturn = None
+
+    def with_defaults(self, chat: ChatSpec) -> "TaskSpec":
+        """This task, with what it does not say about chat taken from `chat`."""
+        said = self.model_dump()
+        defaults = {key: value for key, value in chat.model_dump().items() if said[key] is None}
+        return self.model_copy(update=defaults)
 
     @field_validator("metric")
     @classmethod

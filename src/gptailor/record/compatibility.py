@@ -11,7 +11,7 @@ from gptailor.record.entries import Header
 __all__ = ["changes", "check_header"]
 
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
-_ADDED = ("repair", "calibration")  # an older record was begun without them
+_ADDED = ("repair", "calibration", "chat")  # an older record was begun without them
 _ABSENT = "absent"
 _METRIC_FACTS = {"higher_is_better", "transform"}
 
@@ -126,7 +126,7 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any,
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             yield from _differences(old, new, f"{path}[{index}]")
-    elif before != after:
+    elif before != after and not (before == _ABSENT and after is None):  # a key of later versions
         yield path, before, after
 
 

@@ -15,6 +15,7 @@ from jinja2.exceptions import SecurityError
 from gptailor.core.metrics import METRICS
 from gptailor.errors import TaskError, is_out_of_memory
 from gptailor.tasks.encoding import Encoder
+from gptailor.tasks.lm_eval.chat import PLAIN, Chat
 from gptailor.tasks.lm_eval.json_data import json_files, place_of_row
 from gptailor.tasks.multiple_choice import ChoiceExample, ProcessResults, share_contexts
 from gptailor.tasks.splits import Document
@@ -152,7 +153,11 @@ def list_documents(name: str, task: LmEvalTask, label: str) -> list[Document]:
 
 
 def build_examples(
-    label: str, task: LmEvalTask, wanted: Sequence[Document], encoder: Encoder
+    label: str,
+    task: LmEvalTask,
+    wanted: Sequence[Document],
+    encoder: Encoder,
+    chat: Chat = PLAIN,
 ) -> dict[int, Example]:
     """Let lm-eval build the requests of documents, and tokenise them: document index -> example."""
     make = _MAKERS[task.OUTPUT_TYPE]
@@ -162,16 +167,19 @@ def build_examples(
     for document in sorted(wanted, key=lambda document: document.index):
         with _about(label, task, document.index):
             doc = docs[document.index]
-            asked = _Asked(task, document.raw, doc, _requests(task, doc, document.index))
+            asked = _Asked(task, document.raw, doc, _requests(task, doc, document.index, chat))
             made[document.index] = make(asked, encoder)
     return made
 
 
-def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int) -> list[_Request]:
+def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int, chat: Chat) -> list[_Request]:
     """The requests of one document, as lm-eval's `build_all_requests` makes them."""
     n_shots = task.config.num_fewshot or 0
-    context = task.fewshot_context(doc, num_fewshot=n_shots, gen_prefix=task.doc_to_prefix(doc))
-    made = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, index, 1))
+    context = task.fewshot_context(
+        doc, num_fewshot=n_shots, gen_prefix=task.doc_to_prefix(doc), **chat.of_contexts
+    )
+    name = (task.config.task, index, 1)
+    made = task.construct_requests(doc=doc, ctx=context, metadata=name, **chat.of_requests)
     return sorted(made if isinstance(made, list) else [made], key=lambda request: request.idx)
 
 

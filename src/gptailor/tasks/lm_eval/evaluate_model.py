@@ -8,6 +8,7 @@ from typing import Any
 from gptailor.core.trial import Measurement, Scores
 from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.building import FEWSHOT_SEED
+from gptailor.tasks.lm_eval.chat import chat_of
 from gptailor.tasks.lm_eval.open_task import as_lm_eval_runs, open_task, open_test_task
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Outcome, plain_numbers
@@ -68,13 +69,23 @@ def _evaluate(backend: Any, splits: TaskSplits) -> dict[str, Measurement]:
     subtasks = {name: opened.subtasks[name] for name in splits.test_docs}
     for task in subtasks.values():
         task.set_fewshot_seed(FEWSHOT_SEED)
-    results = evaluate(
-        lm=backend,
-        task_dict={"tasks": subtasks, "groups": {}, "group_map": {}},
-        samples={name: list(indices) for name, indices in splits.test_docs.items()},
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+    tokenizer = backend.tokenizer
+    chat, templates = chat_of(splits.spec, tokenizer), tokenizer.chat_template
+    if chat.template is not None:
+        tokenizer.chat_template = chat.template
+    try:
+        results = evaluate(
+            lm=backend,
+            task_dict={"tasks": subtasks, "groups": {}, "group_map": {}},
+            samples={name: list(indices) for name, indices in splits.test_docs.items()},
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=chat.template is not None,
+            system_instruction=chat.system_instruction,
+            fewshot_as_multiturn=chat.multiturn,
+        )
+    finally:
+        tokenizer.chat_template = templates
     samples: dict[tuple[str, int], Mapping[str, Any]] = {}
     for name, logged in results["samples"].items():
         for sample in logged:

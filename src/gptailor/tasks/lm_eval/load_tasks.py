@@ -14,6 +14,7 @@ from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.lm_eval.building import build_examples, common_metrics, list_documents
+from gptailor.tasks.lm_eval.chat import Chat, chat_of
 from gptailor.tasks.lm_eval.local_files import is_path
 from gptailor.tasks.lm_eval.open_task import (
     LoadedTask,
@@ -84,6 +85,7 @@ def _load(
         raise TaskError(
             f"task {spec.name!r}: metric divergence needs 'member', the one it is measured from"
         )
+    chat = chat_of(spec, encoder.tokenizer)
     opened = open_task(spec)
     apart = open_test_task(spec)
     if apart is not None and spec.test_task is None and apart.splits == opened.splits:
@@ -98,12 +100,12 @@ def _load(
         seed=seed,
     )
     documents = limited(opened.name, documents, spec.limit, spec.test_limit)
-    search = _build_task(opened, documents.search, encoder, spec)
-    selection = _build_task(opened, documents.selection, encoder, spec)
-    test = _build_task(apart or opened, documents.test, encoder, spec)
+    search = _build_task(opened, documents.search, encoder, chat, spec)
+    selection = _build_task(opened, documents.selection, encoder, chat, spec)
+    test = _build_task(apart or opened, documents.test, encoder, chat, spec)
     test = replace(test, name=opened.name)  # scores of all splits are kept by the task's name
     _refuse_unmeasured(spec, search.name, [m for m in search.metrics if m in test.metrics])
-    notes = [*opened.notes]
+    notes = [*opened.notes, *chat.notes]
     if len(opened.subtasks) > 1 and METRICS[spec.metric].transform == "exp":
         notes.append(
             f"group {opened.name!r}: its {spec.metric} is the perplexity of the mean, where "
@@ -145,14 +147,14 @@ def _refuse_leak(opened: LoadedTask, tested: LoadedTask) -> None:
 
 
 def _build_task(
-    opened: LoadedTask, split: Sequence[Document], encoder: Encoder, spec: TaskSpec
+    opened: LoadedTask, split: Sequence[Document], encoder: Encoder, chat: Chat, spec: TaskSpec
 ) -> Task:
     """Turn one split's documents, in nested order, into a task."""
     made = {}
     for subtask in _by_subtask(split):
         label, task = opened.labels[subtask], opened.subtasks[subtask]
         wanted = [document for document in split if document.subtask == subtask]
-        made[subtask] = build_examples(label, task, wanted, encoder)
+        made[subtask] = build_examples(label, task, wanted, encoder, chat)
     built = tuple(made[document.subtask][document.index] for document in split)
     ranking = dict.fromkeys((spec.metric, METRICS[spec.metric].proxy or spec.metric))
     plugins = [name for name in ranking if METRICS[name].measure is not None]
