@@ -21,6 +21,7 @@ from gptailor.cli import (
     evaluate,
     explain,
     export,
+    heal,
     init,
     report,
     search,
@@ -40,7 +41,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (init, check, search, baseline, report, export, evaluate, compare, explain, convert):
+for _verb in (
+    init,
+    check,
+    search,
+    baseline,
+    report,
+    export,
+    evaluate,
+    compare,
+    explain,
+    heal,
+    convert,
+):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 
 

@@ -47,7 +47,9 @@ def command(
     loaded = config_of_run(record, config, "evaluate")
     if all(task.metric == "divergence" for task in loaded.tasks):
         raise ConfigError("evaluate: every task asks for a divergence, which lm-eval can't tell")
-    tailoring = None if record is None else Tailoring.load(model / "tailoring.yaml")
+    tailoring = None
+    if record is not None and not (model / "healing.json").is_file():
+        tailoring = Tailoring.load(model / "tailoring.yaml")
     errors.print("loading the family and the tasks ...", style="dim")
     from gptailor.app.header import refuse_changes  # slow: problems come first
     from gptailor.app.inputs import load_members, max_length_of, open_tasks
@@ -78,8 +80,8 @@ def command(
             "scores above chance, with their intervals (paired); 'at chance': the member's own "
             "score can't be told from chance"
         )
-    if record is not None and tailoring is not None:
-        if tailoring == record.result:
+    if record is not None:
+        if tailoring is not None and tailoring == record.result:
             save_evaluation(record.folder, models, tailoring, chances=chances)
         else:
             errors.print(f"{model} is not the model that {run} chose; its scores are not saved")

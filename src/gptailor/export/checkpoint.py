@@ -27,7 +27,7 @@ from gptailor.family.family import layer_weights, outer_weights
 from gptailor.family.fitted import FOLDER
 from gptailor.family.library_calls import quiet
 
-__all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint", "tailored_weights"]
+__all__ = ["SAVED_DTYPES", "card_facts", "export_checkpoint", "tailored_weights", "write_weights"]
 
 SAVED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROGRAMS = ("gptailor", "torch", "transformers")
@@ -67,27 +67,13 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
     dtype = family.dtype if dtype is None else dtype
     _refuse_options(dtype, shard_bytes, extra_files)
     family.check(tailoring)
-    tokenizer = family.tokenizer
     n_bytes = _n_parameters(family, tailoring)[1] * dtype.itemsize
     needed = [*keep, *paths_only(family.paths)]
     with (
         quiet(),
         replacing_folder(folder, overwrite=overwrite, keep=needed, n_bytes=n_bytes) as beside,
     ):
-        wide = tailored_weights(family, tailoring, path=family.layout.layers, dtype=dtype)
-        narrow = narrowing(family, tailoring)
-        weights = wide if narrow is None else narrow.weights(wide, family.layout.layers)
-        model = _assembled(family, tailoring, weights, narrow, dtype)
-        around = family.multimodal_wrapper
-        whole = model if around is None else around.around(model, dtype)
-        whole.save_pretrained(beside, max_shard_size=shard_bytes)
-        if family.generation_config is not None:  # as it is: some can be read, but not saved
-            copy.deepcopy(family.generation_config).to_json_file(beside / "generation_config.json")
-        tokenizer.save_pretrained(beside)
-        if around is not None:
-            around.write_files(beside)
-        add_older_keys(beside, tokenizer)
-        check_checkpoint(beside, family, tailoring, wide, weights)
+        write_weights(family, tailoring, beside, dtype=dtype, shard_bytes=shard_bytes)
         if card is None:
             card = model_card(card_facts(family, tailoring, folder.resolve().name))
         texts = {"README.md": card, "tailoring.yaml": tailoring.to_yaml(), **extra_files}
@@ -98,6 +84,29 @@ def export_checkpoint(  # noqa: PLR0913  # two things to export, and options tha
                 )
             (beside / name).write_text(text, encoding="utf-8")
         family.fitted.save(tailoring, beside / FOLDER)
+
+
+def write_weights(
+    family: Family, tailoring: Tailoring, folder: Path, *, dtype: torch.dtype, shard_bytes: int
+) -> None:
+    """Write weights, configs and tokenizer into an empty folder; read them back and compare.
+
+    The arguments are those of `export_checkpoint`.
+    """
+    wide = tailored_weights(family, tailoring, path=family.layout.layers, dtype=dtype)
+    narrow = narrowing(family, tailoring)
+    weights = wide if narrow is None else narrow.weights(wide, family.layout.layers)
+    model = _assembled(family, tailoring, weights, narrow, dtype)
+    around = family.multimodal_wrapper
+    whole = model if around is None else around.around(model, dtype)
+    whole.save_pretrained(folder, max_shard_size=shard_bytes)
+    if family.generation_config is not None:  # as it is: some can be read, but not saved
+        copy.deepcopy(family.generation_config).to_json_file(folder / "generation_config.json")
+    family.tokenizer.save_pretrained(folder)
+    if around is not None:
+        around.write_files(folder)
+    add_older_keys(folder, family.tokenizer)
+    check_checkpoint(folder, family, tailoring, wide, weights)
 
 
 def card_facts(family: Family, tailoring: Tailoring, name: str) -> CardFacts:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from gptailor.errors import ExportError
 from gptailor.files.atomic import move_over, temporary_folder
 
-__all__ = ["MANIFEST", "replacing_file", "replacing_folder"]
+__all__ = ["MANIFEST", "refuse_folder", "replacing_file", "replacing_folder"]
 
 MANIFEST = "gptailor-export.json"
 _FORMAT = "gptailor-export/1"
@@ -36,7 +36,7 @@ def replacing_folder(
     """
     with _os_errors_explained(folder):
         target = _resolved(folder)
-        _refuse(folder, target, overwrite=overwrite, keep=keep)
+        refuse_folder(folder, overwrite=overwrite, keep=keep)
         with _space_for(folder, target.parent, n_bytes) as temporary:
             new = temporary / "new"
             new.mkdir()
@@ -82,6 +82,37 @@ def replacing_file(
             (temporary / target.name).replace(target)
 
 
+def refuse_folder(folder: Path, *, overwrite: bool, keep: Collection[Path] = ()) -> None:
+    """Refuse a folder that `replacing_folder` would not replace.
+
+    Raises:
+        ExportError: Why not.
+    """
+    target = _resolved(folder)
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"{folder}: is a file; name a folder to write the checkpoint into")
+    never = [Path(os.path.expanduser("~"))]  # Path.home raises where none is set
+    with suppress(FileNotFoundError):
+        never.append(Path.cwd())
+    for path in never:
+        if path.resolve().is_relative_to(target):
+            raise ExportError(
+                f"{folder}: is or holds {path}, which an export can't replace; "
+                "name a new folder inside it"
+            )
+    for member in keep:
+        if member.exists() and member.resolve().is_relative_to(target):
+            raise ExportError(
+                f"{folder}: is or holds {member}, which this export is made from; "
+                "name another folder"
+            )
+    if target.is_dir() and not overwrite and not _is_ours(target):
+        raise ExportError(
+            f"{folder}: is not empty and holds files that no export of gptailor wrote; "
+            "name another folder, or allow it to be overwritten"
+        )
+
+
 @contextmanager
 def _os_errors_explained(path: Path) -> Iterator[None]:
     """Turn errors of the system, or of safetensors, into a sentence about `path`."""
@@ -122,31 +153,6 @@ def _resolved(folder: Path) -> Path:
         return folder.resolve()
     except (RuntimeError, ValueError) as error:  # a loop of links; a NUL in the name
         raise ExportError(f"{str(folder)!r}: is not a usable path: {error}") from None
-
-
-def _refuse(folder: Path, target: Path, *, overwrite: bool, keep: Collection[Path]) -> None:
-    if target.exists() and not target.is_dir():
-        raise ExportError(f"{folder}: is a file; name a folder to write the checkpoint into")
-    never = [Path(os.path.expanduser("~"))]  # Path.home raises where none is set
-    with suppress(FileNotFoundError):
-        never.append(Path.cwd())
-    for path in never:
-        if path.resolve().is_relative_to(target):
-            raise ExportError(
-                f"{folder}: is or holds {path}, which an export can't replace; "
-                "name a new folder inside it"
-            )
-    for member in keep:
-        if member.exists() and member.resolve().is_relative_to(target):
-            raise ExportError(
-                f"{folder}: is or holds {member}, which this export is made from; "
-                "name another folder"
-            )
-    if target.is_dir() and not overwrite and not _is_ours(target):
-        raise ExportError(
-            f"{folder}: is not empty and holds files that no export of gptailor wrote; "
-            "name another folder, or allow it to be overwritten"
-        )
 
 
 def _is_ours(target: Path) -> bool:

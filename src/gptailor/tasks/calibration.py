@@ -14,7 +14,7 @@ from gptailor.errors import ConfigError
 from gptailor.files.safe_read import read_text
 from gptailor.tasks.task import Outcome, Task
 
-__all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts"]
+__all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts", "texts_in_turns"]
 
 Row = tuple[int, ...]
 
@@ -80,18 +80,27 @@ def calibration_of_texts(
     Raises:
         ConfigError: A file can't be read or has no text.
     """
+    turns = texts_in_turns(paths, seed)
+    tokens = (tuple(tokenizer(text)["input_ids"]) for text in turns)
+    names = ", ".join(path.name for path in paths)
+    return _calibration(tokens, n_tokens, max_length, seed, names)
+
+
+def texts_in_turns(paths: Sequence[Path], seed: int) -> Iterator[str]:
+    """The texts of files in a drawn order, one from each file in turn; all files are read first.
+
+    Raises:
+        ConfigError: A file can't be read or has no text.
+    """
     rng = np.random.default_rng(seed)
     texts = [_texts(path) for path in paths]
     orders = [rng.permutation(len(found)) for found in texts]
-    turns = (
+    return (
         found[order[turn]]
         for turn in range(max(map(len, texts)))
         for found, order in zip(texts, orders, strict=True)
         if turn < len(found)
     )
-    tokens = (tuple(tokenizer(text)["input_ids"]) for text in turns)
-    names = ", ".join(path.name for path in paths)
-    return _calibration(tokens, n_tokens, max_length, seed, names)
 
 
 def _calibration(

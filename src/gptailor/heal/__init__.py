@@ -1,0 +1,1 @@
+"""Train a finished model for a short time: LoRA, towards the next token and a teacher."""
