@@ -161,7 +161,7 @@ def published(assembly: Assembly, members: dict[str, Path], one: Tailoring) -> S
         dtype=family.dtype,
         states=states,
         sources=family.paths,
-        base_tokenizer=family.tokenizer,
+        own_tokenizer=family.tokenizer,
     )
     with tempfile.TemporaryDirectory() as folder:
         assembled(read, one).save_pretrained(folder)

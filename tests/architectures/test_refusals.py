@@ -111,7 +111,7 @@ def test_layers_that_depend_on_their_number_are_noticed_by_running_them(
         dtype=torch.float32,
         states={BASE: state},
         paths={BASE: "memory"},
-        base_tokenizer=tiny_words,
+        own_tokenizer=tiny_words,
     )
     with pytest.raises(FamilyError, match=r"GPT2: with a layer cut, .* computes with its number"):
         refuse_inexact(Engine(family))

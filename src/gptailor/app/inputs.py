@@ -43,6 +43,7 @@ def load_members(config: Config, *, device: str | None = None) -> Family:
         dtype=dtype_of(config.family.dtype, wanted),
         device="cpu" if mapped else device or wanted,
         mapped=mapped,
+        tokenizer_from=config.family.tokenizer,
     )
 
 

@@ -130,6 +130,11 @@ def _in_memory(plain: Mapping[str, Any], family: "Family") -> dict[str, Any]:
         )
     if "base" not in asked or family.paths[BASE].startswith(MEMORY):
         asked = {"base": f"{MEMORY}{BASE}", "variants": {n: f"{MEMORY}{n}" for n in variants}}
+    if asked.setdefault("tokenizer", family.tokenizer_from) != family.tokenizer_from:
+        raise ConfigError(
+            f"family.tokenizer: is {asked['tokenizer']}, but the family in memory was loaded with "
+            f"the tokenizer of {family.tokenizer_from}; load it with tokenizer_from=..."
+        )
     here = str(family.states[BASE][family.layout.embedding].device).removesuffix(":0")
     engine = {"device": "auto"} | _section(plain, "engine")
     if engine["device"] not in ("auto", here):

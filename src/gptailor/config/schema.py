@@ -54,6 +54,13 @@ class FamilyConfig(Frozen):
         Literal["auto", "float32", "bfloat16", "float16"],
         Field(description="Of the weights in memory; auto is the fastest on this machine."),
     ] = "auto"
+    tokenizer: Annotated[
+        str,
+        Field(
+            description="The member whose tokenizer, chat template and generation config are used "
+            "and exported."
+        ),
+    ] = BASE
 
     @field_validator("variants", mode="before")
     @classmethod
@@ -259,6 +266,8 @@ class Config(Frozen):
                 )
             if task.member is not None and task.member not in names:
                 problems.append(f"tasks[{index}].member: {unknown('member', task.member, names)}")
+        if self.family.tokenizer not in names:
+            problems.append(f"family.tokenizer: {unknown('member', self.family.tokenizer, names)}")
         problems += _repeated(self.tasks)
         if problems:
             raise ValueError("\n".join(problems))

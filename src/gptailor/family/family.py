@@ -46,6 +46,8 @@ class OpenedMember:
     notes: tuple[str, ...] = ()
     stored: str | None = None  # how, if not as plain floats: a sentence without its subject
     multimodal_wrapper: MultimodalWrapper | None = None
+    adapter_tokenizer: Any = None  # beside an adapter; `tokenizer` says which row is which token
+    named: str = "the base"  # whose tokenizer it has, where this is the family's base
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,12 +61,13 @@ class Family:
         states: Member to names and tensors; equal tensors are one tensor.
         paths: Member to its path, as in the config, with a remark for adapters.
         notes: Sentences for the user.
-        generation_config: The base's, or None.
+        generation_config: That of the member `tokenizer_from`, or None.
         licence: The base's, from its model card or package, or None.
-        base_tokenizer: The base's tokenizer, or None where it has none.
+        own_tokenizer: The tokenizer of the member `tokenizer_from`, or None where it has none.
         multimodal_wrapper: The rest of the base's checkpoint, such as a vision tower, or None.
         mapped: Whether the tensors are left in files, so that their memory can be released.
         fitted: Fitted tensors that repaired layers have instead of members'.
+        tokenizer_from: The member whose tokenizer, chat template and generation config are used.
     """
 
     config: Any  # transformers is untyped here
@@ -75,24 +78,25 @@ class Family:
     notes: tuple[str, ...] = ()
     generation_config: Any = None
     licence: str | None = None
-    base_tokenizer: Any = None
+    own_tokenizer: Any = None
     multimodal_wrapper: MultimodalWrapper | None = None
     mapped: bool = False
     fitted: FittedWeights = field(default_factory=FittedWeights)
+    tokenizer_from: str = BASE
 
     @property
     def tokenizer(self) -> Any:  # transformers is untyped here
-        """The base's tokenizer; it holds the chat template.
+        """The tokenizer of the base, or of `tokenizer_from`; it holds the chat template.
 
         Raises:
             FamilyError: The base came without one.
         """
-        if self.base_tokenizer is None:
+        if self.own_tokenizer is None:
             raise FamilyError(
                 f"the base {self.paths[BASE]} has no tokenizer; save one into its folder "
                 "with tokenizer.save_pretrained"
             )
-        return self.base_tokenizer
+        return self.own_tokenizer
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Source
-from gptailor.errors import FamilyError, TailoringError, listed
+from gptailor.errors import FamilyError, TailoringError, listed, unknown
 from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.architecture import facts, refuse_unsupported
 from gptailor.family.checkpoint_reader import open_checkpoint, state_of, tokenizer_of
@@ -29,6 +29,7 @@ from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
 from gptailor.family.locate import find, package_licence
 from gptailor.family.memory_map import let_go, map_tensors
+from gptailor.family.text_files import text_notes, with_tokenizer_of
 
 __all__ = ["MEMORY", "family_of", "load_family"]
 
@@ -42,6 +43,7 @@ def load_family(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     mapped: bool = False,
+    tokenizer_from: str = BASE,
 ) -> Family:
     """Load a family into memory, or into files that the system maps.
 
@@ -51,6 +53,8 @@ def load_family(
         dtype: Of every float tensor; merging and dequantising happen in float32 before.
         device: Where the tensors are to be.
         mapped: Leave them in files, for a family that is larger than memory; on the CPU only.
+        tokenizer_from: The member whose tokenizer, chat template and generation config are used
+            and exported; its token ids must be the base's.
 
     Raises:
         FamilyError: Every problem of every member, a sentence each.
@@ -64,7 +68,13 @@ def load_family(
         name: partial(_open_member, spec, locations[name], dtype=dtype, family_base=opened)
         for name, spec in variants.items()
     }
-    return _join_members(opened, openers, dtype=dtype, device=device, mapped=mapped)
+    if tokenizer_from != BASE:
+        if tokenizer_from not in openers:
+            raise FamilyError(unknown("member", tokenizer_from, (BASE, *openers)))
+        # its weights are read again when their turn comes
+        opened = with_tokenizer_of(openers[tokenizer_from](), tokenizer_from, opened)
+    joined = _join_members(opened, openers, dtype=dtype, device=device, mapped=mapped)
+    return replace(joined, tokenizer_from=tokenizer_from)
 
 
 def family_of(
@@ -124,6 +134,7 @@ def _join_members(
         problems += misfits
         paths[name] = member.path
         notes += [*_reading_notes(member, dtype), *own_notes]
+        notes += text_notes(f"variant {name!r}", member, base)
     if problems:
         raise FamilyError(problems)
     config = copy.deepcopy(base.config)
@@ -137,7 +148,7 @@ def _join_members(
         notes=tuple(dict.fromkeys(notes)),
         generation_config=base.generation_config,
         licence=base.licence,
-        base_tokenizer=base.tokenizer,
+        own_tokenizer=base.tokenizer,
         multimodal_wrapper=base.multimodal_wrapper,
         mapped=mapped,
     )
@@ -171,10 +182,19 @@ def _open_member(
         config=config,
         state=state,
         tokenizer=tokenizer,
+        adapter_tokenizer=_tokenizer_beside(location),
         notes=(*_commit_notes(spec, location), *notes),
         stored=None,
         multimodal_wrapper=None,
     )
+
+
+def _tokenizer_beside(adapter: Path) -> Any:  # transformers is untyped here
+    """The tokenizer beside an adapter, or None where there is none that can be read."""
+    try:
+        return tokenizer_of(adapter)
+    except FamilyError:
+        return None
 
 
 def _open_whole(spec: MemberSpec, location: Path, dtype: torch.dtype) -> OpenedMember:

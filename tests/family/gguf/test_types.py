@@ -181,7 +181,7 @@ def test_each_type_is_dequantised_and_named(
     family = _load(path)
     found = family.states["base"]["model.layers.0.mlp.up_proj.weight"]
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
-    assert family.base_tokenizer is None
+    assert family.own_tokenizer is None
     (note,) = family.notes
     bits = (
         "" if BITS[kind] is None else f" ({BITS[kind]} bits a weight); what the quantisation lost"
