@@ -97,8 +97,8 @@ def heal(  # noqa: PLR0913  # what may be said of a healing
     Raises:
         UserError: The model, the teacher or the texts can't be used, or nothing can be written.
     """
-    work, keep = out.with_name(f"{out.name}.healing"), [model, *texts]
-    refuse_folder(out, overwrite=overwrite, keep=keep)
+    refuse_folder(out, overwrite=overwrite, keep=(keep := [model, *texts]))
+    work = out.with_name(f"{out.name}.healing")
     dtype = dtype_of("auto", device := device_of("auto"))
     opened = _opened(model, run, teacher, work, dtype, at_cuts, on_message)
     student, taught = opened.student, opened.teacher
