@@ -233,7 +233,8 @@ def _refuse_unlike(folder: Path, student: Family, teacher: str, other: Family) -
             f"--teacher: {teacher} has a vocabulary of {sizes[1]:,} tokens and {folder} one of "
             f"{sizes[0]:,}; name a teacher of the same family"
         )
-    if student.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+    ours, theirs = (family.tokenizer.get_vocab() for family in (student, other))
+    if any(theirs.get(token, number) != number for token, number in ours.items()):
         raise ConfigError(
             f"--teacher: the tokenizer of {teacher} gives other numbers to tokens than that of "
             f"{folder}; name a teacher of the same family"
