@@ -38,6 +38,16 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "doc_to_target": "{{q}} {{q}} {{q}} {{q}} {{c[1]}}",
         },
     ),
+    "written": (
+        "exact_match",
+        {
+            "output_type": "generate_until",
+            "doc_to_text": "{{q}}",
+            "doc_to_target": "{{c[0]}}",
+            "generation_kwargs": {"max_gen_toks": 4},
+            "metric_list": [{"metric": "exact_match"}],
+        },
+    ),
     "group": ("acc", CHOICE),
     "equal group": ("acc", CHOICE),
 }
@@ -76,14 +86,16 @@ def load(request: Any, tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Tas
 
 
 def answers(task: Any, example: int) -> list[list[Outcome]]:
-    """Made-up outcomes, unlike for every continuation."""
-    return [
+    """Made-up outcomes, unlike for every continuation, and a text where one is asked for."""
+    written = [[Outcome(0.0, True, text="one 1")]] if task.examples[example].prompt else []
+    scored = [
         [
             Outcome(-1.0 - place - 2.0 * row, False, len(c), 0.25 * len(c))
             for row, c in enumerate(passage.continuations)
         ]
         for place, passage in enumerate(task.passages(example))
     ]
+    return scored + written
 
 
 def parts_of(loaded: TaskSplits) -> list[Any]:

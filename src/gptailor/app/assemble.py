@@ -14,7 +14,6 @@ from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.header import header_of, task_digest
 from gptailor.app.inputs import load_members, open_calibration, open_tasks
 from gptailor.app.repairs import Repairs
-from gptailor.app.teachers import with_teachers
 from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
@@ -66,9 +65,6 @@ __all__ = [
     "record_costs",
     "record_forecast",
 ]
-
-
-_TEACHER_EXAMPLES = 270  # to choose a teacher by, where nothing is searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +191,6 @@ def assemble(
     )
     refuse_inexact(engine)
     family.release_pages()
-    tasks = with_teachers(engine, tasks, config.budget.rungs[-1])
     plan = _plan(config, family, tasks, n_removed)
     evaluator = evaluator_on(engine, tasks, rungs=plan.rungs)
     repairs = Repairs(
@@ -217,9 +212,7 @@ def assemble(
         check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
     dtype = str(family.dtype).removeprefix("torch.")
     resolved = config.family.model_copy(update={"dtype": dtype})
-    pairs = zip(config.tasks, tasks.values(), strict=True)
-    named = tuple(one.model_copy(update={"member": t.spec.member}) for one, t in pairs)
-    config = config.model_copy(update={"family": resolved, "tasks": named})
+    config = config.model_copy(update={"family": resolved})
     return Assembly(config, family, tasks, evaluator, space, plan, repairs)
 
 
@@ -227,7 +220,6 @@ def evaluator_on(
     engine: Engine, tasks: Mapping[str, TaskSplits], *, rungs: tuple[int, ...] = ()
 ) -> Evaluator:
     """Make the evaluator of loaded tasks; rungs are numbers of search examples."""
-    tasks = with_teachers(engine, tasks, max(rungs, default=_TEACHER_EXAMPLES))
     teachers = {name: s.spec.member for name, s in tasks.items() if s.spec.member is not None}
     return Evaluator(engine, _by_split(tasks), rungs=rungs, teachers=teachers)
 
@@ -346,10 +338,9 @@ def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
 def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_removed: int) -> Plan:
     sizes = {name: max(t.n_examples for t in split) for name, split in _by_split(tasks).items()}
     specs, budget = zip(tasks, config.tasks, strict=True), config.budget
-    worst = config.worst_domain
     return Plan(
         goals=tuple(
-            Goal(name, spec.metric, weight=spec.weight, worst=worst and spec.metric == "divergence")
+            Goal(name, spec.metric, spec.weight, tasks[name].search.proxy(spec.metric))
             for name, spec in specs
         ),
         members=family.members,

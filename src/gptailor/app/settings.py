@@ -82,7 +82,8 @@ def config_of_run(record: RunRecord | None, path: Path | None, verb: str) -> Con
         ConfigError: A metric of the user's own is named by the record alone, which imports nothing.
     """
     config = load_config(path or Path()) if record is None or path else recorded_config(record)
-    unloaded = [task.metric for task in config.tasks if task.metric not in METRICS.names]
+    metrics = [task.metric for task in config.tasks]
+    unloaded = [name for name in metrics if name.partition(",")[0] not in METRICS.names]
     if unloaded:
         raise ConfigError(
             f"{verb}: the metric {unloaded[0]!r} is imported only where tailor.yaml names it; "

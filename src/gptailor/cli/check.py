@@ -62,6 +62,14 @@ def _show_plan(assembly: "Assembly") -> None:
         counts = [task.n_examples for task in splits.by_name.values()]
         examples = "{} search, {} selection and {} test examples".format(*counts)
         screen.print(f"task:     {name}: {examples}", *splits.notes, sep="\n          ")
+    writing = [
+        name for name, t in assembly.tasks.items() if t.search.examples[0].prompt is not None
+    ]
+    if writing:
+        screen.print(
+            f"writing:  the answers of {', '.join(writing)} count as if each were as long as it "
+            "may be (max_gen_toks); tokens and time are at most these"
+        )
     screen.print(f"rungs:    {', '.join(map(str, plan.rungs))} examples of each task")
 
 

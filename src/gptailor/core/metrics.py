@@ -12,9 +12,18 @@ from typing import Any, Literal
 from gptailor.core.plugins import Registry
 from gptailor.errors import ConfigError, unknown
 
-__all__ = ["METRICS", "Metric", "MetricRegistry", "ScoredExample", "ScoredText", "aggregate"]
+__all__ = [
+    "METRICS",
+    "WRITTEN",
+    "Metric",
+    "MetricRegistry",
+    "ScoredExample",
+    "ScoredText",
+    "aggregate",
+]
 
 Unit = Literal["example", "token", "word", "byte"]
+WRITTEN = ("exact_match", "em", "f1", "acc")  # metrics of text that a model writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,8 @@ class Metric:
 class MetricRegistry:
     """Metrics by name: built in, plug-ins, and those of a record that is being read.
 
+    A metric of written text may name lm-eval's filter of the text: ``exact_match,strict-match``.
+
     A plug-in is an entry point of group ``gptailor.metrics``, or ``module:attribute``, which only
     `load` imports. Reading a record imports nothing: the record has the facts that are needed.
     """
@@ -71,11 +82,16 @@ class MetricRegistry:
         return tuple(dict.fromkeys((*self._known, *self._plugins.names)))
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names or name in self._recorded
+        return name in self.names or name in self._recorded or self._filtered(str(name)) is not None
 
     def __getitem__(self, name: str) -> Metric:
-        known = self._known.get(name) or self._recorded.get(name)
+        known = self._known.get(name) or self._recorded.get(name) or self._filtered(name)
         return known or self._plugin(name, self._plugins.get(name))
+
+    def _filtered(self, name: str) -> Metric | None:
+        """The metric of text that a filter was applied to, ``metric,filter``."""
+        metric, comma, filtered = name.partition(",")
+        return self.builtin.get(metric) if comma and filtered and metric in WRITTEN else None
 
     def load(self, name: str) -> Metric:
         """Return a metric together with its `measure`, where it is a plug-in.
@@ -83,8 +99,9 @@ class MetricRegistry:
         Raises:
             ConfigError: There is no such metric, or it is no `Metric` that measures.
         """
-        if name in self._known:
-            return self._known[name]
+        known = self._known.get(name) or self._filtered(name)
+        if known is not None:
+            return known
         if ":" not in name and name not in self._plugins:
             raise ConfigError(unknown("metric", name, self.names))
         return self._plugin(name, self._plugins.load(name))
@@ -141,6 +158,15 @@ METRICS = MetricRegistry(
             True,
             "share answered right, choices compared by log-likelihood per character",
             proxy="gold_bits_per_byte",
+        ),
+        "exact_match": Metric(
+            True, "share of examples whose written answer is right", proxy="gold_bits_per_byte"
+        ),
+        "em": Metric(
+            True, "share of examples whose written answer is right", proxy="gold_bits_per_byte"
+        ),
+        "f1": Metric(
+            True, "F1 of the words of the written and the gold answer", proxy="gold_bits_per_byte"
         ),
         "gold_bits_per_byte": Metric(False, "bits per byte of the gold answer", unit="byte"),
         "choice_logprob": Metric(

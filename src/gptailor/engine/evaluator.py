@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Evaluation, Job, Measurement, Scores
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
+from gptailor.engine.generate import count_generation, generate
 from gptailor.engine.head import Targets
 from gptailor.engine.walk import Result, Work
 from gptailor.tasks.divergence import Teacher
-from gptailor.tasks.task import Outcome, Passage, Task
+from gptailor.tasks.task import Outcome, Passage, Prompt, Task
 
 __all__ = ["Evaluator"]
 
@@ -29,11 +30,12 @@ _DIGITS = 6  # decimals of a score: a record reads back equal
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Chunk:
-    """Some examples of each task, packed."""
+    """Some examples of each task, packed; or prompts that are written after."""
 
-    owners: tuple[tuple[str, int, int], ...]  # passage -> (task, example, its index there)
-    batches: tuple[Batch, ...]
-    teachers: tuple[Teacher, ...] | None
+    owners: tuple[tuple[str, int, int], ...]  # passage or prompt -> (task, example, index there)
+    batches: tuple[Batch, ...] = ()
+    teachers: tuple[Teacher, ...] | None = None
+    prompts: tuple[Prompt, ...] = ()
 
 
 class Evaluator:
@@ -74,18 +76,27 @@ class Evaluator:
         return [done[index] for index in range(len(jobs))]
 
     def count(self, jobs: Sequence[Job]) -> Work:
-        """Count what `evaluate` would run, without running a candidate."""
+        """Count what `evaluate` would run at most, without running a candidate.
+
+        Every written answer counts as if it were as long as it may be.
+        """
         total = Work()
         for examples, members in _grouped(jobs).items():
             tailorings = [jobs[index].tailoring for index in members]
             for chunk in self._chunks_between(*examples):
                 total += self.engine.count(tailorings, chunk.batches)
+                total += count_generation(self.engine, tailorings, chunk.prompts)
         return total
 
     def tokens(self, split: str, known: int, n_examples: int) -> int:
-        """Tokens that one candidate runs through each of its layers, padding counted."""
+        """Tokens that one candidate runs through each of its layers at most, padding counted."""
         chunks = self._chunks_between(split, known, n_examples)
-        return sum(batch.n_tokens for chunk in chunks for batch in chunk.batches)
+        base = Tailoring.whole(BASE, 1)
+        return sum(
+            sum(batch.n_tokens for batch in chunk.batches)
+            + count_generation(self.engine, [base], chunk.prompts).layer_tokens
+            for chunk in chunks
+        )
 
     def _evaluate_group(
         self, split: str, known: int, n_examples: int, jobs: Sequence[Job]
@@ -95,6 +106,9 @@ class Evaluator:
         parts: list[list[Result]] = [[] for _ in jobs]
         tailorings = [job.tailoring for job in jobs]
         for chunk in self._chunks_between(split, known, n_examples):
+            if chunk.prompts:
+                self._write(chunk, tailorings, parts, outcomes)
+                continue
             results = self.engine.run(tailorings, chunk.batches, chunk.teachers)
             for part, result, found in zip(parts, results, outcomes, strict=True):
                 part.append(result)
@@ -110,6 +124,26 @@ class Evaluator:
             Evaluation(score, result.failure, seconds, round(result.layer_tokens))
             for score, result in zip(scores, joined, strict=True)
         ]
+
+    def _write(
+        self,
+        chunk: _Chunk,
+        tailorings: Sequence[Tailoring],
+        parts: Sequence[list[Result]],
+        outcomes: Sequence[dict[tuple[str, int], dict[int, list[Outcome]]]],
+    ) -> None:
+        """Let each candidate answer the prompts, unless it failed before."""
+        for tailoring, part, found in zip(tailorings, parts, outcomes, strict=True):
+            if any(result.failure is not None for result in part):
+                continue
+            written = generate(self.engine, tailoring, chunk.prompts)
+            targets = None if written.failure is not None else ()
+            part.append(Result(targets, written.failure, written.layer_tokens))
+            if written.answers is None:
+                continue
+            for (task, example, index), answer in zip(chunk.owners, written.answers, strict=True):
+                outcome = Outcome(0.0, greedy=True, n_tokens=len(answer.tokens), text=answer.text)
+                found.setdefault((task, example), {})[index] = [outcome]
 
     def _scores(
         self, split: str, job: Job, outcomes: Mapping[tuple[str, int], Mapping[int, list[Outcome]]]
@@ -147,11 +181,15 @@ class Evaluator:
     def _make_chunks(self, split: str, low: int, high: int) -> tuple[_Chunk, ...]:
         """Batch the examples from `low` to `high`; tasks with the same teacher share batches."""
         owned: dict[str | None, list[tuple[tuple[str, int, int], Passage]]] = {}
+        asked: dict[tuple[str, int, int], Prompt] = {}
         for name, task in self.tasks[split].items():
             for example in range(min(low, task.n_examples), min(high, task.n_examples)):
                 for index, passage in enumerate(task.passages(example)):
                     owner = (name, example, index)
                     owned.setdefault(self._teachers.get(name), []).append((owner, passage))
+                prompt = task.examples[example].prompt
+                if prompt is not None:
+                    asked[name, example, len(task.passages(example))] = prompt
         chunks = []
         for teacher, pairs in owned.items():
             owners, passages = zip(*pairs, strict=True)
@@ -161,6 +199,8 @@ class Evaluator:
                 whole = Tailoring.whole(teacher, self.engine.family.n_layers)
                 taught = tuple(self.engine.teach(whole, batches))
             chunks.append(_Chunk(owners, batches, taught))
+        if asked:
+            chunks.append(_Chunk(tuple(asked), prompts=tuple(asked.values())))
         return tuple(chunks)
 
 

@@ -123,6 +123,11 @@ class Skeleton:
         logits: Tensor = out.logits[0]
         return logits
 
+    def outer_state(self, tailoring: Tailoring) -> Mapping[str, Tensor]:
+        """The tensors of embedding, norm and head by their full names, on the device."""
+        state: Mapping[str, Tensor] = self._model(tailoring).state_dict()
+        return state
+
     def _model(self, tailoring: Tailoring) -> Any:
         """The model without layers that has the tailoring's outer parts; made once."""
         parts = tailoring.outer_parts

@@ -48,6 +48,8 @@ def evaluate_side_by_side(
         if name != RESULT:
             path, tensors = family.paths[name], [*family.states[name].values()]
             live = model_around(family.config, family.states[name], family.dtype)
+            if family.generation_config is not None:  # as the finished model has it
+                live.generation_config = family.generation_config
         try:
             scores = evaluate_model(
                 live,

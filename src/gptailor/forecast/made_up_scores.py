@@ -61,7 +61,7 @@ class MadeUpScores:
     def _drawn(self, metric: str, loss: float, n: int) -> list[float]:
         """One number an example: right or wrong, or a positive loss of mean 1 for the base."""
         losses = np.maximum(loss + self._rng.gamma(4.0, 0.25, n), 0.01)
-        if metric in ("acc", "acc_norm"):
+        if metric.partition(",")[0] in ("acc", "acc_norm", "exact_match", "em"):
             losses = losses < _RIGHT
         elif METRICS[metric].higher_is_better:
             losses = -losses

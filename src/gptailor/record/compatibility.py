@@ -11,7 +11,7 @@ from gptailor.record.entries import Header
 __all__ = ["changes", "check_header"]
 
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
-_ADDED = ("repair", "calibration", "chat", "worst_domain")  # an older record was begun without them
+_ADDED = ("repair", "calibration", "chat")  # an older record was begun without them
 _ABSENT = "absent"
 _METRIC_FACTS = {"higher_is_better", "transform"}
 

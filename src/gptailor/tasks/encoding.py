@@ -43,13 +43,27 @@ class Encoder:
         Spaces at a context's end move to the continuation, which is whatever tokens follow the
         context's own.
         """
-        if requests and len(requests[0][0]) > _MAX_CONTEXT:
-            raise TaskError(
-                f"its context has {len(requests[0][0]):,} characters; at most {_MAX_CONTEXT:,} are "
-                "read, of which a model sees the last"
-            )
+        if requests:
+            _refuse_long(requests[0][0])
         known: dict[str, list[int]] = {}  # the choices of a question share its context
         return [self._pair(context, continuation, known) for context, continuation in requests]
+
+    @property
+    def end(self) -> str:
+        """The end-of-sequence token as text; empty if there is none."""
+        token = self.tokenizer.eos_token_id
+        return "" if token is None else str(self.tokenizer.decode(token))
+
+    def prompt(self, context: str, max_new_tokens: int) -> Tokens:
+        """Encode what is to be gone on from; it loses its beginning where the answer needs room."""
+        room = self.max_length - max_new_tokens
+        if room < 1:
+            raise TaskError(
+                f"generation_kwargs: max_gen_toks: is {max_new_tokens}, and a model is fed "
+                f"{self.max_length} tokens at once (engine.max_length); ask for fewer, or feed more"
+            )
+        _refuse_long(context)
+        return tuple(self._encode(context)[-room:]) or (self.prefix,)
 
     def windows(self, text: str) -> list[tuple[Tokens, Tokens]]:
         """Encode a whole text as contexts and continuations; each token is scored once."""
@@ -97,6 +111,14 @@ class Encoder:
                 f"the model's embedding of {self.n_tokens}"
             )
         return tokens
+
+
+def _refuse_long(context: str) -> None:
+    if len(context) > _MAX_CONTEXT:
+        raise TaskError(
+            f"its context has {len(context):,} characters; at most {_MAX_CONTEXT:,} are "
+            "read, of which a model sees the last"
+        )
 
 
 def rolling_windows(

@@ -32,6 +32,7 @@ class ChoiceExample:
     # the task's `process_results` override, if it has one
     own: ProcessResults | None = field(default=None, repr=False, compare=False)
     output_type: ClassVar[str] = "multiple_choice"
+    prompt: ClassVar[None] = None
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
         """One outcome a choice, in the order of the choices."""

@@ -22,6 +22,7 @@ __all__ = [
     "Example",
     "Outcome",
     "Passage",
+    "Prompt",
     "Task",
     "TextSize",
     "made_up_outcomes",
@@ -44,13 +45,24 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model goes on from, greedily; in token ids, of which there is one at least."""
+
+    tokens: tuple[int, ...]
+    max_new_tokens: int
+    until: tuple[str, ...] = ()  # an answer ends with the first of these that it holds
+    answers: tuple[str, ...] = ()  # the gold ones, which no model is shown
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """A model's score of one continuation."""
+    """A model's score of one continuation, or what it wrote after a prompt."""
 
     logprob: float  # nats, summed over the continuation's tokens
     greedy: bool  # whether every token was the likeliest one
     n_tokens: int = 0
     divergence: float | None = None  # nats, summed over the tokens; None if not measured
+    text: str | None = None  # what the model wrote; None where it was not asked to
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +94,11 @@ class Example(Protocol):
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """What a model is asked."""
+        """What a model is asked to score."""
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """What a model is asked to write after; None if nothing."""
 
     @property
     def texts(self) -> tuple[TextSize, ...]:
@@ -93,7 +109,10 @@ class Example(Protocol):
         """The indices of the gold answers in `texts`."""
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
-        """``outcomes[passage][continuation]`` -> one outcome a request of lm-eval, in its order."""
+        """``outcomes[passage][continuation]`` -> one outcome a request of lm-eval, in its order.
+
+        What was written after a prompt is one more row, the last.
+        """
 
     def score(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """Outcomes in lm-eval's order -> the built-in metrics, all but the divergence."""
@@ -147,10 +166,22 @@ class Task:
             for passage in example.passages:
                 for tokens in (passage.context, *passage.continuations):
                     digest.update(np.array([len(tokens), *tokens], dtype="<i8").tobytes())
-            numbers = self.measure(index, made_up_outcomes(example.passages))
+            if example.prompt is not None:
+                digest.update(repr(example.prompt).encode())
+            numbers = self.measure(index, made_up_outcomes(example))
             rounded = sorted((name, round(float(number), 6)) for name, number in numbers.items())
             digest.update(f"example {rounded}".encode())
         return digest.hexdigest()
+
+    def proxy(self, metric: str) -> str:
+        """The metric that ranks candidates on few examples.
+
+        The metric itself where text is written and the gold answers, which are no texts, have no
+        bits per byte.
+        """
+        proxy = METRICS[metric].proxy
+        written = self.examples[0].prompt is not None
+        return metric if proxy is None or (written and proxy not in self.metrics) else proxy
 
     def passages(self, example: int) -> tuple[Passage, ...]:
         """The passages of one example."""
@@ -161,7 +192,7 @@ class Task:
 
         Args:
             example: Its index in the nested order.
-            outcomes: ``outcomes[passage][continuation]``.
+            outcomes: ``outcomes[passage][continuation]``, and what was written as one more row.
 
         Returns:
             Metric to number; `divergence` only where every outcome carries one.
@@ -172,9 +203,9 @@ class Task:
         scored = self.score(example, self.examples[example].in_order(outcomes))
         numbers = {metric: scored[metric] for metric in self.metrics if metric in scored}
         if "divergence" in self.metrics:
-            flat = [outcome for row in outcomes for outcome in row]
+            flat = [outcome for row in outcomes for outcome in row if outcome.text is None]
             measured = [one.divergence for one in flat if one.divergence is not None]
-            if len(measured) == len(flat):
+            if len(measured) == len(flat) > 0:
                 total = functools.reduce(operator.add, measured)  # `sum` rounds otherwise in 3.12
                 numbers["divergence"] = total / sum(one.n_tokens for one in flat)
         return numbers
@@ -241,15 +272,17 @@ def _scored(example: Example, outcomes: Sequence[Outcome]) -> ScoredExample:
     return ScoredExample(example.output_type, tuple(texts), example.gold)
 
 
-def made_up_outcomes(passages: Sequence[Passage]) -> list[list[Outcome]]:
+def made_up_outcomes(example: Example) -> list[list[Outcome]]:
     """An answer in which no two continuations are equally likely: ``[passage][continuation]``."""
-    return [
+    outcomes = [
         [
             Outcome(-1.0 - index - 10.0 * row, index == 0, len(continuation))
             for index, continuation in enumerate(passage.continuations)
         ]
-        for row, passage in enumerate(passages)
+        for row, passage in enumerate(example.passages)
     ]
+    written = [] if example.prompt is None else [[Outcome(0.0, greedy=True, text="made up")]]
+    return outcomes + written
 
 
 def nested_order(strata: Sequence[Hashable], seed: int) -> tuple[int, ...]:

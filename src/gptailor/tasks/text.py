@@ -24,6 +24,7 @@ class ContinuationExample:
     # the task's `process_results` override, if it has one
     own: ProcessResults | None = field(default=None, repr=False, compare=False)
     output_type: ClassVar[str] = "loglikelihood"
+    prompt: ClassVar[None] = None
     gold: ClassVar[tuple[int, ...]] = (0,)
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:
@@ -53,6 +54,7 @@ class RollingExample:
     units: Mapping[str, int]  # built-in metric -> the text's words or bytes, as the task counts
     texts: tuple[TextSize]  # the size of the text
     output_type: ClassVar[str] = "loglikelihood_rolling"
+    prompt: ClassVar[None] = None
     gold: ClassVar[tuple[int, ...]] = (0,)
 
     def in_order(self, outcomes: Sequence[Sequence[Outcome]]) -> list[Outcome]:

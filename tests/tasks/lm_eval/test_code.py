@@ -168,9 +168,9 @@ CODE: list[tuple[dict[str, Any], str]] = [
     ({"metric_list": [{"metric": "acc", "aggregation": "evil.f"}]}, "unknown aggregation 'evil.f'"),
     (
         {"filter_list": [{"name": "x", "filter": [{"function": "custom", "filter_fn": "evil.f"}]}]},
-        "filter_list: acts on text that a model writes",
+        "filter_list[0].filter[0].function: unknown filter 'custom'",
     ),
-    ({"filter_list": "evil"}, "filter_list: acts on text that a model writes"),
+    ({"filter_list": "evil"}, "filter_list: must be a list"),
     ({"dataset_path": "pandas"}, "dataset_path: data are read as arrow, csv"),
     ({"dataset_path": "sql"}, "not as 'sql'"),
     ({"dataset_path": "generator"}, "not as 'generator'"),

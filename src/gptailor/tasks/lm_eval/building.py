@@ -5,6 +5,7 @@ Every error of a user's data names the task and the example. Does not import lm-
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,17 +16,18 @@ from jinja2.exceptions import SecurityError
 from gptailor.core.metrics import METRICS
 from gptailor.errors import TaskError, is_out_of_memory
 from gptailor.tasks.encoding import Encoder
+from gptailor.tasks.generation import GeneratedExample
 from gptailor.tasks.lm_eval.chat import PLAIN, Chat
 from gptailor.tasks.lm_eval.json_data import json_files, place_of_row
+from gptailor.tasks.lm_eval.written_text import judged, limits_of
 from gptailor.tasks.multiple_choice import ChoiceExample, ProcessResults, share_contexts
 from gptailor.tasks.splits import Document
-from gptailor.tasks.task import Example, Passage, TextSize, made_up_outcomes
+from gptailor.tasks.task import Example, Passage, Prompt, TextSize, made_up_outcomes
 from gptailor.tasks.text import ContinuationExample, RollingExample
 
 __all__ = [
     "BUILD_ERRORS",
     "FEWSHOT_SEED",
-    "OUTPUT_TYPES",
     "LmEvalTask",
     "build_examples",
     "common_metrics",
@@ -36,7 +38,6 @@ __all__ = [
     "why_refused",
 ]
 
-OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 FEWSHOT_SEED = 1234  # lm-eval's own default
 _MAX_CHOICES = 1000  # the most in use are some hundred classes of an intent
 _MAX_SHOWN = 100  # characters of a value in a message
@@ -44,7 +45,7 @@ _MAX_SHOWN = 100  # characters of a value in a message
 # what a task file can raise through lm-eval: templates, literals, missing keys, wrong types
 BUILD_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
-    *(OSError, RuntimeError, SyntaxError, TemplateError, TypeError, ValueError),
+    *(OSError, RuntimeError, SyntaxError, TemplateError, TypeError, ValueError, re.error),
 )
 
 
@@ -56,6 +57,10 @@ class _Config(Protocol):
     validation_split: str | None
     test_split: str | None
     num_fewshot: int | None
+    gen_prefix: str | None
+    target_delimiter: str
+    doc_to_target: object
+    doc_to_choice: object
     process_docs: Callable[..., Any] | None
     process_results: Callable[..., Any] | str | None
 
@@ -66,7 +71,7 @@ class _FewshotConfig(Protocol):
 
 
 class _Request(Protocol):
-    args: tuple[Any, ...]  # a context and a continuation, or a whole text
+    args: tuple[Any, ...]  # a context and a continuation or arguments, or a whole text
     idx: int
 
 
@@ -167,7 +172,9 @@ def build_examples(
     for document in sorted(wanted, key=lambda document: document.index):
         with _about(label, task, document.index):
             doc = docs[document.index]
-            asked = _Asked(task, document.raw, doc, _requests(task, doc, document.index, chat))
+            requests = _requests(task, doc, document.index, chat)
+            about = functools.partial(_about, label, task, document.index)
+            asked = _Asked(task, document.raw, doc, requests, chat.template is not None, about)
             made[document.index] = make(asked, encoder)
     return made
 
@@ -184,9 +191,18 @@ def _requests(task: LmEvalTask, doc: Mapping[str, Any], index: int, chat: Chat) 
 
 
 def common_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The built-in metrics of every one of the examples, in the order of `METRICS`."""
-    found = [set(one.score(one.in_order(made_up_outcomes(one.passages)))) for one in examples]
-    return tuple(metric for metric in METRICS.builtin if all(metric in names for names in found))
+    """The built-in metrics of every one of the examples, in the order of `METRICS`.
+
+    Behind each are those of filtered text, ``metric,filter``.
+    """
+    found = [list(one.score(one.in_order(made_up_outcomes(one)))) for one in examples]
+    common = set(found[0]).intersection(*found[1:])
+    return tuple(
+        name
+        for metric in METRICS.builtin
+        for name in dict.fromkeys((metric, *found[0]))
+        if name in common and name in METRICS and name.partition(",")[0] == metric
+    )
 
 
 def _document(name: str, task: LmEvalTask, index: int, doc: Mapping[str, Any]) -> Document:
@@ -196,8 +212,9 @@ def _document(name: str, task: LmEvalTask, index: int, doc: Mapping[str, Any]) -
         return Document(name, index, (str(target),), (None, None, target))
     context = task.doc_to_text(doc)
     _refuse_none("question", context)
-    if task.OUTPUT_TYPE == "loglikelihood":
-        _refuse_none("continuation", target)
+    if task.OUTPUT_TYPE in ("loglikelihood", "generate_until"):
+        if task.OUTPUT_TYPE == "loglikelihood" or not callable(task.config.process_results):
+            _refuse_none("answer", target)
         return Document(name, index, (str(context), str(target)), (context, None, target))
     given = task.doc_to_choice(doc)
     if not isinstance(given, list | tuple):
@@ -222,6 +239,8 @@ class _Asked:
     raw: tuple[Any, Any, Any]  # of `Document`
     doc: Mapping[str, Any]
     requests: Sequence[_Request]
+    in_chat: bool  # whether a chat template was applied
+    about: Callable[[], contextlib.AbstractContextManager[None]]  # names the example in an error
 
     @property
     def own(self) -> ProcessResults | None:
@@ -321,8 +340,45 @@ def _rolling(asked: _Asked, encoder: Encoder) -> RollingExample:
     return RollingExample(passages, units, (TextSize.of(text, n_tokens),))
 
 
+def _generation(asked: _Asked, encoder: Encoder) -> GeneratedExample:
+    context, arguments = asked.requests[0].args[:2]
+    if not isinstance(context, str):
+        raise TaskError(f"its question is {context!r}, which is no text")
+    until, max_new_tokens = limits_of(arguments, encoder.end)
+    answers = _answers(asked)
+    passages: tuple[Passage, ...] = ()
+    texts: tuple[TextSize, ...] = ()
+    if answers:
+        config = asked.task.config
+        glued = asked.in_chat and (config.gen_prefix or " ")[-1:].isspace()  # as for choices
+        ((before, after),) = encoder.pairs(
+            [(context, answers[0] if glued else f"{config.target_delimiter}{answers[0]}")]
+        )
+        passages = (Passage(before, (after,)),)
+        texts = (TextSize.of(answers[0], len(after)),)
+
+    def judge(text: str) -> Mapping[str, float]:
+        with asked.about():
+            return judged(asked.task, asked.requests[0], asked.doc, text)
+
+    tokens = encoder.prompt(context, max_new_tokens)
+    return GeneratedExample(passages, Prompt(tokens, max_new_tokens, until, answers), texts, judge)
+
+
+def _answers(asked: _Asked) -> tuple[str, ...]:
+    """The gold answers as texts; none where the task names a number for all documents, or none."""
+    _, _, target = asked.raw
+    if isinstance(asked.task.config.doc_to_target, int):
+        return ()
+    if asked.task.config.doc_to_choice is not None and isinstance(target, int):
+        target = asked.task.doc_to_choice(asked.doc)[target]
+    several = target if isinstance(target, list | tuple) else [target]
+    return tuple(str(one) for one in several if one is not None and str(one).strip())
+
+
 _MAKERS: dict[str, Callable[[_Asked, Encoder], Example]] = {
     "multiple_choice": _choices,
     "loglikelihood": _continuation,
     "loglikelihood_rolling": _rolling,
+    "generate_until": _generation,
 }

@@ -1,7 +1,7 @@
 """Score a finished model by lm-eval, on the test splits of loaded tasks."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def evaluate_model(
 
     lm-eval's own model class, requests, batches and metrics are used; other metrics
     (`gold_bits_per_byte`, `choice_logprob`, plug-ins) are computed from the log-likelihoods that
-    it returns. The global random states are left as they were found.
+    it returns; where text is written, there are none. The global random states are left as they
+    were found.
 
     Args:
         model: A folder or hub id, or a live Hugging Face model.
@@ -86,21 +87,35 @@ def _evaluate(backend: Any, splits: TaskSplits) -> dict[str, Measurement]:
         )
     finally:
         tokenizer.chat_template = templates
-    samples: dict[tuple[str, int], Mapping[str, Any]] = {}
+    samples: dict[tuple[str, int], list[Mapping[str, Any]]] = {}  # one a filter of written text
     for name, logged in results["samples"].items():
         for sample in logged:
-            samples.setdefault((name, int(sample["doc_id"])), sample)
+            samples.setdefault((name, int(sample["doc_id"])), []).append(sample)
     test = splits.test
     numbers = []
     for example, origin in enumerate(test.origins):
-        theirs = plain_numbers({m: samples[origin].get(m) for m in ("acc", "acc_norm")})
-        numbers.append(test.score(example, _outcomes(samples[origin])) | theirs)
+        if test.examples[example].prompt is not None:
+            numbers.append(_of_text(samples[origin]))
+            continue
+        first = samples[origin][0]
+        theirs = plain_numbers({m: first.get(m) for m in ("acc", "acc_norm")})
+        numbers.append(test.score(example, _outcomes(first)) | theirs)
     n = test.n_examples
     return {
         metric: Measurement(metric, tuple(one[metric] for one in numbers), test.weights(metric, n))
         for metric in test.metrics
-        if metric != "divergence"
+        if all(metric in one for one in numbers)  # no divergence, no bits where text is written
     }
+
+
+def _of_text(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The metrics that lm-eval logged for one written text, by the names of `GeneratedExample`."""
+    numbers: dict[str, float] = {}
+    for sample in samples:
+        found = plain_numbers({metric: sample[metric] for metric in sample["metrics"]})
+        numbers |= {f"{metric},{sample['filter']}": number for metric, number in found.items()}
+        numbers |= found if len(samples) == 1 else {}
+    return numbers
 
 
 def _outcomes(sample: Mapping[str, Any]) -> list[Outcome]:

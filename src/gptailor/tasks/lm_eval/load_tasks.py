@@ -104,7 +104,7 @@ def _load(
     selection = _build_task(opened, documents.selection, encoder, chat, spec)
     test = _build_task(apart or opened, documents.test, encoder, chat, spec)
     test = replace(test, name=opened.name)  # scores of all splits are kept by the task's name
-    _refuse_unmeasured(spec, search.name, [m for m in search.metrics if m in test.metrics])
+    _refuse_unmeasured(spec, search, [m for m in search.metrics if m in test.metrics])
     notes = [*opened.notes, *chat.notes]
     if len(opened.subtasks) > 1 and METRICS[spec.metric].transform == "exp":
         notes.append(
@@ -115,14 +115,13 @@ def _load(
     return TaskSplits(search, selection, test, test_docs, spec, (*notes, *documents.notes))
 
 
-def _refuse_unmeasured(spec: TaskSpec, name: str, metrics: Sequence[str]) -> None:
+def _refuse_unmeasured(spec: TaskSpec, task: Task, metrics: Sequence[str]) -> None:
     """Refuse a metric, or its proxy, that this kind of task lacks."""
-    proxy = METRICS[spec.metric].proxy
-    for metric in (spec.metric, proxy or spec.metric):
+    for metric in (spec.metric, task.proxy(spec.metric)):
         if metric not in metrics:
             needed = "" if metric == spec.metric else f", the proxy of {spec.metric!r}"
             raise TaskError(
-                f"task {name!r} can't be measured by {metric!r}{needed}; its metrics are: "
+                f"task {task.name!r} can't be measured by {metric!r}{needed}; its metrics are: "
                 + ", ".join(metrics)
             )
 
@@ -162,14 +161,28 @@ def _build_task(
     equal = opened.equal_subtasks
     built_task = Task(
         name=opened.name,
-        metrics=(*common_metrics(built), *plugins, *divergence),
+        metrics=(*_wanted(common_metrics(built), spec), *plugins, *divergence),
         examples=built,
         origins=tuple((document.subtask, document.index) for document in split),
         equal_subtasks=equal | set(plugins) if "divergence" in equal else equal,
     )
     if plugins:
-        built_task.measure(0, made_up_outcomes(built[0].passages))  # its errors come now
+        built_task.measure(0, made_up_outcomes(built[0]))  # its errors come now
     return built_task
+
+
+def _wanted(metrics: Sequence[str], spec: TaskSpec) -> list[str]:
+    """Leave out the second name of each metric where a task has one filter of written text."""
+    filtered = "," in spec.metric
+    return [
+        name
+        for name in metrics
+        if not any(
+            (other.partition(",")[0] == name if filtered else name.partition(",")[0] == other)
+            for other in metrics
+            if other != name
+        )
+    ]
 
 
 def _by_subtask(split: Iterable[Document]) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,6 @@ from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError, unknown
 from gptailor.tasks.lm_eval.building import (
     BUILD_ERRORS,
-    OUTPUT_TYPES,
     LmEvalTask,
     one_line,
     why_not_made,
@@ -174,9 +173,6 @@ def _shipped(name: str) -> Any:
             f"unknown task {name!r}; {hint}a task of your own is named by the path of its YAML "
             "file, lm-eval's are listed by `lm-eval ls tasks`"
         )
-    output_type = (entry.cfg or {}).get("output_type", OUTPUT_TYPES[0])
-    if output_type not in OUTPUT_TYPES:
-        raise TaskError(_unlike(f"task {name!r}", output_type))
     return manager
 
 
@@ -201,19 +197,21 @@ def _local(tasks: LocalTasks) -> Any:
 def _refuse_unlike(label: str, task: Any) -> None:
     from lm_eval.api.task import ConfigurableTask
 
-    if task.OUTPUT_TYPE not in OUTPUT_TYPES:
-        raise TaskError(_unlike(label, task.OUTPUT_TYPE))
     if not isinstance(task, ConfigurableTask):
         raise TaskError(f"{label} is a Python class without a config, which is not supported")
+    steps = [step["function"] for one in task.config.filter_list or () for step in one["filter"]]
+    if task.OUTPUT_TYPE != "generate_until" and steps not in ([], ["take_first"]):
+        raise TaskError(
+            f"{label}: filter_list: acts on text that a model writes, and none is asked for; leave "
+            "it out"
+        )
+    if task.config.repeats != 1:
+        raise TaskError(
+            f"{label} asks {task.config.repeats} times for each answer; answers are generated "
+            "greedily, so once: use a task with repeats: 1"
+        )
     if task.config.unsafe_code or task.config.doc_to_image or task.config.doc_to_audio:
         raise TaskError(f"{label} runs code, or shows images or sound: not supported")
-
-
-def _unlike(label: str, output_type: object) -> str:
-    return (
-        f"{label} has the output type {output_type}; only {', '.join(OUTPUT_TYPES)} can be "
-        "searched on, since they need no generated text"
-    )
 
 
 def choose_split(label: str, task: LmEvalTask, wanted: str | None) -> str:

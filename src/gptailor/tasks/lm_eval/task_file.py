@@ -5,13 +5,21 @@ reader; a file of the user's own may ask for none of that.
 """
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jinja2 import TemplateError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from gptailor.core.validation import Frozen, sentences
 from gptailor.errors import TaskError, unknown
@@ -28,14 +36,16 @@ _OPTIONS = frozenset(
         *("escapechar", "skiprows", "encoding", "keep_linebreaks", "sample_by", "columns"),
     ]
 )
+_FILTERS_LEFT_OUT = frozenset({"custom", "decontaminate"})  # one runs code, the other does nothing
 _SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
 
 
-def _one_of(noun: Literal["metric", "aggregation", "sampler"], name: str) -> str:
+def _one_of(noun: Literal["metric", "aggregation", "sampler", "filter"], name: str) -> str:
     """Take a name that lm-eval has registered."""
-    from lm_eval.api import registry, samplers
+    from lm_eval.api import registry, samplers, task  # noqa: F401  # the last registers filters
 
     registered = {
+        "filter": registry.FILTER_REGISTRY.keys() - _FILTERS_LEFT_OUT,
         "metric": registry.METRIC_REGISTRY,
         "aggregation": registry.AGGREGATION_REGISTRY,
         "sampler": samplers.SAMPLER_REGISTRY,
@@ -52,15 +62,11 @@ def _tag(value: object) -> object:
     return value
 
 
-def _filters(value: object) -> object:
-    """Refuse filters, which act on generated text; the one that does nothing may stay."""
-    steps = [
-        step.get("function") if isinstance(step, Mapping) else step
-        for one in (value if isinstance(value, list) else [value])
-        for step in (one.get("filter") if isinstance(one, Mapping) else None) or [one]
-    ]
-    if value is not None and steps != ["take_first"]:
-        raise ValueError("acts on text that a model writes, and none is asked for; leave it out")
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
     return value
 
 
@@ -153,6 +159,22 @@ class _Metric(BaseModel):
     ] = None
 
 
+class _Step(BaseModel):
+    """One function of a filter; other keys are its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    function: Annotated[str, AfterValidator(partial(_one_of, "filter"))]
+    regex_pattern: Annotated[str, AfterValidator(_pattern)] = ""
+
+
+class _Filter(Frozen):
+    """An entry of `filter_list`: what is done with a written text before it is judged."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^,]+$")]
+    filter: Annotated[list[_Step], Field(min_length=1)]
+
+
 class _Fewshot(Frozen):
     """`fewshot_config`: how few-shot examples are chosen and written."""
 
@@ -209,9 +231,9 @@ class TaskFile(Frozen):
     num_fewshot: Annotated[int | None, Field(ge=0, le=64)] = None
     metric_list: list[_Metric] | None = None
     output_type: str = ""
-    generation_kwargs: object = None
+    generation_kwargs: dict[str, Any] | None = None
     repeats: Literal[1] = 1
-    filter_list: Annotated[object, AfterValidator(_filters)] = None
+    filter_list: list[_Filter] | None = None
     metadata: object = None
 
 
