@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.engine import Engine
@@ -55,6 +56,25 @@ def test_members_in_files_write_the_same_and_their_weights_are_not_copied(engine
     tailoring = whole(engine)
     limited = Engine(engine.family, member_bytes=10**6)
     assert generate(limited, tailoring, PROMPTS) == generate(engine, tailoring, PROMPTS)
+
+
+def test_too_little_memory_halves_the_batch_and_one_prompt_alone_fails(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate(engine, whole(engine), PROMPTS)
+    own, most = LlamaForCausalLM.generate, [1]
+
+    def starved(self: Any, input_ids: Any, **arguments: Any) -> Any:
+        if len(input_ids) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(self, input_ids=input_ids, **arguments)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", starved)
+    assert generate(engine, whole(engine), PROMPTS).answers == expected.answers
+    most[0] = 0
+    failed = generate(engine, whole(engine), PROMPTS)
+    assert failed.answers is None
+    assert failed.failure == "out of memory while generating after a prompt of 6 tokens"
 
 
 def test_logits_that_are_no_numbers_are_a_failure_with_a_reason(engine: Engine) -> None:

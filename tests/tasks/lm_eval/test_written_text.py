@@ -116,6 +116,9 @@ def test_a_metric_without_its_filter_or_with_an_unknown_one_is_refused(
     for metric in ("exact_match", "exact_match,wrod", "acc"):
         with pytest.raises(TaskError, match=rf"measured by '{metric}'; .*exact_match,word, exact"):
             load(path, metric, tiny_tokenizer)
+    told = "does not look at the text; use one of exact_match,word, exact_match,whole, or write"
+    with pytest.raises(TaskError, match=told):
+        load(path, "gold_bits_per_byte", tiny_tokenizer)
     with pytest.raises(ConfigError, match="unknown metric 'perplexity,word'"):
         METRICS.load("perplexity,word")
 

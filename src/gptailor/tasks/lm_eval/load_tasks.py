@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gptailor.core.metrics import METRICS
+from gptailor.core.metrics import METRICS, WRITTEN
 from gptailor.core.specs import TaskSpec
 from gptailor.errors import TaskError
 from gptailor.tasks.encoding import Encoder
@@ -116,7 +116,7 @@ def _load(
 
 
 def _refuse_unmeasured(spec: TaskSpec, task: Task, metrics: Sequence[str]) -> None:
-    """Refuse a metric, or its proxy, that this kind of task lacks."""
+    """Refuse a metric, or its proxy, that this kind of task lacks, or that leaves texts unread."""
     for metric in (spec.metric, task.proxy(spec.metric)):
         if metric not in metrics:
             needed = "" if metric == spec.metric else f", the proxy of {spec.metric!r}"
@@ -124,6 +124,13 @@ def _refuse_unmeasured(spec: TaskSpec, task: Task, metrics: Sequence[str]) -> No
                 f"task {task.name!r} can't be measured by {metric!r}{needed}; its metrics are: "
                 + ", ".join(metrics)
             )
+    of_text = [name for name in metrics if name.partition(",")[0] in WRITTEN]
+    if task.examples[0].prompt is not None and spec.metric not in of_text:
+        raise TaskError(
+            f"task {task.name!r} lets a model write, and {spec.metric!r} does not look at the "
+            f"text; use one of {', '.join(of_text)}, or write the task with output_type: "
+            "loglikelihood"
+        )
 
 
 def _all_documents(opened: LoadedTask) -> list[Document]:
