@@ -98,7 +98,9 @@ def test_every_method_is_rebuilt(llama: Family, tmp_path: Path) -> None:
     assert_same(found, llama, tailoring)
     export_checkpoint(llama, tailoring, tmp_path / "ours")
     configs = [json.loads((f / "config.json").read_text()) for f in (folder, tmp_path / "ours")]
-    assert configs[0] == configs[1]
+    older = {"rope_scaling", "rope_theta", "torch_dtype"}  # ours alone, for transformers 4
+    assert configs[1].keys() - configs[0].keys() == older
+    assert configs[0] == {key: configs[1][key] for key in configs[0]}
     files = [load_file(f / "model.safetensors") for f in (folder, tmp_path / "ours")]
     assert files[0].keys() == files[1].keys()
     assert (folder / "tokenizer.json").read_text() == (
