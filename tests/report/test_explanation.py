@@ -81,8 +81,12 @@ def test_the_table_has_a_row_a_layer_and_the_page_shows_it(
     cut = [row for row in grid.rows if row[0].endswith("\ncut")]
     assert len(cut) == 2
     assert all(row[1:4] == ("", "", "") and row[4] for row in cut)
+    assert found.totals == ("loss", "proxy loss")
+    assert set(found.totals) | set(found.of_tasks) == found.columns.keys()
     text = write_report(explained).read_text(encoding="utf-8")
     assert "What each layer is worth" in text
+    titles = [explanation_grid(run, found, column).title for column in found.columns]
+    assert all(f"<h4>{title[0].upper()}" in text or f"<h4>{title}" in text for title in titles)
     assert "not finite" in text
 
 

@@ -25,13 +25,7 @@ def command(
 ) -> None:
     """Show what changes if one layer comes from elsewhere, is dropped or is put back."""
     from gptailor.record.run_record import read_run
-    from gptailor.report.explanation import (
-        LOSS,
-        PROXY,
-        explanation,
-        explanation_grid,
-        explanation_sentence,
-    )
+    from gptailor.report.explanation import explanation, explanation_grid, explanation_sentence
 
     names = [goal.task for goal in read_run(run, with_evaluation=False).goals]
     for name in task or ():
@@ -45,10 +39,9 @@ def command(
     if as_json:
         typer.echo(json.dumps(found.to_plain(), allow_nan=False))
         return
-    for column in found.columns:
-        is_total = column in (LOSS, PROXY)
-        if is_total != bool(task) and (is_total or column.rpartition(" ")[0] in (task or ())):
-            show_grid(explanation_grid(record, found, column))
+    asked = [name for name in found.of_tasks if name.rpartition(" ")[0] in (task or ())]
+    for column in asked or found.totals:
+        show_grid(explanation_grid(record, found, column))
     screen.print(explanation_sentence(found))
     screen.print(
         f"differences from the result on {found.n_examples} test examples, in pairs, with 95 % "

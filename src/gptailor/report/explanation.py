@@ -25,8 +25,6 @@ from gptailor.report.grid import Grid, difference_text
 from gptailor.report.words import count
 
 __all__ = [
-    "LOSS",
-    "PROXY",
     "Difference",
     "Explanation",
     "explanation",
@@ -34,7 +32,7 @@ __all__ = [
     "explanation_sentence",
 ]
 
-LOSS, PROXY = "loss", "proxy loss"  # weighted means over the tasks, relative to the base
+_LOSS, _PROXY = "loss", "proxy loss"  # weighted means over the tasks, relative to the base
 _AWAY = "dropped, or\nput back"  # a layer is either there or cut, so they share a column
 
 
@@ -56,6 +54,16 @@ class Explanation:
     higher_is_better: Mapping[str, bool]  # by column
     n_examples: int  # of all tasks together
     notes: tuple[str, ...]
+
+    @property
+    def totals(self) -> tuple[str, ...]:
+        """The columns that are means over the tasks."""
+        return tuple(name for name in self.columns if name in (_LOSS, _PROXY))
+
+    @property
+    def of_tasks(self) -> tuple[str, ...]:
+        """The columns that are of one task each."""
+        return tuple(name for name in self.columns if name not in self.totals)
 
     def to_plain(self) -> list[dict[str, Any]]:
         """The JSON form, an object a change; infinite numbers are None."""
@@ -83,8 +91,8 @@ def explanation(run: RunRecord, *, n_resamples: int = N_RESAMPLES) -> Explanatio
     objective = Objective(run.goals, on_test[BASE])
     models = [on_test[chosen.number], *(e.scores for e in scored if e.scores is not None)]
     drawn: dict[str, list[Floats]] = {}
-    better = {LOSS: False, PROXY: False}
-    for column, proxy in ((LOSS, False), (PROXY, True)):
+    better = {_LOSS: False, _PROXY: False}
+    for column, proxy in ((_LOSS, False), (_PROXY, True)):
         metrics = [goal.measured(proxy=True) if proxy else goal.metric for goal in run.goals]
         if proxy and metrics == [goal.metric for goal in run.goals]:
             continue
@@ -110,7 +118,7 @@ def _differences(
 ) -> list[tuple[Difference, ...]]:
     """Intervals by column: those of each total hold together, and those of all tasks' columns."""
     bands: dict[int, list[Estimate]] = {}
-    tasks = [index for index, name in enumerate(names) if name not in (LOSS, PROXY)]
+    tasks = [index for index, name in enumerate(names) if name not in (_LOSS, _PROXY)]
     for group in (*([i] for i in range(len(names)) if i not in tasks), tasks):
         found = together([one for index in group for one in drawn[index]])
         n = len(drawn[0])
@@ -144,11 +152,10 @@ def explanation_grid(run: RunRecord, found: Explanation, column: str) -> Grid:
 def explanation_sentence(found: Explanation) -> str:
     """How many changes make the result surely worse or better, by each total."""
     parts = []
-    for column in (LOSS, PROXY):
-        rows = [one.together for one in found.columns.get(column, ())]
+    for column in found.totals:
+        rows = [one.together for one in found.columns[column]]
         worse, good = sum(r.low > 0 for r in rows), sum(r.high < 0 for r in rows)
-        if rows:
-            parts.append(f"by the {column} {worse} are worse and {good} better")
+        parts.append(f"by the {column} {worse} are worse and {good} better")
     n = count(len(found.changes), "change")
     return f"Of {n} of one layer, {'; '.join(parts)}, beyond what chance can do to so many."
 

@@ -5,7 +5,7 @@ import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "best": best,
         "layers": None if result is None else layer_picture(result, members, n_layers),
         "explained": explained,
-        "explained_grids": [explanation_grid(run, explained, name) for name in explained.columns]
-        if explained
-        else [],
+        "explained_grid": None if explained is None else partial(explanation_grid, run, explained),
         "explained_sentence": explanation_sentence(explained) if explained else "",
         "result_refits": result is not None and any(s.refit_to for s in result.layers),
         "tailoring_yaml": "" if result is None else result.to_yaml(),
