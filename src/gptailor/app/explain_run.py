@@ -62,18 +62,17 @@ def explain(
         rows = functools.partial(open_calibration, settings, family, tasks)
         # with refits, this is what fits a layer when it is first needed
         repair = Repairs(settings.repair, evaluator.engine, rows).repairer
-    changes, notes = [], []
+    scale = repair if any(spec.gain != 1.0 for spec in result.layers) else None
+    changes = []
     for change in changes_of(result, family.members, family.n_layers):
-        if repair is not None and any(spec.gain != 1.0 for spec in result.layers):
-            change = replace(change, tailoring=repair(change.tailoring))
+        if scale is not None:
+            change = replace(change, tailoring=scale(change.tailoring))
         try:
             family.check(change.tailoring)
         except TailoringError as error:
-            notes.append(f"layer {change.position} {change.kind} is left out: {error}")
+            on_message(f"note: layer {change.position} {change.kind} is left out: {error}")
         else:
             changes.append(change)
-    for note in notes:
-        on_message(f"note: {note}")
     known = {entry.tailoring for entry in record.explained}
     todo = [change for change in changes if change.tailoring not in known]
     if todo:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from gptailor.app.export_run import export
 from gptailor.app.settings import recorded_config
 from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Tailoring
@@ -20,6 +21,7 @@ from gptailor.engine.device import device_of, dtype_of
 from gptailor.errors import ConfigError, ExportError
 from gptailor.export.card import paths_only
 from gptailor.export.folder import refuse_folder
+from gptailor.export.options import ExportOptions
 from gptailor.family import Family, load_family
 from gptailor.family.empty_model import model_around
 from gptailor.files.atomic import write_atomically
@@ -32,7 +34,7 @@ from gptailor.heal.healed_folder import (
 )
 from gptailor.heal.texts import read_healing_texts
 from gptailor.record.journal import RECORD
-from gptailor.record.run_record import read_run
+from gptailor.record.run_record import RunRecord, read_run
 
 __all__ = ["heal"]
 
@@ -97,9 +99,11 @@ def heal(  # noqa: PLR0913  # what may be said of a healing
     Raises:
         UserError: The model, the teacher or the texts can't be used, or nothing can be written.
     """
-    refuse_folder(out, overwrite=overwrite, keep=(keep := [model, *texts]))
+    keep = [model, *texts]
+    refuse_folder(out, overwrite=overwrite, keep=keep)
     work = out.with_name(f"{out.name}.healing")
-    dtype = dtype_of("auto", device := device_of("auto"))
+    device = device_of("auto")
+    dtype = dtype_of("auto", device)
     opened = _opened(model, run, teacher, work, dtype, at_cuts, on_message)
     student, taught = opened.student, opened.teacher
     limits = {"n_tokens": training.n_tokens, "length": training.length, "seed": training.seed}
@@ -156,7 +160,8 @@ def _opened(  # noqa: PLR0913, PLR0917  # the arguments of `heal`
 ) -> _Opened:
     """Load the model and its teacher, and refuse those that do not go together."""
     folder, run = model, model if (model / RECORD).is_file() else run
-    members = {} if run is None else _member_specs(run)
+    record = None if run is None else read_run(run)
+    members = {} if record is None else _member_specs(record)
     if run is None and "/" not in teacher and not Path(teacher).exists():
         raise ConfigError(
             f"--teacher: {teacher!r} is no folder or file; to name a member, give its run with "
@@ -170,22 +175,19 @@ def _opened(  # noqa: PLR0913, PLR0917  # the arguments of `heal`
     if at_cuts:
         if tailoring is None:
             raise ConfigError(f"--layers cuts: {folder} has no tailoring.yaml; use --layers all")
-        layers = layers_at_cuts(tailoring, _n_layers_before(tailoring, run))
+        layers = layers_at_cuts(tailoring, _n_layers_before(tailoring, record))
     taught = _teacher(teacher, members, dtype)
     _refuse_unlike(folder, student, teacher, taught.family)
     return _Opened(folder, _Member(student), taught, tailoring, layers)
 
 
-def _member_specs(run: Path) -> dict[str, MemberSpec]:
-    family = recorded_config(read_run(run)).family
+def _member_specs(record: RunRecord) -> dict[str, MemberSpec]:
+    family = recorded_config(record).family
     return {BASE: family.base, **family.variants}
 
 
 def _exported(run: Path, work: Path, on_message: Callable[[str], None]) -> Path:
     """Export the result of a run into the working folder, unless a killed start did so."""
-    from gptailor.app.export_run import export
-    from gptailor.export.options import ExportOptions
-
     folder = work / "model"
     if not folder.is_dir():
         on_message(f"exporting the result of {run} ...")
@@ -217,10 +219,10 @@ def _tailoring_of(folder: Path) -> Tailoring | None:
     return Tailoring.load(path) if path.is_file() else None
 
 
-def _n_layers_before(tailoring: Tailoring, run: Path | None) -> int:
+def _n_layers_before(tailoring: Tailoring, record: RunRecord | None) -> int:
     """How many layers the members have; without a run, up to the last layer that is named."""
-    if run is not None:
-        return read_run(run).header.family.n_layers
+    if record is not None:
+        return record.header.family.n_layers
     ends = (spec.refit_to or spec.position + 1 for spec in tailoring.layers)
     return max(ends)
 
