@@ -62,9 +62,7 @@ def _show_plan(assembly: "Assembly") -> None:
         counts = [task.n_examples for task in splits.by_name.values()]
         examples = "{} search, {} selection and {} test examples".format(*counts)
         screen.print(f"task:     {name}: {examples}", *splits.notes, sep="\n          ")
-    writing = [
-        name for name, t in assembly.tasks.items() if t.search.examples[0].prompt is not None
-    ]
+    writing = [name for name, splits in assembly.tasks.items() if splits.search.writes]
     if writing:
         screen.print(
             f"writing:  the answers of {', '.join(writing)} count as if each were as long as it "

@@ -32,7 +32,7 @@ def changes_of(result: Tailoring, members: Sequence[str], n_layers: int) -> tupl
     Each layer that stays is taken from each member whole, at its own position, and dropped; each
     layer that was cut is put back, made as the kept layer before it is (before the first kept
     layer: as that one). A layer that was fitted for a cut is also fitted again and not changed
-    otherwise, by which the effect of fitting can be told. Repairs are those of `refitted_again`.
+    otherwise, which shows the effect of fitting alone. Repairs are those of `refitted_again`.
 
     Nothing is put back where layers are moved, used twice or merged from several positions.
     """
@@ -57,14 +57,12 @@ def refitted_again(changed: Tailoring, result: Tailoring, n_layers: int) -> Tail
     """
     if all(spec.refit_to is None for spec in result.layers):
         return changed
-    ends = {cut.before: cut.end for cut in cuts_of(changed, n_layers)}
     kept = dict(_with_ends(result, n_layers))
-    layers = []
-    for index, spec in enumerate(changed.layers):
-        if kept.get(spec, -1) != ends.get(index):
-            spec = spec.with_repair(refit_to=ends.get(index))
-        layers.append(spec)
-    return replace(changed, layers=tuple(layers))
+    layers = tuple(
+        spec if kept.get(spec, -1) == end else spec.with_repair(refit_to=end)
+        for spec, end in _with_ends(changed, n_layers)
+    )
+    return replace(changed, layers=layers)
 
 
 def _with_ends(tailoring: Tailoring, n_layers: int) -> Iterator[tuple[LayerSpec, int | None]]:

@@ -173,6 +173,11 @@ class Task:
             digest.update(f"example {rounded}".encode())
         return digest.hexdigest()
 
+    @property
+    def writes(self) -> bool:
+        """Whether a model writes its answers."""
+        return self.examples[0].prompt is not None
+
     def proxy(self, metric: str) -> str:
         """The metric that ranks candidates on few examples.
 
@@ -180,8 +185,7 @@ class Task:
         bits per byte.
         """
         proxy = METRICS[metric].proxy
-        written = self.examples[0].prompt is not None
-        return metric if proxy is None or (written and proxy not in self.metrics) else proxy
+        return metric if proxy is None or (self.writes and proxy not in self.metrics) else proxy
 
     def passages(self, example: int) -> tuple[Passage, ...]:
         """The passages of one example."""

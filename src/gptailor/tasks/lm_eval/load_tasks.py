@@ -125,7 +125,7 @@ def _refuse_unmeasured(spec: TaskSpec, task: Task, metrics: Sequence[str]) -> No
                 + ", ".join(metrics)
             )
     of_text = [name for name in metrics if name.partition(",")[0] in WRITTEN]
-    if task.examples[0].prompt is not None and spec.metric not in of_text:
+    if task.writes and spec.metric not in of_text:
         raise TaskError(
             f"task {task.name!r} lets a model write, and {spec.metric!r} does not look at the "
             f"text; use one of {', '.join(of_text)}, or write the task with output_type: "
@@ -180,15 +180,10 @@ def _build_task(
 
 def _wanted(metrics: Sequence[str], spec: TaskSpec) -> list[str]:
     """Leave out the second name of each metric where a task has one filter of written text."""
+    twice = {name.partition(",")[0] for name in metrics if "," in name}.intersection(metrics)
     filtered = "," in spec.metric
     return [
-        name
-        for name in metrics
-        if not any(
-            (other.partition(",")[0] == name if filtered else name.partition(",")[0] == other)
-            for other in metrics
-            if other != name
-        )
+        name for name in metrics if name.partition(",")[0] not in twice or ("," in name) == filtered
     ]
 
 
