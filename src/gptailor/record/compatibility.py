@@ -11,7 +11,8 @@ from gptailor.record.entries import Header
 __all__ = ["changes", "check_header"]
 
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
-_ADDED = ("repair", "calibration", "chat")  # an older record was begun without them
+# an older record was begun without them
+_ADDED = ("repair", "calibration", "chat", "family.tokenizer")
 _ABSENT = "absent"
 _METRIC_FACTS = {"higher_is_better", "transform"}
 
@@ -23,8 +24,12 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
     """
     before, after = _in_full(recorded.config, now.config)
     differ = {
-        key: list(_differences(before.get(key, _ABSENT), after.get(key, _ABSENT), key))
-        for key in (*_KEPT, *(key for key in _ADDED if key in before), "engine")
+        key: [
+            found
+            for found in _differences(before.get(key, _ABSENT), after.get(key, _ABSENT), key)
+            if found[0] not in _ADDED or found[1] != _ABSENT
+        ]
+        for key in (*_KEPT, *_ADDED, "engine")
     }
     differ["engine"] = [found for found in differ["engine"] if found[0] == "engine.max_length"]
     # weights and examples differ anyway where the config asks for others
@@ -126,7 +131,7 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any,
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             yield from _differences(old, new, f"{path}[{index}]")
-    elif before != after and (before, path) != (_ABSENT, "family.tokenizer"):
+    elif before != after:
         yield path, before, after
 
 
