@@ -183,6 +183,19 @@ METRICS = MetricRegistry(
         "divergence": Metric(
             False, "nats per token: Kullback-Leibler divergence from a member", unit="token"
         ),
+        "critical_divergence": Metric(
+            False, "the same at digits, operators, brackets and sure tokens", unit="token"
+        ),
+        "flip_rate": Metric(
+            False, "share of a member's own tokens that are not the likeliest", unit="token"
+        ),
+        "critical_flip_rate": Metric(
+            False, "the same at digits, operators, brackets and sure tokens", unit="token"
+        ),
+        "repeated_4grams": Metric(False, "share of 4-grams that the text had before"),
+        "loops": Metric(False, "share of texts that end in a loop"),
+        "empty": Metric(False, "share of texts that are empty"),
+        "unterminated": Metric(False, "share of texts that do not end in time"),
     }
 )
 

@@ -142,7 +142,9 @@ class Evaluator:
             if written.answers is None:
                 continue
             for (task, example, index), answer in zip(chunk.owners, written.answers, strict=True):
-                outcome = Outcome(0.0, greedy=True, n_tokens=len(answer.tokens), text=answer.text)
+                outcome = Outcome(
+                    0.0, True, len(answer.tokens), text=answer.text, written=answer.tokens
+                )
                 found.setdefault((task, example), {})[index] = [outcome]
 
     def _scores(
@@ -226,10 +228,29 @@ def _collect(
         apart: list[float] | list[None] = [None] * n
         if found.divergence is not None:
             apart = _sums(found.divergence.double(), batch)
+        flips, nats = _by_token(found, counts)
         for span, (passage, _) in enumerate(batch.spans):
             task, example, index = chunk.owners[batch.numbers[passage]]
-            outcome = Outcome(logprobs[span], misses[span] == 0, counts[span], apart[span])
+            outcome = Outcome(
+                logprobs[span],
+                misses[span] == 0,
+                counts[span],
+                apart[span],
+                flips=flips[span],
+                divergences=nats[span],
+            )
             outcomes.setdefault((task, example), {}).setdefault(index, []).append(outcome)
+
+
+def _by_token(
+    found: Targets, counts: list[int]
+) -> tuple[list[tuple[bool, ...]], list[tuple[float, ...]]]:
+    """Of each continuation, whether its tokens are not the likeliest, and their divergences."""
+    if found.divergence is None:
+        return [()] * len(counts), [()] * len(counts)
+    flips = torch.split(~found.greedy, counts)
+    nats = torch.split(found.divergence, counts)
+    return [tuple(each.tolist()) for each in flips], [tuple(each.tolist()) for each in nats]
 
 
 def _sums(values: Tensor, batch: Batch) -> list[float]:

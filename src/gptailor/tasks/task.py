@@ -63,6 +63,10 @@ class Outcome:
     n_tokens: int = 0
     divergence: float | None = None  # nats, summed over the tokens; None if not measured
     text: str | None = None  # what the model wrote; None where it was not asked to
+    written: tuple[int, ...] = ()  # the same in token ids, the end-of-sequence token included
+    # of each token, where divergences are measured: whether another one is likelier, and nats
+    flips: tuple[bool, ...] = ()
+    divergences: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

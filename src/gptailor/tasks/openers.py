@@ -1,0 +1,38 @@
+"""Openers: beginnings of texts of many kinds, which every language model can go on from."""
+
+__all__ = ["OPENERS"]
+
+OPENERS = (
+    "The capital of France is",
+    "def add(a, b):\n    ",
+    "Question: Why does ice float on water?\nAnswer:",
+    "Once upon a time, in a village by the sea,",
+    "To bake a loaf of bread, first",
+    "The three most important things to know about photosynthesis are",
+    "A train leaves at 3 o'clock and travels for 5 hours. It arrives at",
+    "Dear Anna,\nThank you for your letter.",
+    "Question: Who wrote Romeo and Juliet?\nAnswer:",
+    "The main difference between a virus and a bacterium is that",
+    "import math\n\ndef area_of_circle(radius):\n",
+    "When the doctor opened the door, she saw",
+    "In 1969, the first human beings",
+    "Question: Tom has 3 boxes of 12 pencils. How many pencils does he have?\nAnswer:",
+    "The recipe needs flour, sugar and",
+    "Here is a list of five animals that live in the forest:\n1.",
+    "The meeting has been moved to Tuesday because",
+    "Water boils at",
+    "for i in range(10):\n    ",
+    "The old man looked at the sky and said,",
+    "Question: What is the largest planet in our solar system?\nAnswer:",
+    "A good way to learn a new language is",
+    "The opposite of hot is",
+    "If you drop a glass on a stone floor, it",
+    "SELECT name, age FROM",
+    "Breaking news: Scientists have discovered",
+    "The square of 9 is",
+    "My favourite season is autumn, because",
+    "Question: How do plants get water from the soil?\nAnswer:",
+    "The dog ran across the street and",
+    "An email address consists of",
+    "The first step in solving a problem is to",
+)
