@@ -131,3 +131,26 @@ def test_a_base_that_scores_nothing_is_no_unit_to_measure_in() -> None:
     objective = Objective(goals, told(1.0, 0.0))
     assert objective.scalar(told(1.0, 0.5001)) < objective.scalar(told(0.0, 0.5))
     assert objective.losses(told(1.0, 0.25)).tolist() == [0.0, 0.25]
+
+
+@given(values=st.lists(st.floats(0.0, 3.0), min_size=12, max_size=12))
+def test_only_the_worst_domain_counts_and_pairs_agree(values: list[float]) -> None:
+    def made(acc: float, *domains: float) -> Scores:
+        found = {"a": {"acc": Measurement("acc", (acc, 0.0))}}
+        for index, name in enumerate("mc"):
+            pair = (domains[2 * index], domains[2 * index + 1])
+            found[name] = {"divergence": Measurement("divergence", pair)}
+        return Scores(found)
+
+    goals = (
+        Goal("a", "acc", weight=2.0),
+        Goal("m", "divergence", worst=True),
+        Goal("c", "divergence", weight=3.0, worst=True),
+    )
+    objective = Objective(goals, made(1.0, 2.0, 2.0, 0.0, 0.0))
+    ours, theirs = made(1.0, *values[:4]), made(0.5, *values[4:8])
+    worst = max(sum(values[:2]) / 2, sum(values[2:4]) / 2)
+    assert objective.scalar(ours) == pytest.approx(4 / 6 * worst, abs=1e-9)
+    gap, error = objective.difference(ours, theirs)
+    assert gap == pytest.approx(objective.scalar(ours) - objective.scalar(theirs), abs=1e-9)
+    assert objective.difference(theirs, ours) == pytest.approx((-gap, error), abs=1e-9)

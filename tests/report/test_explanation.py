@@ -1,6 +1,7 @@
 """What each layer is worth, from a record: numbers by hand, and where they are shown."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from recorded_runs import Sketch, random_scores, record_of, write_lines
 
 from gptailor.core.changes import changes_of
 from gptailor.core.metrics import aggregate
+from gptailor.core.objective import Objective
 from gptailor.core.trial import Evaluation
 from gptailor.record.entries import ExplainedEntry
 from gptailor.record.run_record import RunRecord, read_run
@@ -69,6 +71,20 @@ def test_a_difference_is_the_mean_loss_less_that_of_the_result(
         assert loss.together.low < loss.alone.low <= loss.alone.high < loss.together.high
         ours, theirs = (s["capitals"]["gold_bits_per_byte"].values for s in (own, result))
         assert bits.alone.value == pytest.approx(np.mean(ours) - np.mean(theirs))
+
+
+def test_of_the_domains_only_the_worst_enters_the_proxy_loss(explained: Path) -> None:
+    run = read_run(explained)
+    goals = tuple(replace(goal, worst=goal.metric == "acc") for goal in run.goals)
+    header = run.header.model_copy(update={"goals": goals})
+    found = explanation(replace(run, header=header), n_resamples=200)
+    assert found is not None
+    base, result = run.test_scores["base"], run.test_scores["result"]
+    objective = Objective(goals, base)
+    for entry, loss in zip(found.changes, found.columns["proxy loss"], strict=True):
+        assert entry.scores is not None
+        gap = objective.difference(entry.scores, result, proxy=True)[0]
+        assert loss.alone.value == pytest.approx(gap)
 
 
 def test_the_table_has_a_row_a_layer_and_the_page_shows_it(

@@ -14,6 +14,7 @@ from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.header import header_of, task_digest
 from gptailor.app.inputs import load_members, open_calibration, open_tasks
 from gptailor.app.repairs import Repairs
+from gptailor.app.teachers import with_teachers
 from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
@@ -191,6 +192,7 @@ def assemble(
     )
     refuse_inexact(engine)
     family.release_pages()
+    tasks = with_teachers(engine, tasks)
     plan = _plan(config, family, tasks, n_removed)
     evaluator = evaluator_on(engine, tasks, rungs=plan.rungs)
     repairs = Repairs(
@@ -212,7 +214,9 @@ def assemble(
         check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
     dtype = str(family.dtype).removeprefix("torch.")
     resolved = config.family.model_copy(update={"dtype": dtype})
-    config = config.model_copy(update={"family": resolved})
+    pairs = zip(config.tasks, tasks.values(), strict=True)
+    named = tuple(one.model_copy(update={"member": t.spec.member}) for one, t in pairs)
+    config = config.model_copy(update={"family": resolved, "tasks": named})
     return Assembly(config, family, tasks, evaluator, space, plan, repairs)
 
 
@@ -220,6 +224,7 @@ def evaluator_on(
     engine: Engine, tasks: Mapping[str, TaskSplits], *, rungs: tuple[int, ...] = ()
 ) -> Evaluator:
     """Make the evaluator of loaded tasks; rungs are numbers of search examples."""
+    tasks = with_teachers(engine, tasks)
     teachers = {name: s.spec.member for name, s in tasks.items() if s.spec.member is not None}
     return Evaluator(engine, _by_split(tasks), rungs=rungs, teachers=teachers)
 
@@ -340,7 +345,13 @@ def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_rem
     specs, budget = zip(tasks, config.tasks, strict=True), config.budget
     return Plan(
         goals=tuple(
-            Goal(name, spec.metric, spec.weight, tasks[name].search.proxy(spec.metric))
+            Goal(
+                name,
+                spec.metric,
+                spec.weight,
+                tasks[name].search.proxy(spec.metric),
+                worst=config.worst_domain and spec.metric == "divergence",
+            )
             for name, spec in specs
         ),
         members=family.members,

@@ -40,7 +40,11 @@ __all__ = [
     "load_config",
 ]
 
-_TAKEN = {BASE: "the base's name", "result": "what the finished model is called"}
+_TAKEN = {
+    BASE: "the base's name",
+    "result": "what the finished model is called",
+    "auto": "how a task asks for the best member",
+}
 
 
 class FamilyConfig(Frozen):
@@ -184,6 +188,9 @@ class Config(Frozen):
         tuple[Annotated[int, Field(ge=0)], ...], Field(description="Layers never cut.")
     ] = ()
     tasks: Annotated[tuple[TaskSpec, ...], Field(description="What is measured; at least one.")]
+    worst_domain: Annotated[
+        bool, Field(description="Of the tasks with metric divergence only the worst counts.")
+    ] = False
     chat: ChatSpec = ChatSpec()
     examples: ExamplesConfig = ExamplesConfig()
     search: Annotated[PluginConfig, Field(description="How candidates are proposed.")] = (
@@ -261,11 +268,14 @@ class Config(Frozen):
         problems = []
         for index, task in enumerate(self.tasks):
             if task.metric == "divergence" and task.member is None:
+                known = ", ".join(names)
                 problems.append(
-                    f"tasks[{index}]: metric divergence needs 'member', one of {', '.join(names)}"
+                    f"tasks[{index}]: metric divergence needs 'member', auto or one of {known}"
                 )
-            if task.member is not None and task.member not in names:
+            if task.member is not None and task.member not in ("auto", *names):
                 problems.append(f"tasks[{index}].member: {unknown('member', task.member, names)}")
+        if self.worst_domain and all(task.metric != "divergence" for task in self.tasks):
+            problems.append("worst_domain: says nothing where no task has the metric divergence")
         if self.family.tokenizer not in names:
             problems.append(f"family.tokenizer: {unknown('member', self.family.tokenizer, names)}")
         problems += _repeated(self.tasks)
@@ -357,7 +367,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     def place(text: str | None) -> str | None:
         if text is None or text.startswith("package://"):
             return text
-        local = text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml"))
+        local = text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml", ".jsonl"))
         local = local or (text.endswith(".gguf") and text.count("/") < 2)  # else one of the hub's
         target = folder / Path(text).expanduser()
         return str(target.resolve()) if local or target.exists() else text

@@ -47,12 +47,15 @@ class Goal:
         weight: How much the task counts in the weighted sum, relative to the others.
         proxy: The metric that ranks candidates where there are few examples; the metric's own
             proxy (`METRICS`) when None.
+        worst: Whether only the largest loss among such tasks counts, with the weight of all of
+            them; their losses are the metric itself, not relative to the base.
     """
 
     task: str
     metric: str
     weight: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     proxy: str | None = None
+    worst: bool = False
 
     def measured(self, *, proxy: bool) -> str:
         """The user's own metric, or the proxy that ranks candidates on few examples."""
@@ -73,6 +76,7 @@ class Objective:
         self._values: dict[tuple[str, str], float] = {}  # of the reference, once known
         weights = np.array([goal.weight for goal in self.goals], dtype=np.float64)
         self.weights: Floats = weights / weights.sum()
+        self._worst = np.array([goal.worst for goal in self.goals], dtype=bool)
 
     def losses(self, scores: Scores, *, proxy: bool = False) -> Floats:
         """One loss a task, relative to the base; shape (n_tasks,), dimensionless.
@@ -85,7 +89,12 @@ class Objective:
 
     def scalar(self, scores: Scores, *, proxy: bool = False) -> float:
         """The weighted mean of the losses."""
-        return float(self.weights @ self.losses(scores, proxy=proxy))
+        return self.combined(self.losses(scores, proxy=proxy))
+
+    def combined(self, losses: Floats) -> float:
+        """The weighted mean of losses, (n_tasks,), with the largest `worst` one for all such."""
+        worst = losses[self._worst].max(initial=-np.inf)
+        return float(self.weights @ np.where(self._worst, worst, losses))
 
     def difference(
         self, ours: Scores, theirs: Scores, *, proxy: bool = False
@@ -97,13 +106,22 @@ class Objective:
             the pairs do not differ at all).
         """
         mean, variance = 0.0, 0.0
+        worst: list[tuple[float, float, float]] = []
         for goal, weight in zip(self.goals, self.weights, strict=True):
             metric = goal.measured(proxy=proxy)
-            ours_m, theirs_m = ours.tasks[goal.task][metric], theirs.tasks[goal.task][metric]
-            gap, error = _paired(ours_m, theirs_m)
+            pair = ours.tasks[goal.task][metric], theirs.tasks[goal.task][metric]
+            gap, error = _paired(*pair)
+            if goal.worst:
+                worst.append((*_means(*pair), error))
+                continue
             factor = weight / self.unit(goal, metric)
             mean += factor * gap
             variance += (factor * error) ** 2
+        if worst:  # they may be two goals: the larger error of the two is taken
+            factor = float(self.weights[self._worst].sum())
+            (most, _, one), (_, least, other) = max(worst), max(worst, key=lambda row: row[1])
+            mean += factor * (most - least)
+            variance += (factor * max(one, other)) ** 2
         return mean, variance**0.5
 
     def unit(self, goal: Goal, metric: str) -> float:
@@ -118,6 +136,8 @@ class Objective:
         return gain / self.unit(goal, metric)
 
     def _reference(self, goal: Goal, metric: str) -> float:
+        if goal.worst:
+            return 0.0
         key = (goal.task, metric)
         if key not in self._values:
             self._values[key] = self.reference.value(*key)
@@ -126,12 +146,8 @@ class Objective:
 
 def _paired(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
     """Mean difference on the examples that both saw, and its standard error."""
-    n = min(len(ours.values), len(theirs.values))
-    given = ours.weights if len(ours.values) == n else theirs.weights  # those of n examples
-    shares = np.ones(n) if given is None else np.array(given)
-    shares = shares / shares.sum()
-    ours_n, theirs_n = np.array(ours.values[:n]), np.array(theirs.values[:n])
-    gaps = ours_n - theirs_n
+    shares, ours_n, theirs_n = _common(ours, theirs)
+    n, gaps = len(shares), ours_n - theirs_n
     center = float(shares @ gaps)
     spread = float((shares**2) @ (gaps - center) ** 2) * n / (n - 1) if n > 1 else 0.0
     slope = 1.0
@@ -139,6 +155,20 @@ def _paired(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
         means = float(shares @ ours_n), float(shares @ theirs_n)
         slope = _slope_of_exp(min(*means, _MAX_LOG), min(max(means), _MAX_LOG))
     return slope * center, slope * spread**0.5
+
+
+def _means(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
+    """The means on the examples that both saw."""
+    shares, ours_n, theirs_n = _common(ours, theirs)
+    return float(shares @ ours_n), float(shares @ theirs_n)
+
+
+def _common(ours: Measurement, theirs: Measurement) -> tuple[Floats, Floats, Floats]:
+    """Weights of sum 1 of the examples that both saw, and the values of each there."""
+    n = min(len(ours.values), len(theirs.values))
+    given = ours.weights if len(ours.values) == n else theirs.weights  # those of n examples
+    shares = np.ones(n) if given is None else np.array(given)
+    return shares / shares.sum(), np.array(ours.values[:n]), np.array(theirs.values[:n])
 
 
 def _slope_of_exp(low: float, high: float) -> float:

@@ -67,7 +67,10 @@ class TaskSpec(Frozen):
 
     name: Annotated[
         str,
-        Field(min_length=1, description="A task or group of lm-eval, or a YAML file's path."),
+        Field(
+            min_length=1,
+            description="A task or group of lm-eval, or the path of a YAML or JSONL file.",
+        ),
         AfterValidator(usable_path),
     ]
     metric: Annotated[
@@ -89,7 +92,8 @@ class TaskSpec(Frozen):
     limit: Annotated[int | None, Field(gt=0, description="Search examples used at most.")] = None
     test_limit: Annotated[int | None, Field(gt=0, description="Test examples used at most.")] = None
     member: Annotated[
-        str | None, Field(description="With metric divergence: the member it is measured from.")
+        str | None,
+        Field(description="With metric divergence: the member it is measured from, or auto."),
     ] = None
     chat_template: _ChatTemplate = None
     system_instruction: _SystemInstruction = None

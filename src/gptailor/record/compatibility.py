@@ -12,7 +12,7 @@ __all__ = ["changes", "check_header"]
 
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
 # an older record was begun without them
-_ADDED = ("repair", "calibration", "chat", "family.tokenizer")
+_ADDED = ("repair", "calibration", "chat", "family.tokenizer", "worst_domain")
 _ABSENT = "absent"
 _METRIC_FACTS = {"higher_is_better", "transform"}
 

@@ -97,20 +97,28 @@ def explanation(run: RunRecord, *, n_resamples: int = N_RESAMPLES) -> Explanatio
         if proxy and metrics == [goal.metric for goal in run.goals]:
             continue
         rng, total = np.random.default_rng(0), [np.zeros(n_resamples + 1) for _ in scored]
+        worst, worst_weight = [np.full(n_resamples + 1, -np.inf) for _ in models], 0.0
         for goal, metric, weight in zip(run.goals, metrics, objective.weights, strict=True):
             measured = [scores.tasks[goal.task][metric] for scores in models]
-            result, *others = samples(measured, n_resamples, rng)
-            apart = [gaps(other, result) for other in others]
-            factor = weight / objective.unit(goal, metric)
-            total = [so_far + factor * one for so_far, one in zip(total, apart, strict=True)]
+            sampled = samples(measured, n_resamples, rng)
+            apart = [gaps(other, sampled[0]) for other in sampled[1:]]
+            if goal.worst:
+                worst = [np.maximum(*pair) for pair in zip(worst, sampled, strict=True)]
+                worst_weight += weight
+            else:
+                total = _plus(total, weight / objective.unit(goal, metric), apart)
             name = f"{goal.task} {metric}"
             drawn[name], better[name] = apart, METRICS[metric].higher_is_better
-        drawn[column] = total
+        drawn[column] = _plus(total, worst_weight, [gaps(other, worst[0]) for other in worst[1:]])
     notes = [f"{_change_words(entry)}: {entry.failure}" for entry in run.explained if entry.failure]
     order = [name for name in better if name in drawn]
     columns = dict(zip(order, _differences([drawn[name] for name in order], order), strict=True))
     n_examples = models[0].total_examples
     return Explanation(scored, columns, better, n_examples, tuple(notes))
+
+
+def _plus(total: list[Floats], factor: float, apart: list[Floats]) -> list[Floats]:
+    return [so_far + factor * one for so_far, one in zip(total, apart, strict=True)]
 
 
 def _differences(

@@ -78,7 +78,7 @@ def optuna_search(
             elif n_losses > 1:
                 study.tell(suggestion, losses.tolist())
             else:
-                study.tell(suggestion, float(context.objective.weights @ losses))
+                study.tell(suggestion, context.objective.combined(losses))
 
 
 def _losses(objective: Objective, trial: Trial, *, proxy: bool) -> NDArray[np.float64] | None:

@@ -120,7 +120,7 @@ def _value(objective: Objective, trial: Trial, n_costs: int, *, proxy: bool) -> 
     if trial.scores is not None:
         losses = objective.losses(trial.scores, proxy=proxy)
         # The forest is fitted to the logarithm of a single cost: exp makes that the loss itself.
-        scalar = math.exp(min(float(objective.weights @ losses), 50.0))
+        scalar = math.exp(min(objective.combined(losses), 50.0))
         if np.all(np.isfinite(losses)):
             return TrialValue(cost=losses.tolist() if n_costs > 1 else scalar)
     cost = [math.inf] * n_costs if n_costs > 1 else math.inf

@@ -45,7 +45,7 @@ class _File:
 
 def is_path(name: str) -> bool:
     """Whether a task's name means a file, rather than one of lm-eval's own tasks."""
-    return Path(name).suffix in {".yaml", ".yml"} or "/" in name or "\\" in name
+    return Path(name).suffix in {".yaml", ".yml", ".jsonl"} or "/" in name or "\\" in name
 
 
 def read_local_tasks(path: Path, task_class: type) -> LocalTasks:
@@ -105,6 +105,8 @@ def _around(path: Path) -> tuple[str, dict[str, _File]]:
 
 def read_task_file(path: Path) -> dict[str, Any]:
     """Read one task or group as lm-eval's config, its includes merged, its file names absolute."""
+    if path.suffix == ".jsonl":
+        return _of_texts(path.expanduser())
     config = _read(path.expanduser(), [])
     group, task = config.get("group"), config.get("task")
     if group is None and task is None:
@@ -118,6 +120,27 @@ def read_task_file(path: Path) -> dict[str, Any]:
     if isinstance(task, str) and group is not None:
         config["task"] = [task]
     return config
+
+
+def _of_texts(path: Path) -> dict[str, Any]:
+    """A task over a file of texts: JSON lines with the key ``text``."""
+    rows = json_dataset(path.stem, data_files={"test": str(path)})["test"]
+    texts = rows.features.get("text")
+    if texts is None or texts.dtype != "string":
+        raise TaskError(
+            f"{path}: its lines have no key 'text' with a text; a task over other data is named by "
+            "its YAML file"
+        )
+    return {
+        "task": path.stem,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(path.absolute())}},
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "bits_per_byte"}, {"metric": "word_perplexity"}],
+    }
 
 
 def _prepared(
