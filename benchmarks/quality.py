@@ -174,7 +174,7 @@ def _report(
             arms.setdefault(one.arm, []).append((one, scores))
     tasks = {name: splits.test for name, splits in opened(settings)[1].items()}
     chances = {name: task.chance for name, task in tasks.items()}
-    quality = Quality(arms, best, chances, _shares_of_smac(searched))
+    quality = Quality(arms, best, chances, _shares_of_smac(searched, found))
     told = {
         "best_member": best,
         "layer_tokens_of_a_search": settings.layer_tokens,
@@ -193,14 +193,20 @@ def _report(
         (settings.out / f"{name}.svg").write_text(drawn_curves(points), encoding="utf-8")
 
 
-def _shares_of_smac(searched: Moments) -> dict[str, list[float]]:
-    """Layer-tokens until a search has the proxy loss that smac ends with, as a share of smac's."""
-    shares: dict[str, list[float]] = {}
-    for (arm, seed), best_so_far in searched.items():
-        if arm.startswith("evolution") and ("smac", seed) in searched:
-            spent, wanted, _ = searched["smac", seed][-1]
-            at = next((at for at, loss, _ in best_so_far if loss <= wanted), float("inf"))
-            shares.setdefault(arm, []).append(at / spent)
+def _shares_of_smac(
+    searched: Moments, found: Sequence[Found]
+) -> dict[str, list[tuple[float, float]]]:
+    """Layer-tokens until a search has the proxy loss that smac ends with, in two shares of smac's.
+
+    Of what all of smac's trials took, and of what it had taken when it was first so good.
+    """
+    shares: dict[str, list[tuple[float, float]]] = {}
+    for smac in [one for one in found if one.arm == "smac"]:
+        first, wanted, _ = searched[smac.arm, smac.seed][-1]
+        for (arm, seed), best_so_far in searched.items():
+            if arm.startswith("evolution") and seed == smac.seed:
+                at = next((at for at, loss, _ in best_so_far if loss <= wanted), float("inf"))
+                shares.setdefault(arm, []).append((at / smac.layer_tokens, at / first))
     return shares
 
 

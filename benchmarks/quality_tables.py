@@ -34,7 +34,8 @@ class Quality:
         arms: Name to the results of its seeds; whole members are among them.
         best: The arm that is the best whole member.
         chances: Task to the chances of its dev examples; none where there is no choice.
-        smac: Arm to the share of smac's layer-tokens after which it was as good, a number a seed.
+        smac: Arm to the layer-tokens after which it was as good as smac in the end, for each seed
+            two shares: of all that smac took, and of what it took until it was so good.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Quality:
         arms: Mapping[str, Sequence[Judged]],
         best: str,
         chances: Mapping[str, Sequence[float]],
-        smac: Mapping[str, Sequence[float]],
+        smac: Mapping[str, Sequence[tuple[float, float]]],
     ) -> None:
         self.arms, self.best, self.chances, self.smac = arms, best, chances, smac
         self._acc = {name: self._means(name, "acc_norm") for name in arms}
@@ -127,9 +128,11 @@ class Quality:
             claim = f"{ours}: loss as a share of that of the same mask without repair"
             yield _claim(claim, "bits", lost, "at most 0.5", lost.value <= 0.5)
         for arm in (OURS, REPAIRED):
-            if shares := self.smac.get(arm):
+            until = "its last trial", "it was so good"
+            for end, shares in zip(until, zip(*self.smac.get(arm, ()), strict=True), strict=False):
                 share = Estimate(float(np.mean(shares)), min(shares), max(shares))
-                claim = f"{arm}: layer-tokens to smac's result, of smac's (mean, least, most)"
+                claim = f"{arm}: layer-tokens to smac's result, of smac's until {end}"
+                claim += " (mean, least, most)"
                 yield _claim(claim, "search loss", share, "at most 0.1", share.value <= 0.1)
 
     def text(self) -> str:

@@ -70,7 +70,8 @@ class _Baselines:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        rows = self._assembly.repairs.calibration.rows
+        n_tokens = self._assembly.config.calibration.baseline_tokens
+        rows = self._assembly.repairs.calibration.first(n_tokens).rows
         return Statistics(self._assembly.evaluator.engine, self._member, rows)
 
     def open_statistics(self) -> None:

@@ -1,15 +1,13 @@
 """The repair that a config asks for: of every candidate in a search, and of finalists."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from gptailor.config.repair_config import RepairConfig
 from gptailor.core.repair import Repairer, refit_cuts, scale_cuts
-from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.core.tailoring import Tailoring
 from gptailor.engine import Engine
 from gptailor.engine.streams import Streams
 from gptailor.record.entries import RefittedEntry
@@ -18,8 +16,6 @@ from gptailor.repair.scale import refuse_inexact_scale, stream_norms
 from gptailor.tasks.calibration import Calibration
 
 __all__ = ["Repairs"]
-
-Fit = Callable[[LayerSpec], Mapping[str, Tensor]]
 
 _SEARCH_RIDGES = (1.0,)  # what several would come to on most layers of SmolLM2
 _SEARCH_TOKENS = 8192  # that layers are refitted from in a search: a fit costs what a trial does
@@ -65,20 +61,16 @@ class Repairs:
         return functools.partial(refit_cuts, n_layers=family.n_layers)
 
     def refit(self, number: int, tailoring: Tailoring, *, folder: Path) -> RefittedEntry:
-        """Repair a finalist in each possible way, and save its fitted tensors in `folder`."""
-        fitted = self.engine.family.fitted
-        searched, uncut, refitted = self.named(tailoring), None, None
+        """Repair a finalist as in the search and, with refits, cut after cut; save the tensors."""
+        searched, refitted = self.named(tailoring), None
         if self.config.name == "refit":
-            uncut = self.named(tailoring, self._exact.from_uncut)
-            later = self.config.later_layers
-            refitted = self._exact.cut_after_cut(tailoring, later_layers=later)
-        for model in (searched, uncut, refitted):
+            refitted = self.repaired(tailoring)
+        for model in (searched, refitted):
             if model is not None:
-                fitted.save(model, folder)
+                self.engine.family.fitted.save(model, folder)
         return RefittedEntry(
             number=number,
             searched=searched,
-            uncut=uncut,
             refitted=refitted,
             calibration=self.calibration.digest,
         )
@@ -95,13 +87,10 @@ class Repairs:
     def _exact(self) -> Refitter:
         return Refitter(self.engine, self.calibration.rows)
 
-    def named(self, tailoring: Tailoring, fit: Fit | None = None) -> Tailoring:
-        """Fit the layers that are to be refitted and name no tensors yet.
-
-        By `fit`, or as they are fitted in the search.
-        """
+    def named(self, tailoring: Tailoring) -> Tailoring:
+        """Fit, as in the search, the layers that are to be refitted and name no tensors yet."""
         store = self.engine.family.fitted
-        fit = fit or store.fit
+        fit = store.fit
         layers = [
             spec.with_repair(refit_to=spec.refit_to, fitted=store.add(fit(spec)))
             if fit is not None and spec.refit_to is not None and spec.fitted is None

@@ -19,7 +19,10 @@ class CalibrationConfig(Frozen):
             "absent. Give none whose texts are in the selection or test split."
         ),
     ] = None
-    n_tokens: Annotated[int, Field(ge=64, le=10**9, description="Tokens in all.")] = 16384
+    n_tokens: Annotated[int, Field(ge=64, le=10**9, description="Tokens in all.")] = 65536
+    baseline_tokens: Annotated[
+        int, Field(ge=64, le=10**9, description="The first of them: for statistics of baselines.")
+    ] = 16384
     max_length: Annotated[int, Field(ge=2, le=2**20, description="Most tokens of a row.")] = 128
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Of the order of the texts.")] = 0
 
@@ -45,15 +48,9 @@ class RepairConfig(Frozen):
     ] = "none"
     later_layers: Annotated[
         bool, Field(description="With refit: also refit every layer behind the first cut.")
-    ] = False
+    ] = True
 
     @model_validator(mode="before")
     @classmethod
     def _name_alone(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _later_refits(self) -> "RepairConfig":
-        if self.later_layers and self.name != "refit":
-            raise ValueError("later_layers needs name: refit; set it, or remove later_layers")
-        return self

@@ -12,7 +12,14 @@ __all__ = ["changes", "check_header"]
 
 _KEPT = ("family", "remove", "merge", "keep", "tasks", "examples", "search", "seed")
 # an older record was begun without them
-_ADDED = ("repair", "calibration", "chat", "family.tokenizer", "worst_domain")
+_ADDED = (
+    "repair",
+    "calibration",
+    "chat",
+    "worst_domain",
+    "family.tokenizer",
+    "calibration.baseline_tokens",
+)
 _ABSENT = "absent"
 _METRIC_FACTS = {"higher_is_better", "transform"}
 

@@ -143,7 +143,7 @@ def _compared(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-ModelKind = Literal["reference", "finalist", "uncut", "refitted", "test"]
+ModelKind = Literal["reference", "finalist", "refitted", "test"]
 
 
 class Header(_Entry):
@@ -199,8 +199,8 @@ class ModelEntry(_EvaluatedEntry):
     """A whole member or a candidate evaluated outside the search.
 
     ``reference`` is a member on the search split, ``finalist`` the base or a candidate on the
-    selection split, ``uncut`` and ``refitted`` a candidate there with the refits of a
-    `RefittedEntry`, ``test`` a member or the chosen candidate on the test split.
+    selection split, ``refitted`` a candidate there with the refits of a `RefittedEntry`,
+    ``test`` a member or the chosen candidate on the test split.
     """
 
     kind: ModelKind
@@ -317,7 +317,6 @@ class RefittedEntry(_Entry):
     kind: Literal["refits"] = "refits"
     number: NonNegativeInt
     searched: TailoringField  # as it was scored in the search
-    uncut: TailoringField | None = None  # from the whole members; None where only scaled
     refitted: TailoringField | None = None  # cut after cut; None where only scaled
     calibration: str  # digest of the rows that it was fitted on
 

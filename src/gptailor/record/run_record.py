@@ -274,7 +274,7 @@ def _tailorings(entry: Entry) -> list[Tailoring]:
         case ExplainedEntry(tailoring=tailoring):
             return [tailoring]
         case RefittedEntry():
-            models = (entry.searched, entry.uncut, entry.refitted)
+            models = (entry.searched, entry.refitted)
             return [each for each in models if each is not None]
     return []
 

@@ -39,7 +39,7 @@ from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
 
-_REFITTED = 3  # finalists, the best on the selection split, that are refitted on more tokens
+_REFITTED = 2  # finalists, the best on the selection split, that are refitted on more tokens
 
 
 class StudyJournal(Protocol):
@@ -284,13 +284,9 @@ class Study:
             return number, finalists[number]
         repairs = self._repairs({each: finalists[each] for each in order[:_REFITTED]})
         models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
-        refits: tuple[tuple[ModelKind, dict[int, Tailoring]], ...] = (
-            ("uncut", {n: each.uncut for n, each in repairs.items() if each.uncut}),
-            ("refitted", {n: each.refitted for n, each in repairs.items() if each.refitted}),
-        )
-        for kind, tailorings in refits:
-            refit_losses = losses_of(self._raced(kind, tailorings, objective), objective)
-            models |= {loss: (n, tailorings[n]) for n, loss in refit_losses.items()}
+        refits = {n: each.refitted for n, each in repairs.items() if each.refitted}
+        refit_losses = losses_of(self._raced("refitted", refits, objective), objective)
+        models |= {loss: (n, refits[n]) for n, loss in refit_losses.items()}
         number, tailoring = models[min(models)]
         self._record_chosen(number, len(finalists), tailoring)
         return number, tailoring
