@@ -42,6 +42,7 @@ DOORS = {
     "gguf": {"family/gguf/", "export/gguf/"},
     "huggingface_hub": {"family/hub.py", "export/card.py"},
     "jinja2": {"report/", "export/card.py", "tasks/lm_eval/"},
+    "llama_cpp": {"evaluation/timing.py"},
     "lm_eval": {"tasks/lm_eval/"},
     "mergekit": set(),
     "optuna": {"searchers/optuna_tpe.py"},

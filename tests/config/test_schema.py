@@ -198,7 +198,7 @@ def test_a_ladder_rises_threefold_at_most_and_ends_where_it_was_told(low: int, m
 )
 def test_layers_are_cut_by_count_or_share(load: Load, remove: str, keep: str, count: int) -> None:
     text = SOUND.replace("remove: 2", f"remove: {remove}")
-    assert load(text, keep=keep).n_removed(30) == count
+    assert load(text, keep=keep).depths(30) == (count,)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_layers_are_cut_by_count_or_share(load: Load, remove: str, keep: str, co
 def test_what_can_not_be_cut_is_told(load: Load, remove: str, keep: str, told: str) -> None:
     config = load(SOUND.replace("remove: 2", f"remove: {remove}"), keep=keep)
     with pytest.raises(ConfigError) as error:
-        config.n_removed(30)
+        config.depths(30)
     assert error.value.problems == (told,)
 
 

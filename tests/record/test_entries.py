@@ -22,6 +22,7 @@ from gptailor.record.entries import (
     ExplainedEntry,
     ForecastEntry,
     ModelEntry,
+    ProofEntry,
     RefittedEntry,
     ResumedEntry,
     SpentEntry,
@@ -58,6 +59,13 @@ ENTRIES: list[Entry] = [
     RefittedEntry(number=0, searched=Tailoring.whole("base", 2), calibration="0" * 16),
     ChosenEntry(number=0, n_tried=1, n_trials=2, reason="best"),
     ExplainedEntry.of("0" * 16, Change("taken", 1, "math", TAILORING), SCORED),
+    ProofEntry(
+        tailoring="0" * 16,
+        device="cpu",
+        dtype="float32",
+        sizes={"parameters": (3, 2)},
+        rates={"generation": ((1.0, 1.5), (2.0, 2.5))},
+    ),
 ]
 
 measurements = st.builds(

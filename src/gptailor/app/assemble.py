@@ -14,13 +14,14 @@ from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.header import header_of, task_digest
 from gptailor.app.inputs import load_members, open_calibration, open_tasks
 from gptailor.app.repairs import Repairs
+from gptailor.app.targets import resolve_target
 from gptailor.app.teachers import with_teachers
 from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import Scores
+from gptailor.core.trial import Scores, Trial
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.engine.device import device_of
@@ -29,14 +30,15 @@ from gptailor.errors import ConfigError, UserError
 from gptailor.family import Family, tailored_config
 from gptailor.family.fitted import FOLDER
 from gptailor.family.layout import OUTER_PARTS
-from gptailor.forecast.forecast import forecast
+from gptailor.forecast.dry_run import CountingPool, MemoryJournal
+from gptailor.forecast.forecast import forecast, speed_with
 from gptailor.forecast.memory import peak_bytes
+from gptailor.forecast.speed import Speed
 from gptailor.record.compatibility import check_header
 from gptailor.record.entries import (
     AskedEntry,
     BaselineEntry,
     ForecastEntry,
-    Header,
     ModelEntry,
     SpentEntry,
     TrialEntry,
@@ -79,7 +81,11 @@ class Assembly:
     space: Space
     plan: Plan
     repairs: Repairs
+    measure_speed: Callable[[WorkerSetup | None], Speed]  # of worker processes, or of this one
+    target: str = ""  # how it was resolved, a sentence; empty where it was before, or is none
     proposals: SearchFunction | None = None  # instead of the configured searcher, if given
+    earlier: tuple[Trial, ...] = ()  # of the same ladder, with fewer layers cut
+    known: tuple[ModelEntry, ...] = ()  # scores of whole members that the ladder has already
 
     def searcher(self, objective: Objective, references: Mapping[str, Scores]) -> Searcher:
         """Make the configured searcher, or that of `proposals`."""
@@ -94,6 +100,7 @@ class Assembly:
             example_tokens=self.evaluator.tokens("search", 0, self.plan.rungs[-1])
             / self.plan.rungs[-1],
             references=references,
+            earlier=self.earlier,
         )
         if self.proposals is not None:
             return make_searcher(self.proposals, context)
@@ -105,14 +112,16 @@ class Assembly:
 
     def forecast(self, setup: WorkerSetup | None = None) -> ForecastEntry:
         """Predict what a search costs, in this process if there is no `setup`."""
-        return forecast(
-            self.plan,
-            self.space,
-            self.searcher,
-            self.evaluator,
-            setup=setup,
-            group_size=self.config.workers.options.get("group_size", 16),
-        )
+        return self.dry_run(setup)[0]
+
+    def dry_run(
+        self, setup: WorkerSetup | None
+    ) -> tuple[ForecastEntry, tuple[Trial, ...], MemoryJournal]:
+        """What a search costs; and the trials and the record that it would come to."""
+        group_size = self.config.workers.options.get("group_size", 16)
+        speed = self.measure_speed(setup)
+        pool = CountingPool(self.evaluator, speed, setup=setup, group_size=group_size)
+        return forecast(self.plan, self.searcher, pool, self.known)
 
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
         """How another process, here or elsewhere, makes this evaluator."""
@@ -185,7 +194,7 @@ def assemble(
     if evaluates_apart(config) and device.startswith("cuda"):
         device = "cpu"  # this process does not fill a GPU that one of its workers needs
     family = family or load_members(config, device=device)
-    n_removed, tasks = _fitted(config, family, tasks)
+    config, target, tasks = _fitted(config, family, tasks)
     limits = config.engine
     engine = Engine(
         family, device=device, cache_bytes=limits.cache_bytes, member_bytes=limits.member_bytes
@@ -193,7 +202,7 @@ def assemble(
     refuse_inexact(engine)
     family.release_pages()
     tasks = with_teachers(engine, tasks)
-    plan = _plan(config, family, tasks, n_removed)
+    plan = _plan(config, family, tasks)
     evaluator = evaluator_on(engine, tasks, rungs=plan.rungs)
     repairs = Repairs(
         config.repair, engine, functools.partial(open_calibration, config, family, tasks)
@@ -217,7 +226,10 @@ def assemble(
     pairs = zip(config.tasks, tasks.values(), strict=True)
     named = tuple(one.model_copy(update={"member": t.spec.member}) for one, t in pairs)
     config = config.model_copy(update={"family": resolved, "tasks": named})
-    return Assembly(config, family, tasks, evaluator, space, plan, repairs)
+    speed = functools.partial(speed_with, plan=plan, space=space, evaluator=evaluator)
+    return Assembly(
+        config, family, tasks, evaluator, space, plan, repairs, functools.cache(speed), target
+    )
 
 
 def evaluator_on(
@@ -248,11 +260,15 @@ def evaluates_apart(config: Config) -> bool:
 
 def _fitted(
     config: Config, family: Family, tasks: Mapping[str, TaskSplits] | None
-) -> tuple[int, Mapping[str, TaskSplits]]:
-    """The number of layers to cut, and the tasks; the problems of both are raised at once."""
-    problems: list[str] = []
+) -> tuple[Config, str, Mapping[str, TaskSplits]]:
+    """The config with its target resolved, and the tasks; the problems of both are raised at once.
+
+    The text says how the target was resolved; it is empty without one.
+    """
+    target, problems = "", list[str]()
     try:
-        n_removed = config.n_removed(family.n_layers)
+        config, target = resolve_target(config, family)
+        config.depths(family.n_layers)
     except UserError as error:
         problems += error.problems
     try:
@@ -261,7 +277,7 @@ def _fitted(
         problems += error.problems
     if problems or tasks is None:
         raise ConfigError(problems)
-    return n_removed, tasks
+    return config, target, tasks
 
 
 def open_study(
@@ -281,13 +297,20 @@ def open_study(
     if calibrated and config.calibration.texts is not None:  # else the tasks' digests are enough
         digest = assembly.repairs.calibration.digest
     header = header_of(
-        config, assembly.family, assembly.tasks, plan=assembly.plan, calibration=digest
+        config,
+        assembly.family,
+        assembly.tasks,
+        plan=assembly.plan,
+        calibration=digest,
+        target=assembly.target or None,
     )
     recorded = journal.header()
     if recorded is not None:
         check_header(recorded, header, journal.path)
     else:
         journal.append(header)
+        for entry in assembly.known:
+            journal.append(entry)
     refit = None
     if assembly.space.repair is not None:
         folder = journal.path.with_name(FOLDER)
@@ -309,7 +332,7 @@ def record_forecast(journal: Journal, assembly: Assembly) -> None:
     Nothing is written where other processes evaluate: their speed and memory are not this one's.
     Nor is anything for baselines: what they will cut is not known.
     """
-    new = [type(entry) for entry in journal.entries] == [Header]
+    new = len(journal.entries) == 1 + len(assembly.known)  # the header, and what was known before
     searches = assembly.proposals is None
     if new and searches and not evaluates_apart(assembly.config):
         journal.append(assembly.forecast())
@@ -340,7 +363,7 @@ def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
     return spent
 
 
-def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_removed: int) -> Plan:
+def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits]) -> Plan:
     sizes = {name: max(t.n_examples for t in split) for name, split in _by_split(tasks).items()}
     specs, budget = zip(tasks, config.tasks, strict=True), config.budget
     return Plan(
@@ -356,7 +379,7 @@ def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits], n_rem
         ),
         members=family.members,
         n_layers=family.n_layers,
-        n_removed=n_removed,
+        n_removed=config.depths(family.n_layers)[0],
         rungs=tuple(sorted({min(rung, sizes["search"]) for rung in budget.rungs})),
         sizes=sizes,
         max_trials=budget.max_trials,

@@ -24,6 +24,7 @@ from gptailor.export.mergekit.recipe import export_recipe
 from gptailor.export.options import ExportOptions
 from gptailor.family import Family
 from gptailor.family.fitted import FOLDER
+from gptailor.record.proof import proof_rows
 from gptailor.record.ranking import BEST
 from gptailor.record.run_record import RunRecord, read_run
 
@@ -77,11 +78,16 @@ def export(  # noqa: PLR0913  # what may be said of an export
     elif options.format == "mergekit":
         export_recipe(family, found.tailoring, out, **more)
     else:
+        record = found.record
+        measured = record is not None and record.result == found.tailoring
+        proof = record.proof if record is not None and measured else None
         facts = dataclasses.replace(
             card_facts(family, found.tailoring, out.resolve().name),
             scores=found.scores,
             scores_note=_SCORES_NOTE,
             n_tried=found.n_tried,
+            target="" if record is None else record.header.target or "",
+            proof=() if proof is None else proof_rows(proof),
         )
         card = model_card(facts)
         export_checkpoint(family, found.tailoring, out, card=card, **options.hf_arguments, **more)

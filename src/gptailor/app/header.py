@@ -45,6 +45,7 @@ def header_of(
     *,
     plan: Plan,
     calibration: str | None = None,
+    target: str | None = None,
 ) -> Header:
     """Describe a study that begins now; the config's dtype is not ``auto``."""
     libraries = (*_LIBRARIES, *_OF_SEARCHERS.get(config.search.name, ()))
@@ -95,6 +96,7 @@ def header_of(
             for name, splits in tasks.items()
         },
         calibration=calibration,
+        target=target,
     )
 
 

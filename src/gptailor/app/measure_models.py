@@ -1,5 +1,6 @@
 """Score and time models of a run's family in this process, on the run's own examples."""
 
+import functools
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,12 +13,12 @@ from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.device import device_of
+from gptailor.evaluation.timing import in_turns
 from gptailor.family.fitted import FOLDER
 from gptailor.record.run_record import RunRecord
 
 __all__ = ["open_evaluator", "time_in_turns"]
 
-_ROUNDS = 5
 _TOKENS = 1024  # least that a round runs through each layer, where the task has them
 
 
@@ -44,9 +45,8 @@ def time_in_turns(
 ) -> dict[str, tuple[float, ...]]:
     """Seconds in which the engine scores the same examples, for each model and round.
 
-    The models take turns, so that what else the machine does slows all of them. Each is timed with
-    the base's layers at its positions: merged or repaired layers are as large, and making them is
-    no part of a finished model's time.
+    They take turns. Each is timed with the base's layers at its positions: merged or repaired
+    layers are as large, and making them is no part of a finished model's time.
     """
     n = 1
     while n < n_examples and evaluator.tokens(split, 0, n) < _TOKENS:
@@ -57,11 +57,10 @@ def time_in_turns(
         )
         for name, model in models.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for round_ in range(-1, _ROUNDS):  # the first is not counted: it packs the examples
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            evaluator.evaluate([job])
-            if round_ >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: tuple(times) for name, times in seconds.items()}
+
+    def seconds(job: Job) -> float:
+        started = time.perf_counter()
+        evaluator.evaluate([job])
+        return time.perf_counter() - started
+
+    return in_turns({name: functools.partial(seconds, job) for name, job in jobs.items()})

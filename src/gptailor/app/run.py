@@ -11,7 +11,9 @@ from gptailor.config import Config
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Job, Scores, Trial
 from gptailor.errors import ConfigError, RecordError, UserError, unknown
+from gptailor.record.entries import ModelEntry, of_type
 from gptailor.record.journal import RECORD, Journal, read_record
+from gptailor.record.ladder_folder import depth_folder, refuse_other_form
 from gptailor.record.ranking import write_results
 from gptailor.record.run_record import RunRecord, read_run, run_of_lines
 from gptailor.report import write_report
@@ -20,10 +22,12 @@ from gptailor.study import Progress
 if TYPE_CHECKING:
     import pandas
 
+    from gptailor.app.assemble import Assembly
     from gptailor.family import Family
     from gptailor.tasks.splits import TaskSplits
+    from gptailor.workers import WorkerPool
 
-__all__ = ["Run", "evaluate", "run_search", "search"]
+__all__ = ["Run", "evaluate", "run_depths", "run_search", "search"]
 
 _NAN = float("nan")
 
@@ -207,36 +211,80 @@ def run_search(
 
     `on_message` gets a sentence before the members are loaded, and the notes about them.
     """
-    lines = read_record(folder / RECORD) if (folder / RECORD).exists() else []
-    if lines:  # a damaged record is refused before anything is loaded
-        config = with_recorded_settings(config, run_of_lines(folder, lines))
+    if config.ladder:
+        raise ConfigError("remove: names several depths; name one, or call run_depths")
+    given: dict[str, Any] = {"family": family, "tasks": tasks}
+    runs = run_depths(config, folder, on_message=on_message, on_progress=on_progress, **given)
+    return next(iter(runs.values()))
+
+
+def run_depths(
+    config: Config,
+    folder: Path,
+    *,
+    family: "Family | None" = None,
+    tasks: "Mapping[str, TaskSplits] | None" = None,
+    on_message: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[int, Run]:
+    """As `run_search`, for one number of layers to cut or for each of a depth ladder.
+
+    Returns:
+        Number of layers cut to the finished run, rising.
+    """
+    refuse_other_form(folder, is_ladder=bool(config.ladder))
+    folders = [depth_folder(folder, depth) for depth in config.ladder] or [folder]
+    for each in folders:  # a damaged record is refused before anything is loaded
+        lines = read_record(each / RECORD) if (each / RECORD).exists() else []
+        if lines:
+            config = with_recorded_settings(config, run_of_lines(each, lines))
     on_message("loading the family and the tasks ...")
-    from gptailor.app.assemble import (  # slow
-        assemble,
-        open_pool,
-        open_study,
-        record_costs,
-        record_forecast,
-    )
-    from gptailor.app.baseline_run import with_baselines
+    from gptailor.app.assemble import assemble, open_pool  # slow
+    from gptailor.app.ladder import after, at_depth
     from gptailor.family.fitted import FOLDER
 
+    runs = {}
     with closing(open_pool(config)):  # what it lacks is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks)
         # before the pool is made, so that its workers look there, too
-        assembly.family.fitted.look_in(folder.resolve() / FOLDER)
-        with closing(assembly.pool()) as pool, Journal(folder) as journal:
+        for each in folders:
+            assembly.family.fitted.look_in(each.resolve() / FOLDER)
+        with closing(assembly.pool()) as pool:
             notes = [note for splits in assembly.tasks.values() for note in splits.notes]
             for note in (*assembly.family.notes, *notes):
                 on_message(f"note: {note}")
-            if config.search.name == BASELINE:
-                assembly = with_baselines(assembly, journal, on_message)
-            study = open_study(assembly, journal, on_progress=on_progress, pool=pool)
-            record_forecast(journal, assembly)
-            _, chosen = study.run()
-            record_costs(journal, assembly)
-            write_results(folder, chosen, study.front(), study.objective)
-    return Run(folder, family=family)
+            depths = config.ladder or (assembly.plan.n_removed,)
+            for depth, each in zip(depths, folders, strict=True):
+                if config.ladder:
+                    on_message(f"{depth} layers cut, in {each}")
+                _run_one(at_depth(assembly, depth), each, pool, on_message, on_progress)
+                runs[depth] = run = Run(each, family=family)
+                members = of_type(run.record.entries, ModelEntry)
+                assembly = after(assembly, run.record.trials, members)
+    return runs
+
+
+def _run_one(
+    assembly: "Assembly",
+    folder: Path,
+    pool: "WorkerPool",
+    on_message: Callable[[str], None],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Run one study, or go on with it, and write its results."""
+    from gptailor.app.assemble import open_study, record_costs, record_forecast
+    from gptailor.app.baseline_run import with_baselines
+    from gptailor.app.prove import record_proof
+
+    with Journal(folder) as journal:
+        if assembly.config.search.name == BASELINE:
+            assembly = with_baselines(assembly, journal, on_message)
+        study = open_study(assembly, journal, on_progress=on_progress, pool=pool)
+        record_forecast(journal, assembly)
+        _, chosen = study.run()
+        record_costs(journal, assembly)
+        write_results(folder, chosen, study.front(), study.objective)
+        record_proof(journal, assembly, chosen, on_message)
 
 
 def evaluate(

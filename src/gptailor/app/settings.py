@@ -93,7 +93,7 @@ def config_of_run(record: RunRecord | None, path: Path | None, verb: str) -> Con
 
 
 def with_recorded_settings(config: Config, record: RunRecord) -> Config:
-    """Take what ``dtype: auto`` was, and the order of the variants, from a record.
+    """Take what ``dtype: auto`` and a target were, and the order of the variants, from a record.
 
     In a config the variants have no order, but a searcher's draws depend on one.
     """
@@ -102,7 +102,11 @@ def with_recorded_settings(config: Config, record: RunRecord) -> Config:
     order = recorded.get("variants")
     if isinstance(order, Mapping) and set(order) == set(family.variants):
         update["variants"] = {name: family.variants[name] for name in order}
-    return config.model_copy(update={"family": family.model_copy(update=update)})
+    remove, target = config.remove, None if config.target is None else config.target.model_dump()
+    if target is not None and target == record.header.config.get("target"):
+        remove = record.header.config["remove"]
+    family = family.model_copy(update=update)
+    return config.model_copy(update={"family": family, "remove": remove})
 
 
 def _searcher_name(searcher: str | Callable[..., Any]) -> str:

@@ -16,6 +16,7 @@ from gptailor.files.yaml import parse_yaml
 from gptailor.record.ranking import BEST
 
 if TYPE_CHECKING:
+    from gptailor.app.run import Run
     from gptailor.record.run_record import RunRecord
 
 __all__ = ["command"]
@@ -38,7 +39,7 @@ def command(  # noqa: PLR0913, PLR0917  # what the options are
 ) -> None:
     """Cut layers as a paper does it; the same command goes on after a stop or a kill."""
     from gptailor.app.baseline_settings import baseline_settings
-    from gptailor.app.run import run_search
+    from gptailor.app.run import run_depths
     from gptailor.app.settings import run_folder, settings_of
 
     options: dict[str, dict[str, object]] = {}
@@ -49,19 +50,26 @@ def command(  # noqa: PLR0913, PLR0917  # what the options are
         settings_of(config), names, member=member, seed=seed, options=options
     )
     usual = run_folder(config)
-    folder = out or usual.with_name(f"{usual.name}-{names.replace(',', '-')}-{member}")
+    label = f"{names.replace(',', '-')}-{member}"  # beside a run, and inside a ladder
+    folder = out or (usual / label if settings.ladder else usual.with_name(f"{usual.name}-{label}"))
     show_message = functools.partial(errors.print, style="dim")
     try:
         with progress_display() as show:
-            run = run_search(settings, folder, on_message=show_message, on_progress=show)
+            runs = run_depths(settings, folder, on_message=show_message, on_progress=show)
     except KeyboardInterrupt:
         errors.print("stopped; what was computed is recorded: run the same command to go on")
         raise typer.Exit(130) from None
-    rows = _rows(run.record)
     if as_json:
-        typer.echo(json.dumps(plain_result(run) | {"baselines": rows}))
+        plain = [plain_result(r) | {"baselines": _rows(r.record)} for r in runs.values()]
+        typer.echo(json.dumps(plain if settings.ladder else plain[0]))
         return
-    screen.print(_drawn(rows))
+    for run in runs.values():
+        _show(run)
+
+
+def _show(run: "Run") -> None:
+    """The baselines of one run, and what to do with it."""
+    screen.print(_drawn(_rows(run.record)))
     screen.print(
         "loss: relative to the base, on the test split; the best on the selection split is "
         f"trial {run.best.number}, {run.best.proposal.origin}"

@@ -25,6 +25,7 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
     from gptailor.app.assemble import assemble, open_pool  # slow
+    from gptailor.app.ladder import forecasts
     from gptailor.engine.device import device_of
 
     options = {k: v for k, v in loaded.workers.options.items() if k == "group_size"}
@@ -32,22 +33,23 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
     with closing(open_pool(loaded)) as pool:  # problems with workers are found now
         setup = pool.setup
     assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
-    expected = assembly.forecast(setup)
-    if as_json:
+    device = device_of(loaded.engine.device).partition(":")[0]
+    if not as_json:
+        _show_plan(assembly)
+    plain = []
+    for step, expected in forecasts(assembly, setup):
         workers = None if setup is None else dataclasses.asdict(setup)
-        typer.echo(json.dumps(expected.model_dump(exclude={"kind"}) | {"workers": workers}))
-        return
-    _show_plan(assembly)
-    screen.print(
-        f"search:   {loaded.search.name}, {expected.n_trials} trials of about "
-        f"{expected.n_candidates} candidates; {expected.layer_tokens:,} layer-tokens in all, "
-        f"{expected.shared:.0%} of the search saved by sharing"
-    )
-    _show_costs(expected, setup, device_of(loaded.engine.device).partition(":")[0])
+        depth = {"remove": step.plan.n_removed, "target": step.target or None}
+        plain.append(expected.model_dump(exclude={"kind"}) | {"workers": workers} | depth)
+        if not as_json:
+            _show_search(step, expected)
+            _show_costs(expected, setup, device)
+    if as_json:
+        typer.echo(json.dumps(plain if loaded.ladder else plain[0]))
 
 
 def _show_plan(assembly: "Assembly") -> None:
-    """The family, the layers to remove, the tasks and the rungs."""
+    """The family, the tasks and the rungs."""
     plan, family = assembly.plan, assembly.family
     for note in family.notes:
         screen.print(f"note: {note}")
@@ -55,9 +57,6 @@ def _show_plan(assembly: "Assembly") -> None:
         f"family:   {', '.join(family.members)}; {plan.n_layers} layers, "
         f"{family.parameters / 1e6:,.1f} M parameters, {str(family.dtype).removeprefix('torch.')}"
     )
-    removed = sum(sorted(family.layer_parameters)[: plan.n_removed])
-    share = removed / family.parameters
-    screen.print(f"remove:   {plan.n_removed} layers, {share:.1%} of the parameters")
     for name, splits in assembly.tasks.items():
         counts = [task.n_examples for task in splits.by_name.values()]
         examples = "{} search, {} selection and {} test examples".format(*counts)
@@ -69,6 +68,20 @@ def _show_plan(assembly: "Assembly") -> None:
             "may be (max_gen_toks); tokens and time are at most these"
         )
     screen.print(f"rungs:    {', '.join(map(str, plan.rungs))} examples of each task")
+
+
+def _show_search(assembly: "Assembly", expected: "ForecastEntry") -> None:
+    """What one search cuts, and how much of it there is."""
+    plan, family = assembly.plan, assembly.family
+    if assembly.target:
+        screen.print(f"target:   {assembly.target}")
+    share = sum(sorted(family.layer_parameters)[: plan.n_removed]) / family.parameters
+    screen.print(f"remove:   {plan.n_removed} layers, {share:.1%} of the parameters")
+    screen.print(
+        f"search:   {assembly.config.search.name}, {expected.n_trials} trials of about "
+        f"{expected.n_candidates} candidates; {expected.layer_tokens:,} layer-tokens in all, "
+        f"{expected.shared:.0%} of the search saved by sharing"
+    )
 
 
 def _show_costs(expected: "ForecastEntry", setup: "WorkerSetup | None", device: str) -> None:

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen, show_grid
+from gptailor.record.ladder_folder import ladder_of
 
 __all__ = ["command"]
 
 
 def command(  # noqa: PLR0913, PLR0917  # each is an option
-    runs: Annotated[list[Path], path_argument("Folders of runs of the same family and tasks.")],
+    runs: Annotated[list[Path], path_argument("Folders of runs or ladders of one family.")],
     tailoring: Annotated[
         list[Path] | None, path_option("A tailoring.yaml to compare too; may be repeated.")
     ] = None,
@@ -35,7 +36,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.report.comparison import PAGE, grids, write_comparison
 
     comparison = compare(
-        runs,
+        [each for run in runs for each in ladder_of(run).values() or [run]],
         tailoring or (),
         config=config,
         against=against,

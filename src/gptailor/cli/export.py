@@ -7,6 +7,7 @@ import typer
 
 from gptailor.cli.console import errors, path_argument, path_option, screen
 from gptailor.core.plugins import import_modules
+from gptailor.record.ladder_folder import run_at
 
 __all__ = ["command"]
 
@@ -21,6 +22,9 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     format_: Annotated[
         str, typer.Option("--format", help="hf, gguf (llama.cpp) or mergekit (a recipe).")
     ] = "hf",
+    remove: Annotated[
+        int | None, typer.Option(min=1, help="Of a depth ladder: how many layers are cut.")
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +50,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.export import card_facts
 
     family, exported = export(
-        run,
+        run_at(run, remove),
         out,
         options,
         trial=trial,

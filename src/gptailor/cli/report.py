@@ -1,4 +1,4 @@
-"""``gptailor report``: one self-contained HTML file about a run."""
+"""``gptailor report``: one self-contained HTML file about a run, or about a depth ladder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,12 @@ __all__ = ["command"]
 
 
 def command(
-    run: Annotated[Path, path_argument("The run's folder.")],
+    run: Annotated[Path, path_argument("The run's folder, or a depth ladder's.")],
     out: Annotated[
         Path | None, path_option("The file; report.html in the run if absent.", "--out", "-o")
     ] = None,
 ) -> None:
     """Write one HTML file about a run; it opens offline."""
-    from gptailor.app.run import Run
+    from gptailor.report import write_report
 
-    typer.echo(Run(run).report(out))
+    typer.echo(write_report(run, out))

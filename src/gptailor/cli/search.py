@@ -43,23 +43,35 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Search for the best smaller model; the same command goes on after a stop or a kill."""
-    from gptailor.app.run import run_search
+    from gptailor.app.run import run_depths
     from gptailor.app.settings import run_folder, settings_of
-    from gptailor.report.words import share_lines
 
     show_message = functools.partial(errors.print, style="dim")
     try:
         settings, folder = settings_of(config), out or run_folder(config)
         with progress_display() as show:
-            run = run_search(settings, folder, on_message=show_message, on_progress=show)
+            runs = run_depths(settings, folder, on_message=show_message, on_progress=show)
     except KeyboardInterrupt:
         errors.print("stopped; what was scored is recorded: run the same command to go on")
         raise typer.Exit(130) from None
+    if as_json:
+        plain = [plain_result(run) for run in runs.values()]
+        typer.echo(json.dumps(plain if settings.ladder else plain[0]))
+        return
+    for run in runs.values():
+        _show(run)
+    at = "" if not settings.ladder else f" --remove {next(iter(runs))}"
+    screen.print(f"next:          gptailor export {folder}{at} -o DIR")
+    if settings.ladder:
+        screen.print(f"the curve:     gptailor report {folder}")
+
+
+def _show(run: "Run") -> None:
+    """What a search has found and what it cost."""
+    from gptailor.report.words import share_lines
+
     record, chosen = run.record, run.record.chosen
     assert chosen is not None, "a search that ends has chosen"
-    if as_json:
-        typer.echo(json.dumps(plain_result(run)))
-        return
     screen.print(
         f"{chosen.n_tried} candidates of {record.header.n_kept} out of "
         f"{record.header.family.n_layers} layers tried, in {chosen.n_trials} trials; "
@@ -71,7 +83,6 @@ def command(
     screen.print(f"keeps, unseen: {', '.join(texts)}")
     screen.print(f"the run:       {run.folder}")
     screen.print(f"the tailoring: {run.folder / BEST}")
-    screen.print(f"next:          gptailor export {run.folder} -o DIR")
     if record.forecast is not None:
         screen.print(_costs(record.forecast, record.spent))
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from gptailor.config.repair_config import CalibrationConfig, RepairConfig
+from gptailor.config.target_config import TargetConfig
 from gptailor.core.merge_spec import MergeSpec, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS, Registry
 from gptailor.core.specs import ChatSpec, MemberSpec, TaskSpec
@@ -36,10 +37,12 @@ __all__ = [
     "FamilyConfig",
     "PluginConfig",
     "RepairConfig",
+    "TargetConfig",
     "config_of",
     "load_config",
 ]
 
+_RANGE = re.compile(r"[0-9]{1,4}\.\.[0-9]{1,4}", re.ASCII)  # of a ladder: 1..8
 _TAKEN = {
     BASE: "the base's name",
     "result": "what the finished model is called",
@@ -179,7 +182,16 @@ class Config(Frozen):
     """The whole config."""
 
     family: FamilyConfig
-    remove: Annotated[int | float, Field(description="Layers to cut, or a share of them below 1.")]
+    target: Annotated[
+        TargetConfig | None, Field(description="What the result is to meet, instead of remove.")
+    ] = None
+    remove: Annotated[
+        int | float | tuple[int, ...] | None,
+        Field(
+            validate_default=True,
+            description="Layers to cut, or a share below 1; several numbers are a depth ladder.",
+        ),
+    ] = None
     merge: Annotated[
         tuple[str, ...],
         Field(description="Merge methods that the search uses: names or module:attribute."),
@@ -209,12 +221,21 @@ class Config(Frozen):
 
     @field_validator("remove", mode="before")
     @classmethod
-    def _count_or_share(cls, value: object) -> object:
+    def _count_or_share(cls, value: object, info: ValidationInfo) -> object:
+        target = info.data.get("target")
+        if value is None:
+            if target is None and "target" in info.data:  # else its own problem is named
+                raise ValueError("is missing; say how many layers to cut, or give a target")
+            return None
+        if target is not None and not is_recorded(info):
+            raise ValueError("give remove or target, not both")
+        if isinstance(value, list | tuple) or (isinstance(value, str) and _RANGE.fullmatch(value)):
+            return _depths(value)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or value < 0 or (isinstance(value, float) and value >= 1):  # type: ignore[operator]  # a number here
             raise ValueError(
-                "must be a whole number of layers, 0 or more, or a share from 0.0 to below 1, "
-                f"not {value!r}"
+                "must be a whole number of layers, 0 or more, a share from 0.0 to below 1, or "
+                f"several numbers such as [2, 4, 6] or 1..8, not {value!r}"
             )
         return value
 
@@ -283,27 +304,43 @@ class Config(Frozen):
             raise ValueError("\n".join(problems))
         return self
 
-    def n_removed(self, n_layers: int) -> int:
-        """How many layers to cut of a model with `n_layers`.
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """The numbers of layers to cut of a depth ladder, rising; none for a single run."""
+        return self.remove if isinstance(self.remove, tuple) else ()
+
+    def depths(self, n_layers: int) -> tuple[int, ...]:
+        """The numbers of layers to cut of a model with `n_layers`: one, or those of a ladder.
 
         Raises:
             ConfigError: Nothing would be left, or what must be kept does not exist or leave enough.
         """
-        share = isinstance(self.remove, float)
-        count = round(self.remove * n_layers) if share else int(self.remove)
-        if share and self.remove > 0 and count == 0:
-            raise ConfigError(f"remove: {self.remove} of {n_layers} layers is less than one layer")
+        assert self.remove is not None, "a target is resolved first"
+        depths = self.remove if isinstance(self.remove, tuple) else (int(self.remove),)
+        if isinstance(self.remove, float):
+            depths = (round(self.remove * n_layers),)
+            if self.remove > 0 and not depths[0]:
+                raise ConfigError(
+                    f"remove: {self.remove} of {n_layers} layers is less than one layer"
+                )
+        if depths[-1] > (room := self.room(n_layers)):
+            raise ConfigError(
+                f"remove: {depths[-1]} of {n_layers} layers can't be cut; at most {room} here"
+            )
+        return depths
+
+    def room(self, n_layers: int) -> int:
+        """The most layers that may be cut.
+
+        Raises:
+            ConfigError: A layer that must be kept does not exist.
+        """
         missing = [layer for layer in self.keep if layer >= n_layers]
         if missing:
             raise ConfigError(
                 f"keep: layer {missing[0]} does not exist; the last is {n_layers - 1}"
             )
-        room = n_layers - max(1, len(set(self.keep)))
-        if count > room:
-            raise ConfigError(
-                f"remove: {count} of {n_layers} layers can't be cut; at most {room} here"
-            )
-        return count
+        return n_layers - max(1, len(set(self.keep)))
 
 
 def load_config(path: Path) -> Config:
@@ -342,6 +379,18 @@ def config_of(plain: object, path: Path | None = None) -> Config:
     if problems:
         raise ConfigError([f"{where}: {sentence}" for sentence in problems])
     return anchored
+
+
+def _depths(value: Sequence[object] | str) -> tuple[int, ...]:
+    """The numbers of a ladder, which must rise."""
+    shown = value if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        low, high = map(int, value.split(".."))
+        value = range(low, high + 1)
+    numbers = tuple(n for n in value if isinstance(n, int) and not isinstance(n, bool) and n > 0)
+    if len(numbers) != len(value) or len(numbers) < 2 or list(numbers) != sorted(set(numbers)):
+        raise ValueError(f"a depth ladder is two or more rising numbers of layers, not {shown}")
+    return numbers
 
 
 def _checked_plugin(registry: Registry, plugin: PluginConfig, info: ValidationInfo) -> PluginConfig:

@@ -3,6 +3,7 @@
 A check raises ValueError with a sentence, to which `sentences` adds the file and the key.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from gptailor.errors import unknown
 __all__ = [
     "RECORDED",
     "Frozen",
+    "bytes_of",
     "is_recorded",
     "not_empty",
     "not_many",
@@ -24,6 +26,9 @@ __all__ = [
 
 RECORDED = {"recorded": True}  # the context for validating the config that a record holds
 
+_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _MAX_NAME = 255  # bytes of a file's name, on every common file system
 _MAX_MEMBER = 100  # characters of a member's name, which appears in every tailoring and table
 _MAX_PROBLEMS = 100
@@ -54,6 +59,17 @@ class Frozen(BaseModel):
     """Immutable; unknown keys are refused, and numbers are never read from strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def bytes_of(size: str) -> int:
+    """A size in bytes; 0 where it is not one.
+
+    Example:
+        >>> bytes_of("2.5GB"), bytes_of("1GiB"), bytes_of("1 G")
+        (2500000000, 1073741824, 0)
+    """
+    match = _SIZE.fullmatch(size)
+    return 0 if match is None else int(float(match[1]) * _UNITS[match[2]])
 
 
 def is_recorded(info: ValidationInfo) -> bool:

@@ -56,6 +56,7 @@ class Generated:
     layer_tokens: int  # tokens times layers run, padding counted
 
 
+@torch.inference_mode()  # in which merged layers are made
 def model_of(engine: Engine, tailoring: Tailoring) -> PreTrainedModel:
     """Make the stock model of a tailoring around the engine's tensors, on its device.
 

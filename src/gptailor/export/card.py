@@ -61,6 +61,8 @@ class CardFacts:
         uniform: Whether all layers of the members are of one kind.
         auto_class: The class of transformers that reads the checkpoint.
         width: A sentence without its full stop on what was left out of every layer, or "".
+        target: A sentence without its full stop on the target, or "".
+        proof: Rows of what was measured: its name, of the base, of the result, and their ratio.
     """
 
     name: str
@@ -77,6 +79,8 @@ class CardFacts:
     uniform: bool = True
     auto_class: str = "AutoModelForCausalLM"
     width: str = ""
+    target: str = ""
+    proof: Sequence[Sequence[str]] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -95,6 +99,7 @@ def model_card(facts: CardFacts) -> str:
         _USE.format(auto_class=facts.auto_class),
         _members(facts),
         "" if facts.scores is None else _scores(facts.scores, facts.scores_note),
+        _target(facts),
         _layers(facts),
         _exact(facts),
         f"Made with {', '.join(programs)}." if programs else "",
@@ -214,6 +219,16 @@ def _shares(of_base: Share | None, of_best: Share | None, n_members: int) -> lis
         at_chance = "not above chance" if share is not None and share.at_chance else ""
         cells.append(at_chance if above is None else _estimate(above, _percent))
     return cells
+
+
+def _target(facts: CardFacts) -> str:
+    if not facts.target:
+        return ""
+    rows = [[_text(cell) for cell in row] for row in facts.proof]
+    head = ("measured after the search", "base", "result", "ratio")
+    note = "Timed in turns: the median of the rounds, and the lowest and the highest."
+    table = f"\n\n{_table(head, rows)}\n\n{note}" if rows else ""
+    return f"## Size and speed\n\nWanted: {_text(facts.target)}.{table}"
 
 
 def _layers(facts: CardFacts) -> str:

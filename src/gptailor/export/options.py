@@ -1,10 +1,10 @@
 """The options of an export on the command line, checked before anything is loaded."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptailor.core.validation import bytes_of
 from gptailor.errors import ConfigError
 from gptailor.export.checkpoint import SAVED_DTYPES
 from gptailor.export.gguf.writer import GGUF_DTYPES
@@ -13,9 +13,6 @@ __all__ = ["FORMATS", "ExportOptions"]
 
 _DTYPES = {"hf": tuple(SAVED_DTYPES), "gguf": tuple(GGUF_DTYPES), "mergekit": ()}
 FORMATS = tuple(_DTYPES)
-_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ class ExportOptions:
             problems.append(
                 f"--dtype: must be one of {', '.join(known)} with --format {format_}, not {dtype!r}"
             )
-        n_bytes = None if shard_size is None else _bytes_of(shard_size)
+        n_bytes = None if shard_size is None else bytes_of(shard_size)
         if shard_size is not None and format_ != "hf":
             problems.append(f"--shard-size: says nothing with --format {format_}; leave it out")
         elif n_bytes == 0:
@@ -74,9 +71,3 @@ class ExportOptions:
         dtype = None if self.dtype is None else SAVED_DTYPES[self.dtype]
         arguments = {"dtype": dtype, "shard_bytes": self.shard_bytes}
         return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _bytes_of(size: str) -> int:
-    """A size in bytes; 0 where it is not one."""
-    match = _SIZE.fullmatch(size)
-    return 0 if match is None else int(float(match[1]) * _UNITS[match[2]])

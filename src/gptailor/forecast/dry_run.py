@@ -6,7 +6,7 @@ Searchers see only scores, so with made-up scores one asks about as much as it w
 import contextlib
 import heapq
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from gptailor.study import Plan, Progress, Study
 from gptailor.workers import WorkerSetup
 from gptailor.workers.grouping import divided
 
-__all__ = ["CountingPool", "dry_run"]
+__all__ = ["CountingPool", "MemoryJournal", "dry_run"]
 
 
 class CountingPool:
@@ -51,7 +51,7 @@ class CountingPool:
         self.merged_bytes = 0  # most bytes of merged layers in one process
         self.made_up = MadeUpScores(evaluator.tasks, evaluator.engine.family.n_layers)
         self.setup, self._group_size = setup, group_size
-        self._evaluator, self._speed = evaluator, speed
+        self.evaluator, self._speed = evaluator, speed
         n_workers = 1 if setup is None else setup.n_workers
         cache_bytes = evaluator.engine.cache_bytes
         self._merged = [LruCache[bool](cache_bytes) for _ in range(n_workers)]
@@ -66,7 +66,7 @@ class CountingPool:
         layer_tokens: dict[int, int] = {}  # index of a job -> its share of the group's
         for group in groups:
             busy, worker = free[0]
-            work = self._evaluator.count([jobs[index] for index in group])
+            work = self.evaluator.count([jobs[index] for index in group])
             n_merged = sum(self._is_made(spec, self._merged[worker]) for spec in work.merges)
             seconds = self._speed.seconds(work, n_merged) * crowding
             heapq.heapreplace(free, (busy + seconds, worker))
@@ -94,29 +94,39 @@ class CountingPool:
         """Whether a merged layer has to be made because the cache does not hold it."""
         if cache.get(spec) is not None:
             return False
-        family = self._evaluator.engine.family
+        family = self.evaluator.engine.family
         cache.keep(spec, True, family.layer_parameters[spec.position] * family.dtype.itemsize)
         self.merged_bytes = max(self.merged_bytes, cache.n_bytes)
         return True
 
 
-class _MemoryJournal:
+class MemoryJournal:
     """A record that is not written to disk."""
 
     path = Path("record.jsonl")
 
-    def __init__(self) -> None:
-        self._entries: list[Entry] = []
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries = list(entries)
 
     def append(self, entry: Entry) -> None:
+        """Add an entry."""
         self._entries.append(entry)
 
     def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
+        """The entries of one type, or of one kind of it, in order."""
         return of_type(self._entries, entry_type, kind)
 
 
-def dry_run(plan: Plan, make_searcher: MakeSearcher, pool: CountingPool) -> tuple[Trial, ...]:
-    """Run a whole study with a new pool; the trials of its search, with made-up scores."""
+def dry_run(
+    plan: Plan,
+    make_searcher: MakeSearcher,
+    pool: CountingPool,
+    journal: MemoryJournal | None = None,
+) -> tuple[Trial, ...]:
+    """Run a whole study with a new pool; the trials of its search, with made-up scores.
+
+    Scores that `journal` has are not measured again, and the study's own are added.
+    """
 
     def searcher(objective: Objective, references: Mapping[str, Scores]) -> Searcher:
         pool.phase = "search"
@@ -126,7 +136,12 @@ def dry_run(plan: Plan, make_searcher: MakeSearcher, pool: CountingPool) -> tupl
         pool.phase = progress.phase
 
     study = Study(
-        _MemoryJournal(), pool, searcher, plan=plan, on_progress=note, clock=lambda: pool.seconds
+        journal or MemoryJournal(),
+        pool,
+        searcher,
+        plan=plan,
+        on_progress=note,
+        clock=lambda: pool.seconds,
     )
     with contextlib.suppress(RecordError):  # no time to score a candidate that could be chosen
         study.run()

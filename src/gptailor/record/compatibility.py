@@ -19,6 +19,7 @@ _ADDED = (
     "worst_domain",
     "family.tokenizer",
     "calibration.baseline_tokens",
+    "target",
 )
 _ABSENT = "absent"
 _METRIC_FACTS = {"higher_is_better", "transform"}

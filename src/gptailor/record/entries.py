@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "MetricFacts",
     "ModelEntry",
     "ModelKind",
+    "ProofEntry",
     "RefittedEntry",
     "ResumedEntry",
     "SpentEntry",
@@ -164,6 +166,7 @@ class Header(_Entry):
     rungs: tuple[int, ...]  # numbers of examples at which candidates are compared, rising
     tasks: dict[str, TaskFacts]
     calibration: str | None = None  # digest of the rows of named texts, where they are used
+    target: str | None = None  # how many layers it came to and why, a sentence; None without one
 
     def chances(self, split: str) -> dict[str, tuple[float, ...]]:
         """Task to what a guess scores on the examples of a split; see `TaskFacts.chance`."""
@@ -355,6 +358,18 @@ class ExplainedEntry(_EvaluatedEntry):
         )
 
 
+class ProofEntry(_Entry):
+    """Base and result measured side by side, where a target was given; each pair in this order."""
+
+    kind: Literal["proof"] = "proof"
+    tailoring: str  # digest of the result's
+    device: str
+    dtype: str  # of the models that were timed
+    sizes: dict[str, tuple[PositiveInt, PositiveInt]]  # what to its number
+    # what to tokens a second, a round each; both were timed in turns
+    rates: dict[str, tuple[tuple[PositiveFloat, ...], tuple[PositiveFloat, ...]]]
+
+
 Entry: TypeAlias = (
     Header
     | ForecastEntry
@@ -368,6 +383,7 @@ Entry: TypeAlias = (
     | RefittedEntry
     | ChosenEntry
     | ExplainedEntry
+    | ProofEntry
 )
 EntryT = TypeVar("EntryT", bound=Entry)
 

@@ -26,6 +26,7 @@ from gptailor.record.entries import (
     Header,
     ModelEntry,
     ModelKind,
+    ProofEntry,
     RefittedEntry,
     ResumedEntry,
     SpentEntry,
@@ -35,6 +36,7 @@ from gptailor.record.entries import (
 )
 from gptailor.record.evaluation_file import EvaluationFile, read_evaluation
 from gptailor.record.journal import RECORD, read_record
+from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.ranking import comparable, front_of, ranked
 
 __all__ = ["RunRecord", "read_run", "run_of_lines"]
@@ -112,6 +114,12 @@ class RunRecord:
     def spent(self) -> SpentEntry | None:
         """What it cost, over all starts; None before it came to an end."""
         return next(reversed(self._of(SpentEntry)), None)
+
+    @property
+    def proof(self) -> ProofEntry | None:
+        """How the result meets a target; None without one, or before it was measured."""
+        digest = None if self.result is None else self.result.digest
+        return next((e for e in self._of(ProofEntry) if e.tailoring == digest), None)
 
     @property
     def goals(self) -> tuple[Goal, ...]:
@@ -204,6 +212,10 @@ def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; name the one that 'gptailor search' wrote")
+    if runs := ladder_of(folder):
+        raise RecordError(
+            f"{folder}: is a depth ladder; name one of its runs: {next(iter(runs.values()))}"
+        )
     lines = read_record(folder / RECORD)
     return run_of_lines(folder, lines, with_evaluation=with_evaluation)
 

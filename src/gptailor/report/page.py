@@ -18,10 +18,13 @@ from gptailor.core.tailoring import BASE
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import dump_yaml
+from gptailor.record.ladder_folder import ladder_of
+from gptailor.record.proof import proof_rows
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.explanation import explanation, explanation_grid, explanation_sentence
 from gptailor.report.forest import forest
 from gptailor.report.front import front
+from gptailor.report.ladder_page import ladder_facts
 from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
 from gptailor.report.scores import evidence, finalists, parameters_of, table_of, values_of
@@ -46,11 +49,11 @@ _FILTERS = (amount, count, decimal, duration, interval, listed, percent)
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
-    """Write one HTML file about a run; it opens offline.
+    """Write one HTML file about a run; it opens offline. Of a depth ladder, also one of each run.
 
     Args:
         run_folder: The folder that ``gptailor search`` wrote; its study may still be going on.
-        out: The file; ``report.html`` in the run's folder when None.
+        out: The file; ``report.html`` in the folder when None.
 
     Returns:
         The file written: the old one or the new, never half of one.
@@ -58,8 +61,13 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: The record can't be used, or the file can't be written.
     """
-    run = read_run(run_folder)
     path = run_folder / _FILE if out is None else out
+    if runs := ladder_of(run_folder):
+        for each in runs.values():
+            write_report(each)
+        write_page(path, "ladder.html.jinja", lambda: ladder_facts(run_folder, runs))
+        return path
+    run = read_run(run_folder)
     write_page(path, "page.html.jinja", lambda: _facts(run))
     return path
 
@@ -134,6 +142,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "tailoring_yaml": "" if result is None else result.to_yaml(),
         "progress": search_chart(run),
         "rung_radius": rung_radius,
+        "proof": [] if run.proof is None else proof_rows(run.proof),
         "costs": cost_rows(run.forecast, run.spent),
         "front": front(run),
         "rank_metrics": list(dict.fromkeys(goal.measured(proxy=True) for goal in run.goals)),

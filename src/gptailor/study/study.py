@@ -95,7 +95,8 @@ class Study:
         self._started = self._clock()
         self._before = 0.0  # seconds of search in earlier starts
         self._objective: Objective | None = None
-        self._resumed = any(journal.of(ModelEntry))  # recorded at the first new evaluation
+        # recorded at the first new evaluation; scores from other records cost nothing here
+        self._resumed = any(entry.layer_tokens for entry in journal.of(ModelEntry))
         self._read()
 
     @property
