@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gptailor.app.export_run import export
+from gptailor.app.inputs import max_length_of
 from gptailor.app.settings import recorded_config
 from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Tailoring
@@ -106,6 +107,8 @@ def heal(  # noqa: PLR0913  # what may be said of a healing
     dtype = dtype_of("auto", device)
     opened = _opened(model, run, teacher, work, dtype, at_cuts, on_message)
     student, taught = opened.student, opened.teacher
+    if training.length > (known := max_length_of(student.family, None)):
+        raise ConfigError(f"--length: is {training.length:,}, but the model was made for {known:,}")
     limits = {"n_tokens": training.n_tokens, "length": training.length, "seed": training.seed}
     rows = read_healing_texts(texts, student.family.tokenizer, **limits)
     digests = {"model": student.digest, "teacher": taught.digest, "texts": rows.digest}

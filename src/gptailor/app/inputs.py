@@ -13,6 +13,7 @@ from gptailor.core.validation import sentences
 from gptailor.engine.device import device_of, dtype_of
 from gptailor.errors import ConfigError
 from gptailor.family import Family, load_family
+from gptailor.family.architecture import max_positions
 from gptailor.family.loading import MEMORY
 from gptailor.tasks.calibration import Calibration, calibration_of_tasks, calibration_of_texts
 from gptailor.tasks.lm_eval import load_tasks as lm_eval_tasks
@@ -20,7 +21,7 @@ from gptailor.tasks.splits import TaskSplits
 
 __all__ = ["load_members", "load_tasks", "max_length_of", "open_calibration", "open_tasks"]
 
-_MAX_LENGTH = 2048  # tokens; longer inputs are cut from the left, as lm-eval does
+_MAX_LENGTH = 2048  # tokens, where neither the config nor the tokenizer says how many: lm-eval's
 
 
 def load_members(config: Config, *, device: str | None = None) -> Family:
@@ -75,7 +76,7 @@ def load_tasks(
         family: Whose tokenizer reads them.
         seed: Decides which example is in which split.
         shares: Of the search, selection and test split.
-        max_length: Most tokens fed at once; the model's own limit, up to 2,048, if absent.
+        max_length: Most tokens fed at once; the model's own limit if absent.
 
     Returns:
         Task name to its splits.
@@ -100,9 +101,19 @@ def load_tasks(
 
 
 def max_length_of(family: Family, wanted: int | None) -> int:
-    """Most tokens fed at once: the number wanted, or the model's own limit up to 2,048."""
-    known = family.config.to_dict().get("max_position_embeddings")  # absent where unlimited
-    return wanted or min(known or _MAX_LENGTH, _MAX_LENGTH)
+    """Most tokens fed at once: the number wanted, or the model's own limit, as lm-eval finds it.
+
+    Raises:
+        ConfigError: More are wanted than the model was made for.
+    """
+    known = max_positions(family.config)
+    if wanted is not None and known is not None and wanted > known:
+        raise ConfigError(
+            f"engine.max_length: is {wanted:,}, but the base was made for {known:,} tokens at "
+            "most; give that or less, or leave it out"
+        )
+    of_tokenizer = int(family.tokenizer.model_max_length)  # 1e30 where it has none
+    return wanted or known or (of_tokenizer if of_tokenizer < 2**31 else _MAX_LENGTH)
 
 
 def open_calibration(
@@ -110,7 +121,8 @@ def open_calibration(
 ) -> Calibration:
     """Read the calibration texts of a config; the search examples where it names none."""
     wanted = config.calibration
-    limits = {"n_tokens": wanted.n_tokens, "max_length": wanted.max_length, "seed": wanted.seed}
+    row = min(wanted.max_length, max_length_of(family, config.engine.max_length))
+    limits = {"n_tokens": wanted.n_tokens, "max_length": row, "seed": wanted.seed}
     if wanted.texts is None:
         return calibration_of_tasks([splits.search for splits in tasks.values()], **limits)
     return calibration_of_texts([Path(text) for text in wanted.texts], family.tokenizer, **limits)

@@ -158,7 +158,7 @@ class Evaluator:
             n_known = max((len(numbers) for numbers in values.values()), default=0)
             total = min(job.n_examples, task.n_examples)
             for example in range(n_known, total):
-                found = outcomes[name, example]
+                found = outcomes.get((name, example), {})  # none for an empty text
                 measured_now = task.measure(example, [found[index] for index in sorted(found)])
                 for metric, number in measured_now.items():
                     values.setdefault(metric, []).append(round(float(number), _DIGITS))

@@ -21,6 +21,7 @@ from gptailor.engine.cpu.attention import speed_up_attention
 from gptailor.engine.cpu.onednn_linear import speed_up_linear
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layers_path
+from gptailor.family.architecture import max_positions
 from gptailor.family.family import outer_weights
 
 __all__ = ["Inputs", "Skeleton"]
@@ -200,6 +201,7 @@ class Skeleton:
     def _patterns(self, model: Any, length: int) -> tuple[Tensor, ...]:
         """For each original layer, its mask in a plain sequence: bool (L, L), [query, key]."""
         room = 1 << max(6, (length - 1).bit_length())  # a few sizes serve all batches
+        room = max(length, min(room, max_positions(self._family.config) or room))
         if room in self._allowed:
             return self._allowed[room]
         chosen = model.config._attn_implementation

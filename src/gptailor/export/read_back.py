@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from gptailor.core.tailoring import BASE, Source, Tailoring
 from gptailor.errors import ExportError
 from gptailor.family import Family, layers_path
+from gptailor.family.architecture import max_positions
 from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.multimodal import MultimodalWrapper, language_model
 
@@ -46,7 +47,7 @@ def check_checkpoint(
         ExportError: A tensor is missing, left over or different, or the logits differ.
     """
     reread = _reread(folder, weights if narrowed is None else narrowed, family.multimodal_wrapper)
-    n_tokens = min(_N_TOKENS, reread.config.to_dict().get("max_position_embeddings") or _N_TOKENS)
+    n_tokens = min(_N_TOKENS, max_positions(reread.config) or _N_TOKENS)
     n_rows = reread.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(n_rows, (2, n_tokens), generator=generator)

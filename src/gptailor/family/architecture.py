@@ -26,6 +26,7 @@ __all__ = [
     "layer_kinds",
     "layers_field",
     "layers_path",
+    "max_positions",
     "n_layers_of",
     "norm_offset",
     "own_fields",
@@ -105,6 +106,13 @@ def n_layers_of(config: PreTrainedConfig) -> int:
             "it must be 1 or more"
         )
     return n_layers
+
+
+def max_positions(config: PreTrainedConfig) -> int | None:
+    """The most tokens that a model was made for, by whatever name; None where it names none."""
+    field = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    known = config.to_dict().get(field)
+    return known if isinstance(known, int) and known > 0 else None
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:

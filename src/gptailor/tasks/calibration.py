@@ -130,8 +130,8 @@ def _gold_tokens(task: Task, example: int) -> Row:
     """The context and the first gold answer of an example, or its one text."""
     one = task.examples[example]
     pairs = [(p.context, c) for p in one.passages for c in p.continuations]
-    if not pairs and one.prompt is not None:
-        return one.prompt.tokens
+    if not pairs:
+        return () if one.prompt is None else one.prompt.tokens
     if len(pairs) > 1 and one.output_type != "multiple_choice":  # windows of one text
         return tuple(token for _, continuation in pairs for token in continuation)
     numbers = itertools.count()

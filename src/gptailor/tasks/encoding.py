@@ -1,7 +1,7 @@
 """Text to token ids, exactly as lm-eval's Hugging Face backend encodes it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gptailor.errors import TaskError
@@ -22,6 +22,7 @@ class Encoder:
     prefix: int  # the token put before a text that has no context
     prefix_text: str  # the same as text: a string that starts with it gets no special tokens
     n_tokens: int | None = None  # rows of the model's embedding, if known
+    long: set[str] = field(default_factory=set, compare=False)  # what did not fit in one piece
 
     @classmethod
     def of(cls, tokenizer: Any, max_length: int, n_tokens: int | None = None) -> "Encoder":
@@ -63,13 +64,16 @@ class Encoder:
                 f"{self.max_length} tokens at once (engine.max_length); ask for fewer, or feed more"
             )
         _refuse_long(context)
-        return tuple(self._encode(context)[-room:]) or (self.prefix,)
+        tokens = self._encode(context)
+        if len(tokens) > room:
+            self.long.add(context)
+        return tuple(tokens[-room:]) or (self.prefix,)
 
     def windows(self, text: str) -> list[tuple[Tokens, Tokens]]:
         """Encode a whole text as contexts and continuations; each token is scored once."""
         tokens = self._encode(text)
-        if not tokens:
-            raise TaskError(f"the text {text!r} has no tokens")
+        if len(tokens) > self.max_length:
+            self.long.add(text)
         return list(rolling_windows(tokens, self.prefix, self.max_length))
 
     def _pair(
@@ -97,6 +101,8 @@ class Encoder:
                 "that a model is fed at once; shorten it, or raise max_length"
             )
         room = self.max_length + 1 - len(encoded)
+        if len(before) > room:
+            self.long.add(context)
         return tuple(before[-room:]), tuple(encoded)
 
     def _encode(self, text: str, *, special: bool | None = None) -> list[int]:
@@ -126,15 +132,17 @@ def rolling_windows(
 ) -> Iterator[tuple[Tokens, Tokens]]:
     """Cut a text into windows of `max_length` tokens, each token predicted once.
 
-    The first window starts with `prefix`; each later one sees a single token of context, except
-    the last, which is filled up with context. (lm-eval's windows at context length 1.)
+    No tokens make no window. The first window starts with `prefix`; each later one sees a single
+    token of context, except the last, which is filled up with context. (lm-eval's windows at
+    context length 1.)
 
     Example:
         >>> list(rolling_windows([1, 2, 3, 4, 5], prefix=0, max_length=3))
         [((0,), (1, 2, 3)), ((2, 3), (4, 5))]
     """
     first = tuple(tokens[:max_length])
-    yield (prefix,), first
+    if first:
+        yield (prefix,), first
     done = len(first)
     while done < len(tokens):
         end = min(done + max_length, len(tokens))

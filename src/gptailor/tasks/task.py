@@ -19,6 +19,7 @@ from gptailor.core.metrics import METRICS, ScoredExample, ScoredText
 from gptailor.errors import TaskError
 
 __all__ = [
+    "EMPTY_WEIGHT",
     "Example",
     "Outcome",
     "Passage",
@@ -30,6 +31,7 @@ __all__ = [
     "plain_numbers",
 ]
 
+EMPTY_WEIGHT = 1e-9  # of an example with an empty text: a weight is positive
 _MOST = 1e15  # of a plug-in metric's number: a record takes no larger ones
 
 
@@ -210,7 +212,9 @@ class Task:
         """
         scored = self.score(example, self.examples[example].in_order(outcomes))
         numbers = {metric: scored[metric] for metric in self.metrics if metric in scored}
-        if "divergence" in self.metrics:
+        if "divergence" in self.metrics and not self.passages(example) and not self.writes:
+            numbers["divergence"] = 0.0  # an empty text
+        elif "divergence" in self.metrics:
             flat = [outcome for row in outcomes for outcome in row if outcome.text is None]
             measured = [one.divergence for one in flat if one.divergence is not None]
             if len(measured) == len(flat) > 0:
@@ -268,7 +272,10 @@ class Task:
 
     def _unit(self, example: Example, metric: str) -> float:
         if metric == "divergence":  # of every continuation, not of the gold answer alone
-            return float(sum(len(c) for p in example.passages for c in p.continuations))
+            return (
+                float(sum(len(c) for p in example.passages for c in p.continuations))
+                or EMPTY_WEIGHT
+            )
         return example.weight(metric)
 
 

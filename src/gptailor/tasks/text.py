@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gptailor.tasks.multiple_choice import ProcessResults
-from gptailor.tasks.task import Outcome, Passage, TextSize, plain_numbers
+from gptailor.tasks.task import EMPTY_WEIGHT, Outcome, Passage, TextSize, plain_numbers
 
 __all__ = ["ContinuationExample", "RollingExample"]
 
@@ -48,7 +48,7 @@ class ContinuationExample:
 
 @dataclass(frozen=True, slots=True)
 class RollingExample:
-    """A whole text, in windows that each token is predicted in once."""
+    """A whole text, in windows that each token is predicted in once; an empty one has none."""
 
     passages: tuple[Passage, ...]  # one a window, with one continuation
     units: Mapping[str, int]  # built-in metric -> the text's words or bytes, as the task counts
@@ -66,12 +66,11 @@ class RollingExample:
         """Nats per word or byte; bits per byte."""
         nats = -outcomes[0].logprob
         return {
-            metric: nats / units / (math.log(2) if metric == "bits_per_byte" else 1.0)
+            metric: nats / max(units, 1) / (math.log(2) if metric == "bits_per_byte" else 1.0)
             for metric, units in self.units.items()
         }
 
     def weight(self, metric: str) -> float:
         """The text's words or bytes, as the task counts; else its size in the metric's unit."""
-        if metric in self.units:
-            return float(self.units[metric])
-        return self.texts[0].count(metric)
+        count = self.units[metric] if metric in self.units else self.texts[0].count(metric)
+        return float(count) or EMPTY_WEIGHT

@@ -322,8 +322,8 @@ def _continuation(asked: _Asked, encoder: Encoder) -> ContinuationExample:
 
 def _rolling(asked: _Asked, encoder: Encoder) -> RollingExample:
     (text,) = asked.requests[0].args[:1]
-    if not isinstance(text, str) or not text:
-        raise TaskError(f"its text is {text!r}; it must be a text that is not empty")
+    if not isinstance(text, str):
+        raise TaskError(f"its text is {text!r}, which is no text")
     passages = tuple(Passage(before, (after,)) for before, after in encoder.windows(text))
     n_tokens = sum(len(passage.continuations[0]) for passage in passages)
     task = asked.task

@@ -100,12 +100,13 @@ def _load(
         seed=seed,
     )
     documents = limited(opened.name, documents, spec.limit, spec.test_limit)
+    encoder = replace(encoder, long=set())
     search = _build_task(opened, documents.search, encoder, chat, spec)
     selection = _build_task(opened, documents.selection, encoder, chat, spec)
     test = _build_task(apart or opened, documents.test, encoder, chat, spec)
     test = replace(test, name=opened.name)  # scores of all splits are kept by the task's name
     _refuse_unmeasured(spec, search, [m for m in search.metrics if m in test.metrics])
-    notes = [*opened.notes, *chat.notes]
+    notes = [*opened.notes, *chat.notes, *_length_notes(test, encoder)]
     if len(opened.subtasks) > 1 and METRICS[spec.metric].transform == "exp":
         notes.append(
             f"group {opened.name!r}: its {spec.metric} is the perplexity of the mean, where "
@@ -131,6 +132,18 @@ def _refuse_unmeasured(spec: TaskSpec, task: Task, metrics: Sequence[str]) -> No
             f"text; use one of {', '.join(of_text)}, or write the task with output_type: "
             "loglikelihood"
         )
+
+
+def _length_notes(task: Task, encoder: Encoder) -> list[str]:
+    """How many inputs are longer than a model is fed at once, and what becomes of them."""
+    if not encoder.long:
+        return []
+    whole = any(one.output_type == "loglikelihood_rolling" for one in task.examples)
+    fate = "are scored in windows of so many" if whole else "lose their beginning"
+    return [
+        f"task {task.name!r}: {len(encoder.long)} inputs are longer than the "
+        f"{encoder.max_length:,} tokens that a model is fed at once (engine.max_length), and {fate}"
+    ]
 
 
 def _all_documents(opened: LoadedTask) -> list[Document]:
