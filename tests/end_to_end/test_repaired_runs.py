@@ -23,7 +23,7 @@ from gptailor.engine.engine import Engine
 from gptailor.engine.selfcheck import plain_logprobs
 from gptailor.family import Family
 from gptailor.family.fitted import digest_of
-from gptailor.record.entries import ModelEntry, RefittedEntry
+from gptailor.record.entries import ForecastEntry, ModelEntry, RefittedEntry
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.tasks.task import Passage
 
@@ -299,3 +299,12 @@ def test_a_gguf_file_has_the_repaired_weights(
     for index in range(4):
         down = found[f"blk.{index}.ffn_down.weight"]
         assert torch.equal(down, states[f"model.layers.{index}.{DOWN}"])
+
+
+def test_fits_are_counted_and_forecast(refitted: Path) -> None:
+    record = read_run(run_of(refitted))
+    (expected,) = entries_of(record, ForecastEntry)
+    refits = entries_of(record, RefittedEntry)
+    assert record.spent is not None
+    assert all(entry.layer_tokens > 0 for entry in refits)
+    assert record.spent.layer_tokens == pytest.approx(expected.layer_tokens, rel=0.2)

@@ -14,6 +14,7 @@ from gptailor.record.entries import ChosenEntry, ModelEntry, RefittedEntry
 from gptailor.record.journal import Journal
 from gptailor.record.run_record import read_run
 from gptailor.study import Study
+from gptailor.study.study import N_REFITTED
 
 SEARCHED, REFITTED = "0" * 16, "f" * 16  # digests of tensors fitted in the search, and exactly
 
@@ -69,7 +70,7 @@ def test_the_better_of_both_repairs_is_chosen_and_tested(
     repaired: list[int] = []
     number, tailoring = run(tmp_path, helps, repaired)
     record = read_run(tmp_path)
-    assert len(repaired) == len(set(repaired)) == 3
+    assert len(repaired) == len(set(repaired)) == N_REFITTED
     assert {spec.fitted for spec in tailoring.layers if spec.repaired} == {digest}
     assert tailoring == fitted(record.proposals[number].tailoring, digest)
     assert record.result == tailoring

@@ -40,6 +40,7 @@ from gptailor.record.entries import (
     BaselineEntry,
     ForecastEntry,
     ModelEntry,
+    RefittedEntry,
     SpentEntry,
     TrialEntry,
 )
@@ -120,7 +121,8 @@ class Assembly:
         """What a search costs; and the trials and the record that it would come to."""
         group_size = self.config.workers.options.get("group_size", 16)
         speed = self.measure_speed(setup)
-        pool = CountingPool(self.evaluator, speed, setup=setup, group_size=group_size)
+        fits = self.repairs.fit_tokens if self.proposals is None else None
+        pool = CountingPool(self.evaluator, speed, setup=setup, group_size=group_size, fits=fits)
         return forecast(self.plan, self.searcher, pool, self.known)
 
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
@@ -345,6 +347,7 @@ def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
     is the most of any start that finished.
     """
     trials, others = list(journal.of(TrialEntry)), list(journal.of(ModelEntry))
+    repairs = list(journal.of(RefittedEntry))
     asked = {p.number: p.tailoring for entry in journal.of(AskedEntry) for p in entry.proposals}
     searched = max((entry.elapsed for entry in trials), default=0.0)
     earlier = list(journal.of(SpentEntry))
@@ -353,8 +356,11 @@ def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
         n_trials=len(trials),
         n_candidates=len({asked[entry.number] for entry in trials}),
         layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others])
+        + sum(entry.layer_tokens for entry in repairs)
         + sum(entry.layer_tokens for entry in journal.of(BaselineEntry)),
-        seconds=round(searched + sum(entry.seconds for entry in others), 3),
+        seconds=round(
+            searched + sum(e.seconds for e in others) + sum(e.seconds for e in repairs), 3
+        ),
         peak_bytes=max(before, peak_bytes(device_of(assembly.config.engine.device))),
     )
     if earlier and earlier[-1].model_copy(update={"peak_bytes": spent.peak_bytes}) == spent:

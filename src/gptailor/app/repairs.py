@@ -1,6 +1,7 @@
 """The repair that a config asks for: of every candidate in a search, and of finalists."""
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from gptailor.core.repair import Repairer, refit_cuts, scale_cuts
 from gptailor.core.tailoring import Tailoring
 from gptailor.engine import Engine
 from gptailor.engine.streams import Streams
+from gptailor.forecast.dry_run import FitTokens
 from gptailor.record.entries import RefittedEntry
 from gptailor.repair.refit import Refitter
 from gptailor.repair.scale import refuse_inexact_scale, stream_norms
@@ -62,9 +64,10 @@ class Repairs:
 
     def refit(self, number: int, tailoring: Tailoring, *, folder: Path) -> RefittedEntry:
         """Repair a finalist as in the search and, with refits, cut after cut; save the tensors."""
-        searched, refitted = self.named(tailoring), None
-        if self.config.name == "refit":
-            refitted = self.repaired(tailoring)
+        started, refits = time.perf_counter(), self.config.name == "refit"
+        before = self._exact.streams.layer_tokens if refits else 0
+        searched = self.named(tailoring)
+        refitted = self.repaired(tailoring) if refits else None
         for model in (searched, refitted):
             if model is not None:
                 self.engine.family.fitted.save(model, folder)
@@ -73,7 +76,16 @@ class Repairs:
             searched=searched,
             refitted=refitted,
             calibration=self.calibration.digest,
+            seconds=round(time.perf_counter() - started, 3),
+            layer_tokens=self._exact.streams.layer_tokens - before if refits else 0,
         )
+
+    @property
+    def fit_tokens(self) -> FitTokens | None:
+        """From how many tokens layers are fitted; None where none is."""
+        if self.config.name != "refit":
+            return None
+        return FitTokens(self.calibration.first(_SEARCH_TOKENS).n_tokens, self.calibration.n_tokens)
 
     def repaired(self, tailoring: Tailoring) -> Tailoring:
         """Repair a tailoring that no search chooses among; refits are made cut after cut."""

@@ -101,7 +101,8 @@ class Evaluator:
     def _evaluate_group(
         self, split: str, known: int, n_examples: int, jobs: Sequence[Job]
     ) -> list[Evaluation]:
-        started = time.perf_counter()
+        started, fitted = time.perf_counter(), self.engine.family.fitted
+        fits = fitted.layer_tokens
         outcomes: list[dict[tuple[str, int], dict[int, list[Outcome]]]] = [{} for _ in jobs]
         parts: list[list[Result]] = [[] for _ in jobs]
         tailorings = [job.tailoring for job in jobs]
@@ -120,8 +121,9 @@ class Evaluator:
             for job, found, result in zip(jobs, outcomes, joined, strict=True)
         ]
         seconds = (time.perf_counter() - started) / len(jobs)
+        share = (fitted.layer_tokens - fits) / len(jobs)
         return [
-            Evaluation(score, result.failure, seconds, round(result.layer_tokens))
+            Evaluation(score, result.failure, seconds, round(result.layer_tokens + share))
             for score, result in zip(scores, joined, strict=True)
         ]
 

@@ -44,6 +44,7 @@ class Streams:
             real & (batch.positions > 0).to(engine.device)
             for real, batch in zip(self.real, self.batches, strict=True)
         ]
+        self.layer_tokens = 0  # tokens times layers run so far, padding counted
         self._arguments: list[tuple[Mapping[str, Any], ...]] = []
 
     @property
@@ -69,10 +70,7 @@ class Streams:
     def run(self, spec: LayerSpec, states: Sequence[Tensor]) -> list[Tensor]:
         """The states after one layer."""
         layer = self.engine.layers.get(spec)
-        return [
-            run_layer(layer, state, self.arguments(batch, spec.position))
-            for batch, state in enumerate(states)
-        ]
+        return [self._run(layer, spec, batch, state) for batch, state in enumerate(states)]
 
     def along(self, tailoring: Tailoring) -> Iterator[list[Tensor]]:
         """The states that enter each layer of a model in turn, and those after the last."""
@@ -105,8 +103,12 @@ class Streams:
         handle = layer.get_submodule(name).register_forward_pre_hook(record)
         try:
             for batch, before in enumerate(states):
-                after = run_layer(layer, before, self.arguments(batch, spec.position))
+                after = self._run(layer, spec, batch, before)
                 # OPT flattens rows before its last maps
                 yield inputs.pop().reshape(*before.shape[:2], -1), after
         finally:
             handle.remove()
+
+    def _run(self, layer: nn.Module, spec: LayerSpec, batch: int, states: Tensor) -> Tensor:
+        self.layer_tokens += self.batches[batch].n_tokens
+        return run_layer(layer, states, self.arguments(batch, spec.position))

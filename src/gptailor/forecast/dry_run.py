@@ -7,11 +7,11 @@ import contextlib
 import heapq
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptailor.core.objective import Objective
-from gptailor.core.tailoring import LayerSpec
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores, Trial
 from gptailor.engine import Evaluator, Work
 from gptailor.engine.layer_cache import LruCache
@@ -24,7 +24,15 @@ from gptailor.study import Plan, Progress, Study
 from gptailor.workers import WorkerSetup
 from gptailor.workers.grouping import divided
 
-__all__ = ["CountingPool", "MemoryJournal", "dry_run"]
+__all__ = ["CountingPool", "FitTokens", "MemoryJournal", "dry_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class FitTokens:
+    """From how many tokens layers before cuts are fitted."""
+
+    search: int  # in a search, once for each layer and end of a cut
+    exact: int  # of a finalist
 
 
 class CountingPool:
@@ -35,6 +43,7 @@ class CountingPool:
         speed: Of each kind of work.
         setup: The processes that will evaluate; None if it is this one.
         group_size: Most candidates evaluated together.
+        fits: The fits of a repair, if there is one.
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class CountingPool:
         *,
         setup: WorkerSetup | None = None,
         group_size: int = 16,
+        fits: FitTokens | None = None,
     ) -> None:
         self.phase = "references"  # of the study, that the next jobs are part of
         self.seconds = 0.0  # wall-clock time so far: of all jobs, and of searchers between them
@@ -55,6 +65,8 @@ class CountingPool:
         n_workers = 1 if setup is None else setup.n_workers
         cache_bytes = evaluator.engine.cache_bytes
         self._merged = [LruCache[bool](cache_bytes) for _ in range(n_workers)]
+        self._fits = fits
+        self._fitted: list[set[LayerSpec | str]] = [set() for _ in range(n_workers)]
         self._returned = time.perf_counter()
 
     def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
@@ -67,6 +79,7 @@ class CountingPool:
         for group in groups:
             busy, worker = free[0]
             work = self.evaluator.count([jobs[index] for index in group])
+            work += self._fit_work([jobs[index].tailoring for index in group], worker)
             n_merged = sum(self._is_made(spec, self._merged[worker]) for spec in work.merges)
             seconds = self._speed.seconds(work, n_merged) * crowding
             heapq.heapreplace(free, (busy + seconds, worker))
@@ -80,8 +93,27 @@ class CountingPool:
         self._returned = time.perf_counter()
         return evaluations
 
+    def refit(self, n_layers: int, n_kept: int) -> None:
+        """Count the exact refit of one finalist, of which all layers may be refitted."""
+        if self._fits is not None:
+            work = Work(layer_tokens=self._fits.exact * (n_layers + 2 * n_kept))
+            self.work["refits"] = self.work.get("refits", Work()) + work
+            self.seconds += self._speed.seconds(work, 0)
+
     def close(self) -> None:
         """Nothing to release."""
+
+    def _fit_work(self, tailorings: Sequence[Tailoring], worker: int) -> Work:
+        """The fits of layers that a worker has not made yet, and of members' whole streams."""
+        if self._fits is None:
+            return Work()
+        known = self._fitted[worker]
+        specs = {spec for each in tailorings for spec in each.layers}
+        new = {spec for spec in specs if spec.refit_to is not None and spec.fitted is None} - known
+        members = {source.member for spec in new for source in spec.sources} - known
+        known |= new | members
+        n_runs = len(new) + len(members) * self.evaluator.engine.family.n_layers
+        return Work(layer_tokens=self._fits.search * n_runs)
 
     def _groups(self, jobs: Sequence[Job]) -> list[tuple[int, ...]]:
         """Indices of the jobs that one worker evaluates together."""

@@ -322,6 +322,8 @@ class RefittedEntry(_Entry):
     searched: TailoringField  # as it was scored in the search
     refitted: TailoringField | None = None  # cut after cut; None where only scaled
     calibration: str  # digest of the rows that it was fitted on
+    seconds: Seconds = 0.0
+    layer_tokens: NonNegativeInt = 0  # tokens times layers run for it
 
 
 class ChosenEntry(_Entry):

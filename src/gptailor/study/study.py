@@ -39,7 +39,7 @@ from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
 
-_REFITTED = 2  # finalists, the best on the selection split, that are refitted on more tokens
+N_REFITTED = 2  # finalists, the best on the selection split, that are refitted on more tokens
 
 
 class StudyJournal(Protocol):
@@ -283,7 +283,7 @@ class Study:
         if self._refit is None:
             self._record_chosen(number, len(finalists), None)
             return number, finalists[number]
-        repairs = self._repairs({each: finalists[each] for each in order[:_REFITTED]})
+        repairs = self._repairs({each: finalists[each] for each in order[:N_REFITTED]})
         models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
         refits = {n: each.refitted for n, each in repairs.items() if each.refitted}
         refit_losses = losses_of(self._raced("refitted", refits, objective), objective)
@@ -309,7 +309,7 @@ class Study:
                     f"{self._journal.path}: every finalist failed on the selection split; the "
                     f"last: {entries[left[-1]].failure}; mend that and run the same command again"
                 )
-            n_kept = 1 if self._refit is None else _REFITTED
+            n_kept = 1 if self._refit is None else N_REFITTED
             left = still_racing(scores, objective, n_kept) if scores else []
         return scores
 
