@@ -1,11 +1,10 @@
 """Attention by the engine is attention: held against its definition, head by head, in float64."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+from packages import run_python
 from torch import Tensor
 from transformers import (
     AttentionInterface,
@@ -155,9 +154,8 @@ def test_nothing_is_registered_at_import() -> None:
         "import gptailor.engine; from transformers import AttentionInterface as A; "
         f"assert {OURS!r} not in A()"
     )
-    subprocess.run(
-        [sys.executable, "-c", asked], check=True, env={"PYTHONPATH": ":".join(sys.path)}
-    )
+    done = run_python(None, "-c", asked)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("chosen", "device"), [("eager", "cpu"), ("sdpa", "cuda")])
