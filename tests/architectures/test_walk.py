@@ -92,6 +92,8 @@ def test_scores_and_stock_reloads_are_those_of_the_model_made_by_hand(
         assert result.targets is not None, result.failure
         scored = torch.cat([targets.logprob for targets in result.targets])
         torch.testing.assert_close(scored, plain_logprobs(truth, ordered), rtol=0, atol=1e-4)
+        if number > 0 and len(set(opened.family.kinds)) == 1:
+            continue  # the config of like layers does not depend on which are cut
         folder = tmp_path / f"out{number}"
         export_checkpoint(opened.family, tailoring, folder)
         stock = reload(folder)
