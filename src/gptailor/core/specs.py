@@ -1,7 +1,7 @@
 """MemberSpec and TaskSpec: a member and a task as a config or a Python program names them."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -43,6 +43,10 @@ class MemberSpec(Frozen):
         _Path | None, Field(description="The adapter's own base, if it is not the family's.")
     ] = None
     revision: Annotated[str | None, Field(description="A hub revision.")] = None
+    read: Annotated[
+        Literal["adapter", "model"] | None,
+        Field(description="Of a folder that holds both: the adapter, or the whole model."),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -50,7 +54,8 @@ class MemberSpec(Frozen):
         if isinstance(value, Mapping) and "adapter" in value:  # {adapter: path, strength: 0.5}
             if "path" in value:
                 raise ValueError("has both 'adapter' and 'path'; one is another word for the other")
-            return {"path" if key == "adapter" else key: item for key, item in value.items()}
+            given = {"path" if key == "adapter" else key: item for key, item in value.items()}
+            return {"read": "adapter"} | given
         return {"path": value} if isinstance(value, str) else value
 
 

@@ -1,9 +1,9 @@
 """Merge a PEFT adapter into a model's weights, in float32."""
 
 import copy
+import dataclasses
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from gptailor.errors import FamilyError, listed
 from gptailor.family.empty_model import model_around, skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
+from gptailor.family.leads import elsewhere
 from gptailor.family.library_calls import library_call
 from gptailor.family.multimodal import language_model, names_whole
-from gptailor.family.weight_files import read_json, refuse_links, unreadable
+from gptailor.family.weight_files import read_json, refuse_bad_files, unreadable
 
 __all__ = ["CONFIG", "apply_adapter"]
 
@@ -41,6 +42,7 @@ _REFUSED_FIELDS = {
     "alora_invocation_tokens": "makes it act on part of a text only, so it can't become weights",
     "arrow_config": "chooses among adapters by the text, so it can't become weights",
 }
+_OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 # fields by which peft writes into the weights of its base model
 _WRITING = ("modules_to_save", "trainable_token_indices", "kasa_config", "target_parameters")
 _PREFIX = "base_model.model."
@@ -51,21 +53,41 @@ _TOLERANCE = 1e-3  # of the largest logit: float32 in another order differs by l
 
 def apply_adapter(
     base: OpenedMember, folder: Path, *, strength: float
-) -> tuple[Any, dict[str, Tensor]]:
+) -> tuple[Any, dict[str, Tensor], list[str]]:
     """Merge the adapter in `folder` into the weights of `base`: ``base + strength * change``.
 
     In float32; `strength` 1 is the adapter as it was trained. The merged model's logits are
     compared with those of peft's own forward on a few tokens.
 
     Returns:
-        The config, whose vocabulary may be larger than the base's; and float32 tensors by name,
-        the base's own where the adapter does not change them.
+        The config, whose vocabulary may be larger than the base's; float32 tensors by name, the
+        base's own where the adapter does not change them; and notes.
     """
     fields, weights = _fields_of(folder), _weights_of(folder)
     base = _with_room(base, folder, weights)
     merged = _merged(base, folder, weights, apart=not _leaves_base_alone(fields, weights))
     state = {name: _scaled(tensor, merged[name], strength) for name, tensor in base.state.items()}
-    return base.config, state
+    return base.config, state, _notes(folder, fields)
+
+
+def _notes(folder: Path, fields: Mapping[str, Any]) -> list[str]:
+    """A note on keys of an adapter's config that the installed peft does not know.
+
+    A key that is off (null, false, empty) says nothing.
+    """
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]]
+    known = {field.name for field in dataclasses.fields(config_class)}
+    unread = sorted(name for name in fields.keys() - known if fields[name])
+    if not unread:
+        return []
+    made = f" by peft {fields['peft_version']}" if fields.get("peft_version") else ""
+    return [
+        f"{folder / CONFIG} was written{made} and has {listed(unread)}, which peft "
+        f"{peft.__version__} does not know and ignores; its weights may mean something else"
+    ]
 
 
 def _scaled(base: Tensor, merged: Tensor, strength: float) -> Tensor:
@@ -97,7 +119,7 @@ def _with_room(base: OpenedMember, folder: Path, weights: Mapping[str, Tensor]) 
         else tensor
         for name, tensor in base.state.items()
     }
-    return replace(base, config=config, state=state)
+    return dataclasses.replace(base, config=config, state=state)
 
 
 def _vocabularies(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, int]:
@@ -114,13 +136,19 @@ def _vocabularies(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, in
 
 def _fields_of(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
-    refuse_links(folder)
+    refuse_bad_files(folder)
     fields = read_json(path)
     kind = fields.get("peft_type")
     if not isinstance(kind, str) or kind not in _MERGED:
         raise FamilyError(
             f"{path}: adapters of type {kind!r} can't be merged into weights; "
             f"these can: {', '.join(sorted(_MERGED))}"
+        )
+    task = fields.get("task_type")
+    if task in _OTHER_TASKS:
+        raise FamilyError(
+            f"{path}: task_type is {task}: it was trained to score or label texts and predicts no "
+            "tokens; give an adapter of a causal language model"
         )
     for name, why in _REFUSED_FIELDS.items():
         if fields.get(name):
@@ -147,7 +175,8 @@ def _weights_of(folder: Path) -> dict[str, Tensor]:
 def _no_weights(path: Path) -> str:
     pickle = path.with_name("adapter_model.bin")
     if not pickle.is_file():
-        return f"{path} is missing; copy or download the adapter again"
+        again = "copy or download the adapter again"
+        return f"{path} is missing; {again}{elsewhere(path.parent)}"
     code = (
         "import torch; from safetensors.torch import save_file; "
         f"a = torch.load({str(pickle)!r}, map_location='cpu', weights_only=True); "

@@ -44,6 +44,10 @@ _INDEX_LISTS = ("mlp_only_layers", "moe_layers")
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
 # a count of layers that is only read where `layer_types` is not given
 _CLAMPED = ("max_window_layers",)
+# counts of layers behind the last that predict further tokens; transformers does not read them
+_FURTHER_TOKENS = (
+    *("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers", "num_mtp_modules"),
+)
 _SPARSE_STEP = "decoder_sparse_step"
 # fields by which layers share state or weights, when not 0
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input")
@@ -164,6 +168,7 @@ def tailored_config(config: PreTrainedConfig, positions: Sequence[int]) -> PreTr
         fields[name] = [fields[name][position] for position in positions]
     _renumber(fields, positions, _chosen_layers(fields, n_layers))
     fields[layers_field(config)] = len(positions)
+    fields |= {name: 0 for name in _FURTHER_TOKENS if fields.get(name)}  # these are left out
     # made anew, not edited: some configs derive private state from these fields
     made = type(config).from_dict(fields)
     wanted = layer_kinds(config)

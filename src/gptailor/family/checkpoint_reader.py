@@ -3,9 +3,11 @@
 No code from the folder is run and no pickle is opened.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from gptailor.family.architecture import facts, n_layers_of, refuse_unsupported,
 from gptailor.family.empty_model import auto_class, skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
+from gptailor.family.leads import elsewhere
 from gptailor.family.library_calls import library_call, one_line
 from gptailor.family.locate import licence_of
 from gptailor.family.multimodal import language_model, multimodal_wrapper_of
@@ -30,11 +33,12 @@ from gptailor.family.weight_files import (
     MAX_LISTED,
     StoredTensor,
     read_json,
-    refuse_links,
+    refuse_bad_files,
     tensors_of,
+    two_copies,
 )
 
-__all__ = ["model_from_files", "open_checkpoint", "state_of", "tokenizer_of"]
+__all__ = ["OTHER_HEAD", "model_from_files", "open_checkpoint", "state_of", "tokenizer_of"]
 
 _MAX_SIZE = 2**24  # of a dimension in the config
 _SIZES = (
@@ -53,13 +57,19 @@ _IMPLEMENTATIONS = re.compile(
 _KNOWN_CODE = re.compile(
     r"eager|sdpa|(paged\|)?flash_attention_[234]|flex_attention|grouped_mm|batched_mm"
 )
+# classes of transformers and of other trainers whose head predicts no tokens
+OTHER_HEAD = re.compile(
+    r"For(Sequence|Token)Classification|ForQuestionAnswering|ForMultipleChoice|ForMaskedLM"
+    r"|Reward|ForScor|Classifier$"
+)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMember:
     """Open a folder with a config.json and safetensors; `path` is the one in the config."""
     config = _config_of(folder)
-    _refuse_shortfall(folder, config, tensors_of(folder))
+    stored = tensors_of(folder)
+    _refuse_shortfall(folder, config, stored)
     generation = folder / "generation_config.json"
     if generation.is_file():
         read_json(generation)  # transformers ignores a broken one
@@ -68,10 +78,12 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMem
     wrapper, config = multimodal_wrapper_of(whole, model, folder), text_config(config)
     layout = Layout.of(model)
     config.tie_word_embeddings = layout.tied  # a head that differs is never tied to the embedding
-    notes = wrapper and (
-        f"{path} is a {wrapper.config.model_type} model: its language model is tailored, "
-        f"the rest ({wrapper.parameters:,} parameters) stays as the base has it",
-    )
+    notes = [*_left_out(path, whole, stored), *two_copies(folder)]
+    if wrapper is not None:
+        notes.append(
+            f"{path} is a {wrapper.config.model_type} model: its language model is tailored, "
+            f"the rest ({wrapper.parameters:,} parameters) stays as the base has it"
+        )
     return OpenedMember(
         location=str(folder),
         path=path,
@@ -81,9 +93,25 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMem
         tokenizer=tokenizer_of(folder),
         generation_config=model.generation_config,
         licence=licence_of(folder),
-        notes=notes or (),
+        notes=tuple(notes),
         multimodal_wrapper=wrapper,
     )
+
+
+def _left_out(path: str, model: Any, stored: Mapping[str, StoredTensor]) -> list[str]:
+    """A note on weights that transformers has no place for and skips, such as extra layers."""
+    skipped = [*(model._keys_to_ignore_on_load_unexpected or ())]
+    names = sorted(
+        name
+        for name in stored.keys() - model.state_dict().keys()
+        if name.endswith(".weight") and any(re.search(pattern, name) for pattern in skipped)
+    )
+    if not names:
+        return []
+    return [
+        f"{path}: {len(names)} tensors ({listed(names, 3)}) belong to no layer that transformers "
+        "runs, such as those that predict further tokens, and are left out"
+    ]
 
 
 def model_from_files(
@@ -91,9 +119,9 @@ def model_from_files(
 ) -> Any:  # transformers is untyped here
     """Let transformers read a folder of safetensors, or a GGUF file in it."""
     path = folder if gguf_file is None else folder / gguf_file
-    with library_call(f"{path}: transformers can't read it"):
+    with library_call(f"{path}: transformers can't read it"), _without_adapter(folder) as plain:
         model, info = model_class.from_pretrained(
-            folder,
+            plain,
             gguf_file=gguf_file,
             dtype=dtype,
             use_safetensors=True if gguf_file is None else None,
@@ -109,6 +137,19 @@ def model_from_files(
     if problems:
         raise FamilyError(problems)
     return model
+
+
+@contextlib.contextmanager
+def _without_adapter(folder: Path) -> Iterator[Path]:
+    """The folder, or links to its files but an adapter's: transformers would put that on top."""
+    if not (folder / "adapter_config.json").is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as links:
+        for file in folder.iterdir():
+            if not file.name.startswith("adapter_"):
+                Path(links, file.name).symlink_to(file.resolve())
+        yield Path(links)
 
 
 def state_of(model: PreTrainedModel, layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -190,8 +231,10 @@ def _config_of(folder: Path) -> PreTrainedConfig:
     if not folder.is_dir():
         raise FamilyError(f"{folder} is not a folder of a model, nor a GGUF file")
     if not path.is_file():
-        raise FamilyError(f"{folder} has no config.json; give the folder of a saved model")
-    refuse_links(folder)
+        raise FamilyError(
+            f"{folder} has no config.json; give the folder of a saved model{elsewhere(folder)}"
+        )
+    refuse_bad_files(folder)
     fields = read_json(path)
     _refuse_bad_fields(path, fields)
     with library_call(f"{path}: transformers can't read it"):
@@ -218,13 +261,8 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
             f"{path}: model_type is {model_type!r}, and transformers {transformers.__version__} "
             "has no such causal language model; code from a model's folder is never run"
         )
-    quantised = fields.get("quantization_config") or fields.get("compression_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        raise FamilyError(
-            f"{path}: its layers are quantised ({method}), and quantised layers can't be merged; "
-            "give the unquantised model, or a GGUF file"
-        )
+    _refuse_other_head(path, fields)
+    _refuse_quantised(path, fields)
     _refuse_code(path, fields)
     inside = [one for k, one in fields.items() if k.endswith("_config") and isinstance(one, dict)]
     problems = [
@@ -236,6 +274,37 @@ def _refuse_bad_fields(path: Path, fields: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise FamilyError(problems)
+
+
+def _refuse_other_head(path: Path, fields: Mapping[str, Any]) -> None:
+    """Refuse a reward model, a classifier, or another model that predicts no tokens."""
+    named = fields.get("architectures")
+    other = [one for one in named if OTHER_HEAD.search(str(one))] if isinstance(named, list) else []
+    if other:
+        raise FamilyError(
+            f"{path}: it is a {other[0]}, which scores or labels texts and predicts no tokens; "
+            "give a causal language model"
+        )
+
+
+def _refuse_quantised(path: Path, fields: Mapping[str, Any]) -> None:
+    """Refuse quantised weights; where the weights are plain floats, say what is left over."""
+    key = next((k for k in ("quantization_config", "compression_config") if fields.get(k)), None)
+    if key is None:
+        return
+    quantised = fields[key]
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    types = {tensor.dtype for tensor in tensors_of(path.parent).values()}
+    if types <= _FLOATS:
+        raise FamilyError(
+            f"{path}: {key} says that the layers are quantised ({method}), but the weights are "
+            f"plain floats ({listed(sorted(types))}): if they were dequantised or merged, take "
+            f"{key} out of the file"
+        )
+    raise FamilyError(
+        f"{path}: its layers are quantised ({method}), and quantised layers can't be merged; "
+        "give the unquantised model, or a GGUF file"
+    )
 
 
 def _refuse_code(path: Path, fields: Mapping[str, Any]) -> None:

@@ -20,7 +20,12 @@ from gptailor.core.tailoring import BASE, Source
 from gptailor.errors import FamilyError, TailoringError, listed, unknown
 from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.architecture import facts, refuse_unsupported
-from gptailor.family.checkpoint_reader import open_checkpoint, state_of, tokenizer_of
+from gptailor.family.checkpoint_reader import (
+    OTHER_HEAD,
+    open_checkpoint,
+    state_of,
+    tokenizer_of,
+)
 from gptailor.family.consistency import fitted, value_problems
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import Family, OpenedMember
@@ -29,7 +34,8 @@ from gptailor.family.hub import commit_of
 from gptailor.family.layout import Layout
 from gptailor.family.locate import find, package_licence
 from gptailor.family.memory_map import let_go, map_tensors
-from gptailor.family.text_files import text_notes, with_tokenizer_of
+from gptailor.family.text_files import rowless_notes, text_notes, with_tokenizer_of
+from gptailor.family.weight_files import WHOLE_WEIGHTS
 
 __all__ = ["MEMORY", "family_of", "load_family"]
 
@@ -61,7 +67,7 @@ def load_family(
     """
     locations = _find_all(base, variants)
     on_base = any(
-        _is_adapter(locations[name]) and spec.base is None for name, spec in variants.items()
+        _is_adapter(locations[name], spec) and spec.base is None for name, spec in variants.items()
     )
     opened = _open_member(base, locations[BASE], dtype=torch.float32 if on_base else dtype)
     openers = {
@@ -113,7 +119,8 @@ def _join_members(
     if mapped:
         states[BASE] = map_tensors(states[BASE])
     problems = [*_name_problems(variants), *value_problems(BASE, base.location, states[BASE])]
-    paths, notes = {BASE: base.path}, _reading_notes(base, dtype)
+    paths = {BASE: base.path}
+    notes = [*_reading_notes(base, dtype), *rowless_notes(base, layout)]
     for name, open_variant in variants.items():
         try:
             member = open_variant()
@@ -158,14 +165,14 @@ def _open_member(
     spec: MemberSpec, location: Path, *, dtype: torch.dtype, family_base: OpenedMember | None = None
 ) -> OpenedMember:
     """Open a member that `find` found; an adapter without a base is merged into `family_base`."""
-    if not _is_adapter(location):
+    if not _is_adapter(location, spec):
         return _open_whole(spec, location, dtype)
     if spec.base is not None:
         base_spec = MemberSpec(path=spec.base)
         family_base = _open_member(base_spec, find(base_spec), dtype=torch.float32)
     if family_base is None:
         raise FamilyError(f"{location} is an adapter; name the model it was trained on as 'base'")
-    config, state = apply_adapter(family_base, location, strength=spec.strength)
+    config, state, adapter_notes = apply_adapter(family_base, location, strength=spec.strength)
     # on the family's base it keeps its rows, unless it was trained with more of them; a tokenizer
     # beside it then says which tokens these are
     tokenizer = family_base.tokenizer
@@ -183,7 +190,7 @@ def _open_member(
         state=state,
         tokenizer=tokenizer,
         adapter_tokenizer=_tokenizer_beside(location),
-        notes=(*_commit_notes(spec, location), *notes),
+        notes=(*_commit_notes(spec, location), *notes, *adapter_notes),
         stored=None,
         multimodal_wrapper=None,
     )
@@ -219,6 +226,8 @@ def _in_memory(name: str, model: PreTrainedModel, tokenizer: Any) -> OpenedMembe
             f"{where} is a {type(model).__name__}; give a transformers model, and a PEFT model "
             "after merge_and_unload"
         )
+    if OTHER_HEAD.search(type(model).__name__):
+        raise FamilyError(f"{where} is a {type(model).__name__}, which predicts no tokens")
     if model.config.model_type in facts().multimodal:
         raise FamilyError(f"{where} reads images and text; save it and give its folder")
     refuse_unsupported(model.config)
@@ -247,8 +256,22 @@ def _gguf_of(location: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _is_adapter(location: Path) -> bool:
-    return (location / CONFIG).is_file()
+def _is_adapter(location: Path, spec: MemberSpec) -> bool:
+    """Whether a folder is read as an adapter.
+
+    Raises:
+        FamilyError: It holds a whole model, too, or no adapter where one is wanted.
+    """
+    there = (location / CONFIG).is_file()
+    whole = [one for one in ("config.json", *WHOLE_WEIGHTS) if (location / one).is_file()]
+    if spec.read == "adapter" and not there:
+        raise FamilyError(f"{location} has no {CONFIG}; give the folder of an adapter")
+    if there and len(whole) > 1 and spec.read is None:
+        raise FamilyError(
+            f"{location} holds an adapter ({CONFIG}) and a whole model ({whole[1]}), perhaps the "
+            "two merged; say which is meant: 'read: adapter' or 'read: model' beside its 'path'"
+        )
+    return there and spec.read != "model"
 
 
 def _find_all(base: MemberSpec, variants: Mapping[str, MemberSpec]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import OpenedMember
 from gptailor.family.layout import Layout
 
-__all__ = ["text_notes", "with_tokenizer_of"]
+__all__ = ["rowless_notes", "text_notes", "with_tokenizer_of"]
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _PASSING = ("_from_model_config", "transformers_version")  # what changes no generated token
@@ -52,6 +52,21 @@ def with_tokenizer_of(member: OpenedMember, name: str, base: OpenedMember) -> Op
         named=f"the variant {name!r}",
     )
     return replace(used, notes=(*base.notes, *text_notes("the base", base, used)))
+
+
+def rowless_notes(used: OpenedMember, layout: Layout) -> list[str]:
+    """A note on tokens of the tokenizer in use that have no row in the embedding."""
+    if used.tokenizer is None:
+        return []
+    n_rows = used.state[layout.embedding].shape[0]
+    pairs = sorted((number, token) for token, number in used.tokenizer.get_vocab().items())
+    beyond = [repr(token) for number, token in pairs if number >= n_rows]
+    if not beyond:
+        return []
+    return [
+        f"the tokenizer of {used.named} has {len(beyond)} tokens ({listed(beyond, 3)}) beyond the "
+        f"{n_rows:,} rows of the embedding; a text that has one can't be scored"
+    ]
 
 
 def text_notes(who: str, member: OpenedMember, used: OpenedMember) -> list[str]:

@@ -14,13 +14,25 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from gptailor.errors import FamilyError, listed
+from gptailor.family.leads import elsewhere
 from gptailor.family.library_calls import one_line
-from gptailor.files.safe_read import read_text
+from gptailor.files.safe_read import read_text, refuse_pointer
 
-__all__ = ["MAX_LISTED", "StoredTensor", "read_json", "refuse_links", "tensors_of", "unreadable"]
+__all__ = [
+    "MAX_LISTED",
+    "WHOLE_WEIGHTS",
+    "StoredTensor",
+    "read_json",
+    "refuse_bad_files",
+    "tensors_of",
+    "two_copies",
+    "unreadable",
+]
 
 _MAX_JSON_BYTES = 64 * 2**20  # an index of 100,000 tensors is 10 MB
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHTS, _INDEX = WHOLE_WEIGHTS
+_MOST_OF_POINTER = 1024  # bytes: the format's own limit
 MAX_LISTED = 5  # of many names, or problems of one kind
 _SHARD = re.compile(r"[\w.+ -]{1,200}\.safetensors\Z")
 # links of other files do no harm
@@ -65,14 +77,16 @@ def unreadable(path: Path, error: BaseException) -> str:
     return f"is not a whole safetensors file: {one_line(error)}; copy it again"
 
 
-def refuse_links(folder: Path) -> None:
-    """Refuse links that lead out of the folder, except in the hub's cache, and pipes."""
+def refuse_bad_files(folder: Path) -> None:
+    """Refuse pointers of Git LFS, pipes, and links out of the folder, but for the hub's cache."""
     inside = [folder.resolve()]
     if folder.parent.name == "snapshots":  # the hub's cache keeps contents beside its folders
         inside.append(folder.parent.parent.resolve() / "blobs")
     for path in sorted(folder.iterdir()):
         if path.suffix not in _READ:
             continue
+        if path.is_file() and path.stat().st_size < _MOST_OF_POINTER:
+            refuse_pointer(path, FamilyError)
         if not path.is_symlink():
             if path.exists() and not path.is_file():
                 raise FamilyError(f"{path} is a folder or a pipe where a file should be")
@@ -86,6 +100,16 @@ def refuse_links(folder: Path) -> None:
                 f"{path} is a link out of its folder (to {target}); put the file itself there, or "
                 "give the other folder"
             )
+
+
+def two_copies(folder: Path) -> list[str]:
+    """A note where a folder holds a single file and shards: readers differ in which they take."""
+    if not (folder / _WEIGHTS).is_file() or not (folder / _INDEX).is_file():
+        return []
+    return [
+        f"{folder} holds both {_WEIGHTS} and shards ({_INDEX}); the first is read, and other "
+        "programs may read the second: remove the one that is old"
+    ]
 
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:
@@ -171,7 +195,7 @@ def _no_weights(folder: Path) -> str:
         path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")
     )
     if not pickles:
-        return f"{folder} has no model.safetensors, nor an index of shards"
+        return f"{folder} has no model.safetensors, nor an index of shards{elsewhere(folder)}"
     return (
         f"{folder} has its weights only as pickles ({listed(pickles)}), which can run code and are "
         'not opened; convert a model that you trust once: python -c "from transformers import '

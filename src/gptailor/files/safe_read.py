@@ -9,7 +9,9 @@ from pathlib import Path
 
 from gptailor.errors import UserError
 
-__all__ = ["read_plain", "read_text"]
+__all__ = ["read_plain", "read_text", "refuse_pointer"]
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError]) -> bytes:
@@ -34,6 +36,7 @@ def read_plain(path: Path, *, most: int, noun: str, error_type: type[UserError])
         raise error_type(f"{path}: can't be read: {reason}") from None
     if read is None:
         raise error_type(f"{path}: is no plain file (a pipe, say, or a device); name a {noun}")
+    _refuse_pointer(path, read, error_type)
     if len(read) > most:
         raise error_type(f"{path}: too large; a {noun} may have {most:,} bytes at most")
     return read
@@ -45,6 +48,28 @@ def read_text(path: Path, *, most: int, noun: str, error_type: type[UserError]) 
         return read_plain(path, most=most, noun=noun, error_type=error_type).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise error_type(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def refuse_pointer(path: Path, error_type: type[UserError]) -> None:
+    """Refuse what git leaves in the place of a large file where Git LFS is missing.
+
+    Raises:
+        UserError: How to get the file itself. A file that can't be read is left to its reader.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError:
+        return
+    _refuse_pointer(path, start, error_type)
+
+
+def _refuse_pointer(path: Path, start: bytes, error_type: type[UserError]) -> None:
+    if start.startswith(_POINTER):
+        raise error_type(
+            f"{path} is a Git LFS pointer, not the file itself: run 'git lfs install' and 'git lfs "
+            "pull' in its repository, or download the file again"
+        )
 
 
 def _read(handle: int, most: int) -> bytes | None:

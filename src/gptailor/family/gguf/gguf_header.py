@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gptailor.errors import FamilyError
+from gptailor.files.safe_read import refuse_pointer
 
 __all__ = ["GgufHeader", "read_gguf_header"]
 
@@ -109,6 +110,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         with path.open("rb") as file:
             magic = file.read(4)
             if magic != _MAGIC:
+                refuse_pointer(path, FamilyError)
                 raise FamilyError(
                     f"{path} is not a GGUF file: it starts with {magic!r}, not {_MAGIC!r}; "
                     "for a checkpoint or an adapter, name its folder"
