@@ -25,6 +25,15 @@ _Multiturn = Annotated[
 ]
 
 
+# what lm-eval's files and command line, and earlier versions, call a key of a task
+_OTHER_WORDS = {
+    **{"task": "name", "tasks": "name", "metrics": "metric", "metric_list": "metric"},
+    **{"validation_split": "split", "training_split": "split", "fewshot": "num_fewshot"},
+    **{"apply_chat_template": "chat_template", "weights": "weight", "samples": "limit"},
+    **{"report_split": "test_split", "report_task": "test_task", "report_limit": "test_limit"},
+}
+
+
 class MemberSpec(Frozen):
     """Where one member's weights come from; in a config, a text alone is the path."""
 
@@ -109,6 +118,19 @@ class TaskSpec(Frozen):
         said = self.model_dump()
         defaults = {key: value for key, value in chat.model_dump().items() if said[key] is None}
         return self.model_copy(update=defaults)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_words(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            other = [key for key in value if key in _OTHER_WORDS]
+            if other:
+                raise ValueError(
+                    "\n".join(
+                        f"there is no {key!r} here; write {_OTHER_WORDS[key]}" for key in other
+                    )
+                )
+        return value
 
     @field_validator("metric")
     @classmethod

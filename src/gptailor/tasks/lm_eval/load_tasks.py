@@ -120,6 +120,12 @@ def _refuse_unmeasured(spec: TaskSpec, task: Task, metrics: Sequence[str]) -> No
     """Refuse a metric, or its proxy, that this kind of task lacks, or that leaves texts unread."""
     for metric in (spec.metric, task.proxy(spec.metric)):
         if metric not in metrics:
+            plain, _, filtered = metric.partition(",")
+            if filtered == "none" and plain in metrics:
+                raise TaskError(
+                    f"task {task.name!r}: metric: {metric!r} is how lm-eval prints {plain!r} where "
+                    f"no filter is used; write {plain}"
+                )
             needed = "" if metric == spec.metric else f", the proxy of {spec.metric!r}"
             raise TaskError(
                 f"task {task.name!r} can't be measured by {metric!r}{needed}; its metrics are: "

@@ -22,6 +22,8 @@ _MAX_INCLUDES = 16
 # keys of a group that change no task
 _OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"}
 
+_OF_TASKS = {"dataset_path", "doc_to_text", "doc_to_target", "output_type"}  # of no mere group
+
 
 @dataclass(slots=True)
 class LocalTasks:
@@ -72,13 +74,26 @@ def read_local_tasks(path: Path, task_class: type) -> LocalTasks:
                 problems.extend(error.problems)
                 return
             tasks.configs |= configs
-            for member in members:
+            for member in _without_tags(members, files):
                 add(member, (*above, one))
 
     add(name, ())
     if problems:
         raise TaskError(problems)
     return tasks
+
+
+def _without_tags(names: list[str], files: Mapping[str, _File]) -> list[str]:
+    """What a group names, with the tasks of a tag in its place; lm-eval finds them by the tag."""
+    found = []
+    for name in names:
+        tagged = [one for one, file in files.items() if name in _listed(file.config.get("tag"))]
+        found += [name] if name in files or not tagged else tagged
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _around(path: Path) -> tuple[str, dict[str, _File]]:
@@ -111,6 +126,11 @@ def read_task_file(path: Path) -> dict[str, Any]:
     group, task = config.get("group"), config.get("task")
     if group is None and task is None:
         raise TaskError(f"{path}: neither a task nor a group: it has no key 'task' or 'group'")
+    if isinstance(task, str) and group is not None and _OF_TASKS & config.keys():
+        raise TaskError(
+            f"{path}: the file of task {task!r} names a group ({group!r}), which lm-eval no longer "
+            "reads there; call that key 'tag'"
+        )
     name = task if group is None else group
     if not isinstance(name, str) or not name or not name.isprintable():
         key = "task" if group is None else "group"

@@ -260,7 +260,8 @@ def _data_problems(config: Mapping[str, Any]) -> list[str]:
     if not source:
         return [f"dataset_path is {source!r}; give 'json' for a JSONL file of your own"]
     named = {role: config.get(role) for role in _SPLITS if config.get(role) is not None}
-    found = (options or {}).get("data_files")
+    given = options or {}
+    found = given.get("data_files") or given.get("data_dir")  # `datasets` finds splits in a folder
     if source in _NEED_FILES and not all(isinstance(one, str) and one for one in _flat(found)):
         return [f"data_files is {found!r}; write dataset_kwargs: {{data_files: {{test: FILE}}}}"]
     if not set(named) - {"fewshot_split"}:
