@@ -43,6 +43,7 @@ try:
     )
     from smac.intensifier.hyperband import Hyperband
     from smac.main.exceptions import ConfigurationSpaceExhaustedException
+    from smac.model.random_forest.random_forest import RandomForest
     from smac.multi_objective.parego import ParEGO
     from smac.runhistory.dataclasses import TrialInfo, TrialValue
     from smac.runhistory.encoder import RunHistoryLogScaledEncoder
@@ -94,10 +95,10 @@ def smac_search(
     optimiser = _optimiser(
         _Maximiser(codec, challengers, maximiser_rng),
         designs,
+        context,
         eta=eta,
         n_rungs=len(rungs),
         n_costs=n_costs,
-        seed=context.seed,
     )
     while infos := _asked(optimiser, batch):
         group = []
@@ -130,11 +131,11 @@ def _value(objective: Objective, trial: Trial, n_costs: int, *, proxy: bool) -> 
 def _optimiser(
     maximiser: "_Maximiser",
     designs: list[Configuration],
+    context: SearchContext,
     *,
     eta: int,
     n_rungs: int,
     n_costs: int,
-    seed: int,
 ) -> Any:  # smac has no types
     """Make SMAC's facade; the folder that it writes when it is made is deleted."""
     facade = smac.MultiFidelityFacade
@@ -146,13 +147,24 @@ def _optimiser(
             max_budget=eta ** (n_rungs - 1),
             n_trials=10**9,
             deterministic=True,
-            seed=seed,
+            seed=context.seed,
             output_directory=Path(folder),
         )
         return facade(
             scenario,
             initial_design=facade.get_initial_design(
                 scenario, n_configs=0, additional_configs=designs
+            ),
+            # The facade's own forest, but no tree has more leaves than there are trials: smac's
+            # 2**20 make scikit-learn reserve, and fill, memory for as many nodes at each fit.
+            model=RandomForest(
+                scenario.configspace,
+                log_y=True,
+                ratio_features=1.0,
+                min_samples_split=2,
+                min_samples_leaf=1,
+                max_leaf_nodes=max(2, context.max_trials),
+                seed=context.seed,
             ),
             intensifier=Hyperband(scenario, eta=eta, incumbent_selection="highest_budget"),
             multi_objective_algorithm=ParEGO(scenario) if n_costs > 1 else None,
