@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 import gptailor as gt
 from gptailor.app.inputs import load_tasks
 from gptailor.core.repair import refit_cuts
+from gptailor.core.specs import GENERATION
 from gptailor.core.tailoring import LayerSpec, Source
 from gptailor.engine.batches import pack
 from gptailor.engine.own_texts import own_texts
 from gptailor.repair.refit import Refitter
 from gptailor.tasks.calibration import calibration_of_texts
 from gptailor.tasks.generation import GeneratedExample
-from gptailor.tasks.greedy_text import OWN_TEXT, continued_task, own_text_task, probe_task
+from gptailor.tasks.greedy_text import continued_task, own_text_task, probe_task
 from gptailor.tasks.openers import OPENERS
 from gptailor.tasks.task import Passage, Prompt, Task
 
@@ -96,7 +97,7 @@ class Study:
             steps,
         ]
         tasks = {"search": [own], "test": written}
-        self.evaluator = gt.Evaluator(self.engine, tasks, teachers={OWN_TEXT: "base"})
+        self.evaluator = gt.Evaluator(self.engine, tasks, teachers={GENERATION: "base"})
         self.choice = choice
         self.gold = pack(gold)
         self.teachers = self.engine.teach(
@@ -136,7 +137,7 @@ class Study:
             for task, metrics in scores.tasks.items()
             for metric, measured in metrics.items()
         }
-        found = {f"own {m}": v for (task, m), v in values.items() if task == OWN_TEXT}
+        found = {f"own {m}": v for (task, m), v in values.items() if task == GENERATION}
         found |= {m: v for (task, m), v in values.items() if task == "greedy text"}
         found["probe wrong"] = 1 - values["sums and brackets", "exact_match"]
         found["steps wrong"] = 1 - values["steps", "exact_match"]

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 TASKS = Path(__file__).parents[2] / "examples" / "smollm2" / "tasks"
 CONFIG: dict[str, Any] = {
     "remove": 2,
+    "guard": False,
     "search": {"name": "random", "options": {"batch": 3}},
     "budget": {"max_trials": 6, "n_examples": [4, 12], "finalists": 2},
     "engine": {"threads": 1},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig
 
-from gptailor.app.assemble import _expressible
+from gptailor.app.expressible import expressible
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
@@ -70,7 +70,7 @@ def test_every_proposal_can_be_exported(name: str, n_removed: int, family: Famil
         ("math", "code"),
         ("task_arithmetic",),
         kinds=family.kinds,
-        allowed=_expressible(family),
+        allowed=expressible(family),
     )
     whole = Tailoring.whole(BASE, 6)
     objective = Objective([Goal("task", "acc")], scores(whole, RUNGS[-1]))

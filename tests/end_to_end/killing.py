@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from gptailor.app.assemble import Assembly, assemble, open_study, record_costs, record_forecast
+from gptailor.app.assemble import Assembly, assemble, open_study
+from gptailor.app.costs import record_costs, record_forecast
 from gptailor.config import load_config
 from gptailor.core.tailoring import Tailoring
 from gptailor.export import export_checkpoint

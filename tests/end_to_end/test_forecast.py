@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptailor.app.assemble import Assembly, assemble, open_study, record_costs, record_forecast
+from gptailor.app.assemble import Assembly, assemble, open_study
+from gptailor.app.costs import record_costs, record_forecast
 from gptailor.config import load_config
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Job as Wanted

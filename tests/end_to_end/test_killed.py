@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from packages import run_python
 
-from gptailor.app.assemble import assemble, open_study, record_costs, record_forecast
+from gptailor.app.assemble import assemble, open_study
+from gptailor.app.costs import record_costs, record_forecast
 from gptailor.config import load_config
 from gptailor.record.journal import Journal
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptailor.core.specs import GENERATION
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Engine, Evaluator
@@ -12,7 +13,7 @@ from gptailor.engine.own_texts import own_texts
 from gptailor.family import Family
 from gptailor.family.empty_model import model_around
 from gptailor.tasks.divergence import compact, divergence
-from gptailor.tasks.greedy_text import OWN_TEXT, OwnText, own_text_task
+from gptailor.tasks.greedy_text import OwnText, own_text_task
 
 PROMPTS = [(5, 6, 7), (9,), (40, 41, 42, 43, 44, 45), *((n, n + 1) for n in range(60, 66))]
 
@@ -49,12 +50,12 @@ def test_own_texts_are_the_likeliest_tokens_and_critical_ones_are_exact_or_sure(
 def test_a_candidate_reads_own_texts_as_its_whole_model_does(pico: Family) -> None:
     engine = Engine(pico)
     texts = own_texts(engine, "math", PROMPTS, max_new_tokens=12)
-    evaluator = Evaluator(engine, {"search": [own_text_task(texts)]}, teachers={OWN_TEXT: "math"})
+    evaluator = Evaluator(engine, {"search": [own_text_task(texts)]}, teachers={GENERATION: "math"})
     jobs = [Job(Tailoring.whole(name, pico.n_layers), len(PROMPTS)) for name in (BASE, "math")]
     ours, own = (done.scores for done in evaluator.evaluate(jobs))
     assert ours is not None
     assert own is not None
-    assert {metric: own.value(OWN_TEXT, metric) for metric in own.tasks[OWN_TEXT]} == {
+    assert {metric: own.value(GENERATION, metric) for metric in own.tasks[GENERATION]} == {
         "divergence": 0.0,
         "critical_divergence": 0.0,
         "flip_rate": 0.0,
@@ -72,4 +73,4 @@ def test_a_candidate_reads_own_texts_as_its_whole_model_does(pico: Family) -> No
     for name, values in expected.items():
         wanted = torch.cat(values).mean().item()
         assert wanted > 0
-        assert ours.value(OWN_TEXT, name) == pytest.approx(wanted, abs=2e-6)
+        assert ours.value(GENERATION, name) == pytest.approx(wanted, abs=2e-6)

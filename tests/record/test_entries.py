@@ -22,12 +22,14 @@ from gptailor.record.entries import (
     ExplainedEntry,
     ForecastEntry,
     ModelEntry,
+    OwnTextsEntry,
     ProofEntry,
     RefittedEntry,
     ResumedEntry,
     SpentEntry,
     TrialEntry,
     TruncatedEntry,
+    WrittenEntry,
     read_entry,
 )
 from gptailor.record.evaluation_file import EvaluatedModel, EvaluationFile, read_evaluation
@@ -57,8 +59,11 @@ ENTRIES: list[Entry] = [
     ResumedEntry(time="2026", elapsed=1.0),
     TruncatedEntry(dropped_bytes=7),
     RefittedEntry(number=0, searched=Tailoring.whole("base", 2), calibration="0" * 16),
-    ChosenEntry(number=0, n_tried=1, n_trials=2, reason="best"),
+    ChosenEntry(number=0, n_tried=1, n_trials=2, reason="best", guard="trial 1", guard_cost=0.25),
     ExplainedEntry.of("0" * 16, Change("taken", 1, "math", TAILORING), SCORED),
+    OwnTextsEntry(member="math", texts=(((1, 2), (3, 4), (1,)), ((5,), (6,), ()))),
+    WrittenEntry.of("base", "0" * 16, SCORED),
+    WrittenEntry.of(0, "1" * 16, Evaluation(failure="out of memory")),
     ProofEntry(
         tailoring="0" * 16,
         device="cpu",

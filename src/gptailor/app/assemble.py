@@ -3,14 +3,17 @@
 Constructors take plain values: no part sees the config.
 """
 
+import dataclasses
 import functools
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gptailor.app.baseline_settings import BASELINE
+from gptailor.app.expressible import expressible, outer_variants
+from gptailor.app.greedy_tasks import guard_tasks, texts_member, with_generation, written_texts
 from gptailor.app.header import header_of, task_digest
 from gptailor.app.inputs import load_members, open_calibration, open_tasks
 from gptailor.app.repairs import Repairs
@@ -20,29 +23,24 @@ from gptailor.config import Config
 from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
-from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import Scores, Trial
+from gptailor.core.specs import GENERATION
+from gptailor.core.tailoring import BASE
+from gptailor.core.trial import GUARD, Scores, Trial
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
-from gptailor.family import Family, tailored_config
+from gptailor.family import Family
 from gptailor.family.fitted import FOLDER
-from gptailor.family.layout import OUTER_PARTS
 from gptailor.forecast.dry_run import CountingPool, MemoryJournal
 from gptailor.forecast.forecast import forecast, speed_with
-from gptailor.forecast.memory import peak_bytes
 from gptailor.forecast.speed import Speed
 from gptailor.record.compatibility import check_header
 from gptailor.record.entries import (
-    AskedEntry,
-    BaselineEntry,
     ForecastEntry,
     ModelEntry,
-    RefittedEntry,
-    SpentEntry,
-    TrialEntry,
+    OwnTextsEntry,
 )
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import (
@@ -54,6 +52,7 @@ from gptailor.searchers.searcher import (
 )
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
+from gptailor.tasks.greedy_text import OwnText
 from gptailor.tasks.splits import SPLITS, TaskSplits
 from gptailor.tasks.task import Task
 from gptailor.workers import WorkerPool, WorkerSetup
@@ -66,8 +65,6 @@ __all__ = [
     "evaluator_on",
     "open_pool",
     "open_study",
-    "record_costs",
-    "record_forecast",
 ]
 
 
@@ -84,6 +81,7 @@ class Assembly:
     repairs: Repairs
     measure_speed: Callable[[WorkerSetup | None], Speed]  # of worker processes, or of this one
     target: str = ""  # how it was resolved, a sentence; empty where it was before, or is none
+    own_texts: tuple[OwnText, ...] = ()  # of a whole member; none without guard and objective
     proposals: SearchFunction | None = None  # instead of the configured searcher, if given
     earlier: tuple[Trial, ...] = ()  # of the same ladder, with fewer layers cut
     known: tuple[ModelEntry, ...] = ()  # scores of whole members that the ladder has already
@@ -128,7 +126,7 @@ class Assembly:
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
         """How another process, here or elsewhere, makes this evaluator."""
         facts, folders = _facts(self.family, self.tasks), self.family.fitted.folders
-        return ConfigEvaluatorFactory(self.config, facts, folders)
+        return ConfigEvaluatorFactory(self.config, facts, folders, self.own_texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +137,7 @@ class ConfigEvaluatorFactory:
     # what must be equal there: ``digest of member math`` and the like to its value
     facts: Mapping[str, str]
     fitted: tuple[Path, ...] = ()  # folders of fitted tensors that candidates may name
+    own_texts: tuple[OwnText, ...] = ()  # written where the study runs
 
     @property
     def device(self) -> str:
@@ -157,7 +156,8 @@ class ConfigEvaluatorFactory:
         engine = self.config.engine.model_copy(update={"device": device, "threads": threads})
         # a worker proposes nothing: the searcher's library need not be there
         local = {"workers": PluginConfig(name="local"), "search": PluginConfig(name="evolution")}
-        assembly = assemble(self.config.model_copy(update={"engine": engine} | local))
+        config = self.config.model_copy(update={"engine": engine} | local)
+        assembly = assemble(config, own_texts=self.own_texts)
         facts = _facts(assembly.family, assembly.tasks)
         problems = [
             f"worker on {platform.node()}: the {what} is {facts.get(what)}, but {wanted} where the "
@@ -183,7 +183,11 @@ def _facts(family: Family, tasks: Mapping[str, TaskSplits]) -> dict[str, str]:
 
 
 def assemble(
-    config: Config, *, family: Family | None = None, tasks: Mapping[str, TaskSplits] | None = None
+    config: Config,
+    *,
+    family: Family | None = None,
+    tasks: Mapping[str, TaskSplits] | None = None,
+    own_texts: tuple[OwnText, ...] = (),
 ) -> Assembly:
     """Load what is not in memory, check the engine, and put everything together."""
     keep_freed_pages()
@@ -203,12 +207,15 @@ def assemble(
     )
     refuse_inexact(engine)
     family.release_pages()
-    tasks = with_teachers(engine, tasks)
-    plan = _plan(config, family, tasks)
-    evaluator = evaluator_on(engine, tasks, rungs=plan.rungs)
     repairs = Repairs(
         config.repair, engine, functools.partial(open_calibration, config, family, tasks)
     )
+    own_texts = own_texts or written_texts(engine, config)
+    tasks = with_generation(config, with_teachers(engine, tasks), own_texts)
+    guarded = guard_tasks(engine, own_texts) if config.guard else []
+    plan = _plan(config, family, tasks, guarded)
+    member = texts_member(config)
+    evaluator = evaluator_on(engine, tasks, rungs=plan.rungs, guarded=guarded, member=member)
     space = Space(
         plan.n_layers,
         plan.n_removed,
@@ -217,8 +224,8 @@ def assemble(
         keep=frozenset(config.keep),
         kinds=family.kinds,
         tied=family.tied,
-        allowed=_expressible(family),
-        outer_variants=_outer_variants(family),
+        allowed=expressible(family),
+        outer_variants=outer_variants(family),
         repair=repairs.repairer,
     )
     if config.search.name != BASELINE:
@@ -230,17 +237,38 @@ def assemble(
     config = config.model_copy(update={"family": resolved, "tasks": named})
     speed = functools.partial(speed_with, plan=plan, space=space, evaluator=evaluator)
     return Assembly(
-        config, family, tasks, evaluator, space, plan, repairs, functools.cache(speed), target
+        config,
+        family,
+        tasks,
+        evaluator,
+        space,
+        plan,
+        repairs,
+        functools.cache(speed),
+        target,
+        own_texts,
     )
 
 
 def evaluator_on(
-    engine: Engine, tasks: Mapping[str, TaskSplits], *, rungs: tuple[int, ...] = ()
+    engine: Engine,
+    tasks: Mapping[str, TaskSplits],
+    *,
+    rungs: tuple[int, ...] = (),
+    guarded: Sequence[Task] = (),
+    member: str = BASE,
 ) -> Evaluator:
-    """Make the evaluator of loaded tasks; rungs are numbers of search examples."""
+    """Make the evaluator of loaded tasks.
+
+    Rungs are numbers of search examples; what is `guarded` are tasks of greedy text, with the own
+    texts of `member`.
+    """
     tasks = with_teachers(engine, tasks)
     teachers = {name: s.spec.member for name, s in tasks.items() if s.spec.member is not None}
-    return Evaluator(engine, _by_split(tasks), rungs=rungs, teachers=teachers)
+    if guarded:
+        teachers[GENERATION] = member
+    splits = {**_by_split(tasks), GUARD: guarded}
+    return Evaluator(engine, splits, rungs=rungs, teachers=teachers)
 
 
 def open_pool(config: Config, assembly: Assembly | None = None) -> WorkerPool:
@@ -313,6 +341,9 @@ def open_study(
         journal.append(header)
         for entry in assembly.known:
             journal.append(entry)
+    if assembly.own_texts and not any(journal.of(OwnTextsEntry)):
+        texts = tuple(map(dataclasses.astuple, assembly.own_texts))
+        journal.append(OwnTextsEntry(member=texts_member(config), texts=texts))
     refit = None
     if assembly.space.repair is not None:
         folder = journal.path.with_name(FOLDER)
@@ -328,49 +359,14 @@ def open_study(
     )
 
 
-def record_forecast(journal: Journal, assembly: Assembly) -> None:
-    """Write the forecast into a record that has only its header; it costs a few seconds.
-
-    Nothing is written where other processes evaluate: their speed and memory are not this one's.
-    Nor is anything for baselines: what they will cut is not known.
-    """
-    new = len(journal.entries) == 1 + len(assembly.known)  # the header, and what was known before
-    searches = assembly.proposals is None
-    if new and searches and not evaluates_apart(assembly.config):
-        journal.append(assembly.forecast())
-
-
-def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
-    """Write the costs so far, over all starts; nothing if they did not change.
-
-    The seconds are the wall-clock time of the search and those of all other evaluations; the memory
-    is the most of any start that finished.
-    """
-    trials, others = list(journal.of(TrialEntry)), list(journal.of(ModelEntry))
-    repairs = list(journal.of(RefittedEntry))
-    asked = {p.number: p.tailoring for entry in journal.of(AskedEntry) for p in entry.proposals}
-    searched = max((entry.elapsed for entry in trials), default=0.0)
-    earlier = list(journal.of(SpentEntry))
-    before = max((entry.peak_bytes for entry in earlier), default=0)
-    spent = SpentEntry(
-        n_trials=len(trials),
-        n_candidates=len({asked[entry.number] for entry in trials}),
-        layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others])
-        + sum(entry.layer_tokens for entry in repairs)
-        + sum(entry.layer_tokens for entry in journal.of(BaselineEntry)),
-        seconds=round(
-            searched + sum(e.seconds for e in others) + sum(e.seconds for e in repairs), 3
-        ),
-        peak_bytes=max(before, peak_bytes(device_of(assembly.config.engine.device))),
-    )
-    if earlier and earlier[-1].model_copy(update={"peak_bytes": spent.peak_bytes}) == spent:
-        return earlier[-1]
-    journal.append(spent)
-    return spent
-
-
-def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits]) -> Plan:
-    sizes = {name: max(t.n_examples for t in split) for name, split in _by_split(tasks).items()}
+def _plan(
+    config: Config,
+    family: Family,
+    tasks: Mapping[str, TaskSplits],
+    guarded: Sequence[Task],
+) -> Plan:
+    splits = {**_by_split(tasks), GUARD: guarded}
+    sizes = {name: max((t.n_examples for t in split), default=0) for name, split in splits.items()}
     specs, budget = zip(tasks, config.tasks, strict=True), config.budget
     return Plan(
         goals=tuple(
@@ -392,37 +388,9 @@ def _plan(config: Config, family: Family, tasks: Mapping[str, TaskSplits]) -> Pl
         layer_tokens=budget.layer_tokens,
         timeout_s=budget.timeout_s,
         finalists=budget.finalists,
+        guard=config.guard,
     )
 
 
 def _by_split(tasks: Mapping[str, TaskSplits]) -> dict[str, list[Task]]:
     return {name: [splits.by_name[name] for splits in tasks.values()] for name in SPLITS}
-
-
-def _expressible(family: Family) -> Callable[[Tailoring], bool] | None:
-    """Whether the architecture's config can express a tailoring; None where it can express any."""
-    if len(set(family.kinds)) == 1:
-        return None
-
-    @functools.cache  # asked for the same cuts over and over
-    def positions_fit(positions: tuple[int, ...]) -> bool:
-        try:
-            tailored_config(family.config, positions)
-        except UserError:
-            return False
-        return True
-
-    return lambda tailoring: positions_fit(tuple(spec.position for spec in tailoring.layers))
-
-
-def _outer_variants(family: Family) -> tuple[str, ...]:
-    """Variants whose embedding, norm or head is not the base's own."""
-    return tuple(
-        member
-        for member in family.members
-        if any(
-            family.outer_part(part, member)[name] is not tensor
-            for part in OUTER_PARTS
-            for name, tensor in family.outer_part(part, BASE).items()
-        )
-    )

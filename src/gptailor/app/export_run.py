@@ -27,6 +27,7 @@ from gptailor.family.fitted import FOLDER
 from gptailor.record.proof import proof_rows
 from gptailor.record.ranking import BEST
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.writing import writing_rows
 
 __all__ = ["Provenance", "export", "find_provenance"]
 
@@ -88,10 +89,22 @@ def export(  # noqa: PLR0913  # what may be said of an export
             n_tried=found.n_tried,
             target="" if record is None else record.header.target or "",
             proof=() if proof is None else proof_rows(proof),
+            **_writing(found),
         )
         card = model_card(facts)
         export_checkpoint(family, found.tailoring, out, card=card, **options.hf_arguments, **more)
     return family, found.tailoring
+
+
+def _writing(found: Provenance) -> dict[str, Any]:
+    """How the model writes, where it is the result of a run with a guard."""
+    run = found.record
+    if run is None or found.tailoring != run.result or not (rows := writing_rows(run)):
+        return {}
+    head = ("detector", *rows[0].estimates, "texts")
+    cells = ((row.name, *row.cells, f"{row.n_examples}") for row in rows)
+    guard = "" if run.chosen is None else run.chosen.guard or ""
+    return {"writing": (head, *cells), "guard": guard}
 
 
 def _with_refits(found: Provenance, family: Family) -> Tailoring:

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from gptailor.config import Config
-from gptailor.core.specs import TaskSpec
+from gptailor.core.specs import GENERATION, TaskSpec
 from gptailor.core.validation import sentences
 from gptailor.engine.device import device_of, dtype_of
 from gptailor.errors import ConfigError
@@ -49,10 +49,10 @@ def load_members(config: Config, *, device: str | None = None) -> Family:
 
 
 def open_tasks(config: Config, family: Family) -> dict[str, TaskSplits]:
-    """Load, divide and tokenise the tasks of a config, in its order."""
-    shares = config.examples
+    """Load, divide and tokenise the tasks of a config, in its order; not that of generation."""
+    shares, tasks = config.examples, [task for task in config.tasks if task.name != GENERATION]
     return load_tasks(
-        [task.with_defaults(config.chat) for task in config.tasks],
+        [task.with_defaults(config.chat) for task in tasks],
         family,
         seed=config.seed,
         shares=(shares.search, shares.selection, shares.test),

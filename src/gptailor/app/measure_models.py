@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gptailor.app.assemble import evaluator_on
+from gptailor.app.greedy_tasks import recorded_texts, with_generation
 from gptailor.app.header import refuse_changes
 from gptailor.app.inputs import load_members, open_tasks
 from gptailor.config import Config
@@ -32,7 +33,7 @@ def open_evaluator(config: Config, record: RunRecord, folders: Iterable[Path]) -
     family = load_members(config)
     for folder in folders:
         family.fitted.look_in(folder / FOLDER)
-    tasks = open_tasks(config, family)
+    tasks = with_generation(config, open_tasks(config, family), recorded_texts(record))
     refuse_changes(record, family, tasks)
     engine = Engine(
         family, device=device, cache_bytes=limits.cache_bytes, member_bytes=limits.member_bytes

@@ -234,18 +234,21 @@ def run_depths(
     """
     refuse_other_form(folder, is_ladder=bool(config.ladder))
     folders = [depth_folder(folder, depth) for depth in config.ladder] or [folder]
+    record = None
     for each in folders:  # a damaged record is refused before anything is loaded
         lines = read_record(each / RECORD) if (each / RECORD).exists() else []
         if lines:
-            config = with_recorded_settings(config, run_of_lines(each, lines))
+            found = run_of_lines(each, lines)
+            record, config = record or found, with_recorded_settings(config, found)
     on_message("loading the family and the tasks ...")
     from gptailor.app.assemble import assemble, open_pool  # slow
+    from gptailor.app.greedy_tasks import recorded_texts
     from gptailor.app.ladder import after, at_depth
     from gptailor.family.fitted import FOLDER
 
     runs = {}
     with closing(open_pool(config)):  # what it lacks is reported before the family is loaded
-        assembly = assemble(config, family=family, tasks=tasks)
+        assembly = assemble(config, family=family, tasks=tasks, own_texts=recorded_texts(record))
         # before the pool is made, so that its workers look there, too
         for each in folders:
             assembly.family.fitted.look_in(each.resolve() / FOLDER)
@@ -272,8 +275,9 @@ def _run_one(
     on_progress: Callable[[Progress], None],
 ) -> None:
     """Run one study, or go on with it, and write its results."""
-    from gptailor.app.assemble import open_study, record_costs, record_forecast
+    from gptailor.app.assemble import open_study
     from gptailor.app.baseline_run import with_baselines
+    from gptailor.app.costs import record_costs, record_forecast
     from gptailor.app.prove import record_proof
 
     with Journal(folder) as journal:

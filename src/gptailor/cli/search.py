@@ -81,6 +81,8 @@ def _show(run: "Run") -> None:
     shares = share_lines(mean.of_base, mean.of_best)
     texts = [f"{what} ({limits})" if limits else what for what, limits in shares]
     screen.print(f"keeps, unseen: {', '.join(texts)}")
+    if chosen.guard is not None:
+        screen.print(f"the guard:     {chosen.guard}")
     screen.print(f"the run:       {run.folder}")
     screen.print(f"the tailoring: {run.folder / BEST}")
     if record.forecast is not None:
@@ -101,7 +103,7 @@ def plain_result(run: "Run") -> dict[str, Any]:
     """What ``--json`` prints of a run that has ended."""
     record, chosen = run.record, run.record.chosen
     assert chosen is not None, "a run that ends has chosen"
-    result = chosen.model_dump(include={"number", "n_tried", "n_trials"})
+    result = chosen.model_dump(include={"number", "n_tried", "n_trials", "guard", "guard_cost"})
     result |= {"run": str(run.folder), "tailoring": run.tailoring.to_plain()}
     result |= {"kept": _kept(record).to_plain()}
     costs = {"forecast": record.forecast, "spent": record.spent}

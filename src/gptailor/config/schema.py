@@ -203,6 +203,10 @@ class Config(Frozen):
     worst_domain: Annotated[
         bool, Field(description="Of the tasks with metric divergence only the worst counts.")
     ] = False
+    guard: Annotated[
+        bool,
+        Field(description="A candidate whose greedy text is dead is chosen only if all are."),
+    ] = True
     chat: ChatSpec = ChatSpec()
     examples: ExamplesConfig = ExamplesConfig()
     search: Annotated[PluginConfig, Field(description="How candidates are proposed.")] = (

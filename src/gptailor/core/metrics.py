@@ -55,6 +55,7 @@ class Metric:
     meaning: str  # one line for people, with the unit
     transform: Literal["identity", "exp"] = "identity"  # applied to the weighted mean
     proxy: str | None = None  # the continuous metric that ranks candidates on few examples
+    relative: bool = True  # losses are relative to the base's score; else they are differences
     # what an example's number is a mean over; its weight is how many its gold answer (or text) has
     unit: Unit = "example"
     # a model's answer to one example -> a finite number; None for the metrics built in
@@ -187,10 +188,16 @@ METRICS = MetricRegistry(
             False, "the same at digits, operators, brackets and sure tokens", unit="token"
         ),
         "flip_rate": Metric(
-            False, "share of a member's own tokens that are not the likeliest", unit="token"
+            False,
+            "share of a member's own tokens that are not the likeliest",
+            relative=False,
+            unit="token",
         ),
         "critical_flip_rate": Metric(
-            False, "the same at digits, operators, brackets and sure tokens", unit="token"
+            False,
+            "the same at digits, operators, brackets and sure tokens",
+            relative=False,
+            unit="token",
         ),
         "repeated_4grams": Metric(False, "share of 4-grams that the text had before"),
         "loops": Metric(False, "share of texts that end in a loop"),

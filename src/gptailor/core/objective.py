@@ -127,7 +127,7 @@ class Objective:
     def unit(self, goal: Goal, metric: str) -> float:
         """The denominator of a loss: the base's score or 1, below 0 where higher is better."""
         reference = abs(self._reference(goal, metric))
-        unit = reference if reference > _NOTHING else 1.0
+        unit = reference if reference > _NOTHING and METRICS[metric].relative else 1.0
         return -unit if METRICS[metric].higher_is_better else unit
 
     def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:

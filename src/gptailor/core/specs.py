@@ -9,7 +9,10 @@ from gptailor.core.metrics import METRICS
 from gptailor.core.validation import Frozen, is_recorded, usable_path
 from gptailor.errors import ConfigError
 
-__all__ = ["ChatSpec", "MemberSpec", "TaskSpec"]
+__all__ = ["CONTINUED", "GENERATION", "ChatSpec", "MemberSpec", "TaskSpec"]
+
+GENERATION = "generation"  # the task of a member's own greedy texts
+CONTINUED = ("divergence", "critical_divergence", "flip_rate", "critical_flip_rate")  # its metrics
 
 _Path = Annotated[str, AfterValidator(usable_path)]
 _ChatTemplate = Annotated[
@@ -83,7 +86,8 @@ class TaskSpec(Frozen):
         str,
         Field(
             min_length=1,
-            description="A task or group of lm-eval, or the path of a YAML or JSONL file.",
+            description="A task or group of lm-eval, generation, or the path of a YAML or JSONL "
+            "file.",
         ),
         AfterValidator(usable_path),
     ]
@@ -131,6 +135,26 @@ class TaskSpec(Frozen):
                     )
                 )
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_base(cls, value: object) -> object:
+        if isinstance(value, Mapping) and value.get("name") == GENERATION:
+            return {**value, "member": value.get("member") or "base"}
+        return value
+
+    @model_validator(mode="after")
+    def _own_texts(self) -> "TaskSpec":
+        if self.name != GENERATION:
+            return self
+        if self.metric not in CONTINUED:
+            raise ValueError(f"the task generation has the metrics {', '.join(CONTINUED)}")
+        if self.member == "auto":
+            raise ValueError("the task generation needs a member by name, not auto")
+        said = {key for key, item in self.model_dump().items() if item is not None}
+        if more := sorted(said - {"name", "metric", "weight", "member"}):
+            raise ValueError(f"the task generation has its own texts; remove {', '.join(more)}")
+        return self
 
     @field_validator("metric")
     @classmethod

@@ -8,7 +8,10 @@ from typing import Any
 from gptailor.core.metrics import aggregate
 from gptailor.core.tailoring import Tailoring
 
-__all__ = ["Evaluation", "Job", "Measurement", "Proposal", "Scores", "Trial"]
+__all__ = ["GUARD", "Evaluation", "Job", "Measurement", "Proposal", "Scores", "Trial"]
+
+
+GUARD = "guard"  # the split of a job on greedy text, which no task of the user has
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Job:
     Args:
         tailoring: The candidate.
         n_examples: Examples of each task; all there are if a task has fewer.
-        split: ``search``, ``selection`` or ``test``.
+        split: ``search``, ``selection``, ``test``, or ``guard`` for the tasks of greedy text.
         known: Scores of the same tailoring on fewer examples of the same split; only the others
             are run.
     """

@@ -60,6 +60,8 @@ class CardFacts:
         versions: Program to version.
         uniform: Whether all layers of the members are of one kind.
         auto_class: The class of transformers that reads the checkpoint.
+        writing: Detectors of greedy text: a head of models, then rows of cells; none if unknown.
+        guard: A sentence without its full stop on candidates that were passed over, or "".
         width: A sentence without its full stop on what was left out of every layer, or "".
         target: A sentence without its full stop on the target, or "".
         proof: Rows of what was measured: its name, of the base, of the result, and their ratio.
@@ -78,6 +80,8 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     uniform: bool = True
     auto_class: str = "AutoModelForCausalLM"
+    writing: tuple[tuple[str, ...], ...] = ()
+    guard: str = ""
     width: str = ""
     target: str = ""
     proof: Sequence[Sequence[str]] = ()
@@ -100,6 +104,7 @@ def model_card(facts: CardFacts) -> str:
         _members(facts),
         "" if facts.scores is None else _scores(facts.scores, facts.scores_note),
         _target(facts),
+        _writing(facts) if facts.writing else "",
         _layers(facts),
         _exact(facts),
         f"Made with {', '.join(programs)}." if programs else "",
@@ -203,6 +208,16 @@ def _scores(scores: ScoreTable, note: str) -> str:
         if name in METRICS
     )
     return f"## Scores\n\n{_text(note)}\n\n{_table(head, rows)}{legend}"
+
+
+def _writing(facts: CardFacts) -> str:
+    head, *rows = [tuple(map(_text, row)) for row in facts.writing]
+    guard = f"\n\nThe guard: {_text(facts.guard)}." if facts.guard else ""
+    return (
+        "## Greedy text\n\nWhat each model writes greedily after openers (shares of the texts, 95 "
+        "% intervals), its distance from a whole member's own texts, and a short probe.\n\n"
+        f"{_table(head, rows)}{guard}"
+    )
 
 
 def _member_score(scores: ScoreTable, member: str, task: str) -> str:

@@ -17,6 +17,7 @@ _ADDED = (
     "calibration",
     "chat",
     "worst_domain",
+    "guard",
     "family.tokenizer",
     "calibration.baseline_tokens",
     "target",

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
-    AliasPath,
     Field,
     FiniteFloat,
     NonNegativeInt,
@@ -23,7 +22,8 @@ from pydantic_core import PydanticCustomError
 from gptailor.core.changes import Change, ChangeKind
 from gptailor.core.objective import Goal
 from gptailor.core.trial import Evaluation, Proposal, Trial
-from gptailor.record.fields import ChanceField, Part, ScoresField, Seconds, TailoringField
+from gptailor.record.fields import Part, ScoresField, Seconds, TailoringField
+from gptailor.record.header_facts import FamilyFacts, MetricFacts, TaskFacts, compared
 
 __all__ = [
     "RECORD_FORMAT",
@@ -41,6 +41,7 @@ __all__ = [
     "MetricFacts",
     "ModelEntry",
     "ModelKind",
+    "OwnTextsEntry",
     "ProofEntry",
     "RefittedEntry",
     "ResumedEntry",
@@ -48,6 +49,7 @@ __all__ = [
     "TaskFacts",
     "TrialEntry",
     "TruncatedEntry",
+    "WrittenEntry",
     "of_type",
     "read_entry",
 ]
@@ -98,53 +100,7 @@ def _flat(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-class FamilyFacts(Part):
-    """What a header says of the family."""
-
-    members: Annotated[tuple[str, ...], Field(min_length=1)]  # the base and the variants, in order
-    paths: dict[str, str]  # member to where it came from
-    n_layers: PositiveInt  # of each member
-    parameters: NonNegativeInt  # of the base
-    layer_parameters: tuple[NonNegativeInt, ...]  # of the base, by layer
-    nbytes: NonNegativeInt  # of all members' weights in memory
-    notes: tuple[str, ...]  # on how members were read, a sentence each
-    digests: dict[str, str]  # member to the digest of its weights
-    model: dict[str, Any] | None = None  # of their config.json: how they compute
-
-
-class MetricFacts(Part):
-    """What must be known of a plug-in metric to read its scores."""
-
-    higher_is_better: bool
-    meaning: Annotated[str, Field(max_length=1000)] = ""
-    transform: Literal["identity", "exp"] = "identity"
-
-
-class TaskFacts(Part):
-    """How many examples each split of a task has, and the digest of them all."""
-
-    search: NonNegativeInt
-    selection: NonNegativeInt
-    test: NonNegativeInt
-    notes: tuple[str, ...]
-    digest: str
-    # split to what a guess scores; empty where there are no choices, or in an older record
-    chance: dict[str, ChanceField] = Field(default_factory=dict)
-
-
-class _ComparedConfig(Part):
-    """What a config must say for a study to go on with it."""
-
-    dtype: Annotated[str, Field(validation_alias=AliasPath("family", "dtype"))]
-    engine: dict[str, Any]
-    n_examples: Annotated[Any, Field(validation_alias=AliasPath("budget", "n_examples"))]
-
-
-def _compared(config: dict[str, Any]) -> dict[str, Any]:
-    _ComparedConfig.model_validate(config)
-    return config
-
-
+_Ids = tuple[NonNegativeInt, ...]
 ModelKind = Literal["reference", "finalist", "refitted", "test"]
 
 
@@ -154,7 +110,7 @@ class Header(_Entry):
     kind: Literal["header"] = "header"
     format: Literal["gptailor-record/1"] = RECORD_FORMAT
     created: str
-    config: Annotated[dict[str, Any], AfterValidator(_compared)]  # defaults filled in
+    config: Annotated[dict[str, Any], AfterValidator(compared)]  # defaults filled in
     versions: dict[str, str | None]  # library to version; None where it is not installed
     machine: dict[str, Any]  # `cpu`, `threads`, `device`, `dtype`, `python`
     seed: int
@@ -198,8 +154,31 @@ class SpentEntry(Costs):
     kind: Literal["spent"] = "spent"
 
 
-class ModelEntry(_EvaluatedEntry):
-    """A whole member or a candidate evaluated outside the search.
+class _NamedEntry(_EvaluatedEntry):
+    """A whole member or a candidate evaluated outside the search."""
+
+    member: str | None = None  # None for a candidate
+    number: NonNegativeInt | None = None  # of a candidate's trial; None for a member
+
+    @model_validator(mode="after")
+    def _named(self) -> "_NamedEntry":
+        if (self.member is None) == (self.number is None):
+            raise PydanticCustomError("named", "must have a member or the number of a trial")
+        return self
+
+    @property
+    def model(self) -> str | int:
+        """The member's name, or the candidate's trial."""
+        return self.member if self.member is not None else self.number or 0
+
+
+def _name(model: str | int) -> dict[str, Any]:
+    """The keys of a member or of a trial's candidate."""
+    return {"member": model} if isinstance(model, str) else {"number": model}
+
+
+class ModelEntry(_NamedEntry):
+    """A whole member or a candidate on examples of the tasks.
 
     ``reference`` is a member on the search split, ``finalist`` the base or a candidate on the
     selection split, ``refitted`` a candidate there with the refits of a `RefittedEntry`,
@@ -207,25 +186,32 @@ class ModelEntry(_EvaluatedEntry):
     """
 
     kind: ModelKind
-    member: str | None = None  # None for a candidate
-    number: NonNegativeInt | None = None  # of a candidate's trial; None for a member
-
-    @model_validator(mode="after")
-    def _named(self) -> "ModelEntry":
-        if (self.member is None) == (self.number is None):
-            raise PydanticCustomError("named", "must have a member or the number of a trial")
-        return self
 
     @classmethod
     def of(cls, kind: ModelKind, model: str | int, evaluation: Evaluation) -> "ModelEntry":
         """Make the entry of a member or of a trial's candidate."""
-        member, number = (model, None) if isinstance(model, str) else (None, model)
-        return cls(kind=kind, member=member, number=number, **_flat(evaluation))
+        return cls(kind=kind, **_name(model), **_flat(evaluation))
 
-    @property
-    def model(self) -> str | int:
-        """The member's name, or the candidate's trial."""
-        return self.member if self.member is not None else self.number or 0
+
+class OwnTextsEntry(_Entry):
+    """What a whole member wrote, made once; candidates are compared with it."""
+
+    kind: Literal["own_texts"] = "own_texts"
+    member: str
+    # of each text the token ids of its prompt and of the answer, and indices of critical tokens
+    texts: tuple[tuple[_Ids, _Ids, _Ids], ...]
+
+
+class WrittenEntry(_NamedEntry):
+    """A whole member or a candidate on the tasks of greedy text, which a guard looks at."""
+
+    kind: Literal["written"] = "written"
+    tailoring: str  # digest of the tailoring that wrote, its repair included
+
+    @classmethod
+    def of(cls, model: str | int, tailoring: str, evaluation: Evaluation) -> "WrittenEntry":
+        """Make the entry of a member or of a trial's candidate."""
+        return cls(tailoring=tailoring, **_name(model), **_flat(evaluation))
 
 
 class AskedProposal(Part):
@@ -334,6 +320,8 @@ class ChosenEntry(_Entry):
     n_tried: NonNegativeInt  # distinct candidates that could have been chosen
     n_trials: NonNegativeInt  # evaluations in all
     reason: str
+    guard: str | None = None  # whose greedy text is dead, and what passing it over cost
+    guard_cost: FiniteFloat | None = None  # loss of the pick less the lowest; None if it is that
     tailoring: TailoringField | None = None  # with its fitted tensors; None where it has none
 
 
@@ -386,6 +374,8 @@ Entry: TypeAlias = (
     | ChosenEntry
     | ExplainedEntry
     | ProofEntry
+    | OwnTextsEntry
+    | WrittenEntry
 )
 EntryT = TypeVar("EntryT", bound=Entry)
 

@@ -26,12 +26,14 @@ from gptailor.record.entries import (
     Header,
     ModelEntry,
     ModelKind,
+    OwnTextsEntry,
     ProofEntry,
     RefittedEntry,
     ResumedEntry,
     SpentEntry,
     TrialEntry,
     TruncatedEntry,
+    WrittenEntry,
     of_type,
 )
 from gptailor.record.evaluation_file import EvaluationFile, read_evaluation
@@ -84,6 +86,21 @@ class RunRecord:
 
     def _of(self, entry_type: type[EntryT]) -> list[EntryT]:
         return list(of_type(self.entries, entry_type))
+
+    @property
+    def own_texts(self) -> OwnTextsEntry | None:
+        """What a whole member wrote; None where no candidate is compared with it."""
+        return next(iter(self._of(OwnTextsEntry)), None)
+
+    @property
+    def written(self) -> dict[str, Scores]:
+        """Member, or ``result``, to its scores on greedy text; those of this result alone."""
+        result = None if self.result is None else self.result.digest
+        return {
+            RESULT if entry.member is None else entry.member: entry.scores
+            for entry in self._of(WrittenEntry)
+            if entry.scores is not None and (entry.member or entry.tailoring == result)
+        }
 
     @cached_property
     def elapsed(self) -> dict[int, float]:
@@ -268,7 +285,11 @@ def _check(
             if number in trials:
                 raise RecordError(f"trial {number} has two outcomes")
             trials[number] = entry.trial(proposals[number])
-        case ModelEntry(number=int(number)) | RefittedEntry(number=number) if number not in trials:
+        case (
+            ModelEntry(number=int(number))
+            | WrittenEntry(number=int(number))
+            | RefittedEntry(number=number)
+        ) if number not in trials:
             raise RecordError(f"trial {number} was never evaluated")
         case ChosenEntry(number=number) if number not in trials or not trials[number].complete:
             raise RecordError(f"the chosen trial {number} was never scored")

@@ -39,6 +39,7 @@ from gptailor.report.words import (
     percent,
     share_lines,
 )
+from gptailor.report.writing import writing_rows
 
 __all__ = ["write_page", "write_report"]
 
@@ -134,6 +135,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "table": table,
         "forest": None if table is None else forest(table, members),
         "best": best,
+        "writing": writing_rows(run),
         "layers": None if result is None else layer_picture(result, members, n_layers),
         "explained": explained,
         "explained_grid": None if explained is None else partial(explanation_grid, run, explained),

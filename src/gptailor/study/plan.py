@@ -24,6 +24,7 @@ class Plan:
         layer_tokens: Tokens times layers that the search runs; None for no limit.
         timeout_s: Wall-clock seconds of search over all starts; None for no limit.
         finalists: How many candidates are compared on the selection split.
+        guard: Whether a candidate whose greedy text is dead is chosen only if all are.
         tests_all: Whether every candidate is scored on the test split, not only the chosen one.
     """
 
@@ -37,6 +38,7 @@ class Plan:
     layer_tokens: int | None = None
     timeout_s: float | None = None
     finalists: int = 8
+    guard: bool = False
     tests_all: bool = False
 
     @property

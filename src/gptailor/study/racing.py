@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from gptailor.core.objective import Objective
 from gptailor.core.trial import Scores
 
-__all__ = ["losses_of", "stages", "still_racing"]
+__all__ = ["Ranks", "losses_of", "stages", "still_racing"]
 
+Ranks = tuple[float, float, int]  # loss, loss by the proxy metric, trial
 _FEWEST = 30  # examples a task, below which a standard error says little
 _Z = 2.0  # standard errors behind the best at which a finalist is stopped
 
@@ -27,9 +28,7 @@ def stages(n_examples: int) -> tuple[int, ...]:
     return tuple(rising)
 
 
-def losses_of(
-    scores: Mapping[int, Scores], objective: Objective
-) -> dict[int, tuple[float, float, int]]:
+def losses_of(scores: Mapping[int, Scores], objective: Objective) -> dict[int, Ranks]:
     """Trial to what it is ranked by: its loss, its loss by the proxy metric, its number."""
     return {
         number: (objective.scalar(each), objective.scalar(each, proxy=True), number)

@@ -11,19 +11,15 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
 
 from gptailor.core.objective import Objective
 from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import Evaluation, Job, Proposal, Scores, Trial
+from gptailor.core.trial import GUARD, Evaluation, Job, Proposal, Scores, Trial
 from gptailor.errors import RecordError
 from gptailor.record.entries import (
     AskedEntry,
     AskedProposal,
     ChosenEntry,
-    Entry,
-    EntryT,
     ModelEntry,
     ModelKind,
     RefittedEntry,
@@ -33,27 +29,14 @@ from gptailor.record.entries import (
 from gptailor.record.ranking import front_of, is_sized, ranked
 from gptailor.searchers.searcher import MakeSearcher, Searcher
 from gptailor.study.failures import nothing_to_choose, refuse_hopeless
+from gptailor.study.guard import Guard, StudyJournal
 from gptailor.study.plan import Plan, Progress
-from gptailor.study.racing import losses_of, stages, still_racing
+from gptailor.study.racing import Ranks, losses_of, stages, still_racing
 from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
 
 N_REFITTED = 2  # finalists, the best on the selection split, that are refitted on more tokens
-
-
-class StudyJournal(Protocol):
-    """What a study needs of its record; a `Journal`, or one that is not written to disk."""
-
-    @property
-    def path(self) -> Path:
-        """The file that messages name."""
-
-    def append(self, entry: Entry) -> None:
-        """Add an entry; from then on it is safe."""
-
-    def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
-        """The entries of one type, or of one kind of it, in order."""
 
 
 class Study:
@@ -86,6 +69,9 @@ class Study:
         self._journal, self._pool, self._plan = journal, pool, plan
         self._make_searcher, self._on_progress, self._clock = make_searcher, on_progress, clock
         self._refit = refit
+        self._guard: Guard | None = None
+        if plan.guard:
+            self._guard = Guard(journal, self._evaluate, plan.n_layers, plan.sizes[GUARD])
         self._asked: dict[int, Proposal] = {}
         self._recorded: dict[int, Trial] = {}
         self._known: dict[Tailoring, Scores] = {}  # on the most examples so far
@@ -134,6 +120,10 @@ class Study:
         self._search(self._make_searcher(self._objective, members))
         self._show("selection")
         number, chosen = self._choose()
+        if self._guard is not None:
+            best = min(members, key=lambda name: self.objective.scalar(members[name]))
+            self._guard.written(best, Tailoring.whole(best, plan.n_layers))
+            self._guard.written(number, chosen)
         self._show("test")
         n_examples = plan.sizes["test"]
         jobs = self._wholes("test", n_examples)
@@ -276,21 +266,44 @@ class Study:
         finalists = {
             trial.number: trial.tailoring for trial in list(best.values())[: self._plan.finalists]
         }
-        scores = self._raced("finalist", finalists, objective)
-        losses = losses_of(scores, objective)
+        raced = losses_of(self._raced("finalist", finalists, objective), objective)
+        if not raced:
+            *_, last = self._journal.of(ModelEntry, "finalist")
+            raise RecordError(
+                f"{self._journal.path}: every finalist failed on the selection split; the last: "
+                f"{last.failure}; mend that and run the same command again"
+            )
+        losses = self._speaking(raced, finalists, objective)
         order = sorted(losses, key=losses.__getitem__)
-        number = order[0]
-        if self._refit is None:
-            self._record_chosen(number, len(finalists), None)
-            return number, finalists[number]
-        repairs = self._repairs({each: finalists[each] for each in order[:N_REFITTED]})
-        models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
-        refits = {n: each.refitted for n, each in repairs.items() if each.refitted}
-        refit_losses = losses_of(self._raced("refitted", refits, objective), objective)
-        models |= {loss: (n, refits[n]) for n, loss in refit_losses.items()}
-        number, tailoring = models[min(models)]
-        self._record_chosen(number, len(finalists), tailoring)
-        return number, tailoring
+        models = {losses[n]: (n, finalists[n]) for n in order}
+        if self._refit is not None:
+            repairs = self._repairs({each: finalists[each] for each in order[:N_REFITTED]})
+            models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
+            refits = {n: each.refitted for n, each in repairs.items() if each.refitted}
+            refit_losses = losses_of(self._raced("refitted", refits, objective), objective)
+            models |= {loss: (n, refits[n]) for n, loss in refit_losses.items()}
+        alive = (ranks for ranks in sorted(models) if not self._is_dead(*models[ranks]))
+        ranks = next(alive, min(models))
+        cost = ranks[0] - min(*models, *raced.values())[0]
+        number, chosen = models[ranks]
+        self._record_chosen(number, len(finalists), chosen, cost)
+        return number, chosen
+
+    def _speaking(
+        self, raced: dict[int, Ranks], finalists: Mapping[int, Tailoring], objective: Objective
+    ) -> dict[int, Ranks]:
+        """Losses of finalists of which the best is not dead; those of all if all are."""
+        losses, left = raced, dict(finalists)
+        while self._is_dead(best := min(losses, key=losses.__getitem__), left.pop(best)):
+            if not left:
+                return raced
+            losses = losses_of(self._raced("finalist", left, objective), objective)
+            if not losses:  # the others failed
+                return raced
+        return losses
+
+    def _is_dead(self, number: int, tailoring: Tailoring) -> bool:
+        return self._guard is not None and self._guard.is_dead(number, tailoring)
 
     def _raced(
         self, kind: ModelKind, tailorings: Mapping[int, Tailoring], objective: Objective
@@ -304,11 +317,6 @@ class Study:
             entries = self._measured(kind, jobs)
             found = {number: entries[number].scores for number in left}
             scores = {number: each for number, each in found.items() if each is not None}
-            if left and not scores and kind == "finalist":  # of refits the searched ones are left
-                raise RecordError(
-                    f"{self._journal.path}: every finalist failed on the selection split; the "
-                    f"last: {entries[left[-1]].failure}; mend that and run the same command again"
-                )
             n_kept = 1 if self._refit is None else N_REFITTED
             left = still_racing(scores, objective, n_kept) if scores else []
         return scores
@@ -323,7 +331,9 @@ class Study:
                 self._journal.append(known[number])
         return {number: known[number] for number in tailorings}
 
-    def _record_chosen(self, number: int, n_compared: int, tailoring: Tailoring | None) -> None:
+    def _record_chosen(
+        self, number: int, n_compared: int, tailoring: Tailoring, cost: float
+    ) -> None:
         """Record the choice, unless the last entry says the same."""
         able = (t for t in self._trials if t.complete and self._is_sized(t))
         chosen = ChosenEntry(
@@ -331,7 +341,8 @@ class Study:
             n_tried=len({trial.tailoring for trial in able}),
             n_trials=len(self._trials),
             reason=f"lowest loss of {n_compared} finalists on examples the search did not see",
-            tailoring=tailoring,
+            **({} if self._guard is None else self._guard.verdict(tailoring, cost)),
+            tailoring=None if self._refit is None else tailoring,
         )
         if [*self._journal.of(ChosenEntry)][-1:] != [chosen]:
             self._journal.append(chosen)
@@ -345,7 +356,7 @@ class Study:
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             self._journal.append(ResumedEntry(time=now, elapsed=round(self._before, 3)))
         for job, evaluation in zip(jobs, self._pool.evaluate(jobs), strict=True):
-            done = self._usable(evaluation)
+            done = evaluation if job.split == GUARD else self._usable(evaluation)
             if done.scores is not None:
                 known = 0 if job.known is None else job.known.total_examples
                 self._examples += done.scores.total_examples - known

@@ -10,15 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gptailor.core.specs import CONTINUED, GENERATION
 from gptailor.tasks.generation import GeneratedExample
 from gptailor.tasks.task import Outcome, Passage, Prompt, Task, TextSize
 
 __all__ = [
-    "CONTINUED",
     "FAULTS",
     "GREEDY_TEXT",
     "NEW_TOKENS",
-    "OWN_TEXT",
     "PROBE",
     "OwnText",
     "continued_task",
@@ -28,9 +27,8 @@ __all__ = [
     "repeated_ngrams",
 ]
 
-GREEDY_TEXT, OWN_TEXT, PROBE = "greedy text", "generation", "sums and brackets"  # tasks
+GREEDY_TEXT, PROBE = "greedy text", "sums and brackets"  # tasks
 FAULTS = ("repeated_4grams", "loops", "empty", "unterminated")
-CONTINUED = ("divergence", "critical_divergence", "flip_rate", "critical_flip_rate")
 NEW_TOKENS = 64  # most that are written after a prompt
 
 _LONGEST_PERIOD = 32
@@ -85,7 +83,7 @@ def loop_period(tokens: Sequence[int]) -> int:
 def own_text_task(texts: Sequence[OwnText], *, metrics: Sequence[str] = CONTINUED) -> Task:
     """A task whose examples are a member's own texts, which candidates read."""
     examples = tuple(_OwnTextExample(text) for text in texts)
-    return _task(OWN_TEXT, metrics, examples)
+    return _task(GENERATION, metrics, examples)
 
 
 def continued_task(prompts: Sequence[Sequence[int]], max_new_tokens: int = NEW_TOKENS) -> Task:
@@ -159,7 +157,7 @@ class _OwnTextExample:
     prompt: ClassVar[None] = None
     texts: ClassVar[tuple[TextSize, ...]] = ()
     output_type: ClassVar[str] = "loglikelihood"
-    gold: ClassVar[tuple[int, ...]] = ()
+    gold: ClassVar[tuple[int, ...]] = (0,)
 
     @property
     def passages(self) -> tuple[Passage, ...]:

@@ -1,0 +1,77 @@
+"""The tasks of greedy text: the objective ``generation``, and what a guard looks at.
+
+Both are made of a whole member's own texts, which are written once: a run's record has them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from gptailor.config import Config
+from gptailor.core.specs import GENERATION
+from gptailor.core.tailoring import BASE
+from gptailor.engine import Engine
+from gptailor.engine.own_texts import own_texts
+from gptailor.errors import ConfigError
+from gptailor.record.run_record import RunRecord
+from gptailor.tasks.greedy_text import OwnText, continued_task, own_text_task, probe_task
+from gptailor.tasks.openers import OPENERS
+from gptailor.tasks.splits import TaskSplits
+from gptailor.tasks.task import Task
+
+__all__ = ["guard_tasks", "recorded_texts", "texts_member", "with_generation", "written_texts"]
+
+_ENDS = (16, 24)  # of the search and the selection split, in texts; the guard looks at the others
+
+
+def texts_member(config: Config) -> str:
+    """The member whose own texts candidates are compared on: the objective's, or the base."""
+    return next((t.member for t in config.tasks if t.name == GENERATION and t.member), BASE)
+
+
+def written_texts(engine: Engine, config: Config) -> tuple[OwnText, ...]:
+    """Let the member write what the config needs; nothing if it has neither task nor guard.
+
+    Raises:
+        TailoringError: The member can't write.
+    """
+    tasks = any(task.name == GENERATION for task in config.tasks)
+    if not (config.guard or tasks):
+        return ()
+    encode = engine.family.tokenizer.encode
+    openers = OPENERS if tasks else OPENERS[_ENDS[0] :]
+    return own_texts(engine, texts_member(config), [tuple(encode(each)) for each in openers])
+
+
+def recorded_texts(record: RunRecord | None) -> tuple[OwnText, ...]:
+    """The texts in a record; none where there is no record, or none in it."""
+    entry = None if record is None else record.own_texts
+    return () if entry is None else tuple(OwnText(*text) for text in entry.texts)
+
+
+def with_generation(
+    config: Config, tasks: Mapping[str, TaskSplits], texts: Sequence[OwnText]
+) -> dict[str, TaskSplits]:
+    """Put the task ``generation`` in its place among the others, if the config has it.
+
+    Raises:
+        ConfigError: Another task has its name.
+    """
+    if GENERATION in tasks:
+        raise ConfigError("tasks: 'generation' is the task of greedy text; give yours another name")
+    left, ordered = iter(tasks.items()), dict[str, TaskSplits]()
+    for spec in config.tasks:
+        if spec.name == GENERATION:
+            first, second = _ENDS
+            parts = (texts[:first], texts[first:second], texts[second:])
+            search, selection, test = map(own_text_task, parts)
+            ordered[GENERATION] = TaskSplits(search, selection, test, {}, spec)
+        else:
+            name, splits = next(left)
+            ordered[name] = splits
+    return ordered
+
+
+def guard_tasks(engine: Engine, texts: Sequence[OwnText]) -> list[Task]:
+    """What a guard looks at: a member's own texts, what is written after openers, a probe."""
+    texts = texts[-(len(OPENERS) - _ENDS[0]) :]
+    prompts = [text.prompt for text in texts]
+    return [own_text_task(texts), continued_task(prompts), probe_task(engine.family.tokenizer)]

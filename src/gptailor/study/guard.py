@@ -1,0 +1,116 @@
+"""The guard: is a candidate's greedy text dead beside a whole member's own?
+
+Dead is what repeats itself, ends in loops or says nothing far more often than the base, and what
+would hardly write a token of the member's own text as the member did.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from gptailor.core.specs import GENERATION
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import GUARD, Evaluation, Job, Scores
+from gptailor.record.entries import Entry, EntryT, WrittenEntry
+from gptailor.tasks.greedy_text import GREEDY_TEXT
+
+__all__ = ["Guard", "StudyJournal", "dead_text"]
+
+_MARGINS = {"repeated_4grams": 0.3, "loops": 0.4, "empty": 0.3}  # above the base's share
+_Z = 3.0  # standard errors of the paired difference
+_MOST_FLIPS = 0.75
+_WORDS = {"repeated_4grams": "repeated 4-grams", "loops": "loops", "empty": "empty texts"}
+
+
+class StudyJournal(Protocol):
+    """What a study needs of its record; a `Journal`, or one that is not written to disk."""
+
+    @property
+    def path(self) -> Path:
+        """The file that messages name."""
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry; from then on it is safe."""
+
+    def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
+        """The entries of one type, or of one kind of it, in order."""
+
+
+class Guard:
+    """Judges candidates by their greedy text, which is written once and recorded.
+
+    Args:
+        journal: The open record.
+        evaluate: Runs jobs.
+        n_layers: Of each member.
+        n_examples: Of the task of greedy text that has the most.
+    """
+
+    def __init__(
+        self,
+        journal: StudyJournal,
+        evaluate: Callable[[Sequence[Job]], Iterator[Evaluation]],
+        n_layers: int,
+        n_examples: int,
+    ) -> None:
+        self._journal, self._evaluate = journal, evaluate
+        self._n_layers, self._n_examples = n_layers, n_examples
+        self._dead: dict[str, tuple[int, str]] = {}  # digest -> trial, and why
+
+    def written(self, model: str | int, tailoring: Tailoring) -> Evaluation:
+        """A whole member or a candidate on the tasks of greedy text: recorded, or new."""
+        for entry in self._journal.of(WrittenEntry):
+            if entry.tailoring == tailoring.digest:
+                return entry.evaluation
+        (done,) = self._evaluate([Job(tailoring, self._n_examples, GUARD)])
+        self._journal.append(WrittenEntry.of(model, tailoring.digest, done))
+        return done
+
+    def is_dead(self, number: int, tailoring: Tailoring) -> bool:
+        """Whether a candidate's text is dead, or can't be written where the base's can."""
+        base = self.written(BASE, Tailoring.whole(BASE, self._n_layers)).scores
+        done = self.written(number, tailoring)
+        why = done.failure
+        if base is not None and done.scores is not None:
+            why = dead_text(done.scores, base)
+        if base is None or why is None:
+            return False
+        self._dead[tailoring.digest] = number, why
+        return True
+
+    def verdict(self, tailoring: Tailoring, cost: float) -> dict[str, Any]:
+        """The keys of a choice: a sentence on dead texts, if there are any, and their cost.
+
+        Args:
+            tailoring: The model chosen.
+            cost: Its loss less the lowest loss of all.
+        """
+        if not self._dead:
+            return {}
+        listed = "; ".join(f"trial {number}: {why}" for number, why in self._dead.values())
+        if tailoring.digest in self._dead:
+            return {"guard": f"the greedy text of every finalist is dead ({listed})"}
+        text = f"passed over because their greedy text is dead: {listed}"
+        return {
+            "guard": f"{text}; the loss of the pick is {cost:.4f} above the lowest",
+            "guard_cost": round(cost, 6),
+        }
+
+
+def dead_text(ours: Scores, base: Scores) -> str | None:
+    """Why a candidate's greedy text is dead; None if it is not.
+
+    Both are scores of the tasks of greedy text; `base` is the whole base's.
+    """
+    for metric, margin in _MARGINS.items():
+        here, there = (each.tasks[GREEDY_TEXT][metric] for each in (ours, base))
+        gaps = np.array(here.values) - np.array(there.values)
+        error = gaps.std(ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+        if gaps.mean() > max(margin, _Z * error):
+            return f"{_WORDS[metric]} {here.value:.0%}, the base {there.value:.0%}"
+    flips = ours.value(GENERATION, "flip_rate")
+    if flips > _MOST_FLIPS:
+        return f"{flips:.0%} of a whole member's own tokens are not its likeliest"
+    return None

@@ -1,0 +1,116 @@
+"""Whose greedy text is dead is passed over while a finalist with a living one exists."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import PLAN, FormulaPool, run_study, score
+
+from gptailor.core.objective import Objective
+from gptailor.core.specs import GENERATION
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import GUARD, Job, Measurement, Scores
+from gptailor.record.entries import ChosenEntry, WrittenEntry
+from gptailor.record.run_record import RunRecord, read_run
+from gptailor.study.guard import dead_text
+from gptailor.tasks.greedy_text import FAULTS, GREEDY_TEXT
+
+GUARDED = {"guard": True, "sizes": {**PLAN.sizes, GUARD: 8}}
+
+
+def text_scores(flips: float = 0.1, n: int = 8, **shares: float) -> Scores:
+    """Greedy text of n prompts with these shares of faults, the others 0."""
+    faults = {metric: (shares.get(metric, 0.0),) * n for metric in FAULTS}
+    return Scores(
+        {
+            GREEDY_TEXT: {metric: Measurement(metric, v) for metric, v in faults.items()},
+            GENERATION: {"flip_rate": Measurement("flip_rate", (flips,) * n)},
+        }
+    )
+
+
+def pool(dead: Callable[[Tailoring], bool], **options: Any) -> FormulaPool:
+    """A pool in which some candidates only repeat themselves."""
+
+    def scores(job: Job) -> Scores:
+        if job.split != GUARD:
+            return score(job)
+        return text_scores(repeated_4grams=0.9 if dead(job.tailoring) else 0.2)
+
+    return FormulaPool(scores=scores, **options)
+
+
+def ranked_finalists(record: RunRecord) -> list[int]:
+    """Every finalist by its loss on all selection examples, computed anew."""
+    n = PLAN.sizes["selection"]
+    base = score(Job(Tailoring.whole(BASE, PLAN.n_layers), n, "selection"))
+    goal = Objective(PLAN.goals, base)
+    finalists = [m for m in record._models("finalist") if isinstance(m, int)]
+    losses = {}
+    for number in finalists:
+        found = score(Job(record.proposals[number].tailoring, n, "selection"))
+        losses[number] = (goal.scalar(found), goal.scalar(found, proxy=True), number)
+    return sorted(losses, key=losses.__getitem__)
+
+
+def choice(record: RunRecord) -> ChosenEntry:
+    assert record.chosen is not None
+    return record.chosen
+
+
+def test_the_best_finalist_that_speaks_is_chosen_and_the_cost_is_said(tmp_path: Path) -> None:
+    run_study(tmp_path / "free", FormulaPool())
+    order = ranked_finalists(read_run(tmp_path / "free"))
+    assert choice(read_run(tmp_path / "free")).number == order[0]
+    proposals = read_run(tmp_path / "free").proposals
+    for n_dead in range(len(order)):
+        folder = tmp_path / str(n_dead)
+        dead = {proposals[number].tailoring for number in order[:n_dead]}
+        run_study(folder, pool(dead.__contains__), **GUARDED)
+        record = read_run(folder)
+        chosen = choice(record)
+        assert chosen.number == order[n_dead]
+        assert (chosen.guard is None) == (chosen.guard_cost is None) == (n_dead == 0)
+        for number in order[:n_dead]:
+            assert f"trial {number}: repeated 4-grams 90%, the base 20%" in (chosen.guard or "")
+        # the base, the best member, the dead and the chosen: no others were written
+        written = [entry for entry in record.entries if isinstance(entry, WrittenEntry)]
+        assert {e.number for e in written if e.member is None} == set(order[: n_dead + 1])
+        assert len(record.written) == len({e.member for e in written if e.member}) + 1
+
+
+def test_where_all_are_dead_the_lowest_loss_is_chosen_with_a_sentence(tmp_path: Path) -> None:
+    study, number = run_study(
+        tmp_path, pool(lambda tailoring: len(tailoring.layers) < PLAN.n_layers), **GUARDED
+    )
+    del study
+    chosen = choice(read_run(tmp_path))
+    assert number == chosen.number == ranked_finalists(read_run(tmp_path))[0]
+    assert chosen.guard is not None
+    assert chosen.guard.startswith("the greedy text of every finalist is dead (trial ")
+    assert chosen.guard_cost is None
+
+
+def test_a_guarded_study_goes_on_after_a_stop_without_writing_again(tmp_path: Path) -> None:
+    run_study(tmp_path, pool(lambda _: False), **GUARDED)
+    before = (tmp_path / "record.jsonl").read_bytes()
+    again = pool(lambda _: False)
+    run_study(tmp_path, again, **GUARDED)
+    assert not again.jobs
+    assert (tmp_path / "record.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("ours", "why"),
+    [
+        (text_scores(repeated_4grams=0.25), None),
+        (text_scores(repeated_4grams=0.45), "repeated 4-grams 45%, the base 10%"),
+        (text_scores(repeated_4grams=0.1, loops=0.5), "loops 50%, the base 0%"),
+        (text_scores(empty=0.5), "empty texts 50%, the base 0%"),
+        (text_scores(flips=0.8), "80% of a whole member's own tokens are not its likeliest"),
+        (text_scores(unterminated=1.0), None),
+    ],
+)
+def test_dead_is_far_above_the_base(ours: Scores, why: str | None) -> None:
+    assert dead_text(ours, text_scores(repeated_4grams=0.1)) == why
