@@ -267,6 +267,17 @@ def test_the_best_of_a_run_history_is_taken_at_the_highest_budget(
     assert notes == ("candidate 2 of 2 is taken: the lowest cost at budget 27 (0.4)",)
 
 
+@pytest.mark.parametrize("key", ["seed", "instance"])
+def test_repeated_runs_of_a_candidate_count_by_their_mean(key: str, tmp_path: Path) -> None:
+    found = history(0.1, 0.2, 0.5, 0.4)
+    lucky = next(e for e in found["data"] if e["config_id"] == 1 and e["budget"] == 27)
+    found["data"].append({**lucky, key: 7, "cost": 0.2})  # the mean of candidate 1 is 0.35
+    config, notes = read(found, tmp_path)
+    assert (config, notes[0][-41:]) == (ONE, "at budget 27, the mean of repeated runs (0.35)"[-41:])
+    found["data"].append({**lucky, key: 8, "cost": 0.9})  # and now 0.53, its best run still 0.2
+    assert read(found, tmp_path)[0] == TWO
+
+
 def test_a_candidate_that_is_best_in_every_objective_is_taken(tmp_path: Path) -> None:
     config, notes = read(history([0.9, 0.9], [0.1, 0.1], [0.3, 0.2], [0.3, 0.4]), tmp_path)
     assert config == ONE

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gptailor.app.run import evaluate
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine.batches import Batch, pack
 from gptailor.engine.engine import Engine
@@ -299,3 +300,5 @@ def test_a_base_that_transformers_itself_can_t_run_is_told_by_its_place(
     family = family_of("codegen", rotary_dim=64)  # more than a head has
     with pytest.raises(FamilyError, match=r"base: the model .* can't be run .*; mend its config"):
         refuse_inexact(Engine(family))
+    with pytest.raises(FamilyError, match="mend its config"):  # from Python the same checks
+        evaluate("base", family, {}, n_examples=1)

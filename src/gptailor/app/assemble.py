@@ -24,10 +24,9 @@ from gptailor.config.schema import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.specs import GENERATION
-from gptailor.core.tailoring import BASE
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import GUARD, Scores, Trial
 from gptailor.engine import Engine, Evaluator
-from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.engine.device import device_of
 from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.errors import ConfigError, UserError
@@ -190,7 +189,6 @@ def assemble(
     own_texts: tuple[OwnText, ...] = (),
 ) -> Assembly:
     """Load what is not in memory, check the engine, and put everything together."""
-    keep_freed_pages()
     if family is not None and evaluates_apart(config):
         raise ConfigError(
             "workers: other processes read the members from files, and these are in memory; leave "
@@ -315,11 +313,13 @@ def open_study(
     journal: Journal,
     *,
     on_progress: Callable[[Progress], None],
+    on_chosen: Callable[[Study, Tailoring], None] = lambda _study, _chosen: None,
     pool: WorkerPool | None = None,
 ) -> Study:
     """Make a study on an open record; a new record gets its header.
 
-    `pool` is where evaluations run; the configured one if absent, left open.
+    `pool` is where evaluations run; the configured one if absent, left open. `on_chosen` is called
+    before the test split is scored.
     """
     pool = pool or assembly.pool()
     config, digest = assembly.config, None
@@ -355,6 +355,7 @@ def open_study(
         assembly.searcher,
         plan=assembly.plan,
         refit=refit,
+        on_chosen=on_chosen,
         on_progress=on_progress,
     )
 

@@ -283,11 +283,17 @@ def _run_one(
     with Journal(folder) as journal:
         if assembly.config.search.name == BASELINE:
             assembly = with_baselines(assembly, journal, on_message)
-        study = open_study(assembly, journal, on_progress=on_progress, pool=pool)
+        study = open_study(
+            assembly,
+            journal,
+            on_progress=on_progress,
+            # at once: a fault in what follows loses nothing that was decided
+            on_chosen=lambda s, chosen: write_results(folder, chosen, s.front(), s.objective),
+            pool=pool,
+        )
         record_forecast(journal, assembly)
         _, chosen = study.run()
         record_costs(journal, assembly)
-        write_results(folder, chosen, study.front(), study.objective)
         record_proof(journal, assembly, chosen, on_message)
 
 
@@ -313,6 +319,7 @@ def evaluate(
     """
     from gptailor.app.assemble import evaluator_on
     from gptailor.engine import Engine
+    from gptailor.engine.selfcheck import refuse_inexact
     from gptailor.tasks.splits import SPLITS
 
     if split not in SPLITS:
@@ -325,6 +332,7 @@ def evaluate(
     if n_examples is None:
         n_examples = max(splits.by_name[split].n_examples for splits in tasks.values())
     engine = Engine(family, device=family.states[BASE][family.layout.embedding].device)
+    refuse_inexact(engine)
     (done,) = evaluator_on(engine, tasks).evaluate([Job(candidate, n_examples, split)])
     if done.scores is None:
         raise UserError(f"the candidate can't be scored: {done.failure}")

@@ -120,12 +120,23 @@ def _unwrapped(item: Any, depth: int) -> Candidate | None:
 
 
 def _best(path: Path, runs: list[_Run]) -> tuple[_Run, str]:
-    """The run at the highest budget that is best in every objective, and the budget in words."""
+    """The run at the highest budget that is best in every objective, and the budget in words.
+
+    A candidate that was run several times there, for other seeds or instances, counts by its mean.
+    """
     budget = max(run.budget for run in runs)
     at = "" if math.isinf(budget) else f" at budget {budget:g}"
     runs = [run for run in runs if run.budget == budget]
     if len({len(run.costs) for run in runs}) > 1:
         raise TailoringError(f"{path}: its costs are not of one length; name one with --trial")
+    of_each: dict[str, list[tuple[float, ...]]] = {}
+    for run in runs:
+        of_each.setdefault(run.candidate, []).append(run.costs)
+    runs = [
+        _Run(name, budget, tuple(np.mean(costs, axis=0).tolist()))
+        for name, costs in of_each.items()
+    ]
+    at += ", the mean of repeated runs" if any(len(costs) > 1 for costs in of_each.values()) else ""
     front = [runs[index] for index in pareto_front(np.array([run.costs for run in runs]))]
     if len(front) > 1:
         costs = "; ".join(f"{run.candidate}: {_costs(run)}" for run in front[:_SHOWN])

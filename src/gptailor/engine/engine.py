@@ -12,6 +12,7 @@ import torch
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.engine.batches import BATCH_TOKENS, Batch
+from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.engine.head import teach
 from gptailor.engine.layer_cache import LayerCache
 from gptailor.engine.skeleton import Skeleton
@@ -52,6 +53,7 @@ class Engine:
         member_bytes: int | None = None,
         state_bytes: int = GIB // 4,
     ) -> None:
+        keep_freed_pages()
         largest = max(family.layer_parameters) * family.dtype.itemsize
         if member_bytes is not None and member_bytes < largest:
             raise ConfigError(

@@ -5,6 +5,7 @@ number of layers.
 """
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,18 +23,23 @@ from gptailor.tasks.task import Passage
 
 __all__ = ["plain_logprobs", "refuse_inexact"]
 
+# families that were found exact, and where
+_EXACT_ON: WeakKeyDictionary[Family, set[torch.device]] = WeakKeyDictionary()
+
 # Nats a token: the maximum in float32; the mean in 16 bits, where rounding alone moves some tokens
 # by half a nat (SmolLM2-135M: 0.03 to 0.12 on average, whole or with a middle layer cut).
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
 
 
 def refuse_inexact(engine: Engine) -> None:
-    """Compare the engine with the family's own forward.
+    """Compare the engine with the family's own forward, once for a family on a device.
 
     Raises:
         FamilyError: They differ: the engine does not support the architecture.
     """
     family = engine.family
+    if engine.device in _EXACT_ON.get(family, ()):
+        return
     rng = np.random.default_rng(0)
     vocabulary = min(family.config.vocab_size, len(family.tokenizer))
     drawn = [
@@ -50,15 +56,14 @@ def refuse_inexact(engine: Engine) -> None:
             "this architecture is not supported"
         )
     shorter = _one_layer_shorter(family)
-    if shorter is None:
-        return
-    apart = _apart(engine, *shorter, passages[:1])
+    apart = 0.0 if shorter is None else _apart(engine, *shorter, passages[:1])
     if not apart <= _TOLERANCE[family.dtype]:
         raise FamilyError(
             f"{name}: with a layer cut, the model that transformers makes differs by {apart:.3g} "
             "nats a token from the layers that are left; a layer computes with its number or with "
             "how many there are, so this architecture is not supported"
         )
+    _EXACT_ON.setdefault(family, set()).add(engine.device)
 
 
 def _apart(

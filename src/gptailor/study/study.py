@@ -48,6 +48,7 @@ class Study:
         make_searcher: Makes the searcher, once the whole members are scored.
         plan: What is to be done.
         refit: Makes the repairs of a finalist, its number given; None for no repair.
+        on_chosen: Called with the study and the model chosen, before the test split is scored.
         on_progress: Called at every step.
         clock: The time in seconds.
 
@@ -63,12 +64,13 @@ class Study:
         *,
         plan: Plan,
         refit: Callable[[int, Tailoring], RefittedEntry] | None = None,
+        on_chosen: Callable[["Study", Tailoring], None] = lambda _study, _chosen: None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._journal, self._pool, self._plan = journal, pool, plan
         self._make_searcher, self._on_progress, self._clock = make_searcher, on_progress, clock
-        self._refit = refit
+        self._refit, self._on_chosen = refit, on_chosen
         self._guard: Guard | None = None
         if plan.guard:
             self._guard = Guard(journal, self._evaluate, plan.n_layers, plan.sizes[GUARD])
@@ -120,6 +122,7 @@ class Study:
         self._search(self._make_searcher(self._objective, members))
         self._show("selection")
         number, chosen = self._choose()
+        self._on_chosen(self, chosen)
         if self._guard is not None:
             best = min(members, key=lambda name: self.objective.scalar(members[name]))
             self._guard.written(best, Tailoring.whole(best, plan.n_layers))
@@ -165,7 +168,8 @@ class Study:
         for model, entry in self._measured(kind, jobs).items():
             if entry.scores is None:
                 name = model if isinstance(model, str) else f"trial {model}"
-                raise RecordError(f"{name} can't be scored: {entry.failure}")
+                kept = " (what was chosen is in the run's folder)" if kind == "test" else ""
+                raise RecordError(f"{name} can't be scored: {entry.failure}{kept}")
             found[model] = entry.scores
         return found
 
