@@ -179,7 +179,11 @@ class Statistics:
         norms = torch.zeros(size, dtype=torch.float64)
         n_counted = n_run = 0
         # a row each, with a made-up token to be predicted: all tokens are inputs
-        for batch in pack([Passage(row, ((0,),)) for row in self.rows], row_tokens=1):
+        for batch in pack(
+            [Passage(row, ((0,),)) for row in self.rows],
+            row_tokens=1,
+            bounds=self.engine.rotary_bounds,
+        ):
             counted = ((batch.ends > 0) & (batch.positions > 0)).flatten()  # (B * T)
             embedded = self.engine.skeleton.inputs(tailoring, batch).hidden
             after = forward(self.engine.skeleton, self.engine.layers, tailoring, batch)

@@ -6,8 +6,10 @@ continuation is only predicted, so it is not an input. Batches depend on the pas
 on a candidate.
 """
 
+import bisect
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from gptailor.tasks.task import Passage
 
-__all__ = ["Batch", "pack"]
+__all__ = ["Batch", "pack", "pieces"]
 
 BATCH_TOKENS = 2048
 # The length of row in which attention costs as much as the rest of a layer: on a 2-core CPU a
@@ -79,13 +81,56 @@ def pack(
     row_tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     attention_tokens: float = ATTENTION_TOKENS,
+    bounds: Sequence[int] = (),
 ) -> tuple[Batch, ...]:
     """Pack passages into batches of about equal work, every passage into one.
 
     Passages with a common prefix share a row where there is room; rows of similar length share a
     batch. A passage longer than `row_tokens` has its own row, a row longer than `batch_tokens` its
-    own batch. Without `row_tokens`, the cheapest of several lengths is chosen.
+    own batch. Without `row_tokens`, the cheapest of several lengths is chosen. Passages whose
+    sequences `bounds` divides, see `pieces`, share no batch.
     """
+    kinds: dict[int, list[int]] = {}
+    for index, passage in enumerate(passages):
+        kinds.setdefault(max(_kinds(passage, bounds)), []).append(index)
+    if len(kinds) > 1:
+        limits = (row_tokens, batch_tokens, attention_tokens)
+        return tuple(
+            dataclasses.replace(batch, numbers=tuple(alike[number] for number in batch.numbers))
+            for _, alike in sorted(kinds.items())
+            for batch in _packed([passages[index] for index in alike], *limits)
+        )
+    return _packed(passages, row_tokens, batch_tokens, attention_tokens)
+
+
+def pieces(passage: Passage, bounds: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Passage]]:
+    """Divide a passage into those of its sequences that are of one kind.
+
+    Args:
+        passage: With continuations of any length.
+        bounds: Rising lengths; a sequence of more tokens than a bound is of another kind.
+
+    Yields:
+        The indices of some continuations, and a passage with these alone.
+    """
+    kinds = _kinds(passage, bounds)
+    for kind in sorted(set(kinds)):
+        numbers = tuple(number for number, found in enumerate(kinds) if found == kind)
+        yield numbers, Passage(passage.context, tuple(passage.continuations[n] for n in numbers))
+
+
+def _kinds(passage: Passage, bounds: Sequence[int]) -> list[int]:
+    """For each continuation, how many bounds its sequence exceeds; its last token is not run."""
+    lengths = [len(passage.context) + len(one) - 1 for one in passage.continuations]
+    return [bisect.bisect_left(bounds, length) for length in lengths]
+
+
+def _packed(
+    passages: Sequence[Passage],
+    row_tokens: int | None,
+    batch_tokens: int,
+    attention_tokens: float,
+) -> tuple[Batch, ...]:
     order = sorted(range(len(passages)), key=lambda index: passages[index].context)
     sizes = _sizes([passages[index] for index in order])
     limits = _ROW_TOKENS if row_tokens is None else (row_tokens,)

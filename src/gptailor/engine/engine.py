@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from gptailor.core.tailoring import Tailoring
-from gptailor.engine.batches import BATCH_TOKENS, Batch
+from gptailor.engine.batches import BATCH_TOKENS, Batch, pack
 from gptailor.engine.cpu.processor import keep_freed_pages
 from gptailor.engine.head import teach
 from gptailor.engine.layer_cache import LayerCache
@@ -19,7 +19,9 @@ from gptailor.engine.skeleton import Skeleton
 from gptailor.engine.walk import Item, Result, Work, count, forward, walk
 from gptailor.errors import ConfigError, is_out_of_memory
 from gptailor.family import Family
+from gptailor.family.architecture import rotary_bounds
 from gptailor.tasks.divergence import Teacher
+from gptailor.tasks.task import Passage
 
 __all__ = ["Engine"]
 
@@ -68,6 +70,7 @@ class Engine:
         self._token_bytes = hidden * family.dtype.itemsize
         self._width = max(family.layer_parameters) / hidden  # outputs of a layer's linear layers
         self.skeleton = Skeleton(family, self.device)
+        self.rotary_bounds = rotary_bounds(family.config)
         self.layers = LayerCache(
             family,
             self.skeleton.templates,
@@ -84,6 +87,10 @@ class Engine:
         former at about half of the latter's speed (2 cores with AVX-512 or AMX, hidden size 576).
         """
         return self._width / 2
+
+    def pack(self, passages: Sequence[Passage]) -> tuple[Batch, ...]:
+        """Pack passages of one kind each (see `pieces`) so that they cost this family least."""
+        return pack(passages, attention_tokens=self.attention_tokens, bounds=self.rotary_bounds)
 
     @torch.inference_mode()
     def run(

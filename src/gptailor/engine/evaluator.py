@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Evaluation, Job, Measurement, Scores
-from gptailor.engine.batches import Batch, pack
+from gptailor.engine.batches import Batch, pieces
 from gptailor.engine.engine import Engine
 from gptailor.engine.generate import count_generation, generate
 from gptailor.engine.head import Targets
@@ -25,6 +25,8 @@ from gptailor.tasks.task import Outcome, Passage, Prompt, Task
 
 __all__ = ["Evaluator"]
 
+# (task, example) -> index of a passage or prompt -> index of a continuation -> what came of it
+_Found = dict[tuple[str, int], dict[int, dict[int, Outcome]]]
 _DIGITS = 6  # decimals of a score: a record reads back equal
 
 
@@ -36,6 +38,7 @@ class _Chunk:
     batches: tuple[Batch, ...] = ()
     teachers: tuple[Teacher, ...] | None = None
     prompts: tuple[Prompt, ...] = ()
+    choices: tuple[tuple[int, ...], ...] = ()  # passage -> its continuations' indices in the task's
 
 
 class Evaluator:
@@ -103,7 +106,7 @@ class Evaluator:
     ) -> list[Evaluation]:
         started, fitted = time.perf_counter(), self.engine.family.fitted
         fits = fitted.layer_tokens
-        outcomes: list[dict[tuple[str, int], dict[int, list[Outcome]]]] = [{} for _ in jobs]
+        outcomes: list[_Found] = [{} for _ in jobs]
         parts: list[list[Result]] = [[] for _ in jobs]
         tailorings = [job.tailoring for job in jobs]
         for chunk in self._chunks_between(split, known, n_examples):
@@ -132,7 +135,7 @@ class Evaluator:
         chunk: _Chunk,
         tailorings: Sequence[Tailoring],
         parts: Sequence[list[Result]],
-        outcomes: Sequence[dict[tuple[str, int], dict[int, list[Outcome]]]],
+        outcomes: Sequence[_Found],
     ) -> None:
         """Let each candidate answer the prompts, unless it failed before."""
         for tailoring, part, found in zip(tailorings, parts, outcomes, strict=True):
@@ -147,11 +150,9 @@ class Evaluator:
                 outcome = Outcome(
                     0.0, True, len(answer.tokens), text=answer.text, written=answer.tokens
                 )
-                found.setdefault((task, example), {})[index] = [outcome]
+                found.setdefault((task, example), {})[index] = {0: outcome}
 
-    def _scores(
-        self, split: str, job: Job, outcomes: Mapping[tuple[str, int], Mapping[int, list[Outcome]]]
-    ) -> Scores:
+    def _scores(self, split: str, job: Job, outcomes: _Found) -> Scores:
         """Append the new examples' numbers to the known ones."""
         scored: dict[str, dict[str, Measurement]] = {}
         for name, task in self.tasks[split].items():
@@ -161,7 +162,9 @@ class Evaluator:
             total = min(job.n_examples, task.n_examples)
             for example in range(n_known, total):
                 found = outcomes.get((name, example), {})  # none for an empty text
-                measured_now = task.measure(example, [found[index] for index in sorted(found)])
+                measured_now = task.measure(
+                    example, [[row[n] for n in sorted(row)] for _, row in sorted(found.items())]
+                )
                 for metric, number in measured_now.items():
                     values.setdefault(metric, []).append(round(float(number), _DIGITS))
             scored[name] = {
@@ -184,25 +187,27 @@ class Evaluator:
 
     def _make_chunks(self, split: str, low: int, high: int) -> tuple[_Chunk, ...]:
         """Batch the examples from `low` to `high`; tasks with the same teacher share batches."""
-        owned: dict[str | None, list[tuple[tuple[str, int, int], Passage]]] = {}
+        owned: dict[str | None, list[tuple[tuple[str, int, int], tuple[int, ...], Passage]]] = {}
         asked: dict[tuple[str, int, int], Prompt] = {}
         for name, task in self.tasks[split].items():
             for example in range(min(low, task.n_examples), min(high, task.n_examples)):
                 for index, passage in enumerate(task.passages(example)):
-                    owner = (name, example, index)
-                    owned.setdefault(self._teachers.get(name), []).append((owner, passage))
+                    owned.setdefault(self._teachers.get(name), []).extend(
+                        ((name, example, index), numbers, piece)
+                        for numbers, piece in pieces(passage, self.engine.rotary_bounds)
+                    )
                 prompt = task.examples[example].prompt
                 if prompt is not None:
                     asked[name, example, len(task.passages(example))] = prompt
         chunks = []
         for teacher, pairs in owned.items():
-            owners, passages = zip(*pairs, strict=True)
-            batches = pack(passages, attention_tokens=self.engine.attention_tokens)
+            owners, choices, passages = zip(*pairs, strict=True)
+            batches = self.engine.pack(passages)
             taught = None
             if teacher is not None:
                 whole = Tailoring.whole(teacher, self.engine.family.n_layers)
                 taught = tuple(self.engine.teach(whole, batches))
-            chunks.append(_Chunk(owners, batches, taught))
+            chunks.append(_Chunk(owners, batches, taught, choices=choices))
         if asked:
             chunks.append(_Chunk(tuple(asked), prompts=tuple(asked.values())))
         return tuple(chunks)
@@ -219,7 +224,7 @@ def _grouped(jobs: Sequence[Job]) -> dict[tuple[str, int, int], list[int]]:
 def _collect(
     chunk: _Chunk,
     targets: Sequence[Targets],
-    outcomes: dict[tuple[str, int], dict[int, list[Outcome]]],
+    outcomes: _Found,
 ) -> None:
     """Sum the targets of each continuation and store them by task and example."""
     for batch, found in zip(chunk.batches, targets, strict=True):
@@ -231,8 +236,9 @@ def _collect(
         if found.divergence is not None:
             apart = _sums(found.divergence.double(), batch)
         flips, nats = _by_token(found, counts)
-        for span, (passage, _) in enumerate(batch.spans):
-            task, example, index = chunk.owners[batch.numbers[passage]]
+        for span, (passage, number) in enumerate(batch.spans):
+            given = batch.numbers[passage]
+            task, example, index = chunk.owners[given]
             outcome = Outcome(
                 logprobs[span],
                 misses[span] == 0,
@@ -241,7 +247,8 @@ def _collect(
                 flips=flips[span],
                 divergences=nats[span],
             )
-            outcomes.setdefault((task, example), {}).setdefault(index, []).append(outcome)
+            row = outcomes.setdefault((task, example), {}).setdefault(index, {})
+            row[chunk.choices[given][number]] = outcome
 
 
 def _by_token(

@@ -4,6 +4,7 @@ A model of the tailoring's layers is made around the tensors that the engine hol
 copied. It is what an exported checkpoint is, so its tokens are those of `generate` on that.
 """
 
+import bisect
 import itertools
 import logging
 import math
@@ -167,16 +168,21 @@ def count_generation(
 def _batches(engine: Engine, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Indices of prompts that are run together: with the same limits, and of similar length.
 
-    Of equal length where the generation config counts tokens of the prompt, and so of its padding.
+    Of equal length where the generation config counts tokens of the prompt, and so of its padding;
+    or where an answer may grow beyond a length at which the rotary embedding changes.
     """
     config = engine.family.generation_config
     counts = config is not None and (
         config.repetition_penalty not in (None, 1.0) or config.no_repeat_ngram_size not in (None, 0)
     )
 
-    def group(index: int) -> tuple[int, tuple[str, ...], int]:
+    def group(index: int) -> tuple[int, tuple[str, ...], int, int]:
         one = prompts[index]
-        return one.max_new_tokens, one.until, len(one.tokens) if counts else 0
+        first = len(one.tokens)
+        ends = (first, first + one.max_new_tokens)
+        kinds = [bisect.bisect_left(engine.rotary_bounds, length) for length in ends]
+        same = counts or kinds[0] != kinds[1]
+        return one.max_new_tokens, one.until, kinds[0], first if same else 0
 
     order = sorted(
         range(len(prompts)), key=lambda index: (*group(index), -len(prompts[index].tokens), index)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from gptailor.core.tailoring import Tailoring
-from gptailor.engine.batches import pack
 from gptailor.engine.engine import Engine
 from gptailor.engine.generate import generate
 from gptailor.errors import TailoringError
@@ -43,7 +42,7 @@ def own_texts(
         raise TailoringError(f"{member} can't write: {generated.failure}; name another member")
     answers = [answer.tokens for answer in generated.answers]
     passages = [Passage(p.tokens, (a,)) for p, a in zip(asked, answers, strict=True)]
-    batches = pack(passages, attention_tokens=engine.attention_tokens)
+    batches = engine.pack(passages)
     critical: dict[int, tuple[int, ...]] = {}
     for batch, teacher in zip(batches, engine.teach(whole, batches), strict=True):
         sure = _entropy(teacher) < _SURE

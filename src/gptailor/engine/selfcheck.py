@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
-from gptailor.engine.batches import pack
+from gptailor.engine.batches import pack, pieces
 from gptailor.engine.engine import Engine
 from gptailor.errors import FamilyError, TailoringError, is_out_of_memory
 from gptailor.family import Family, tailored_config
@@ -70,7 +70,8 @@ def _apart(
     engine: Engine, tailoring: Tailoring, model: PreTrainedModel, passages: Sequence[Passage]
 ) -> float:
     """Difference between the engine and the model's own forward, in nats a token."""
-    batches = pack(passages)
+    alone = [piece for one in passages for _, piece in pieces(one, engine.rotary_bounds)]
+    batches = pack(alone, bounds=engine.rotary_bounds)
     ordered = sum((batch.passages for batch in batches), ())
     try:
         plain = plain_logprobs(model.to(engine.device), ordered)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
-from gptailor.engine.batches import Batch, pack
+from gptailor.engine.batches import Batch
 from gptailor.engine.engine import Engine
 from gptailor.engine.walk import run_layer
 from gptailor.tasks.task import Passage
@@ -21,7 +21,7 @@ __all__ = ["Streams", "pack_rows"]
 def pack_rows(rows: Sequence[tuple[int, ...]], engine: Engine) -> tuple[Batch, ...]:
     """Pack rows of two or more token ids; the last token of each is only predicted, not run."""
     passages = [Passage(row[:1], (row[1:],)) for row in rows]
-    return pack(passages, attention_tokens=engine.attention_tokens)
+    return engine.pack(passages)
 
 
 class Streams:

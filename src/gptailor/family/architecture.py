@@ -31,6 +31,7 @@ __all__ = [
     "norm_offset",
     "own_fields",
     "refuse_unsupported",
+    "rotary_bounds",
     "tailored_config",
     "text_config",
 ]
@@ -117,6 +118,14 @@ def max_positions(config: PreTrainedConfig) -> int | None:
     field = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     known = config.to_dict().get(field)
     return known if isinstance(known, int) and known > 0 else None
+
+
+def rotary_bounds(config: PreTrainedConfig) -> tuple[int, ...]:
+    """Lengths, rising, above which a row has another rotary embedding (LongRoPE); mostly none."""
+    rope = config.to_dict().get("rope_parameters") or {}
+    settings = [rope, *(one for one in rope.values() if isinstance(one, dict))]
+    longrope = [one for one in settings if one.get("rope_type") == "longrope"]
+    return tuple(sorted({int(one["original_max_position_embeddings"]) for one in longrope}))
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
