@@ -90,3 +90,14 @@ def test_report_and_card_have_a_row_for_every_detector(
         section = text.partition("Greedy text")[2]
         for row in ("repeated 4-grams", "loops", "empty", "unterminated", "flip rate", PROBE):
             assert row in section, row
+
+
+def test_lm_eval_evaluates_the_tasks_that_it_knows(
+    guarded: Path, run_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    code, _, problem = run_command("export", guarded, "-o", tmp_path / "model")
+    assert code == 0, problem
+    code, out, problem = run_command("evaluate", tmp_path / "model", "--run", guarded, "--json")
+    assert code == 0, problem
+    assert GENERATION not in out
+    assert "which" in out

@@ -104,9 +104,9 @@ def test_a_guarded_study_goes_on_after_a_stop_without_writing_again(tmp_path: Pa
 @pytest.mark.parametrize(
     ("ours", "why"),
     [
-        (text_scores(repeated_4grams=0.25), None),
-        (text_scores(repeated_4grams=0.45), "repeated 4-grams 45%, the base 10%"),
-        (text_scores(repeated_4grams=0.1, loops=0.5), "loops 50%, the base 0%"),
+        (text_scores(repeated_4grams=0.45, loops=0.45), None),
+        (text_scores(repeated_4grams=0.55), "repeated 4-grams 55%, the base 10%"),
+        (text_scores(repeated_4grams=0.1, loops=0.55), "loops 55%, the base 0%"),
         (text_scores(empty=0.5), "empty texts 50%, the base 0%"),
         (text_scores(flips=0.8), "80% of a whole member's own tokens are not its likeliest"),
         (text_scores(unterminated=1.0), None),

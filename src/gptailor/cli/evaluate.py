@@ -67,7 +67,7 @@ def command(
         batch_size=batch_size,
         on_model=lambda name: errors.print(f"evaluating {name} ...", style="dim"),
     )
-    metrics = {name: task.metric for name, task in zip(tasks, loaded.tasks, strict=True)}
+    metrics = {name: splits.spec.metric for name, splits in tasks.items()}
     chances = {name: splits.test.chance for name, splits in tasks.items()}
     table = score_table({each.name: each.scores for each in models}, metrics, chances=chances)
     if as_json:

@@ -15,7 +15,7 @@ from gptailor.config.repair_config import CalibrationConfig, RepairConfig
 from gptailor.config.target_config import TargetConfig
 from gptailor.core.merge_spec import MergeSpec, merge_spec, method_name
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS, Registry
-from gptailor.core.specs import ChatSpec, MemberSpec, TaskSpec
+from gptailor.core.specs import GENERATION, ChatSpec, MemberSpec, TaskSpec
 from gptailor.core.tailoring import BASE, Source
 from gptailor.core.validation import (
     Frozen,
@@ -299,6 +299,8 @@ class Config(Frozen):
                 )
             if task.member is not None and task.member not in ("auto", *names):
                 problems.append(f"tasks[{index}].member: {unknown('member', task.member, names)}")
+        if all(task.name == GENERATION for task in self.tasks):
+            problems.append("tasks: generation needs another task beside it; add one")
         if self.worst_domain and all(task.metric != "divergence" for task in self.tasks):
             problems.append("worst_domain: says nothing where no task has the metric divergence")
         if self.family.tokenizer not in names:

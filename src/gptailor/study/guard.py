@@ -18,7 +18,7 @@ from gptailor.tasks.greedy_text import GREEDY_TEXT
 
 __all__ = ["Guard", "StudyJournal", "dead_text"]
 
-_MARGINS = {"repeated_4grams": 0.3, "loops": 0.4, "empty": 0.3}  # above the base's share
+_MARGINS = {"repeated_4grams": 0.4, "loops": 0.5, "empty": 0.3}  # above the base's share
 _Z = 3.0  # standard errors of the paired difference
 _MOST_FLIPS = 0.75
 _WORDS = {"repeated_4grams": "repeated 4-grams", "loops": "loops", "empty": "empty texts"}
