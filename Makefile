@@ -41,6 +41,7 @@ RESULT := runs/demo/model
 demo: $(STAMP)
 	$(PY) -m gptailor check examples/smollm2/tailor.yaml
 	$(PY) -m gptailor search examples/smollm2/tailor.yaml --out $(RUN)
+	$(PY) -m gptailor sample $(RUN)
 	$(PY) -m gptailor export $(RUN) -o $(RESULT)
 	$(PY) -m gptailor evaluate $(RESULT) --run $(RUN)
 	$(PY) -m gptailor report $(RUN)

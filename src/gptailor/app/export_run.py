@@ -27,6 +27,7 @@ from gptailor.family.fitted import FOLDER
 from gptailor.record.proof import proof_rows
 from gptailor.record.ranking import BEST
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.samples import SideBySide, side_by_side
 from gptailor.report.writing import writing_rows
 
 __all__ = ["Provenance", "export", "find_provenance"]
@@ -86,6 +87,7 @@ def export(  # noqa: PLR0913  # what may be said of an export
             card_facts(family, found.tailoring, out.resolve().name),
             scores=found.scores,
             scores_note=_SCORES_NOTE,
+            beside=_beside(found),
             n_tried=found.n_tried,
             target="" if record is None else record.header.target or "",
             proof=() if proof is None else proof_rows(proof),
@@ -105,6 +107,13 @@ def _writing(found: Provenance) -> dict[str, Any]:
     cells = ((row.name, *row.cells, f"{row.n_examples}") for row in rows)
     guard = "" if run.chosen is None else run.chosen.guard or ""
     return {"writing": (head, *cells), "guard": guard}
+
+
+def _beside(found: Provenance) -> SideBySide | None:
+    """What the model and others write; None of another model than the run chose."""
+    if found.record is None or found.record.result != found.tailoring:
+        return None
+    return side_by_side(found.record)
 
 
 def _with_refits(found: Provenance, family: Family) -> Tailoring:

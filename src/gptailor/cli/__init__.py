@@ -24,6 +24,7 @@ from gptailor.cli import (
     heal,
     init,
     report,
+    sample,
     search,
 )
 from gptailor.errors import UserError, is_out_of_memory
@@ -47,6 +48,7 @@ for _verb in (
     search,
     baseline,
     report,
+    sample,
     export,
     evaluate,
     compare,

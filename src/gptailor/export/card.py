@@ -17,6 +17,7 @@ from gptailor.core.repair import repair_sentence
 from gptailor.core.score_table import ScoreTable, Share
 from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.report.samples import SideBySide
 
 __all__ = ["CardFacts", "model_card", "path_only", "paths_only"]
 
@@ -55,6 +56,7 @@ class CardFacts:
         parameters: Of the base and of the result; None if not known.
         scores: Of the members and the result, on examples that the search did not see.
         scores_note: A sentence on which examples these are.
+        beside: What the result and others write, where that was measured.
         n_tried: How many candidates were tried; None if there was no search.
         notes: Sentences on the reading of the members.
         versions: Program to version.
@@ -75,6 +77,7 @@ class CardFacts:
     parameters: tuple[int, int] | None = None
     scores: ScoreTable | None = None
     scores_note: str = ""
+    beside: SideBySide | None = None
     n_tried: int | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +108,7 @@ def model_card(facts: CardFacts) -> str:
         "" if facts.scores is None else _scores(facts.scores, facts.scores_note),
         _target(facts),
         _writing(facts) if facts.writing else "",
+        "" if facts.beside is None else _writes(facts.beside),
         _layers(facts),
         _exact(facts),
         f"Made with {', '.join(programs)}." if programs else "",
@@ -218,6 +222,18 @@ def _writing(facts: CardFacts) -> str:
         "% intervals), its distance from a whole member's own texts, and a short probe.\n\n"
         f"{_table(head, rows)}{guard}"
     )
+
+
+def _writes(beside: SideBySide) -> str:
+    """Texts after a few prompts, and what was measured on all of them."""
+    text = f"## What it writes\n\nGreedy text, 64 tokens at most, after {beside.n_prompts} prompts."
+    for prompt, texts in beside.texts:
+        lines = (f"**{_text(name)}**: {_text(each) or '(nothing)'}" for name, each in texts)
+        text += f"\n\nAfter `{_clean(prompt).replace('`', '')}`{_bullets(lines)}"
+    for grid in (beside.faults, beside.scores):
+        rows = [["<br>".join(map(_text, cell.split("\n"))) for cell in row] for row in grid.rows]
+        text += f"\n\n{grid.title}:\n\n{_table([*map(_text, grid.head)], rows)}"
+    return text + _bullets(map(_text, beside.notes))
 
 
 def _member_score(scores: ScoreTable, member: str, task: str) -> str:

@@ -1,6 +1,7 @@
-"""Scores measured outside a study, beside a run's record: ``evaluation.json``, ``compare.json``.
+"""What is measured outside a study, in files beside a run's record.
 
-The first is what ``gptailor evaluate`` measured, the second what ``gptailor compare`` did.
+``evaluation.json`` is what ``gptailor evaluate`` measured, ``compare.json`` what ``gptailor
+compare`` did, and ``samples.json`` what ``gptailor sample`` let models write.
 """
 
 import json
@@ -8,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
@@ -19,11 +21,14 @@ __all__ = [
     "ComparisonFile",
     "EvaluatedModel",
     "EvaluationFile",
+    "SampledModel",
+    "SamplesFile",
     "read_comparison",
     "read_evaluation",
+    "read_samples",
 ]
 
-_FILE, _COMPARISON = "evaluation.json", "compare.json"
+_FILE, _COMPARISON, _SAMPLES = "evaluation.json", "compare.json", "samples.json"
 _MOST = 2**30  # bytes: a hundred tasks with all their examples
 
 
@@ -70,12 +75,44 @@ class ComparisonFile(Part):
         write_atomically(folder / _COMPARISON, json.dumps(self.model_dump(), allow_nan=False))
 
 
-_FileT = TypeVar("_FileT", EvaluationFile, ComparisonFile)
+class SampledModel(Part):
+    """What one model wrote, and its scores on the test split and on its greedy texts."""
+
+    name: str  # a member's, `last_n` or `result`
+    scores: ScoresField
+    texts: tuple[str, ...]  # one a prompt that is shown
+
+
+class SamplesFile(Part):
+    """The whole file that ``gptailor sample`` writes."""
+
+    format: Literal["gptailor-samples/1"] = "gptailor-samples/1"
+    tailoring: str  # digest of the result's
+    prompts: tuple[str, ...]  # those that are shown; more were measured on
+    models: tuple[SampledModel, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SamplesFile":
+        if any(len(model.texts) != len(self.prompts) for model in self.models):
+            raise PydanticCustomError("texts", "every model must have a text for each prompt")
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a run's folder: the old one or the new, never half of one."""
+        write_atomically(folder / _SAMPLES, json.dumps(self.model_dump(), allow_nan=False))
+
+
+_FileT = TypeVar("_FileT", EvaluationFile, ComparisonFile, SamplesFile)
 
 
 def read_evaluation(folder: Path) -> EvaluationFile | None:
     """Read the file of a run; None if there is none."""
     return _read(folder / _FILE, EvaluationFile, "evaluate")
+
+
+def read_samples(folder: Path) -> SamplesFile | None:
+    """Read what the models of a run wrote; None if there is no such file."""
+    return _read(folder / _SAMPLES, SamplesFile, "sample")
 
 
 def read_comparison(folder: Path, members: Mapping[str, str]) -> ComparisonFile:

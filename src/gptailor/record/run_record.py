@@ -36,7 +36,12 @@ from gptailor.record.entries import (
     WrittenEntry,
     of_type,
 )
-from gptailor.record.evaluation_file import EvaluationFile, read_evaluation
+from gptailor.record.evaluation_file import (
+    EvaluationFile,
+    SamplesFile,
+    read_evaluation,
+    read_samples,
+)
 from gptailor.record.journal import RECORD, read_record
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.ranking import comparable, front_of, ranked
@@ -44,7 +49,7 @@ from gptailor.record.ranking import comparable, front_of, ranked
 __all__ = ["RunRecord", "read_run", "run_of_lines"]
 
 _TORN = "The last line of the record is not whole yet, or torn, and was left out."
-_OUTDATED = "evaluation.json is of a model that was chosen before; run 'gptailor evaluate' again."
+_OUTDATED = "{}.json is of a model that was chosen before; run 'gptailor {}' again."
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,9 @@ class RunRecord:
     entries: tuple[Entry, ...]  # what follows the header, in order
     proposals: Mapping[int, Proposal]  # trial number to what was asked
     trials: tuple[Trial, ...]  # the finished trials by number, complete or failed
-    # what ``gptailor evaluate`` wrote; None where it has not been run
+    # what ``gptailor evaluate`` and ``gptailor sample`` wrote; None where they have not been run
     evaluation: EvaluationFile | None
+    samples: SamplesFile | None
     notes: tuple[str, ...]  # what was passed over in reading, one sentence each
 
     @cached_property
@@ -222,7 +228,7 @@ class RunRecord:
 
 
 def read_run(folder: Path, *, with_evaluation: bool = True) -> RunRecord:
-    """Read ``record.jsonl`` and, where it is wanted and there is one, ``evaluation.json``.
+    """Read ``record.jsonl`` and, where wanted and there, ``evaluation.json`` and ``samples.json``.
 
     Raises:
         RecordError: The folder, the record or the evaluation can't be used.
@@ -259,13 +265,16 @@ def run_of_lines(
         for entry in of_type(entries, TruncatedEntry)
     ]
     in_order = tuple(trials[number] for number in sorted(trials))
-    evaluation = read_evaluation(folder) if with_evaluation else None
-    record = RunRecord(folder, header, entries, proposals, in_order, evaluation, tuple(notes))
-    result = record.result
-    known = None if evaluation is None else evaluation.tailoring
-    if result is not None and known not in (None, result.digest):
-        return dataclasses.replace(record, evaluation=None, notes=(*notes, _OUTDATED))
-    return record
+    record = RunRecord(folder, header, entries, proposals, in_order, None, None, tuple(notes))
+    if not with_evaluation:
+        return record
+    digest = None if record.result is None else record.result.digest
+    evaluation, samples = read_evaluation(folder), read_samples(folder)
+    if evaluation and digest and evaluation.tailoring not in (None, digest):
+        evaluation, notes = None, [*notes, _OUTDATED.format("evaluation", "evaluate")]
+    if samples and samples.tailoring != digest:
+        samples, notes = None, [*notes, _OUTDATED.format("samples", "sample")]
+    return dataclasses.replace(record, evaluation=evaluation, samples=samples, notes=tuple(notes))
 
 
 def _check(

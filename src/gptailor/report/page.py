@@ -27,6 +27,7 @@ from gptailor.report.front import front
 from gptailor.report.ladder_page import ladder_facts
 from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
+from gptailor.report.samples import side_by_side
 from gptailor.report.scores import evidence, finalists, parameters_of, table_of, values_of
 from gptailor.report.words import (
     amount,
@@ -134,6 +135,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "evidence": found,
         "table": table,
         "forest": None if table is None else forest(table, members),
+        "beside": side_by_side(run),
         "best": best,
         "writing": writing_rows(run),
         "layers": None if result is None else layer_picture(result, members, n_layers),

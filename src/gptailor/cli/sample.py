@@ -1,0 +1,42 @@
+"""``gptailor sample``: what base, best member, last_n and result write, side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen, show_grid
+
+__all__ = ["command"]
+
+
+def command(
+    run: Annotated[Path, path_argument("The folder of a run that has ended.")],
+    config: Annotated[
+        Path | None, path_option("The tailor.yaml, if it names a metric of your own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let base, best member, last layers cut and result write; show texts and scores together."""
+    from gptailor.app.sample_run import sample
+    from gptailor.report.samples import side_by_side
+
+    record = sample(run, config=config, on_message=lambda text: errors.print(text, style="dim"))
+    found = side_by_side(record)
+    assert found is not None, "what was written can be shown"
+    assert record.samples is not None
+    if as_json:
+        typer.echo(json.dumps(record.samples.model_dump(), allow_nan=False))
+        return
+    show_grid(found.scores)
+    show_grid(found.faults)
+    for prompt, texts in found.texts:
+        screen.print(f"after {prompt!r}:")
+        for name, text in texts:
+            screen.print(f"  {name}: {' '.join(text.split()) or '(nothing)'}")
+        screen.print()
+    screen.print(
+        f"greedy texts of {found.n_prompts} prompts that no search saw", *found.notes, sep="\n"
+    )
+    screen.print(f"in the report: gptailor report {run}")
