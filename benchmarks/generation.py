@@ -93,7 +93,7 @@ class Study:
         choice = [splits.search for splits in load_tasks(specs, self.family).values()]
         written = [
             continued_task(openers[-N_WRITTEN:], 40),
-            probe_task(self.family.tokenizer),
+            probe_task(encode),
             steps,
         ]
         tasks = {"search": [own], "test": written}

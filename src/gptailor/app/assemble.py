@@ -187,8 +187,12 @@ def assemble(
     family: Family | None = None,
     tasks: Mapping[str, TaskSplits] | None = None,
     own_texts: tuple[OwnText, ...] = (),
+    runs: bool = True,
 ) -> Assembly:
-    """Load what is not in memory, check the engine, and put everything together."""
+    """Load what is not in memory, check the engine, and put everything together.
+
+    Own texts that are not given are written, or made up where nothing `runs`.
+    """
     if family is not None and evaluates_apart(config):
         raise ConfigError(
             "workers: other processes read the members from files, and these are in memory; leave "
@@ -208,7 +212,7 @@ def assemble(
     repairs = Repairs(
         config.repair, engine, functools.partial(open_calibration, config, family, tasks)
     )
-    own_texts = own_texts or written_texts(engine, config)
+    own_texts = own_texts or written_texts(engine, config, made_up=not runs)
     tasks = with_generation(config, with_teachers(engine, tasks), own_texts)
     guarded = guard_tasks(engine, own_texts) if config.guard else []
     plan = _plan(config, family, tasks, guarded)

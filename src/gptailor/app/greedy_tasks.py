@@ -3,6 +3,7 @@
 Both are made of a whole member's own texts, which are written once: a run's record has them.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from gptailor.config import Config
@@ -12,13 +13,21 @@ from gptailor.engine import Engine
 from gptailor.engine.own_texts import own_texts
 from gptailor.errors import ConfigError
 from gptailor.record.run_record import RunRecord
-from gptailor.tasks.greedy_text import OwnText, continued_task, own_text_task, probe_task
+from gptailor.tasks.encoding import Encoder
+from gptailor.tasks.greedy_text import (
+    NEW_TOKENS,
+    OwnText,
+    continued_task,
+    own_text_task,
+    probe_task,
+)
 from gptailor.tasks.openers import OPENERS
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Task
 
 __all__ = ["guard_tasks", "recorded_texts", "texts_member", "with_generation", "written_texts"]
 
+_MAX_LENGTH = 2048  # tokens: more than any opener and answer
 _ENDS = (16, 24)  # of the search and the selection split, in texts; the guard looks at the others
 
 
@@ -27,8 +36,10 @@ def texts_member(config: Config) -> str:
     return next((t.member for t in config.tasks if t.name == GENERATION and t.member), BASE)
 
 
-def written_texts(engine: Engine, config: Config) -> tuple[OwnText, ...]:
+def written_texts(engine: Engine, config: Config, *, made_up: bool = False) -> tuple[OwnText, ...]:
     """Let the member write what the config needs; nothing if it has neither task nor guard.
+
+    Texts that are `made_up` are as long as may be, for a forecast.
 
     Raises:
         TailoringError: The member can't write.
@@ -36,9 +47,11 @@ def written_texts(engine: Engine, config: Config) -> tuple[OwnText, ...]:
     tasks = any(task.name == GENERATION for task in config.tasks)
     if not (config.guard or tasks):
         return ()
-    encode = engine.family.tokenizer.encode
     openers = OPENERS if tasks else OPENERS[_ENDS[0] :]
-    return own_texts(engine, texts_member(config), [tuple(encode(each)) for each in openers])
+    prompts = [_encoded(engine, each) for each in openers]
+    if made_up:
+        return tuple(OwnText(each, each[:1] * NEW_TOKENS, ()) for each in prompts)
+    return own_texts(engine, texts_member(config), prompts)
 
 
 def recorded_texts(record: RunRecord | None) -> tuple[OwnText, ...]:
@@ -72,6 +85,13 @@ def with_generation(
 
 def guard_tasks(engine: Engine, texts: Sequence[OwnText]) -> list[Task]:
     """What a guard looks at: a member's own texts, what is written after openers, a probe."""
+    encode = functools.partial(_encoded, engine)
     texts = texts[-(len(OPENERS) - _ENDS[0]) :]
     prompts = [text.prompt for text in texts]
-    return [own_text_task(texts), continued_task(prompts), probe_task(engine.family.tokenizer)]
+    return [own_text_task(texts), continued_task(prompts), probe_task(encode)]
+
+
+def _encoded(engine: Engine, text: str) -> tuple[int, ...]:
+    family = engine.family
+    encoder = Encoder.of(family.tokenizer, _MAX_LENGTH, family.config.vocab_size)
+    return encoder.prompt(text, NEW_TOKENS)

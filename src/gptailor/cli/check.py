@@ -32,7 +32,8 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
     here = PluginConfig(name="local", options=options)
     with closing(open_pool(loaded)) as pool:  # problems with workers are found now
         setup = pool.setup
-    assembly = assemble(loaded.model_copy(update={"workers": here}))  # as one worker would
+    # as one worker would
+    assembly = assemble(loaded.model_copy(update={"workers": here}), runs=False)
     device = device_of(loaded.engine.device).partition(":")[0]
     if not as_json:
         _show_plan(assembly)

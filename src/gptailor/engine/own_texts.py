@@ -39,7 +39,9 @@ def own_texts(
     asked = [Prompt(tuple(prompt), max_new_tokens) for prompt in prompts]
     generated = generate(engine, whole, asked)
     if generated.answers is None:
-        raise TailoringError(f"{member} can't write: {generated.failure}; name another member")
+        raise TailoringError(
+            f"{member} can't write: {generated.failure}; name another member, or set guard: false"
+        )
     answers = [answer.tokens for answer in generated.answers]
     passages = [Passage(p.tokens, (a,)) for p, a in zip(asked, answers, strict=True)]
     batches = engine.pack(passages)

@@ -4,7 +4,7 @@ Two kinds of examples. After a prompt a model writes its own text, whose faults 
 member's own text is kept: a candidate reads it, and its next token is compared at every position.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -92,8 +92,11 @@ def continued_task(prompts: Sequence[Sequence[int]], max_new_tokens: int = NEW_T
     return _task(GREEDY_TEXT, FAULTS, examples)
 
 
-def probe_task(tokenizer: Any) -> Task:
-    """Short sums and bracket completions, right if the written line is the answer."""
+def probe_task(encode: Callable[[str], Sequence[int]]) -> Task:
+    """Short sums and bracket completions, right if the written line is the answer.
+
+    `encode` turns a text into token ids.
+    """
     rng = np.random.default_rng(_SEED)
     shown = "".join(f"{a} + {b} = {a + b}\n" for a, b in _SHOWN_SUMS)
     pairs = [rng.integers(2, 50, 2).tolist() for _ in range(_N_PROBES)]
@@ -104,7 +107,7 @@ def probe_task(tokenizer: Any) -> Task:
     questions += [(f"{shown}open: {_spaced(o)} close:", _closed(o)) for o in opened]
     examples = []
     for text, gold in questions:
-        tokens = tuple(tokenizer.encode(text))
+        tokens = tuple(encode(text))
         prompt = Prompt(tokens, _PROBE_TOKENS, until=("\n",), answers=(gold,))
         examples.append(GeneratedExample((), prompt, (), _Judge(gold)))
     return _task(PROBE, ("exact_match",), examples)
