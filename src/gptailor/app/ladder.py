@@ -11,7 +11,7 @@ from gptailor.workers import WorkerSetup
 
 __all__ = ["after", "at_depth", "forecasts"]
 
-_PART = 0.4  # of the budget of a single search, that each of a ladder has
+_PART = 0.35  # of the budget of a single search, that each of a ladder has
 
 
 def at_depth(assembly: Assembly, depth: int) -> Assembly:
