@@ -11,6 +11,7 @@ from gptailor.app.header import refuse_changes
 from gptailor.app.inputs import load_members, open_calibration, open_tasks
 from gptailor.app.repairs import Repairs
 from gptailor.app.settings import recorded_config
+from gptailor.app.tailoring_file import load_tailoring
 from gptailor.config import Config, load_config
 from gptailor.config.repair_config import RepairConfig
 from gptailor.core.score_table import ScoreTable, score_table
@@ -135,11 +136,12 @@ def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> 
     if run.is_file():
         if tailoring is None:
             raise ConfigError(f"export: {run} is a config; name a tailoring.yaml with --tailoring")
-        return Provenance(load_config(run), Tailoring.load(tailoring))
+        config = load_config(run)
+        return Provenance(config, load_tailoring(tailoring, config))
     record = read_run(run)
     config, chosen = recorded_config(record), record.chosen
     if tailoring is not None:
-        return Provenance(config, Tailoring.load(tailoring), record)
+        return Provenance(config, load_tailoring(tailoring, config), record)
     if trial is None:
         if chosen is None:
             raise RecordError(

@@ -8,6 +8,7 @@ import typer
 from gptailor.cli.console import errors, path_argument, path_option, screen
 from gptailor.convert.published import convert_published
 from gptailor.convert.published_file import read_published
+from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError
 from gptailor.files.atomic import write_atomically
 
@@ -16,10 +17,10 @@ __all__ = ["command"]
 
 def command(  # noqa: PLR0913, PLR0917  # an option each
     file: Annotated[Path, path_argument("A search_config JSON, or SMAC's runhistory.json.")],
-    layers: Annotated[int, typer.Option(help="How many layers each member has.")],
+    layers: Annotated[int | None, typer.Option(help="How many layers each member has.")] = None,
     members: Annotated[
         str, typer.Option(help="base, then the candidates in the search's order: base,a,b,c.")
-    ],
+    ] = "",
     compat: Annotated[
         bool, typer.Option("--compat", help="Take the base's layers as the published merge does.")
     ] = False,
@@ -32,6 +33,11 @@ def command(  # noqa: PLR0913, PLR0917  # an option each
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
 ) -> None:
     """Turn a search result of the published code into a tailoring."""
+    if file.suffix in (".yaml", ".yml") and file.is_file():
+        Tailoring.load(file)  # raises with what to do if it is a mergekit recipe
+        raise ConfigError(f"{file}: is a tailoring already")
+    if layers is None or not members:
+        raise ConfigError("convert: give --layers and --members; the file names neither")
     config, notes = read_published(file, trial=trial)
     tailoring, more = convert_published(
         config,

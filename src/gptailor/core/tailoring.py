@@ -162,6 +162,11 @@ class Tailoring:
         """
         if not isinstance(plain, Mapping):
             raise TailoringError(f"{where}: a tailoring is a mapping with 'format' and 'layers'")
+        if "merge_method" in plain:
+            raise TailoringError(
+                f"{where}: is a mergekit recipe, whose models are known with a config only; name "
+                "it with 'gptailor export tailor.yaml --tailoring'"
+            )
         keys = ("format", "embedding", "norm", "head", "layers")
         problems = [f"{where}: {unknown('key', key, keys)}" for key in plain if key not in keys]
         if plain.get("format") != FORMAT:

@@ -1,0 +1,130 @@
+"""mergekit recipes read as tailorings, and the sentence where none says the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor.app.tailoring_file import load_tailoring
+from gptailor.config import config_of
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
+from gptailor.errors import TailoringError
+
+GIVEN = {"remove": 1, "tasks": [{"name": "quiz", "metric": "acc"}]}
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    """Read a recipe beside the folders ``base`` and ``math``; a hub id is ``code``."""
+    for name in ("base", "math"):
+        (tmp_path / name).mkdir()
+    variants = {"math": str(tmp_path / "math"), "code": "org/code"}
+    family = {"base": str(tmp_path / "base"), "variants": variants}
+    config = config_of({"family": family, **GIVEN}, tmp_path / "tailor.yaml")
+
+    def run(recipe: dict[str, Any]) -> Tailoring:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(recipe), encoding="utf-8")
+        return load_tailoring(path, config)
+
+    return run
+
+
+def source(model: str, start: int, stop: int, **parameters: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": model, "layer_range": [start, stop]}
+    return found | ({"parameters": parameters} if parameters else {})
+
+
+def slices(method: str, *of_each: list[dict[str, Any]], **keys: Any) -> dict[str, Any]:
+    return {"merge_method": method, "slices": [{"sources": each} for each in of_each], **keys}
+
+
+def taken(*names: str) -> list[LayerSpec]:
+    sources = [name.partition(":") for name in names]
+    return [LayerSpec((Source(m, int(n) if n else None),)) for m, _, n in sources]
+
+
+def test_slices_are_passed_through_and_the_outer_parts_follow_the_first_and_the_last(
+    load: Any, tmp_path: Path
+) -> None:
+    recipe = slices(
+        "passthrough",
+        [source("./base", 0, 2)],
+        [source(str(tmp_path / "math"), 3, 5)],
+        [source("org/code", 5, 6)],
+        dtype="float32",
+    )
+    base, code = taken("base", "code")
+    layers = taken("base:0", "base:1", "math:3", "math:4", "code:5")
+    assert load(recipe) == Tailoring(tuple(layers), embedding=base, norm=code, head=code)
+    none = slices("passthrough", [source("math", 0, 0)], [source("base", 1, 3)])
+    (math,) = taken("math")
+    found = load(none)  # a slice without layers chooses the embedding
+    assert (found.embedding, len(found.layers)) == (math, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "sources", "keys", "params"),
+    [
+        ("linear", [{"weight": 1}, {"weight": 3}], {}, {"weights": (1.0, 3.0)}),
+        ("slerp", [{}, {}], {"t": 0.3}, {"t": 0.3}),
+        ("task_arithmetic", [{}, {"weight": 0.5}], {"lambda": 0.8}, {"scale": 0.4}),
+        ("ties", [{}, {"weight": 0.5, "density": 0.4}], {"int8_mask": True}, None),
+    ],
+)
+def test_one_method_over_slices_merges_layer_by_layer(
+    load: Any, method: str, sources: Any, keys: Any, params: Any
+) -> None:
+    params = params or {"scale": 1.0, "density": 0.4}
+    pair = [source("base", 0, 2, **sources[0]), source("math", 2, 4, **sources[1])]
+    recipe = slices(method, pair, [source("base", 4, 5)] if method != "slerp" else pair)
+    found = load(recipe | {"base_model": "base", "parameters": keys})
+    based = method in ("task_arithmetic", "ties")
+
+    def wanted(*indices: int | None) -> LayerSpec:
+        both = (Source("base", indices[0]), Source("math", indices[1]))
+        given = tuple(params.items())
+        if based:
+            return LayerSpec(both[1:], method, given, both[0])
+        return LayerSpec(both, method, given)
+
+    assert found.layers[:2] == (wanted(0, 2), wanted(1, 3))
+    assert found.embedding == wanted(None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"merge_method": "della"}, "merge_method is 'della'; these are read: passthrough"),
+        ({"slices": None, "models": [{"model": "base"}]}, "it has no slices"),
+        ({"slices": [{"sources": [source("elsewhere", 0, 2)]}]}, "'elsewhere' is the path of no"),
+        ({"slices": [{"sources": [source("base", 0, 2, scale=0.5)]}]}, "its parameters scale"),
+        ({"slices": [{"sources": [{"model": "base"}]}]}, "layer_range must be two numbers"),
+        ({"tokenizer_source": "union"}, "tokenizer_source is 'union'"),
+        (
+            slices("linear", [source("base", 0, 2, weight=[0, 1]), source("math", 0, 2)]),
+            r"weight is \[0, 1\], which differs by layer",
+        ),
+        (
+            slices("ties", [source("code", 0, 2, weight=2), source("math", 0, 2)])
+            | {"base_model": "base"},
+            "weight is not the same for all sources",
+        ),
+    ],
+)
+def test_what_no_tailoring_says_is_one_sentence(load: Any, change: Any, words: str) -> None:
+    with pytest.raises(TailoringError, match=f"is a mergekit recipe, .* all of it: .*{words}") as e:
+        load(slices("passthrough", [source("base", 0, 2)]) | change)
+    assert len(e.value.problems) == 1
+
+
+def test_where_there_is_no_config_a_recipe_is_told_where_it_can_be_read(
+    tmp_path: Path, run_command: Any
+) -> None:
+    path = tmp_path / "slices.yaml"
+    path.write_text(json.dumps(slices("passthrough", [source("a", 0, 2)])), encoding="utf-8")
+    code, _, told = run_command("convert", path)
+    assert (code, told.count("\n")) == (2, 1)
+    assert "is a mergekit recipe" in told
+    assert "export tailor.yaml --tailoring" in told
