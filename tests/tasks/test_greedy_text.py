@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptailor.core.objective import Goal, Objective
+from gptailor.core.score_table import score_table
+from gptailor.core.specs import GENERATION
+from gptailor.core.tailoring import BASE
+from gptailor.core.trial import Measurement, Scores
 from gptailor.tasks.greedy_text import (
     OwnText,
     continued_task,
@@ -16,6 +21,8 @@ from gptailor.tasks.greedy_text import (
     repeated_ngrams,
 )
 from gptailor.tasks.task import Outcome
+
+FLIPS = ((0.0, 0.025), (0.2, 0.3))  # of two texts, by the base and by a candidate
 
 
 def random_texts() -> list[list[int]]:
@@ -100,3 +107,14 @@ def test_the_probes_gold_answers_are_right_and_judged_without_spaces(tiny_tokeni
         for text, value in ((f" {gold}\n", 1.0), (f"{gold}0\n", 0.0), ("", 0.0)):
             numbers = task.measure(index, [[Outcome(0.0, True, text=text)]])
             assert numbers == {"exact_match": value}
+
+
+def test_a_flip_rate_is_compared_by_its_difference_and_is_no_share_of_the_bases() -> None:
+    base, ours = ({GENERATION: {"flip_rate": Measurement("flip_rate", v)}} for v in FLIPS)
+    objective = Objective([Goal(GENERATION, "flip_rate")], Scores(base))
+    assert objective.scalar(Scores(ours)) == pytest.approx(0.25 - 0.0125)  # not 19 times the base's
+    row = score_table({BASE: Scores(base), "result": Scores(ours)}, {GENERATION: "flip_rate"}).rows[
+        -1
+    ]
+    assert row.score.value == 0.25
+    assert row.retention is None

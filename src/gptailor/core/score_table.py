@@ -243,7 +243,7 @@ def best_member(members: Mapping[str, Scores], metrics: Mapping[str, str]) -> st
             retention(scores.value(task, metric), base.value(task, metric), metric)
             for task, metric in metrics.items()
             if metric in base.tasks.get(task, {}) and metric in scores.tasks.get(task, {})
-            if abs(base.value(task, metric)) > 1e-9
+            if METRICS[metric].relative and abs(base.value(task, metric)) > 1e-9
         ]
         if shares and math.isfinite(mean := sum(shares) / len(shares)):
             means[name] = mean

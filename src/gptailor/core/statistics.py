@@ -197,8 +197,11 @@ def gaps(ours: Floats, theirs: Floats) -> Floats:
 def kept_shares(ours: Floats, reference: Floats, metric: str) -> Floats | None:
     """`gptailor.core.objective.retention` of samples; a positive number by 0 is infinite.
 
-    None where the reference scored 0, or the share on all examples is not finite.
+    None where the reference scored 0, the share on all examples is not finite, or the metric is
+    no measure of a score (`Metric.relative`).
     """
+    if not METRICS[metric].relative:
+        return None
     upside_down = not METRICS[metric].higher_is_better or bool(np.any(reference < 0))
     above, below = (reference, ours) if upside_down else (ours, reference)
     with np.errstate(divide="ignore", invalid="ignore"):
