@@ -158,7 +158,7 @@ def text_of(told: dict[str, Any]) -> str:
         "",
         told_of(told["machine"]),
         "",
-        "Where not told otherwise: "
+        "Where not said otherwise: "
         + ", ".join(f"{n} {name}" for name, n in told["usual"].items())
         + ".",
     ]

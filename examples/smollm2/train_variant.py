@@ -10,7 +10,7 @@ make it keep them:
 
     export MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-Knows nothing of how the adapter is used afterwards; name its folder under ``family.variants`` of a
+To use the adapter, name its folder under ``family.variants`` of a
 ``tailor.yaml``.
 """
 

@@ -1,4 +1,4 @@
-"""The exceptions of the house, drawn as a tree.
+"""The exceptions of this package, drawn as a tree.
 
     GPTailorError
     └── UserError             the input is invalid: one sentence, exit code 2

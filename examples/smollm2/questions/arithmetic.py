@@ -1,7 +1,7 @@
 """Arithmetic: short stories, and which of four calculations answers them.
 
 Two calculations use the right operation, two another; of each two one has a wrong result, so that
-neither the choices nor their form give the answer away. Knows nothing of how rows are split.
+neither the choices nor their form give the answer away. How rows are split is decided elsewhere.
 """
 
 from collections.abc import Callable, Sequence

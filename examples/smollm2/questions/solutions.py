@@ -1,6 +1,6 @@
 """Word problems solved step by step: texts whose likelihood is measured.
 
-Written as the texts that the math variant was trained on. Knows nothing of how rows are split.
+Written as the texts that the math variant was trained on. How rows are split is decided elsewhere.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Generation: what does the model write, and is it right.
 
-The written text goes through lm-eval's filters and metrics of the task. Beside them stands
-`gold_bits_per_byte`, where the gold answer is a text: it is continuous in the model's
+The written text goes through lm-eval's filters and metrics of the task. Where the gold
+answer is a text there is also `gold_bits_per_byte`: it is continuous in the model's
 log-likelihoods, and needs nothing written.
 """
 
