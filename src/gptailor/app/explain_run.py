@@ -9,15 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from gptailor.app.inputs import open_calibration, open_tasks
-from gptailor.app.measure_models import open_evaluator
+from gptailor.app.measure_models import open_result
 from gptailor.app.repairs import Repairs
-from gptailor.app.settings import config_of_run, with_recorded_settings
 from gptailor.core.changes import Change, changes_of
 from gptailor.core.repair import Repairer
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Evaluator
-from gptailor.errors import RecordError, TailoringError
+from gptailor.errors import TailoringError
 from gptailor.record.entries import ExplainedEntry
 from gptailor.record.journal import Journal
 from gptailor.record.run_record import RunRecord, read_run
@@ -44,18 +43,8 @@ def explain(
     Raises:
         UserError: The run has no result, or its members or tasks are not those it was begun with.
     """
-    record = read_run(run)
-    result, chosen = record.result, record.chosen
-    if result is None or chosen is None or chosen.number not in record.on_test:
-        raise RecordError(
-            f"{run}: has no result that was scored on the test split yet; finish the search by the "
-            "command that began it"
-        )
-    settings = with_recorded_settings(config_of_run(record, config, "explain"), record)
-    on_message("loading the family and the tasks ...")
-    evaluator = open_evaluator(settings, record, [run])
+    record, result, settings, evaluator = open_result(run, config, "explain", on_message)
     family = evaluator.engine.family
-    family.check(result)
     repair: Repairer | None = None
     if any(spec.repaired for spec in result.layers):
         tasks = open_tasks(settings, family) if settings.calibration.texts is None else {}

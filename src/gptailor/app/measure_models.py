@@ -2,23 +2,26 @@
 
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from gptailor.app.assemble import evaluator_on
 from gptailor.app.greedy_tasks import recorded_texts, with_generation
 from gptailor.app.header import refuse_changes
 from gptailor.app.inputs import load_members, open_tasks
+from gptailor.app.settings import config_of_run, with_recorded_settings
 from gptailor.config import Config
+from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.device import device_of
+from gptailor.errors import RecordError
 from gptailor.evaluation.timing import in_turns
 from gptailor.family.fitted import FOLDER
-from gptailor.record.run_record import RunRecord
+from gptailor.record.run_record import RunRecord, read_run
 
-__all__ = ["open_evaluator", "time_in_turns"]
+__all__ = ["open_evaluator", "open_result", "time_in_turns"]
 
 _TOKENS = 1024  # least that a round runs through each layer, where the task has them
 
@@ -39,6 +42,31 @@ def open_evaluator(config: Config, record: RunRecord, folders: Iterable[Path]) -
         family, device=device, cache_bytes=limits.cache_bytes, member_bytes=limits.member_bytes
     )
     return evaluator_on(engine, tasks)
+
+
+def open_result(
+    run: Path, config: Path | None, verb: str, on_message: Callable[[str], None]
+) -> tuple[RunRecord, Tailoring, Config, Evaluator]:
+    """Read a run that has ended, for the command `verb`, and load its members and tasks.
+
+    Returns:
+        The record, the result, the settings of the run, and its evaluator.
+
+    Raises:
+        UserError: The run has no result, or its members or tasks are not those it was begun with.
+    """
+    record = read_run(run)
+    result = record.result
+    if result is None or not {BASE, RESULT} <= record.test_scores.keys():
+        raise RecordError(
+            f"{run}: has no result that was scored on the test split yet; finish the search by the "
+            "command that began it"
+        )
+    settings = with_recorded_settings(config_of_run(record, config, verb), record)
+    on_message("loading the family and the tasks ...")
+    evaluator = open_evaluator(settings, record, [run])
+    evaluator.engine.family.check(result)
+    return record, result, settings, evaluator
 
 
 def time_in_turns(

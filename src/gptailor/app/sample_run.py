@@ -6,9 +6,8 @@ All of them are measured on the run's test split, too, so that they can be read 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gptailor.app.measure_models import open_evaluator
+from gptailor.app.measure_models import open_result
 from gptailor.app.sample_prompts import N_SHOWN, PROMPTS
-from gptailor.app.settings import config_of_run, with_recorded_settings
 from gptailor.config import Config
 from gptailor.core.score_table import best_member
 from gptailor.core.specs import GENERATION, TaskSpec
@@ -18,7 +17,7 @@ from gptailor.core.trial import Job, Scores
 from gptailor.engine import Engine, Evaluator
 from gptailor.engine.generate import generate
 from gptailor.engine.own_texts import own_texts
-from gptailor.errors import RecordError, TailoringError, UserError
+from gptailor.errors import TailoringError, UserError
 from gptailor.family import Family
 from gptailor.record.evaluation_file import SampledModel, SamplesFile
 from gptailor.record.run_record import RunRecord, read_run
@@ -49,18 +48,8 @@ def sample(
         UserError: The run has no result, its members or tasks are not those it was begun with, or
             a model can't write.
     """
-    record = read_run(run)
-    result, scores = record.result, dict(record.test_scores)
-    if result is None or not {BASE, RESULT} <= scores.keys():
-        raise RecordError(
-            f"{run}: has no result that was scored on the test split yet; finish the search by the "
-            "command that began it"
-        )
-    settings = with_recorded_settings(config_of_run(record, config, "sample"), record)
-    on_message("loading the family and the tasks ...")
-    evaluator = open_evaluator(settings, record, [run])
-    family = evaluator.engine.family
-    family.check(result)
+    record, result, settings, evaluator = open_result(run, config, "sample", on_message)
+    family, scores = evaluator.engine.family, record.test_scores
     metrics = {goal.task: goal.metric for goal in record.goals}
     members = {name: scores[name] for name in family.members if name in scores}
     best = best_member(members, metrics) or BASE
