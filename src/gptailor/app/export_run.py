@@ -28,7 +28,7 @@ from gptailor.family.fitted import FOLDER
 from gptailor.record.proof import proof_rows
 from gptailor.record.ranking import BEST
 from gptailor.record.run_record import RunRecord, read_run
-from gptailor.report.samples import SideBySide, side_by_side
+from gptailor.report.samples import side_by_side
 from gptailor.report.writing import writing_rows
 
 __all__ = ["Provenance", "export", "find_provenance"]
@@ -46,6 +46,12 @@ class Provenance:
     # those of the members and of the tailoring on the test split, if they are recorded
     scores: ScoreTable | None = None
     n_tried: int | None = None  # how many candidates were tried; None where there was no search
+
+    @property
+    def ended(self) -> RunRecord | None:
+        """The record of the run whose result the tailoring is; None of any other tailoring."""
+        record = self.record
+        return record if record is not None and record.result == self.tailoring else None
 
 
 def export(  # noqa: PLR0913  # what may be said of an export
@@ -81,40 +87,31 @@ def export(  # noqa: PLR0913  # what may be said of an export
     elif options.format == "mergekit":
         export_recipe(family, found.tailoring, out, **more)
     else:
-        record = found.record
-        measured = record is not None and record.result == found.tailoring
-        proof = record.proof if record is not None and measured else None
+        record, ended = found.record, found.ended
+        proof = None if ended is None else ended.proof
         facts = dataclasses.replace(
             card_facts(family, found.tailoring, out.resolve().name),
             scores=found.scores,
             scores_note=_SCORES_NOTE,
-            beside=_beside(found),
+            beside=None if ended is None else side_by_side(ended),
             n_tried=found.n_tried,
             target="" if record is None else record.header.target or "",
             proof=() if proof is None else proof_rows(proof),
-            **_writing(found),
+            **({} if ended is None else _writing(ended)),
         )
         card = model_card(facts)
         export_checkpoint(family, found.tailoring, out, card=card, **options.hf_arguments, **more)
     return family, found.tailoring
 
 
-def _writing(found: Provenance) -> dict[str, Any]:
-    """How the model writes, where it is the result of a run with a guard."""
-    run = found.record
-    if run is None or found.tailoring != run.result or not (rows := writing_rows(run)):
+def _writing(run: RunRecord) -> dict[str, Any]:
+    """How the result of a run writes; nothing where it had no guard."""
+    if not (rows := writing_rows(run)):
         return {}
     head = ("detector", *rows[0].estimates, "texts")
     cells = ((row.name, *row.cells, f"{row.n_examples}") for row in rows)
     guard = "" if run.chosen is None else run.chosen.guard or ""
     return {"writing": (head, *cells), "guard": guard}
-
-
-def _beside(found: Provenance) -> SideBySide | None:
-    """What the model and others write; None of another model than the run chose."""
-    if found.record is None or found.record.result != found.tailoring:
-        return None
-    return side_by_side(found.record)
 
 
 def _with_refits(found: Provenance, family: Family) -> Tailoring:
