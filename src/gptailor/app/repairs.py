@@ -64,10 +64,9 @@ class Repairs:
 
     def refit(self, number: int, tailoring: Tailoring, *, folder: Path) -> RefittedEntry:
         """Repair a finalist as in the search and, with refits, cut after cut; save the tensors."""
-        started, refits = time.perf_counter(), self.config.name == "refit"
-        before = self._exact.streams.layer_tokens if refits else 0
+        started, before = time.perf_counter(), self.engine.stream_layer_tokens
         searched = self.named(tailoring)
-        refitted = self.repaired(tailoring) if refits else None
+        refitted = self.repaired(tailoring) if self.config.name == "refit" else None
         for model in (searched, refitted):
             if model is not None:
                 self.engine.family.fitted.save(model, folder)
@@ -77,7 +76,7 @@ class Repairs:
             refitted=refitted,
             calibration=self.calibration.digest,
             seconds=round(time.perf_counter() - started, 3),
-            layer_tokens=self._exact.streams.layer_tokens - before if refits else 0,
+            layer_tokens=self.engine.stream_layer_tokens - before,
         )
 
     @property

@@ -71,6 +71,7 @@ class Engine:
         self._width = max(family.layer_parameters) / hidden  # outputs of a layer's linear layers
         self.skeleton = Skeleton(family, self.device)
         self.rotary_bounds = rotary_bounds(family.config)
+        self.stream_layer_tokens = 0  # tokens times layers that `Streams` ran here, padding counted
         self.layers = LayerCache(
             family,
             self.skeleton.templates,

@@ -104,8 +104,7 @@ class Evaluator:
     def _evaluate_group(
         self, split: str, known: int, n_examples: int, jobs: Sequence[Job]
     ) -> list[Evaluation]:
-        started, fitted = time.perf_counter(), self.engine.family.fitted
-        fits = fitted.layer_tokens
+        started, before = time.perf_counter(), self.engine.stream_layer_tokens
         outcomes: list[_Found] = [{} for _ in jobs]
         parts: list[list[Result]] = [[] for _ in jobs]
         tailorings = [job.tailoring for job in jobs]
@@ -124,7 +123,7 @@ class Evaluator:
             for job, found, result in zip(jobs, outcomes, joined, strict=True)
         ]
         seconds = (time.perf_counter() - started) / len(jobs)
-        share = (fitted.layer_tokens - fits) / len(jobs)
+        share = (self.engine.stream_layer_tokens - before) / len(jobs)  # of layers fitted for them
         return [
             Evaluation(score, result.failure, seconds, round(result.layer_tokens + share))
             for score, result in zip(scores, joined, strict=True)

@@ -44,7 +44,6 @@ class Streams:
             real & (batch.positions > 0).to(engine.device)
             for real, batch in zip(self.real, self.batches, strict=True)
         ]
-        self.layer_tokens = 0  # tokens times layers run so far, padding counted
         self._arguments: list[tuple[Mapping[str, Any], ...]] = []
 
     @property
@@ -110,5 +109,5 @@ class Streams:
             handle.remove()
 
     def _run(self, layer: nn.Module, spec: LayerSpec, batch: int, states: Tensor) -> Tensor:
-        self.layer_tokens += self.batches[batch].n_tokens
+        self.engine.stream_layer_tokens += self.batches[batch].n_tokens
         return run_layer(layer, states, self.arguments(batch, spec.position))

@@ -39,7 +39,6 @@ class FittedWeights:
 
     def __init__(self) -> None:
         self.fit: Callable[[LayerSpec], Mapping[str, Tensor]] | None = None
-        self.layer_tokens = 0  # tokens times layers that `fit` ran so far
         self._known: dict[str, Mapping[str, Tensor]] = {}
         self._folders: dict[Path, None] = {}
 

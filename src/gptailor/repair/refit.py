@@ -68,7 +68,6 @@ class Refitter:
         if known is not None:
             return known
         assert spec.refit_to is not None, f"{spec} is not to be refitted"
-        started = self.streams.layer_tokens
         before: list[Tensor] = []
         wanted: list[Tensor] = []
         for batch in range(len(self.streams.batches)):
@@ -77,7 +76,6 @@ class Refitter:
             wanted.append(states[spec.refit_to][batch])
         fitted = self._refitted(spec.with_repair(), before, wanted)
         self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))
-        self.engine.family.fitted.layer_tokens += self.streams.layer_tokens - started
         return fitted
 
     def cut_after_cut(self, tailoring: Tailoring, *, later_layers: bool = False) -> Tailoring:
