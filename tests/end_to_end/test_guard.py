@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from gptailor.app.sample_prompts import PROMPTS
 from gptailor.core.specs import GENERATION
 from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE
 from gptailor.core.trial import Job
+from gptailor.family import Family
 from gptailor.record.run_record import read_run
 from gptailor.tasks.greedy_text import FAULTS, GREEDY_TEXT, PROBE
+from gptailor.tasks.openers import GUARD_OPENERS, OPENERS
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +32,8 @@ def guarded(job_in: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
         {"name": "generation", "metric": "divergence", "member": "math", "weight": 0.5},
     ]
     budget = {"max_trials": 4, "n_examples": [4], "finalists": 2}
-    config = load_config(job_in(folder, guard=True, tasks=tasks, budget=budget, search="random"))
+    keys = {"guard": True, "tasks": tasks, "budget": budget, "chat": {"chat_template": True}}
+    config = load_config(job_in(folder, search="random", **keys))
     run_search(config, folder / "run")
     return folder / "run"
 
@@ -41,7 +45,7 @@ def test_the_record_has_the_texts_and_what_was_written_and_resumes(guarded: Path
     record = read_run(guarded)
     assert record.own_texts is not None
     assert record.own_texts.member == "math"
-    assert len(record.own_texts.texts) == 32
+    assert len(record.own_texts.texts) == 48
     goals = {goal.task: goal for goal in record.goals}
     assert goals[GENERATION].weight == 0.5
     facts = record.header.tasks[GENERATION]
@@ -55,6 +59,18 @@ def test_the_record_has_the_texts_and_what_was_written_and_resumes(guarded: Path
     before = (guarded / "record.jsonl").read_bytes()
     run_search(load_config(guarded.parent / "tailor.yaml"), guarded)
     assert (guarded / "record.jsonl").read_bytes() == before
+
+
+def test_openers_are_messages_of_a_chat_and_no_two_uses_share_one(
+    guarded: Path, pico: Family
+) -> None:
+    record, openers = read_run(guarded), [*OPENERS, *GUARD_OPENERS]
+    assert len({*openers, *PROMPTS}) == len(openers) + len(PROMPTS)
+    assert record.own_texts is not None
+    for text, (prompt, _, _) in zip(openers, record.own_texts.texts, strict=True):
+        message = [{"role": "user", "content": text}]
+        asked = pico.tokenizer.apply_chat_template(message, add_generation_prompt=True)
+        assert list(prompt) == asked["input_ids"]
 
 
 def test_another_process_would_score_the_same_without_writing(guarded: Path) -> None:
@@ -87,7 +103,8 @@ def test_report_and_card_have_a_row_for_every_detector(
     assert code == 0, problem
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     for text in (page, card):
-        section = text.partition("Greedy text")[2]
+        assert text.count("What it writes") == 1
+        section = text.partition("What it writes")[2]
         for row in ("repeated 4-grams", "loops", "empty", "unterminated", "flip rate", PROBE):
             assert row in section, row
 

@@ -28,8 +28,7 @@ from gptailor.family.fitted import FOLDER
 from gptailor.record.proof import proof_rows
 from gptailor.record.ranking import BEST
 from gptailor.record.run_record import RunRecord, read_run
-from gptailor.report.samples import side_by_side
-from gptailor.report.writing import writing_rows
+from gptailor.report.writing import writing
 
 __all__ = ["Provenance", "export", "find_provenance"]
 
@@ -93,25 +92,14 @@ def export(  # noqa: PLR0913  # what may be said of an export
             card_facts(family, found.tailoring, out.resolve().name),
             scores=found.scores,
             scores_note=_SCORES_NOTE,
-            beside=None if ended is None else side_by_side(ended),
+            writing=None if ended is None else writing(ended),
             n_tried=found.n_tried,
             target="" if record is None else record.header.target or "",
             proof=() if proof is None else proof_rows(proof),
-            **({} if ended is None else _writing(ended)),
         )
         card = model_card(facts)
         export_checkpoint(family, found.tailoring, out, card=card, **options.hf_arguments, **more)
     return family, found.tailoring
-
-
-def _writing(run: RunRecord) -> dict[str, Any]:
-    """How the result of a run writes; nothing where it had no guard."""
-    if not (rows := writing_rows(run)):
-        return {}
-    head = ("detector", *rows[0].estimates, "texts")
-    cells = ((row.name, *row.cells, f"{row.n_examples}") for row in rows)
-    guard = "" if run.chosen is None else run.chosen.guard or ""
-    return {"writing": (head, *cells), "guard": guard}
 
 
 def _with_refits(found: Provenance, family: Family) -> Tailoring:

@@ -1,17 +1,19 @@
 """The tasks of greedy text: the objective ``generation``, and what a guard looks at.
 
-Both are made of a whole member's own texts, which are written once: a run's record has them.
+Both are made of a whole member's own texts, which are written once: a run's record has them. No
+opener is in both. Where the config's section ``chat`` names a template, openers are a user's
+messages; sums and brackets are always plain text, which a model completes.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gptailor.config import Config
-from gptailor.core.specs import GENERATION
+from gptailor.core.specs import GENERATION, TaskSpec
 from gptailor.core.tailoring import BASE
 from gptailor.engine import Engine
 from gptailor.engine.own_texts import own_texts
 from gptailor.errors import ConfigError
+from gptailor.family import Family
 from gptailor.record.run_record import RunRecord
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.greedy_text import (
@@ -21,14 +23,22 @@ from gptailor.tasks.greedy_text import (
     own_text_task,
     probe_task,
 )
-from gptailor.tasks.openers import OPENERS
+from gptailor.tasks.lm_eval.chat import chat_of
+from gptailor.tasks.openers import GUARD_OPENERS, OPENERS
 from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Task
 
-__all__ = ["guard_tasks", "recorded_texts", "texts_member", "with_generation", "written_texts"]
+__all__ = [
+    "guard_tasks",
+    "prompt_tokens",
+    "recorded_texts",
+    "texts_member",
+    "with_generation",
+    "written_texts",
+]
 
 _MAX_LENGTH = 2048  # tokens: more than any opener and answer
-_ENDS = (16, 24)  # of the search and the selection split, in texts; the guard looks at the others
+_ENDS = (16, 24, 32)  # of the search, the selection and the test split, in texts
 
 
 def texts_member(config: Config) -> str:
@@ -44,14 +54,12 @@ def written_texts(engine: Engine, config: Config, *, made_up: bool = False) -> t
     Raises:
         TailoringError: The member can't write.
     """
-    tasks = any(task.name == GENERATION for task in config.tasks)
-    if not (config.guard or tasks):
-        return ()
-    openers = OPENERS if tasks else OPENERS[_ENDS[0] :]
-    prompts = [_encoded(engine, each) for each in openers]
+    has_task = any(task.name == GENERATION for task in config.tasks)
+    openers = [*(OPENERS if has_task else ()), *(GUARD_OPENERS if config.guard else ())]
+    prompts = prompt_tokens(config, engine.family, openers)
     if made_up:
         return tuple(OwnText(each, each[:1] * NEW_TOKENS, ()) for each in prompts)
-    return own_texts(engine, texts_member(config), prompts)
+    return own_texts(engine, texts_member(config), prompts) if prompts else ()
 
 
 def recorded_texts(record: RunRecord | None) -> tuple[OwnText, ...]:
@@ -73,8 +81,8 @@ def with_generation(
     left, ordered = iter(tasks.items()), dict[str, TaskSplits]()
     for spec in config.tasks:
         if spec.name == GENERATION:
-            first, second = _ENDS
-            parts = (texts[:first], texts[first:second], texts[second:])
+            first, second, third = _ENDS
+            parts = (texts[:first], texts[first:second], texts[second:third])
             search, selection, test = map(own_text_task, parts)
             ordered[GENERATION] = TaskSplits(search, selection, test, {}, spec)
         else:
@@ -85,13 +93,26 @@ def with_generation(
 
 def guard_tasks(engine: Engine, texts: Sequence[OwnText]) -> list[Task]:
     """What a guard looks at: a member's own texts, what is written after openers, a probe."""
-    encode = functools.partial(_encoded, engine)
-    texts = texts[-(len(OPENERS) - _ENDS[0]) :]
+    texts = texts[-len(GUARD_OPENERS) :]
     prompts = [text.prompt for text in texts]
-    return [own_text_task(texts), continued_task(prompts), probe_task(encode)]
+    return [own_text_task(texts), continued_task(prompts), probe_task(_encode(engine.family))]
 
 
-def _encoded(engine: Engine, text: str) -> tuple[int, ...]:
-    family = engine.family
+def prompt_tokens(config: Config, family: Family, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Texts in token ids, each as a user's message where the section ``chat`` names a template.
+
+    Raises:
+        TaskError: The tokenizer has no such template.
+    """
+    spec = TaskSpec(name="greedy text", metric="acc").with_defaults(config.chat)
+    chat, encode = chat_of(spec, family.tokenizer), _encode(family)
+    if chat.template is None:
+        return [encode(text) for text in texts]
+    system = chat.system_instruction
+    before = [{"role": "system", "content": system}] if system else []
+    return [encode(chat.rendered([*before, {"role": "user", "content": each}])) for each in texts]
+
+
+def _encode(family: Family) -> Callable[[str], tuple[int, ...]]:
     encoder = Encoder.of(family.tokenizer, _MAX_LENGTH, family.config.vocab_size)
-    return encoder.prompt(text, NEW_TOKENS)
+    return lambda text: encoder.prompt(text, NEW_TOKENS)

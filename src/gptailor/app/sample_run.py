@@ -6,11 +6,11 @@ All of them are measured on the run's test split, too, so that they can be read 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from gptailor.app.greedy_tasks import prompt_tokens
 from gptailor.app.measure_models import open_result
 from gptailor.app.sample_prompts import N_SHOWN, PROMPTS
-from gptailor.config import Config
 from gptailor.core.score_table import best_member
-from gptailor.core.specs import GENERATION, TaskSpec
+from gptailor.core.specs import GENERATION
 from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Job, Scores
@@ -23,7 +23,6 @@ from gptailor.record.evaluation_file import SampledModel, SamplesFile
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.searchers.space import Space
 from gptailor.tasks.greedy_text import NEW_TOKENS, continued_task, own_text_task
-from gptailor.tasks.lm_eval.chat import chat_of
 from gptailor.tasks.task import Prompt
 
 __all__ = ["LAST_N", "sample"]
@@ -62,7 +61,8 @@ def sample(
         n_examples = max(facts.test for facts in record.header.tasks.values())
         job = Job(models[LAST_N], n_examples, "test")
         scores[LAST_N] = _scored(evaluator, {LAST_N: job})[LAST_N]
-    prompts = _prompts(settings, family)
+    tokens = prompt_tokens(settings, family, PROMPTS)
+    prompts = [Prompt(each, NEW_TOKENS) for each in tokens]
     on_message(f"letting {len(models)} models write after {len(prompts)} prompts ...")
     texts = _texts(evaluator.engine, models, prompts)
     measured = _measured(evaluator.engine, models, prompts)
@@ -94,23 +94,6 @@ def _last_n(
         on_message(f"note: last_n is left out: {'; '.join(error.problems)}")
         return {}
     return {LAST_N: tailoring}
-
-
-def _prompts(settings: Config, family: Family) -> list[Prompt]:
-    """The prompts in token ids; through the chat template where the config's tasks are."""
-    spec = TaskSpec(name="samples", metric="acc").with_defaults(settings.chat)
-    chat, encode = chat_of(spec, family.tokenizer), family.tokenizer.encode
-    prompts = []
-    for text in PROMPTS:
-        if chat.template is None:
-            tokens = encode(text)
-        else:
-            messages = [{"role": "user", "content": text}]
-            if chat.system_instruction:
-                messages.insert(0, {"role": "system", "content": chat.system_instruction})
-            tokens = encode(chat.rendered(messages), add_special_tokens=False)
-        prompts.append(Prompt(tuple(tokens), NEW_TOKENS))
-    return prompts
 
 
 def _texts(

@@ -20,11 +20,12 @@ def command(
 ) -> None:
     """Let base, best member, last layers cut and result write; show texts and scores together."""
     from gptailor.app.sample_run import sample
-    from gptailor.report.samples import side_by_side
+    from gptailor.report.writing import writing
 
     record = sample(run, config=config, on_message=lambda text: errors.print(text, style="dim"))
-    found = side_by_side(record)
+    found = writing(record)
     assert found is not None, "what was written can be shown"
+    assert found.scores is not None, "what was written was scored"
     assert record.samples is not None
     if as_json:
         typer.echo(json.dumps(record.samples.model_dump(), allow_nan=False))
@@ -36,7 +37,5 @@ def command(
         for name, text in texts:
             screen.print(f"  {name}: {' '.join(text.split()) or '(nothing)'}")
         screen.print()
-    screen.print(
-        f"greedy texts of {found.n_prompts} prompts that no search saw", *found.notes, sep="\n"
-    )
+    screen.print(found.about, *found.notes, sep="\n")
     screen.print(f"in the report: gptailor report {run}")

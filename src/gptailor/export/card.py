@@ -17,7 +17,7 @@ from gptailor.core.repair import repair_sentence
 from gptailor.core.score_table import ScoreTable, Share
 from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
-from gptailor.report.samples import SideBySide
+from gptailor.report.writing import Writing
 
 __all__ = ["CardFacts", "model_card", "path_only", "paths_only"]
 
@@ -56,14 +56,12 @@ class CardFacts:
         parameters: Of the base and of the result; None if not known.
         scores: Of the members and the result, on examples that the search did not see.
         scores_note: A sentence on which examples these are.
-        beside: What the result and others write, where that was measured.
         n_tried: How many candidates were tried; None if there was no search.
         notes: Sentences on the reading of the members.
         versions: Program to version.
         uniform: Whether all layers of the members are of one kind.
         auto_class: The class of transformers that reads the checkpoint.
-        writing: Detectors of greedy text: a head of models, then rows of cells; none if unknown.
-        guard: A sentence without its full stop on candidates that were passed over, or "".
+        writing: What the result and others write, where that was measured.
         width: A sentence without its full stop on what was left out of every layer, or "".
         target: A sentence without its full stop on the target, or "".
         proof: Rows of what was measured: its name, of the base, of the result, and their ratio.
@@ -77,14 +75,12 @@ class CardFacts:
     parameters: tuple[int, int] | None = None
     scores: ScoreTable | None = None
     scores_note: str = ""
-    beside: SideBySide | None = None
     n_tried: int | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     uniform: bool = True
     auto_class: str = "AutoModelForCausalLM"
-    writing: tuple[tuple[str, ...], ...] = ()
-    guard: str = ""
+    writing: Writing | None = None
     width: str = ""
     target: str = ""
     proof: Sequence[Sequence[str]] = ()
@@ -107,8 +103,7 @@ def model_card(facts: CardFacts) -> str:
         _members(facts),
         "" if facts.scores is None else _scores(facts.scores, facts.scores_note),
         _target(facts),
-        _writing(facts) if facts.writing else "",
-        "" if facts.beside is None else _writes(facts.beside),
+        "" if facts.writing is None else _writes(facts.writing),
         _layers(facts),
         _exact(facts),
         f"Made with {', '.join(programs)}." if programs else "",
@@ -214,26 +209,19 @@ def _scores(scores: ScoreTable, note: str) -> str:
     return f"## Scores\n\n{_text(note)}\n\n{_table(head, rows)}{legend}"
 
 
-def _writing(facts: CardFacts) -> str:
-    head, *rows = [tuple(map(_text, row)) for row in facts.writing]
-    guard = f"\n\nThe guard: {_text(facts.guard)}." if facts.guard else ""
-    return (
-        "## Greedy text\n\nWhat each model writes greedily after openers (shares of the texts, 95 "
-        "% intervals), its distance from a whole member's own texts, and a short probe.\n\n"
-        f"{_table(head, rows)}{guard}"
-    )
-
-
-def _writes(beside: SideBySide) -> str:
+def _writes(found: Writing) -> str:
     """Texts after a few prompts, and what was measured on all of them."""
-    text = f"## What it writes\n\nGreedy text, 64 tokens at most, after {beside.n_prompts} prompts."
-    for prompt, texts in beside.texts:
+    text = f"## What it writes\n\n{_text(found.about)}."
+    if found.guard:
+        text += f"\n\nThe guard: {_text(found.guard)}."
+    for prompt, texts in found.texts:
         lines = (f"**{_text(name)}**: {_text(each) or '(nothing)'}" for name, each in texts)
         text += f"\n\nAfter `{_clean(prompt).replace('`', '')}`{_bullets(lines)}"
-    for grid in (beside.faults, beside.scores):
-        rows = [["<br>".join(map(_text, cell.split("\n"))) for cell in row] for row in grid.rows]
-        text += f"\n\n{grid.title}:\n\n{_table([*map(_text, grid.head)], rows)}"
-    return text + _bullets(map(_text, beside.notes))
+    for grid in (found.faults, found.scores):
+        if grid is not None:
+            cells = [["<br>".join(map(_text, cell.split("\n"))) for cell in r] for r in grid.rows]
+            text += f"\n\n{grid.title}:\n\n{_table([*map(_text, grid.head)], cells)}"
+    return text + _bullets(map(_text, found.notes))
 
 
 def _member_score(scores: ScoreTable, member: str, task: str) -> str:

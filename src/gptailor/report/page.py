@@ -27,7 +27,6 @@ from gptailor.report.front import front
 from gptailor.report.ladder_page import ladder_facts
 from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
-from gptailor.report.samples import side_by_side
 from gptailor.report.scores import evidence, finalists, parameters_of, table_of, values_of
 from gptailor.report.words import (
     amount,
@@ -40,7 +39,7 @@ from gptailor.report.words import (
     percent,
     share_lines,
 )
-from gptailor.report.writing import writing_rows
+from gptailor.report.writing import writing
 
 __all__ = ["write_page", "write_report"]
 
@@ -135,9 +134,8 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "evidence": found,
         "table": table,
         "forest": None if table is None else forest(table, members),
-        "beside": side_by_side(run),
         "best": best,
-        "writing": writing_rows(run),
+        "writing": writing(run),
         "layers": None if result is None else layer_picture(result, members, n_layers),
         "explained": explained,
         "explained_grid": None if explained is None else partial(explanation_grid, run, explained),

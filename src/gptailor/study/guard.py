@@ -4,12 +4,14 @@ Dead is what repeats itself, ends in loops or says nothing far more often than t
 would hardly write a token of the member's own text as the member did.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from gptailor.core.objective import Goal
+from gptailor.core.score_table import best_member
 from gptailor.core.specs import GENERATION
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import GUARD, Evaluation, Job, Scores
@@ -79,6 +81,21 @@ class Guard:
             return False
         self._dead[tailoring.digest] = number, why
         return True
+
+    def write_for_report(
+        self, members: Mapping[str, Scores], goals: Sequence[Goal], number: int, chosen: Tailoring
+    ) -> None:
+        """Let the best whole member and the chosen model write; the base has.
+
+        Args:
+            members: Their scores on the test split.
+            goals: What they were scored by.
+            number: The trial's.
+            chosen: Its model, repaired.
+        """
+        best = best_member(members, {goal.task: goal.metric for goal in goals}) or BASE
+        self.written(best, Tailoring.whole(best, self._n_layers))
+        self.written(number, chosen)
 
     def verdict(self, tailoring: Tailoring, cost: float) -> dict[str, Any]:
         """The keys of a choice: a sentence on dead texts, if there are any, and their cost.

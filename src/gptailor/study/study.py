@@ -123,10 +123,6 @@ class Study:
         self._show("selection")
         number, chosen = self._choose()
         self._on_chosen(self, chosen)
-        if self._guard is not None:
-            best = min(members, key=lambda name: self.objective.scalar(members[name]))
-            self._guard.written(best, Tailoring.whole(best, plan.n_layers))
-            self._guard.written(number, chosen)
         self._show("test")
         n_examples = plan.sizes["test"]
         jobs = self._wholes("test", n_examples)
@@ -137,7 +133,10 @@ class Study:
                 trial.number: Job(trial.tailoring, n_examples, "test") for trial in able
             }
             self._measured("test", others | jobs)
-        self._scored("test", jobs)
+        scores = self._scored("test", jobs)
+        if self._guard is not None:
+            tested = {name: scores[name] for name in plan.members}
+            self._guard.write_for_report(tested, plan.goals, number, chosen)
         self._show("done")
         return number, chosen
 

@@ -1,8 +1,8 @@
 """Openers: beginnings of texts of many kinds, which every language model can go on from."""
 
-__all__ = ["OPENERS"]
+__all__ = ["GUARD_OPENERS", "OPENERS"]
 
-OPENERS = (
+OPENERS = (  # of the task ``generation``
     "The capital of France is",
     "def add(a, b):\n    ",
     "Question: Why does ice float on water?\nAnswer:",
@@ -35,4 +35,22 @@ OPENERS = (
     "The dog ran across the street and",
     "An email address consists of",
     "The first step in solving a problem is to",
+)
+GUARD_OPENERS = (  # of the guard; the task ``generation`` has none of them
+    "The longest river in Africa is",
+    "def count_vowels(text):\n    ",
+    "Question: Why is the sky blue?\nAnswer:",
+    "Late in the evening, a stranger knocked at the door and",
+    "To mend a flat tyre, first",
+    "The two most common causes of a fire at home are",
+    "A shop sells apples for 2 dollars each. Nine apples cost",
+    "Dear Sir or Madam,\nI would like to ask",
+    "Question: Who discovered America?\nAnswer:",
+    "The main reason why people sleep is that",
+    "while True:\n    line = input()\n    ",
+    "Here is a list of four things to pack for a journey:\n1.",
+    "In the year 1492,",
+    "The opposite of heavy is",
+    "Question: A box holds 8 pens. How many pens do 5 boxes hold?\nAnswer:",
+    "When the rain had stopped, the birds",
 )
