@@ -40,7 +40,7 @@ DOORS = {
     "ConfigSpace": {"searchers/smac3.py"},
     "datasets": {"tasks/lm_eval/"},
     "gguf": {"family/gguf/", "export/gguf/"},
-    "huggingface_hub": {"family/hub.py", "export/card.py"},
+    "huggingface_hub": {"family/hub.py", "export/card.py", "export/push.py"},
     "jinja2": {"report/", "export/card.py", "tasks/lm_eval/"},
     "llama_cpp": {"evaluation/timing.py"},
     "lm_eval": {"tasks/lm_eval/"},

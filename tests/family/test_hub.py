@@ -1,70 +1,25 @@
 """Repositories of the hub: its cache as it lies on disk, and a small hub of our own."""
 
+import io
 import json
 import shlex
 import shutil
-import threading
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
+from local_hub import COMMIT, OLDER, Hub, serving
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from gptailor.errors import FamilyError
 from gptailor.family import MemberSpec, load_family
-
-COMMIT, OLDER = "1234567890" * 4, "abcdef0123" * 4
-
-
-@dataclass
-class Hub:
-    """Repositories by name, as revision to files; and what was asked for."""
-
-    repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
-    statuses: dict[str, tuple[int, str]] = field(default_factory=dict)
-    fetched: list[str] = field(default_factory=list)
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for a path of the hub's API."""
-        parts = path.strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        name = "/".join(parts[2:4] if api else parts[:2])
-        known = (200, "") if name in self.repositories else (401, "RepoNotFound")
-        status, code = self.statuses.get(name, known)
-        if status != 200 and (code != "GatedRepo" or not api):  # all may read what is gated
-            key = "X-Error-Message" if " " in code else "X-Error-Code"
-            return status, {key: code} if code else {}, b"{}"
-        rest = parts[4:] if api else parts[2:]
-        at = rest[1] if len(rest) > 1 else "main"
-        revision = {"main": COMMIT, "v1": OLDER}.get(at, at)
-        files = self.repositories[name].get(revision)
-        if files is None:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-        if not api:
-            return self._file(files, "/".join(rest[2:]), revision)
-        if rest[:1] == ["tree"]:
-            tree = [
-                {"type": "file", "path": k, "size": len(v), "oid": sha1(v).hexdigest()}
-                for k, v in files.items()
-            ]
-            return 200, {}, json.dumps(tree).encode()
-        siblings = [{"rfilename": file} for file in files]
-        return 200, {}, json.dumps({"id": name, "sha": revision, "siblings": siblings}).encode()
-
-    def _file(
-        self, files: dict[str, bytes], file: str, commit: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        if file not in files:
-            return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        headers = {"ETag": f'"{sha1(files[file]).hexdigest()}"', "X-Repo-Commit": commit}
-        return 200, headers, files[file]
 
 
 @pytest.fixture
@@ -78,43 +33,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on localhost that the hub's library takes for the real one."""
-    served = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _send(self, *, body: bool) -> None:
-            status, headers, content = served.answer(self.path.partition("?")[0])
-            if body and "/resolve/" in self.path and status == 200:
-                served.fetched.append(self.path.rpartition("/")[2])
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def do_GET(self) -> None:
-            self._send(body=True)
-
-        def do_HEAD(self) -> None:
-            self._send(body=False)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
-    yield served
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Hub(), monkeypatch) as served:
+        yield served
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -146,6 +66,7 @@ def test_only_what_is_needed_is_fetched(hub: Hub, pico_family: Any, cache: Path)
             *("pytorch_model.bin", "model.gguf", "tf_model.h5", "original/consolidated.00.pth"),
             *("consolidated.safetensors", "onnx/model.onnx", "onnx/config.json", "run.py"),
             *("checkpoint-5/model.safetensors", "flax_model.msgpack", "picture.png"),
+            *("model-00001-of-00002.safetensors", "model.safetensors.index.json.bak"),
         )
     }
     hub.repositories["maker/pico"] = {COMMIT: files | waste}
@@ -153,6 +74,60 @@ def test_only_what_is_needed_is_fetched(hub: Hub, pico_family: Any, cache: Path)
     assert sorted(hub.fetched) == sorted(files)
     assert family.digests == _load(str(pico_family.base)).digests
     assert f"maker/pico was read from the model hub at commit {COMMIT}" in family.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [True, False], ids=["shards", "no index"])
+def test_of_many_weights_those_that_are_read_are_fetched(
+    hub: Hub, pico_family: Any, index: bool
+) -> None:
+    files = _files(pico_family.base)
+    weights = files.pop("model.safetensors")
+    named = "model-00001-of-00001.safetensors"
+    files[named] = weights
+    waste = {"trainer_state.json": b"{}", "fitted/x.safetensors": b"waste"}
+    if index:
+        waste["model.fp16.safetensors"] = b"waste"
+        names = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+        index_of = {name: named for name in names if name != "__metadata__"}
+        files["model.safetensors.index.json"] = json.dumps(
+            {"metadata": {}, "weight_map": index_of}
+        ).encode()
+        hub.repositories["maker/pico"] = {COMMIT: files | waste}
+        assert _load("maker/pico").digests == _load(str(pico_family.base)).digests
+    else:
+        hub.repositories["maker/pico"] = {COMMIT: files | waste}
+        assert "if model-00001-of-00001.safetensors holds its weights" in _problem("maker/pico")
+    assert sorted(hub.fetched) == sorted(
+        files.keys() - {"trainer_state.json", "fitted/x.safetensors"}
+    )
+
+
+@pytest.mark.slow
+def test_a_broken_download_goes_on_where_it_broke_and_shows_a_bar(
+    hub: Hub, pico_family: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = _files(pico_family.base)
+    hub.repositories["maker/pico"] = {COMMIT: files}
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub.cut_after = 100_000
+    assert sorted(map(len, files.values()))[-2] < hub.cut_after < len(files["model.safetensors"])
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bars = sys.modules["huggingface_hub.utils.tqdm"]  # its package has a class of that name
+    monkeypatch.setattr(bars, "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    assert _load("maker/pico").digests == _load(str(pico_family.base)).digests
+    assert hub.ranges == ["bytes=100000-"]
+    assert "Reconstruction complete: 100%" in terminal.getvalue()
+    shown = len(terminal.getvalue())
+    _load("maker/pico")
+    assert len(terminal.getvalue()) == shown  # no bar where nothing is fetched
 
 
 @pytest.mark.slow

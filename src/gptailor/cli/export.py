@@ -7,6 +7,7 @@ import typer
 
 from gptailor.cli.console import errors, path_argument, path_option, screen
 from gptailor.core.plugins import import_modules
+from gptailor.errors import ConfigError
 from gptailor.record.ladder_folder import run_at
 
 __all__ = ["command"]
@@ -14,7 +15,10 @@ __all__ = ["command"]
 
 def command(  # noqa: PLR0913, PLR0917  # each is an option
     run: Annotated[Path, path_argument("The run's folder, or a tailor.yaml.")],
-    out: Annotated[Path, path_option("The checkpoint's folder; else a file.", "--out", "-o")],
+    out: Annotated[
+        Path | None,
+        path_option("The checkpoint's folder; else a file. With --push RUN/model.", "--out", "-o"),
+    ] = None,
     trial: Annotated[
         int | None, typer.Option(min=0, help="A trial's number; the chosen one if absent.")
     ] = None,
@@ -35,6 +39,10 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     shard_size: Annotated[
         str | None, typer.Option(help="hf: the most that one file holds; 5GB if absent.")
     ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="hf: upload it to this repository, too; private if new.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace what is not ours.")] = False,
     imports: Annotated[
         list[str] | None,
@@ -45,12 +53,21 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.export.options import ExportOptions
 
     import_modules(imports or [])
-    options = ExportOptions.of(format_, out, dtype=dtype, shard_size=shard_size)
+    run = run_at(run, remove)
+    if out is None:
+        if push is None or not run.is_dir():
+            raise ConfigError("export: name what to write with --out")
+        out = run / "model"
+    options = ExportOptions.of(
+        format_, out, dtype=dtype, shard_size=shard_size, push=push, public=public
+    )
     from gptailor.app.export_run import export  # slow: problems first
     from gptailor.export import card_facts
+    from gptailor.export.push import open_repository, push_folder
 
+    repository = None if push is None else open_repository(push, overwrite=overwrite)
     family, exported = export(
-        run_at(run, remove),
+        run,
         out,
         options,
         trial=trial,
@@ -71,3 +88,6 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
         f"{len(exported.layers)} of {family.n_layers} layers, {after:,} of {before:,} parameters "
         f"({1 - after / before:.1%} fewer); {sentence[options.format]}: {out}"
     )
+    if repository is not None:
+        errors.print(f"uploading it to {repository.name} ...", style="dim")
+        screen.print(f"uploaded: {push_folder(out, repository, public=public)}")

@@ -3,10 +3,11 @@
 Names and paths are escaped for Markdown and YAML.
 """
 
+import functools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from gptailor.core.repair import repair_sentence
 from gptailor.core.score_table import ScoreTable, Share
 from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.family.hub import HUB_ID
+from gptailor.files.yaml import read_yaml
 from gptailor.report.writing import Writing
 
 __all__ = ["CardFacts", "model_card", "path_only", "paths_only"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|\\`*[]~$"}
 _PIPELINES = {
     "AutoModelForCausalLM": "text-generation",
@@ -124,12 +126,15 @@ def path_only(path: str) -> str:
 def _front_matter(facts: CardFacts) -> str:
     paths = [facts.paths[name] for name in _members_used(facts.tailoring) if name in facts.paths]
     ids = [name for name in dict.fromkeys(_hub_name(path_only(path)) for path in paths) if name]
+    licence = None if facts.licence is None else _clean(facts.licence)
+    known = licence is None or licence in _licences()
     data = ModelCardData(
         base_model=ids or None,
         base_model_relation="merge" if ids else None,
         eval_results=_eval_results(facts.scores) or None,
         library_name="transformers",
-        license=None if facts.licence is None else _clean(facts.licence),
+        license=licence if known else "other",
+        license_name=None if known or licence is None else _slug(licence),
         model_name=_clean(facts.name),
         pipeline_tag=_PIPELINES[facts.auto_class],
         tags=["gptailor", "merge", "layer-pruning"],
@@ -316,13 +321,20 @@ def _members_used(tailoring: Tailoring) -> list[str]:
     return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
 
 
-def _hub_name(path: str) -> str:
-    """A hub id, without its revision; of a folder or a file the last name alone."""
-    hub_id = path.partition("@")[0]
-    if _HUB_ID.match(hub_id) and not Path(path).exists():  # hubs refuse a card that names a path
-        return hub_id
-    name = path.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+def _hub_name(path: str) -> str | None:
+    """The repository of a hub id; None of a folder or a file, which the hub can't link to."""
+    found = HUB_ID.match(path)
+    return found["name"] if found and not Path(path).exists() else None
+
+
+@functools.cache
+def _licences() -> Collection[str]:
+    """The hub's names of licences; another is `other`, with its own name beside it."""
+    return frozenset(read_yaml(Path(__file__).with_name("licences.yaml")))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.") or "unknown"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

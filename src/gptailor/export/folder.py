@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from gptailor.errors import ExportError
 from gptailor.files.atomic import move_over, temporary_folder
 
-__all__ = ["MANIFEST", "refuse_folder", "replacing_file", "replacing_folder"]
+__all__ = ["MANIFEST", "files_in_manifest", "refuse_folder", "replacing_file", "replacing_folder"]
 
 MANIFEST = "gptailor-export.json"
 _FORMAT = "gptailor-export/1"
@@ -113,6 +113,18 @@ def refuse_folder(folder: Path, *, overwrite: bool, keep: Collection[Path] = ())
         )
 
 
+def files_in_manifest(path: Path) -> list[str]:
+    """The files that an export has listed as its own; empty if it did not write this manifest."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    match manifest:
+        case {"format": str(format_), "files": [*listed]} if format_ == _FORMAT:
+            return list(map(str, listed))
+    return []
+
+
 @contextmanager
 def _os_errors_explained(path: Path) -> Iterator[None]:
     """Turn errors of the system, or of safetensors, into a sentence about `path`."""
@@ -160,14 +172,7 @@ def _is_ours(target: Path) -> bool:
     files = _files(target)
     if not files:
         return not any(target.iterdir())
-    try:
-        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    match manifest:
-        case {"format": str(format_), "files": [*listed]} if format_ == _FORMAT:
-            return set(files) <= set(map(str, listed))
-    return False
+    return set(files) <= set(files_in_manifest(target / MANIFEST))
 
 
 def _files(folder: Path) -> list[str]:

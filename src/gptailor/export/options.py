@@ -25,10 +25,17 @@ class ExportOptions:
     shard_bytes: int | None = None
 
     @classmethod
-    def of(
-        cls, format_: str, out: Path, *, dtype: str | None = None, shard_size: str | None = None
+    def of(  # an option each
+        cls,
+        format_: str,
+        out: Path,
+        *,
+        dtype: str | None = None,
+        shard_size: str | None = None,
+        push: str | None = None,
+        public: bool = False,
     ) -> "ExportOptions":
-        """Check the options.
+        """Check the options; `push` and `public` are checked and not kept.
 
         Example:
             >>> ExportOptions.of("hf", Path("model"), shard_size="2GB").shard_bytes
@@ -54,6 +61,13 @@ class ExportOptions:
             problems.append(
                 f"--shard-size: must be a size above 0 such as 2GB or 500MiB, not {shard_size!r}"
             )
+        if push is not None and format_ != "hf":
+            problems.append(
+                f"--push: uploads a folder of --format hf; upload this one with 'hf upload {push} "
+                f"{out}'"
+            )
+        if public and push is None:
+            problems.append("--public: says nothing without --push; leave it out")
         if format_ == "gguf" and out.suffix != ".gguf":
             problems.append(f"--out: a GGUF file's name must end in .gguf, not {out.name!r}")
         if problems:

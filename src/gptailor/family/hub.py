@@ -3,25 +3,41 @@
 import contextlib
 import errno
 import fnmatch
+import logging
 import re
 import shlex
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import errors, get_cached_repo_tree, hf_hub_download, snapshot_download
+from huggingface_hub.utils import logging as hub_logging
 
 from gptailor.errors import FamilyError, listed
 from gptailor.family.library_calls import quiet
+from gptailor.family.weight_files import WHOLE_WEIGHTS, read_json
 
-__all__ = ["commit_of", "fetch"]
+__all__ = ["HUB_ERRORS", "HUB_ID", "calm_hub", "commit_of", "fetch"]
 
-# weights as safetensors only: pickles can run code, and other formats double the download
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md"]
-# folders hold other formats and checkpoints of the training; consolidated* are second copies
-_UNWANTED = ["*/*", "consolidated*"]
+# what the hub's library raises; hf_xet's are bare RuntimeErrors
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    errors.HTTPError,  # type: ignore[attr-defined]  # of httpx or httpx2, as the hub's version has
+)
+_WANTED = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md"]
+# folders hold other formats and checkpoints of the training
+_UNWANTED = ["*/*", "trainer_state.json"]
+# safetensors only: pickles can run code, and other formats double the download
+_WEIGHTS = "*.safetensors"
+_SECOND_COPIES = "consolidated*"
+_ADAPTER = "adapter_model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _PART = r"[A-Za-z0-9][\w.-]*"
-_HUB_ID = re.compile(
-    rf"(?P<name>{_PART}(/{_PART})?)(/(?P<file>[\w./-]+\.gguf))?(@(?P<revision>[\w./-]+))?\Z"
+HUB_ID = re.compile(
+    rf"(?P<name>{_PART}(/{_PART})?)(/(?P<file>[\w./-]+\.gguf))?(@(?P<revision>[\w./-]+))?\Z",
+    re.ASCII,
 )
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}\Z")
 # rests of a sentence; an error may be of several of these kinds, and the first is said
@@ -61,7 +77,7 @@ def fetch(text: str, revision: str | None = None) -> Path:
         text: ``NAME``, ``NAME@REVISION``, or either with ``/FILE.gguf`` behind the name.
         revision: A branch, tag or commit; the main branch where neither says one.
     """
-    match = _HUB_ID.match(text)
+    match = HUB_ID.match(text)
     file = match and match["file"]
     if match is None or ".." in text or (not file and text.endswith((".gguf", ".safetensors"))):
         raise FamilyError(f"{text} does not exist; check the path")
@@ -70,20 +86,32 @@ def fetch(text: str, revision: str | None = None) -> Path:
         raise FamilyError(f"{text} names one revision and 'revision' another ({revision}); say one")
     revision = at or revision
     try:
-        with quiet():
-            if file:
+        if not file:
+            folder = _folder(name, revision)
+        else:
+            with calm_hub():
                 return Path(hf_hub_download(name, file, revision=revision))
-            folder = snapshot_download(
-                name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-            )
     except errors.HFValidationError:
         raise FamilyError(f"{name} does not exist; check the path") from None
-    except (OSError, ValueError) as error:  # the hub's own derive from these
+    except HUB_ERRORS as error:
         full_name = f"{name}/{file}" if file else name
         full_name += f" (revision {revision})" if revision else ""
         raise FamilyError(f"{full_name} {_reason(name, file, error)}") from error
-    _refuse_other_weights(name, revision, Path(folder))
-    return Path(folder)
+    _refuse_other_weights(name, revision, _files(name, folder))
+    return folder
+
+
+@contextlib.contextmanager
+def calm_hub() -> Iterator[None]:
+    """Silence the hub's library but for its bars, which it shows on a terminal alone."""
+    level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hub_logging.set_verbosity(level)
 
 
 def commit_of(location: Path) -> str | None:
@@ -92,6 +120,45 @@ def commit_of(location: Path) -> str | None:
         if folder.parent.name == "snapshots" and _SNAPSHOT.match(folder.name):
             return folder.name
     return None
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    """Fetch what is read of a repository: first the small files, then the weights they name."""
+
+    def fetched(*more: str) -> Path:
+        wanted = [*_WANTED, *more]
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED
+            )
+        )
+
+    with quiet():
+        folder = fetched()
+    weights = _weights(folder, _files(name, folder))
+    missing = any(not (folder / file).is_file() for file in weights)
+    with calm_hub() if missing else quiet():  # no bars where nothing is to be done
+        return fetched(*weights)
+
+
+def _files(name: str, folder: Path) -> Sequence[str]:
+    """The files of a repository at the commit of a folder in the cache."""
+    with contextlib.suppress(errors.CachedRepoTreeNotFoundError):
+        return [file.path for file in get_cached_repo_tree(name, revision=folder.name)]
+    return [path.name for path in folder.iterdir()]  # an older library's cache
+
+
+def _weights(folder: Path, files: Sequence[str]) -> list[str]:
+    """The files of weights that may be read, of all that a repository has."""
+    whole, index = WHOLE_WEIGHTS
+    wanted = {whole, _ADAPTER}  # shards beside a whole file are a second copy
+    if index in files and whole not in files:
+        shards = read_json(folder / index).get("weight_map")
+        wanted = {_ADAPTER, *map(str, shards.values() if isinstance(shards, dict) else ())}
+    if found := sorted(wanted & {*files}):
+        return found
+    tops = fnmatch.filter((file for file in files if "/" not in file), _WEIGHTS)
+    return [file for file in tops if not fnmatch.fnmatch(file, _SECOND_COPIES)]
 
 
 def _reason(name: str, file: str | None, error: BaseException) -> str:
@@ -117,12 +184,9 @@ def _reason(name: str, file: str | None, error: BaseException) -> str:
     )
 
 
-def _refuse_other_weights(name: str, revision: str | None, folder: Path) -> None:
+def _refuse_other_weights(name: str, revision: str | None, files: Sequence[str]) -> None:
     """Refuse a repository whose weights are in other formats, which were not fetched."""
-    files = [path.name for path in folder.iterdir()]
-    with contextlib.suppress(errors.CachedRepoTreeNotFoundError):  # an older library's cache
-        files = [file.path for file in get_cached_repo_tree(name, revision=revision)]
-    if fnmatch.filter(files, "*.safetensors"):
+    if fnmatch.filter(files, _WEIGHTS):
         return
     pickles = sorted(file for kind in _PICKLES for file in fnmatch.filter(files, kind))
     ggufs = sorted(fnmatch.filter(files, "*.gguf"))

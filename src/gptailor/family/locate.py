@@ -67,7 +67,10 @@ def _inside_package(text: str) -> Path:
 
 
 def licence_of(folder: Path) -> str | None:
-    """The ``license`` in the front matter of a folder's README.md, or None."""
+    """The ``license`` in the front matter of a folder's README.md, or None.
+
+    Where that is ``other``, its ``license_name``.
+    """
     path = folder / "README.md"
     if not path.is_file() or path.stat().st_size > _MAX_CARD_BYTES:
         return None
@@ -78,7 +81,9 @@ def licence_of(folder: Path) -> str | None:
         matter = parse_yaml("\n".join(lines[1 : lines.index("---", 1)]), where=str(path))
     except ConfigError:
         return None  # a broken card is no reason to refuse the weights
-    named = matter.get("license") if isinstance(matter, dict) else None
+    matter = matter if isinstance(matter, dict) else {}
+    named = matter.get("license")
+    named = matter.get("license_name", named) if named == "other" else named
     return named if isinstance(named, str) and named else None
 
 
