@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,16 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {name: number for name in LIBRARIES if (number := _version(name))},
     }
+
+
+def _version(library: str) -> str | None:
+    """A library's version; None where it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def told_of(told: dict[str, Any]) -> str:
@@ -94,7 +102,7 @@ def watch(beside: Callable[[], Any] | None = None) -> Iterator[dict[str, float]]
         return run
 
     watched = (
-        (walk, "_called", "layers"),
+        (walk, "run_layer", "layers"),
         (walk, "score", "heads"),
         (Skeleton, "inputs", "embedding and masks"),
     )

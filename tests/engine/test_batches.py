@@ -28,7 +28,7 @@ def test_every_continuation_is_asked_once(
 @given(st.lists(PASSAGES, min_size=1, max_size=12))
 def test_targets_are_predicted_from_the_tokens_before_them(passages: list[Passage]) -> None:
     for batch in pack(passages, row_tokens=24, batch_tokens=48):
-        tokens, visible = batch.tokens.flatten(), batch.visible()
+        tokens, visible = batch.tokens.flatten(), batch.visible(torch.device("cpu"))
         width = batch.tokens.shape[1]
         for span, (index, number) in enumerate(batch.spans):
             passage = batch.passages[index]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptailor.engine.device import moved
 from gptailor.tasks.task import Passage
 
 __all__ = ["Batch", "pack", "pieces"]
@@ -64,15 +65,15 @@ class Batch:
             halves.append(_batch(passages, self.numbers[end], rows))
         return tuple(halves)
 
-    def visible(self) -> Tensor:
+    def visible(self, device: torch.device) -> Tensor:
         """Which token may attend to which, sliding windows aside: bool (B, T, T), [query, key]."""
-        index = torch.arange(self.tokens.shape[1])
+        index = torch.arange(self.tokens.shape[1], device=device)
         before = index[None, :] <= index[:, None]  # (T, T)
-        return before & (index[:, None] < self.ends[:, None, :])  # (B, T, T)
+        return before & (index[:, None] < moved(self.ends, device)[:, None, :])  # (B, T, T)
 
     def gathered(self, hidden: Tensor) -> Tensor:
         """Hidden states at `gather`: (B, T, H) -> (G, H)."""
-        return hidden.flatten(0, 1)[self.gather.to(hidden.device)]
+        return hidden.flatten(0, 1)[moved(self.gather, hidden.device)]
 
 
 def pack(

@@ -1,4 +1,4 @@
-"""The devices of this machine, its processor's name, and its fastest dtype."""
+"""The devices of this machine: names, dtypes, and copies to them that wait for nothing."""
 
 import platform
 import timeit
@@ -6,10 +6,11 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gptailor.errors import ConfigError
 
-__all__ = ["DTYPES", "cpu_name", "device_of", "dtype_of"]
+__all__ = ["DTYPES", "cpu_name", "device_of", "dtype_of", "moved", "wait_for"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,6 +52,24 @@ def _faster_on_cpu() -> torch.dtype:
         return min(timeit.repeat(product, number=1, repeat=4))
 
     return min((torch.float32, torch.bfloat16), key=seconds)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to a device, unless it is there.
+
+    To a GPU through pinned memory: a copy from pageable memory waits for all work queued before.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all queued work; a clock read before that shows too little."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def cpu_name() -> str:

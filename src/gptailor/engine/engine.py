@@ -40,7 +40,7 @@ class Engine:
         member_bytes: Most bytes of members' layers copied to the device, where the members
             themselves are not on it (see `load_family`); None where they are.
         state_bytes: Most bytes of hidden states at one level of the trie; more batches than fit
-            are run one block after the other.
+            are run one block after the other. If absent, 256 MiB on a CPU and 1 GiB elsewhere.
 
     Raises:
         ConfigError: `member_bytes` is smaller than one layer.
@@ -53,7 +53,7 @@ class Engine:
         device: str | torch.device = "cpu",
         cache_bytes: int = 4 * GIB,
         member_bytes: int | None = None,
-        state_bytes: int = GIB // 4,
+        state_bytes: int | None = None,
     ) -> None:
         keep_freed_pages()
         largest = max(family.layer_parameters) * family.dtype.itemsize
@@ -65,7 +65,9 @@ class Engine:
         self.family = family
         self.device = torch.device(device)
         self.cache_bytes, self.member_bytes = cache_bytes, member_bytes
-        self._state_bytes = state_bytes
+        on_cpu = self.device.type == "cpu"
+        self._state_bytes = state_bytes or (GIB // 4 if on_cpu else GIB)
+        self.batch_tokens = BATCH_TOKENS if on_cpu else 4 * BATCH_TOKENS
         hidden = int(family.config.hidden_size)
         self._token_bytes = hidden * family.dtype.itemsize
         self._width = max(family.layer_parameters) / hidden  # outputs of a layer's linear layers
@@ -91,7 +93,12 @@ class Engine:
 
     def pack(self, passages: Sequence[Passage]) -> tuple[Batch, ...]:
         """Pack passages of one kind each (see `pieces`) so that they cost this family least."""
-        return pack(passages, attention_tokens=self.attention_tokens, bounds=self.rotary_bounds)
+        return pack(
+            passages,
+            batch_tokens=self.batch_tokens,
+            attention_tokens=self.attention_tokens,
+            bounds=self.rotary_bounds,
+        )
 
     @torch.inference_mode()
     def run(
@@ -172,5 +179,5 @@ class Engine:
         states = n_tokens * self._token_bytes * (1 + n_states)  # 1: embedded
         seen = sum(batch.n_tokens * batch.tokens.shape[1] for batch in batches)
         masks = seen * len(set(self.family.kinds))
-        products = 2 * BATCH_TOKENS * int(self._width)
+        products = 2 * self.batch_tokens * int(self._width)
         return states + (masks + products) * self.family.dtype.itemsize

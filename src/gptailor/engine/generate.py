@@ -257,9 +257,15 @@ class _Finite(LogitsProcessor):  # type: ignore[misc]  # untyped
     """Notes whether all logits so far are finite; changes none."""
 
     def __init__(self) -> None:
-        self.all = True
+        self._any_nan: Tensor | None = None  # on the device, which no token waits for
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Look at the logits of the next token, (B, V)."""
-        self.all = self.all and not bool(scores.isnan().any())
+        found = scores.isnan().any()
+        self._any_nan = found if self._any_nan is None else self._any_nan | found
         return scores
+
+    @property
+    def all(self) -> bool:
+        """Whether all logits so far are finite."""
+        return self._any_nan is None or not bool(self._any_nan)

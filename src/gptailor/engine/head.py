@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.engine.batches import Batch
+from gptailor.engine.device import moved
 from gptailor.engine.skeleton import Skeleton
 from gptailor.tasks.divergence import Teacher, compact, divergence
 
@@ -36,28 +37,43 @@ class Targets:
             torch.cat(divergences) if divergences else None,
         )
 
+    def split(self, sizes: Sequence[int]) -> "list[Targets]":
+        """Undo `joined`: some targets each."""
+        parts = [self.logprob.split_with_sizes(sizes), self.greedy.split_with_sizes(sizes)]
+        if self.divergence is not None:
+            parts.append(self.divergence.split_with_sizes(sizes))
+        return [Targets(*each) for each in zip(*parts, strict=True)]
+
+    def on_cpu(self) -> "Targets":
+        """The same on the CPU; it waits for the device."""
+        apart = None if self.divergence is None else self.divergence.cpu()
+        return Targets(self.logprob.cpu(), self.greedy.cpu(), apart)
+
 
 def score(
     skeleton: Skeleton, tailoring: Tailoring, hidden: Tensor, batch: Batch, teacher: Teacher | None
 ) -> Targets:
-    """Score the targets of a batch, from the hidden states at ``batch.gather``, (G, H)."""
-    device = hidden.device
-    rows_of, tokens = batch.target_place.to(device), batch.target_token.to(device)  # (M,)
-    logprob = torch.empty(len(rows_of), dtype=torch.float32, device=device)
-    greedy = torch.empty(len(rows_of), dtype=torch.bool, device=device)
+    """Score the targets of a batch, from the hidden states at ``batch.gather``, (G, H).
+
+    The result is on the device of the states, and may still be in the making.
+    """
+    device, n_targets = hidden.device, len(batch.target_token)
+    logprob = torch.empty(n_targets, dtype=torch.float32, device=device)
+    greedy = torch.empty(n_targets, dtype=torch.bool, device=device)
     apart = torch.empty_like(logprob) if teacher is not None else None
     for low, logits in _logits(skeleton, tailoring, hidden):
         n_rows = _CACHED_ROWS if device.type == "cpu" else len(logits)
         for first in range(0, len(logits), n_rows):
             logprobs = logits[first : first + n_rows].log_softmax(dim=-1, dtype=torch.float32)
-            rows = rows_of - (low + first)
-            here = ((rows >= 0) & (rows < len(logprobs))).nonzero()[:, 0]
-            rows, wanted = rows[here], tokens[here]
+            rows = batch.target_place - (low + first)  # on the CPU: `nonzero` waits for a device
+            found = ((rows >= 0) & (rows < len(logprobs))).nonzero()[:, 0]
+            here, rows = moved(found, device), moved(rows[found], device)
+            wanted = moved(batch.target_token[found], device)
             logprob[here] = logprobs[rows, wanted]
             greedy[here] = _greedy(logprobs, rows, wanted)
             if apart is not None and teacher is not None:
                 apart[here] = divergence(teacher[here], logprobs[rows])
-    return Targets(logprob.cpu(), greedy.cpu(), None if apart is None else apart.cpu())
+    return Targets(logprob, greedy, apart)
 
 
 def teach(skeleton: Skeleton, tailoring: Tailoring, hidden: Tensor) -> Teacher:
@@ -81,6 +97,8 @@ def _logits(
 
 def _greedy(logprobs: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
     """Whether a token is the likeliest of its row, the first of several: bool (M,)."""
+    if logprobs.device.type != "cpu":
+        return logprobs.argmax(dim=-1)[rows] == wanted
     greedy = logprobs.amax(dim=-1)[rows] == logprobs[rows, wanted]
     hits = greedy.nonzero()[:, 0]  # few; only among them equals are looked for
     greedy[hits] = logprobs[rows[hits]].argmax(dim=-1) == wanted[hits]

@@ -62,8 +62,11 @@ class LayerCache:
         cache_bytes: int,
         member_bytes: int | None = None,
     ) -> None:
-        self._family, self._templates = family, templates
-        self._copier = None if member_bytes is None else _Copier(device)
+        self._family, self._templates, self._device = family, templates, device
+        self._copies = member_bytes is not None
+        self._stream: Any = None  # for copies to a GPU; torch's streams are untyped
+        if self._copies and device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.taken = LruCache[nn.Module](member_bytes)  # layers with one source
         self.merged = LruCache[nn.Module](cache_bytes)
 
@@ -74,8 +77,7 @@ class LayerCache:
         module = kept.get(spec)
         if module is not None:
             return module
-        copy_in = None if self._copier is None else self._copier.begin()
-        tensors = layer_weights(self._family, spec, self._family.dtype, copy_in)
+        tensors = self.weights(spec)
         module = copy.deepcopy(self._templates[spec.position])
         module.load_state_dict(tensors, strict=True, assign=True)
         module.eval().requires_grad_(False)
@@ -85,25 +87,22 @@ class LayerCache:
         )
         return module
 
+    def weights(self, spec: LayerSpec) -> Mapping[str, Tensor]:
+        """The tensors of a layer on the device, made now."""
+        copy_in = _Copier(self._device, self._stream) if self._copies else None
+        return layer_weights(self._family, spec, self._family.dtype, copy_in)
+
 
 class _Copier:
-    """Copies tensors to the device and releases the memory that reading them took.
+    """Copies tensors of one layer to the device and releases the memory that reading them took.
 
     To a GPU they go through pinned memory on a stream of its own, so that a layer is copied while
-    those before it run.
+    those before it run. A tensor with several names is copied once.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream: Any = None  # torch's streams are untyped
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    def __init__(self, device: torch.device, stream: Any) -> None:
+        self._device, self._stream = device, stream
         self._copies: dict[tuple[int, torch.Size], Tensor] = {}
-
-    def begin(self) -> "_Copier":
-        """Start a new layer; within it, a tensor with several names is copied once."""
-        self._copies = {}
-        return self
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copy one layer's tensors."""

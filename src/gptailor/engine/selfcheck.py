@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from accelerate import cpu_offload
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -74,7 +75,7 @@ def _apart(
     batches = pack(alone, bounds=engine.rotary_bounds)
     ordered = sum((batch.passages for batch in batches), ())
     try:
-        plain = plain_logprobs(model.to(engine.device), ordered)
+        plain = plain_logprobs(_placed(model, engine), ordered, engine.device)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -88,6 +89,13 @@ def _apart(
     packed = torch.cat([targets.logprob for targets in result.targets])
     apart = (packed - plain).abs()
     return float(apart.max() if engine.family.dtype == torch.float32 else apart.mean())
+
+
+def _placed(model: PreTrainedModel, engine: Engine) -> PreTrainedModel:
+    """The model on the engine's device; where members are limited there, a module at a time."""
+    if engine.member_bytes is None:
+        return model.to(engine.device)
+    return cpu_offload(model, execution_device=engine.device)
 
 
 def _one_layer_shorter(family: Family) -> tuple[Tailoring, PreTrainedModel] | None:
@@ -115,10 +123,15 @@ def _one_layer_shorter(family: Family) -> tuple[Tailoring, PreTrainedModel] | No
 
 
 @torch.inference_mode()
-def plain_logprobs(model: torch.nn.Module, passages: tuple[Passage, ...]) -> Tensor:
-    """Log-probability of every continuation token, one forward a continuation: float32 (M,)."""
+def plain_logprobs(
+    model: torch.nn.Module, passages: tuple[Passage, ...], device: torch.device | None = None
+) -> Tensor:
+    """Log-probability of every continuation token, one forward a continuation: float32 (M,).
+
+    `device` is where the model computes, if not where its weights are.
+    """
     found = []
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     for passage in passages:
         for continuation in passage.continuations:
             tokens = torch.tensor([passage.context + continuation])

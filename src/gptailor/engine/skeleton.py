@@ -19,12 +19,15 @@ from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.batches import Batch
 from gptailor.engine.cpu.attention import speed_up_attention
 from gptailor.engine.cpu.onednn_linear import speed_up_linear
+from gptailor.engine.device import moved
 from gptailor.errors import FamilyError
 from gptailor.family import Family, layers_path
 from gptailor.family.architecture import max_positions
 from gptailor.family.family import outer_weights
 
 __all__ = ["Inputs", "Skeleton"]
+
+_ALIGNED = 8  # elements: what attention with a mask on a GPU wants rows to begin at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +92,7 @@ class Skeleton:
         self.vocab_size = int(family.config.vocab_size)
         self._models: dict[tuple[LayerSpec, ...], Any] = {}
         self._allowed: dict[int, tuple[Tensor, ...]] = {}
+        self._mask_kinds = tuple(model.config.to_dict().get("layer_types") or ())
         self._names = tuple(inspect.signature(self.templates[0].forward).parameters)[1:]
         self._tuples: bool | None = None  # whether layers return one; found at the first call
 
@@ -99,12 +103,12 @@ class Skeleton:
             FamilyError: The architecture calls its layers in a way that can't be packed.
         """
         model = self._model(tailoring)
-        positions = batch.positions.to(self._device)
+        positions = moved(batch.positions, self._device)
         if self._tuples is None:
             self._tuples = self._returns_tuples(model)
-        tokens = batch.tokens.to(self._device)
+        tokens = moved(batch.tokens, self._device)
         calls = self._calls(model, tokens, positions, tuples=self._tuples)
-        pairs = zip(calls, self._masks(model, batch), strict=True)
+        pairs = zip(calls, self._masks(model, batch, positions), strict=True)
         arguments = tuple({**given, "attention_mask": mask} for (_, given), mask in pairs)
         return Inputs(calls[0][0], arguments)
 
@@ -114,11 +118,10 @@ class Skeleton:
         self._set_layers(model, [_Replay(hidden[None], tuples=bool(self._tuples))])
         positions = torch.zeros(1, len(hidden), dtype=torch.int64, device=self._device)
         mask = torch.zeros(1, 1, 1, 1, dtype=hidden.dtype, device=self._device)  # not used
-        kinds = model.config.to_dict().get("layer_types")
         out = model(
             inputs_embeds=hidden[None],
             position_ids=positions,
-            attention_mask=dict.fromkeys(kinds, mask) if kinds else mask,
+            attention_mask=dict.fromkeys(self._mask_kinds, mask) if self._mask_kinds else mask,
             use_cache=False,
         )
         logits: Tensor = out.logits[0]
@@ -178,23 +181,27 @@ class Skeleton:
             model.base_model(input_ids=tokens, position_ids=positions, use_cache=False)
         return calls
 
-    def _masks(self, model: Any, batch: Batch) -> list[Tensor]:
+    def _masks(self, model: Any, batch: Batch, positions: Tensor) -> list[Tensor]:
         """The additive mask of each original layer, (B, 1, T, T) in the family's dtype.
 
         A layer's pattern (full, sliding, chunked) is read off the mask that the model makes for one
         plain sequence, and looked up by the tokens' positions.
         """
-        visible = batch.visible().to(self._device)  # (B, T, T)
-        eye = torch.eye(visible.shape[-1], dtype=torch.bool, device=self._device)
-        rows, columns = batch.positions[:, :, None], batch.positions[:, None, :]
+        visible = batch.visible(self._device)  # (B, T, T)
+        n_tokens = visible.shape[-1]
+        eye = torch.eye(n_tokens, dtype=torch.bool, device=self._device)
+        rows, columns = positions[:, :, None], positions[:, None, :]
+        room = n_tokens  # on a GPU rows begin at multiples of 8, else each layer copies the mask
+        room += -n_tokens % _ALIGNED if self._device.type == "cuda" else 0
         dtype = self._family.dtype
         made: dict[int, Tensor] = {}
         masks = []
         for pattern in self._patterns(model, int(batch.positions.max()) + 1):
             if id(pattern) not in made:
-                seen = (visible & pattern[rows, columns].to(self._device)) | eye
-                mask = torch.zeros(seen.shape, dtype=dtype, device=self._device)
-                made[id(pattern)] = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+                seen = (visible & pattern[rows, columns]) | eye
+                mask = torch.zeros((*seen.shape[:2], room), dtype=dtype, device=self._device)
+                mask = mask[..., :n_tokens].masked_fill_(~seen, torch.finfo(dtype).min)
+                made[id(pattern)] = mask[:, None]
             masks.append(made[id(pattern)])
         return masks
 
@@ -213,9 +220,9 @@ class Skeleton:
         for _, arguments in calls:
             mask = arguments.get("attention_mask")  # (1, 1, L, L)
             if mask is None:
-                pattern = torch.ones(room, room, dtype=torch.bool).tril()
+                pattern = torch.ones(room, room, dtype=torch.bool, device=self._device).tril()
             else:
-                plain = mask[0, 0].cpu()
+                plain = mask[0, 0]
                 pattern = plain if plain.dtype == torch.bool else plain >= 0
             equals = (other for other in patterns if torch.equal(other, pattern))
             patterns.append(next(equals, pattern))

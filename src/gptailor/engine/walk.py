@@ -111,7 +111,8 @@ def walk(
     skeleton: Skeleton, layers: LayerCache, tailorings: Sequence[Tailoring], block: Sequence[Item]
 ) -> list[Result]:
     """Score every tailoring on batches that are run together; one result each, in order."""
-    results: dict[int, Result] = {}
+    found: dict[int, list[Targets]] = {}  # on the device, which nothing waits for until the end
+    shares: dict[int, float] = {}
     n_tokens = sum(item.batch.n_tokens for item in block)
     for root in prefix_trie(tailorings):
         first = next(each for each in tailorings if each.embedding == root.spec)
@@ -126,12 +127,15 @@ def walk(
                 _run_all(layers.get(node.spec), node.spec.position, states, inputs)
                 path[depth - 1 :] = [node.n_leaves]
             for leaf in node.leaves:
-                targets, failure = _scored(skeleton, layers, tailorings[leaf], states, block)
-                share = sum(n_tokens / n_leaves for n_leaves in reversed(path))
-                results[leaf] = Result(targets, failure, share)
+                found[leaf] = _scored(skeleton, tailorings[leaf], states, block)
+                shares[leaf] = sum(n_tokens / n_leaves for n_leaves in reversed(path))
             if node.children:
                 held.append(states)
-    return [results[index] for index in range(len(tailorings))]
+    scored = _on_cpu([found[index] for index in range(len(tailorings))])
+    return [
+        _result(skeleton, layers, tailoring, targets, shares[index], block)
+        for index, (tailoring, targets) in enumerate(zip(tailorings, scored, strict=True))
+    ]
 
 
 def count(tailorings: Sequence[Tailoring], batches: Sequence[Batch]) -> tuple[Work, int]:
@@ -181,22 +185,39 @@ def run_layer(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) ->
 
 
 def _scored(
+    skeleton: Skeleton, tailoring: Tailoring, states: Sequence[Tensor], block: Sequence[Item]
+) -> list[Targets]:
+    """Targets of each batch, on the device."""
+    return [
+        score(skeleton, tailoring, item.batch.gathered(hidden), item.batch, item.teacher)
+        for item, hidden in zip(block, states, strict=True)
+    ]
+
+
+def _on_cpu(found: Sequence[Sequence[Targets]]) -> list[tuple[Targets, ...]]:
+    """Targets of each candidate and batch, brought to the CPU in one copy."""
+    flat = [targets for each in found for targets in each]
+    if not flat:
+        return [() for _ in found]
+    sizes = [len(targets.logprob) for targets in flat]
+    parts = iter(Targets.joined(flat).on_cpu().split(sizes))
+    return [tuple(itertools.islice(parts, len(each))) for each in found]
+
+
+def _result(
     skeleton: Skeleton,
     layers: LayerCache,
     tailoring: Tailoring,
-    states: Sequence[Tensor],
+    targets: tuple[Targets, ...],
+    share: float,
     block: Sequence[Item],
-) -> tuple[tuple[Targets, ...] | None, str | None]:
-    """Targets of each batch, or the reason why the candidate can't be scored."""
-    found: list[Targets] = []
-    for item, hidden in zip(block, states, strict=True):
-        gathered = item.batch.gathered(hidden)  # (G, H)
-        targets = score(skeleton, tailoring, gathered, item.batch, item.teacher)
-        if not bool(targets.logprob.isfinite().all()):
+) -> Result:
+    """The result of a candidate: its targets, or the reason why it can't be scored."""
+    for item, each in zip(block, targets, strict=True):
+        if not bool(each.logprob.isfinite().all()):
             reason = _first_not_finite(skeleton, layers, tailoring, item.batch)
-            return None, f"{reason}, in batch {item.number}"
-        found.append(targets)
-    return tuple(found), None
+            return Result(None, f"{reason}, in batch {item.number}", share)
+    return Result(targets, None, share)
 
 
 def _first_not_finite(

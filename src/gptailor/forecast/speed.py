@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Job
-from gptailor.engine import Evaluator, Work
-from gptailor.family import Family
-from gptailor.family.family import layer_weights
+from gptailor.engine import Engine, Evaluator, Work
+from gptailor.engine.device import wait_for
 from gptailor.searchers.space import Space
 from gptailor.study import Plan
 
 __all__ = ["Speed", "fitted", "measure_speed"]
 
 _ROUNDS = 3
-_FULL = 1024  # tokens with which a processor is as fast as with a full batch
+_FULL = 0.5  # of a batch: with so many tokens a processor is as fast as with a full one
 _MERGES = 4
 
 Floats = NDArray[np.float64]
@@ -58,14 +57,14 @@ def measure_speed(plan: Plan, space: Space, evaluator: Evaluator) -> Speed:
     units = [[w.layer_tokens, w.n_runs, w.input_tokens, w.target_tokens] for w in work]
     times = _rounds([partial(evaluator.evaluate, group) for group in groups])
     layer_token, run, input_token, target_token = fitted(np.array(units, float), times).tolist()
-    merged = _seconds_a_merge(space, evaluator.engine.family)
+    merged = _seconds_a_merge(space, evaluator.engine)
     return Speed(layer_token, run, input_token, target_token, merged)
 
 
 def _n_examples(evaluator: Evaluator, most: int) -> int:
     """Enough examples for a full batch, but no more than `most`."""
-    n_examples = 1
-    while n_examples < most and evaluator.tokens("search", 0, n_examples) < _FULL:
+    n_examples, full = 1, _FULL * evaluator.engine.batch_tokens
+    while n_examples < most and evaluator.tokens("search", 0, n_examples) < full:
         n_examples *= 2
     return min(n_examples, most)
 
@@ -111,12 +110,17 @@ def fitted(units: Floats, times: Floats) -> Floats:
         kinds = kinds[found > 0]
 
 
-def _seconds_a_merge(space: Space, family: Family) -> float:
+def _seconds_a_merge(space: Space, engine: Engine) -> float:
     """Mean over merges, drawn as a search draws them, of the best time of each."""
     if not space.merges:
         return 0.0
     rng = np.random.default_rng(0)
     layers = np.linspace(0, space.n_layers - 1, _MERGES).astype(int).tolist()
     specs = [space.random_merge(layer, rng) for layer in layers]
-    calls = [partial(layer_weights, family, spec, family.dtype) for spec in specs]
+    calls = [partial(_merged, engine, spec) for spec in specs]
     return float(_rounds(calls).min(axis=0).mean())
+
+
+def _merged(engine: Engine, spec: LayerSpec) -> None:
+    engine.layers.weights(spec)
+    wait_for(engine.device)

@@ -187,7 +187,8 @@ def _as_float32(method: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         if (problem := _problem(tensor, first, like)) is not None:
             raise MergeError(f"{method}: {name} {problem}")
         floats.append(tensor.detach().to(torch.float32))
-        if not _finite(floats[-1]):
+    for name, finite in zip(tensors, _finite(floats), strict=True):
+        if not finite:
             raise MergeError(
                 f"{method}: {name} has NaN or infinite values; its checkpoint may be damaged"
             )
@@ -212,8 +213,9 @@ def _problem(tensor: object, first: str, like: Tensor) -> str | None:
     return None
 
 
-def _finite(tensor: Tensor) -> bool:
-    if tensor.numel() == 0:
-        return True
-    low, high = torch.aminmax(tensor)  # NaN is kept; makes no copy, unlike isfinite
-    return math.isfinite(low) and math.isfinite(high)
+def _finite(tensors: Sequence[Tensor]) -> list[bool]:
+    """Whether each of some tensors of one shape has finite values only; reads a device once."""
+    if tensors[0].numel() == 0:
+        return [True for _ in tensors]
+    limits = [torch.stack(torch.aminmax(tensor)) for tensor in tensors]  # NaN is kept; no copy
+    return [all(map(math.isfinite, pair)) for pair in torch.stack(limits).tolist()]
