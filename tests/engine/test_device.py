@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine import Engine
 from gptailor.engine.generate import continuations
+from gptailor.engine.selfcheck import refuse_inexact
+from gptailor.errors import FamilyError
 from gptailor.family import Family
 from gptailor.tasks.task import Passage
 
@@ -66,6 +68,20 @@ def reads_before_the_last_product(engine: Engine, n: int) -> int:
 def test_no_number_is_read_between_candidates(pico: Family) -> None:
     engine = Engine(pico)
     assert reads_before_the_last_product(engine, 6) == reads_before_the_last_product(engine, 1)
+
+
+def test_the_check_before_a_search_needs_no_whole_model_where_members_are_limited(
+    pico: Family,
+) -> None:
+    family = replace(pico)  # else it is known to be exact
+    refuse_inexact(Engine(family, member_bytes=200_000))
+    assert not any(tensor.is_meta for tensor in family.states[BASE].values())
+    damaged = {name: t * 2 if "q_proj" in name else t for name, t in pico.states[BASE].items()}
+    other = replace(pico, states={**pico.states, BASE: damaged})
+    engine = Engine(other, member_bytes=200_000)
+    engine.family = replace(pico)  # the model is made of other weights than the layers
+    with pytest.raises(FamilyError, match="packed scores differ"):
+        refuse_inexact(engine)
 
 
 @pytest.mark.gpu

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from accelerate import cpu_offload
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,7 +17,7 @@ from gptailor.engine.batches import pack, pieces
 from gptailor.engine.engine import Engine
 from gptailor.errors import FamilyError, TailoringError, is_out_of_memory
 from gptailor.family import Family, tailored_config
-from gptailor.family.empty_model import model_around
+from gptailor.family.empty_model import model_around, offloaded
 from gptailor.family.library_calls import one_line
 from gptailor.tasks.task import Passage
 
@@ -95,7 +94,7 @@ def _placed(model: PreTrainedModel, engine: Engine) -> PreTrainedModel:
     """The model on the engine's device; where members are limited there, a module at a time."""
     if engine.member_bytes is None:
         return model.to(engine.device)
-    return cpu_offload(model, execution_device=engine.device)
+    return offloaded(model, engine.device)
 
 
 def _one_layer_shorter(family: Family) -> tuple[Tailoring, PreTrainedModel] | None:

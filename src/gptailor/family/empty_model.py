@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import cpu_offload, init_empty_weights
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from gptailor.family.architecture import facts
 from gptailor.family.library_calls import quiet
 
-__all__ = ["auto_class", "model_around", "skeleton_of"]
+__all__ = ["auto_class", "model_around", "offloaded", "skeleton_of"]
 
 
 def auto_class(config: PreTrainedConfig) -> Any:  # transformers is untyped here
@@ -48,3 +48,9 @@ def model_around(
     model.load_state_dict(dict(state), strict=False, assign=True)
     model.tie_weights()
     return model.eval()
+
+
+def offloaded(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Let a model compute on a device that need not hold it: weights come a module at a time."""
+    made: PreTrainedModel = cpu_offload(model, execution_device=device)
+    return made
