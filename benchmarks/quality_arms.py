@@ -21,7 +21,7 @@ from gptailor.app.inputs import open_calibration
 from gptailor.app.repairs import Repairs
 from gptailor.app.run import run_search
 from gptailor.config import config_of, load_config
-from gptailor.config.schema import RepairConfig
+from gptailor.config.repair_config import RepairConfig
 from gptailor.core.plugins import BASELINES
 from gptailor.core.repair import without_repair
 from gptailor.core.tailoring import BASE

@@ -26,7 +26,7 @@ from common import keep, machine, table, told_of
 from engine import children
 from gptailor.app.assemble import Assembly, assemble
 from gptailor.config import Config, load_config
-from gptailor.config.schema import PluginConfig
+from gptailor.config.sections import PluginConfig
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job
 from gptailor.workers import WorkerPool

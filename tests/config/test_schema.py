@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from gptailor import config as config_module
 from gptailor.config import Config, load_config
-from gptailor.config.schema import BudgetConfig
+from gptailor.config.sections import BudgetConfig
 from gptailor.core.specs import MemberSpec
 from gptailor.errors import ConfigError
 

@@ -20,7 +20,7 @@ from gptailor.app.repairs import Repairs
 from gptailor.app.targets import resolve_target
 from gptailor.app.teachers import with_teachers
 from gptailor.config import Config
-from gptailor.config.schema import PluginConfig
+from gptailor.config.sections import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.specs import GENERATION

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptailor.config import Config
-from gptailor.config.schema import PluginConfig
+from gptailor.config.sections import PluginConfig
 from gptailor.core.plugins import BASELINES
 from gptailor.core.tailoring import BASE
 from gptailor.errors import ConfigError, unknown

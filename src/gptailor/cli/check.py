@@ -20,7 +20,7 @@ __all__ = ["command"]
 def command(config: ConfigPath, as_json: AsJson = False) -> None:
     """Check config, family and tasks for problems, and predict trials, tokens, memory and time."""
     from gptailor.config import load_config
-    from gptailor.config.schema import PluginConfig
+    from gptailor.config.sections import PluginConfig
 
     loaded = load_config(config)
     errors.print(f"loading the family and the tasks of {config} ...", style="dim")
