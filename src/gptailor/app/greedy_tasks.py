@@ -99,16 +99,16 @@ def guard_tasks(engine: Engine, texts: Sequence[OwnText]) -> list[Task]:
 
 
 def prompt_tokens(config: Config, family: Family, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Texts in token ids, each as a user's message where the section ``chat`` names a template.
+    """Texts in token ids, put to a model as the section ``chat`` says.
 
     Raises:
         TaskError: The tokenizer has no such template.
     """
     spec = TaskSpec(name="greedy text", metric="acc").with_defaults(config.chat)
     chat, encode = chat_of(spec, family.tokenizer), _encode(family)
-    if chat.template is None:
-        return [encode(text) for text in texts]
     system = chat.system_instruction
+    if chat.template is None:  # as lm-eval does it
+        return [encode(f"{system or ''}{text}") for text in texts]
     before = [{"role": "system", "content": system}] if system else []
     return [encode(chat.rendered([*before, {"role": "user", "content": each}])) for each in texts]
 

@@ -41,10 +41,10 @@ class TargetConfig(Frozen):
         Field(description="Of exported weights and cache; the search's own if absent."),
     ] = None
 
-    @field_validator("memory")
+    @field_validator("memory", mode="before")
     @classmethod
-    def _size(cls, value: str | None) -> str | None:
-        if value is not None and not bytes_of(value):
+    def _size(cls, value: object) -> object:
+        if value is not None and not (isinstance(value, str) and bytes_of(value)):
             raise ValueError(f"must be a size above 0 such as 10GB or 9.5GiB, not {value!r}")
         return value
 

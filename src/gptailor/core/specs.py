@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from gptailor.core.metrics import METRICS
 from gptailor.core.validation import Frozen, is_recorded, usable_path
@@ -15,8 +22,18 @@ GENERATION = "generation"  # the task of a member's own greedy texts
 CONTINUED = ("divergence", "critical_divergence", "flip_rate", "critical_flip_rate")  # its metrics
 
 _Path = Annotated[str, AfterValidator(usable_path)]
+
+
+def _template(value: object) -> object:
+    """Refuse what is no template's name, in one sentence for both types."""
+    if value is not None and not isinstance(value, bool | str):
+        raise ValueError(f"must be true, false or the name of a template, not {value!r:.60}")
+    return value
+
+
 _ChatTemplate = Annotated[
     bool | str | None,
+    BeforeValidator(_template),
     Field(description="true: questions go through the chat template; or a template's name."),
 ]
 _SystemInstruction = Annotated[
@@ -144,8 +161,10 @@ class TaskSpec(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _own_texts(self) -> "TaskSpec":
+    def _of_a_member(self, info: ValidationInfo) -> "TaskSpec":
         if self.name != GENERATION:
+            if self.member and self.metric != "divergence" and not is_recorded(info):
+                raise ValueError(f"member says nothing with the metric {self.metric}; remove it")
             return self
         if self.metric not in CONTINUED:
             raise ValueError(f"the task generation has the metrics {', '.join(CONTINUED)}")
