@@ -12,7 +12,7 @@ from gptailor.app.run import run_depths, search
 from gptailor.config import load_config
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError, RecordError
-from gptailor.record.entries import ModelEntry
+from gptailor.record.entries import ModelEntry, WrittenEntry
 from gptailor.record.run_record import RunRecord, read_run
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ BUDGET = {"max_trials": 45, "n_examples": [4, 12], "finalists": 2}
 def ladder(job_in: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The config of a ladder that was run into the folder ``run`` beside it."""
     folder = tmp_path_factory.mktemp("ladder")
-    config = job_in(folder, remove="1..3", budget=BUDGET)
+    config = job_in(folder, remove="1..3", budget=BUDGET, guard=True)
     run_depths(load_config(config), folder / "run")
     return config
 
@@ -45,6 +45,10 @@ def test_each_depth_is_a_run_that_measures_nothing_again(ladder: Path) -> None:
         members = [e for e in run.entries if isinstance(e, ModelEntry) and e.member is not None]
         assert {entry.kind for entry in members} == {"reference", "finalist", "test"}
         assert any(entry.layer_tokens for entry in members) == (depth == 1)
+        written = [e for e in run.entries if isinstance(e, WrittenEntry)]
+        assert all(each.layer_tokens for each in written if each.member is None or depth == 1)
+        assert not any(each.layer_tokens for each in written if each.member and depth > 1)
+        assert "base" in run.written
         assert not run.resumed
         assert len(run.trials) <= 16  # 35 % of the budget
 

@@ -36,11 +36,7 @@ from gptailor.forecast.dry_run import CountingPool, MemoryJournal
 from gptailor.forecast.forecast import forecast, speed_with
 from gptailor.forecast.speed import Speed
 from gptailor.record.compatibility import check_header
-from gptailor.record.entries import (
-    ForecastEntry,
-    ModelEntry,
-    OwnTextsEntry,
-)
+from gptailor.record.entries import Entry, ForecastEntry, OwnTextsEntry
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import (
     SearchContext,
@@ -83,7 +79,7 @@ class Assembly:
     own_texts: tuple[OwnText, ...] = ()  # of a whole member; none without guard and objective
     proposals: SearchFunction | None = None  # instead of the configured searcher, if given
     earlier: tuple[Trial, ...] = ()  # of the same ladder, with fewer layers cut
-    known: tuple[ModelEntry, ...] = ()  # scores of whole members that the ladder has already
+    known: tuple[Entry, ...] = ()  # of whole members, that the ladder has measured already
 
     def searcher(self, objective: Objective, references: Mapping[str, Scores]) -> Searcher:
         """Make the configured searcher, or that of `proposals`."""

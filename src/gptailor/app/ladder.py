@@ -6,7 +6,7 @@ from dataclasses import replace
 from gptailor.app.assemble import Assembly
 from gptailor.app.baseline_settings import BASELINE
 from gptailor.core.trial import Trial
-from gptailor.record.entries import ForecastEntry, ModelEntry
+from gptailor.record.entries import Entry, ForecastEntry, ModelEntry, WrittenEntry
 from gptailor.workers import WorkerSetup
 
 __all__ = ["after", "at_depth", "forecasts"]
@@ -30,10 +30,11 @@ def at_depth(assembly: Assembly, depth: int) -> Assembly:
     return replace(assembly, plan=plan, space=replace(assembly.space, n_removed=depth))
 
 
-def after(assembly: Assembly, trials: Iterable[Trial], entries: Iterable[ModelEntry]) -> Assembly:
-    """The same parts, knowing what a search of the ladder with fewer layers cut has scored."""
+def after(assembly: Assembly, trials: Iterable[Trial], entries: Iterable[Entry]) -> Assembly:
+    """The same parts, knowing what a search of the ladder with fewer layers cut has measured."""
     free = {"seconds": 0.0, "layer_tokens": 0}
-    members = (entry for entry in entries if entry.member is not None and entry.scores is not None)
+    named = (entry for entry in entries if isinstance(entry, ModelEntry | WrittenEntry))
+    members = (entry for entry in named if entry.member is not None and entry.scores is not None)
     known = assembly.known or tuple(entry.model_copy(update=free) for entry in members)
     return replace(assembly, earlier=(*assembly.earlier, *trials), known=known)
 
@@ -46,4 +47,4 @@ def forecasts(
         step = at_depth(assembly, depth)
         expected, trials, journal = step.dry_run(setup)
         yield step, expected
-        assembly = after(assembly, trials, journal.of(ModelEntry))
+        assembly = after(assembly, trials, journal.entries)

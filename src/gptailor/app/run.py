@@ -11,7 +11,6 @@ from gptailor.config import Config
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Job, Scores, Trial
 from gptailor.errors import ConfigError, RecordError, UserError, unknown
-from gptailor.record.entries import ModelEntry, of_type
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ladder_folder import depth_folder, refuse_other_form
 from gptailor.record.ranking import write_results
@@ -262,8 +261,7 @@ def run_depths(
                     on_message(f"{depth} layers cut, in {each}")
                 _run_one(at_depth(assembly, depth), each, pool, on_message, on_progress)
                 runs[depth] = run = Run(each, family=family)
-                members = of_type(run.record.entries, ModelEntry)
-                assembly = after(assembly, run.record.trials, members)
+                assembly = after(assembly, run.record.trials, run.record.entries)
     return runs
 
 

@@ -138,15 +138,15 @@ class MemoryJournal:
     path = Path("record.jsonl")
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._entries = list(entries)
+        self.entries = list(entries)
 
     def append(self, entry: Entry) -> None:
         """Add an entry."""
-        self._entries.append(entry)
+        self.entries.append(entry)
 
     def of(self, entry_type: type[EntryT], kind: str | None = None) -> Iterator[EntryT]:
         """The entries of one type, or of one kind of it, in order."""
-        return of_type(self._entries, entry_type, kind)
+        return of_type(self.entries, entry_type, kind)
 
 
 def dry_run(

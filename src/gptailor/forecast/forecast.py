@@ -14,7 +14,7 @@ from gptailor.engine import Evaluator, Work
 from gptailor.forecast.dry_run import CountingPool, MemoryJournal, dry_run
 from gptailor.forecast.memory import held_bytes, peak_bytes
 from gptailor.forecast.speed import Speed, measure_speed
-from gptailor.record.entries import ForecastEntry, ModelEntry
+from gptailor.record.entries import Entry, ForecastEntry
 from gptailor.searchers.searcher import MakeSearcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan
@@ -31,7 +31,7 @@ def forecast(
     plan: Plan,
     make_searcher: MakeSearcher,
     pool: CountingPool,
-    known: Iterable[ModelEntry] = (),
+    known: Iterable[Entry] = (),
 ) -> tuple[ForecastEntry, tuple[Trial, ...], MemoryJournal]:
     """Run the study without models.
 
