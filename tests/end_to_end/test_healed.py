@@ -102,11 +102,11 @@ def test_a_run_is_exported_first_and_a_stopped_healing_goes_on(
 def test_what_can_not_be_healed_is_refused_in_a_sentence(
     run: Path, pico_family: Any, texts: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    def refused(*words: object) -> str:
+    def refused(*words: object, whole: bool = False) -> str:
         code, _, err = run_command("heal", *words, "-o", tmp_path / "out", *SHORT)
         assert code == 2, err
         assert not (tmp_path / "out").exists()
-        return err.splitlines()[-1]
+        return err if whole else err.splitlines()[-1]
 
     base, given = pico_family.base, ("--texts", texts)
     assert "math' is no folder or file; to name a member" in refused(
@@ -116,6 +116,11 @@ def test_what_can_not_be_healed_is_refused_in_a_sentence(
         base, *given, "--teacher", pico_family.variants["math"], "--layers", "cuts"
     )
     assert "has no config.json" in refused(tmp_path, *given, "--teacher", base)
+    assert "unknown member 'mth'; did you mean 'math'?" in refused(run, *given, "--teacher", "mth")
+    assert "--teacher: ./mth does not exist" in refused(run, *given, "--teacher", "./mth")
+    assert "none.txt: no such file" in refused(base, "--texts", "none.txt", "--teacher", base)
+    endless = ("--kl-weight", "inf")
+    assert "Invalid value" in refused(base, *given, "--teacher", base, *endless, whole=True)
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
     assert "has no text" in refused(base, "--texts", empty, "--teacher", base)

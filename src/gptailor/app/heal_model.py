@@ -19,7 +19,7 @@ from gptailor.app.settings import recorded_config
 from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.engine.device import device_of, dtype_of
-from gptailor.errors import ConfigError, ExportError
+from gptailor.errors import ConfigError, ExportError, FamilyError, unknown
 from gptailor.export.card import paths_only
 from gptailor.export.folder import refuse_folder
 from gptailor.export.options import ExportOptions
@@ -35,6 +35,7 @@ from gptailor.heal.healed_folder import (
 )
 from gptailor.heal.texts import read_healing_texts
 from gptailor.record.journal import RECORD
+from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.run_record import RunRecord, read_run
 
 __all__ = ["heal"]
@@ -100,6 +101,9 @@ def heal(  # noqa: PLR0913  # what may be said of a healing
     Raises:
         UserError: The model, the teacher or the texts can't be used, or nothing can be written.
     """
+    for path in texts:
+        if not path.is_file():
+            raise ConfigError(f"--texts: {path}: no such file")
     keep = [model, *texts]
     refuse_folder(out, overwrite=overwrite, keep=keep)
     work = out.with_name(f"{out.name}.healing")
@@ -162,10 +166,13 @@ def _opened(  # noqa: PLR0913, PLR0917  # the arguments of `heal`
     on_message: Callable[[str], None],
 ) -> _Opened:
     """Load the model and its teacher, and refuse those that do not go together."""
-    folder, run = model, model if (model / RECORD).is_file() else run
-    record = None if run is None else read_run(run)
+    if (model / RECORD).is_file() or ladder_of(model):
+        run = model
+    folder, record = model, None if run is None else read_run(run)
     members = {} if record is None else _member_specs(record)
-    if run is None and "/" not in teacher and not Path(teacher).exists():
+    if teacher not in members and "/" not in teacher and not Path(teacher).exists():
+        if members:
+            raise ConfigError(f"--teacher: {unknown('member', teacher, members)}")
         raise ConfigError(
             f"--teacher: {teacher!r} is no folder or file; to name a member, give its run with "
             "--run"
@@ -212,7 +219,11 @@ def _loaded(folder: Path) -> Family:
 
 def _teacher(teacher: str, members: dict[str, MemberSpec], dtype: torch.dtype) -> _Member:
     if teacher not in members:
-        return _Member(load_family(MemberSpec(path=teacher), {}, dtype=dtype))
+        try:
+            return _Member(load_family(MemberSpec(path=teacher), {}, dtype=dtype))
+        except FamilyError as error:  # which calls it a base
+            text = "; ".join(error.problems).removeprefix("member 'base': ")
+            raise ConfigError(f"--teacher: {text}") from None
     variants = {} if teacher == BASE else {teacher: members[teacher]}
     return _Member(load_family(members[BASE], variants, dtype=dtype), teacher)
 

@@ -36,9 +36,11 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Of the LoRA matrices.")] = 16,
     learning_rate: Annotated[float, typer.Option(min=1e-9, max=1.0, help="The highest.")] = 5e-4,
     kl_weight: Annotated[
-        float, typer.Option(min=0.0, help="Of the divergence from the teacher.")
+        float, typer.Option(min=0.0, max=1e6, help="Of the divergence from the teacher.")
     ] = 1.0,
-    next_token_weight: Annotated[float, typer.Option(min=0.0, help="Of the next token.")] = 0.0,
+    next_token_weight: Annotated[
+        float, typer.Option(min=0.0, max=1e6, help="Of the next token.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of texts and matrices.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace what is not ours.")] = False,
     as_json: AsJson = False,
