@@ -26,7 +26,7 @@ def load(tmp_path: Path) -> Any:
     def run(recipe: dict[str, Any]) -> Tailoring:
         path = tmp_path / "recipe.yaml"
         path.write_text(json.dumps(recipe), encoding="utf-8")
-        return load_tailoring(path, config)
+        return load_tailoring(path, config, lambda: 3)
 
     return run
 
@@ -94,10 +94,52 @@ def test_one_method_over_slices_merges_layer_by_layer(
 
 
 @pytest.mark.parametrize(
+    ("method", "keys", "spec"),
+    [
+        ("passthrough", {"models": [{"model": "math"}]}, lambda m, c, b: LayerSpec((m,))),
+        (
+            "linear",
+            {"models": [{"model": "math", "parameters": {"weight": 1}},
+                        {"model": "org/code", "parameters": {"weight": 3}}]},
+            lambda m, c, b: LayerSpec((m, c), "linear", (("weights", (1.0, 3.0)),)),
+        ),
+        (
+            "ties",
+            {"models": [{"model": "base"}, {"model": "math"}, {"model": "org/code"}],
+             "base_model": "base", "parameters": {"density": 0.5, "weight": 0.5}},
+            lambda m, c, b: LayerSpec((m, c), "ties", (("scale", 1.0), ("density", 0.5)), b),
+        ),
+        (
+            "slerp",  # the base model is added
+            {"models": [{"model": "math"}], "base_model": "base", "parameters": {"t": 0.3}},
+            lambda m, c, b: LayerSpec((b, m), "slerp", (("t", 0.3),)),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_whole_models_are_slices_of_all_layers(
+    load: Any, method: str, keys: dict[str, Any], spec: Any
+) -> None:
+    found = load({"merge_method": method, **keys})
+
+    def wanted(layer: int | None) -> LayerSpec:
+        return spec(*(Source(name, layer) for name in ("math", "code", "base")))
+
+    outer = wanted(None)
+    layers = tuple(wanted(layer) for layer in range(3))
+    assert found == Tailoring(layers, embedding=outer, norm=outer, head=outer)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"merge_method": "della"}, "merge_method is 'della'; these are read: passthrough"),
-        ({"slices": None, "models": [{"model": "base"}]}, "it has no slices"),
+        ({"slices": None}, "it has neither slices nor models"),
+        ({"models": [{"model": "base"}]}, "it has both slices and models"),
+        ({"slices": None, "models": []}, "models must be a list"),
+        ({"slices": None, "models": ["base"]}, "models: a source names no model"),
+        ({"slices": None, "models": [source("base", 0, 2)]}, "a layer_range belongs to"),
+        ({"slices": None, "models": [{"model": "base"}, {"model": "math"}]}, "takes one source"),
         ({"slices": [{"sources": [source("elsewhere", 0, 2)]}]}, "'elsewhere' is the path of no"),
         ({"slices": [{"sources": [source("base", 0, 2, scale=0.5)]}]}, "its parameters scale"),
         ({"slices": [{"sources": [{"model": "base"}]}]}, "layer_range must be two numbers"),

@@ -69,9 +69,18 @@ def export(  # noqa: PLR0913  # what may be said of an export
     `Run.export` describes the arguments; `run` may be a config, if there is a `tailoring` (the
     path of a tailoring.yaml). `on_loading` is called before the members are loaded.
     """
-    found = find_provenance(run, trial=trial, tailoring=tailoring)
-    on_loading()
-    family = family or load_members(found.config)
+
+    def members(config: Config) -> Family:
+        nonlocal family
+        if family is None:
+            on_loading()
+            family = load_members(config)
+        return family
+
+    found = find_provenance(
+        run, trial=trial, tailoring=tailoring, n_layers=lambda config: members(config).n_layers
+    )
+    family = members(found.config)
     family.fitted.look_in((tailoring or run / BEST).parent / FOLDER)
     found.tailoring.check(family.members, family.n_layers, tied=family.tied)
     found = dataclasses.replace(found, tailoring=_with_refits(found, family))
@@ -114,19 +123,25 @@ def _with_refits(found: Provenance, family: Family) -> Tailoring:
     return repairs.named(found.tailoring)
 
 
-def find_provenance(run: Path, *, trial: int | None, tailoring: Path | None) -> Provenance:
-    """Find out what is to be exported; `export` describes the arguments."""
+def find_provenance(
+    run: Path, *, trial: int | None, tailoring: Path | None, n_layers: Callable[[Config], int]
+) -> Provenance:
+    """Find out what is to be exported; `export` describes the arguments.
+
+    `n_layers` tells how many layers the members of a config have.
+    """
     if trial is not None and tailoring is not None:
         raise ConfigError("export: give --trial or --tailoring, not both")
     if run.is_file():
         if tailoring is None:
             raise ConfigError(f"export: {run} is a config; name a tailoring.yaml with --tailoring")
         config = load_config(run)
-        return Provenance(config, load_tailoring(tailoring, config))
+        return Provenance(config, load_tailoring(tailoring, config, lambda: n_layers(config)))
     record = read_run(run)
     config, chosen = recorded_config(record), record.chosen
     if tailoring is not None:
-        return Provenance(config, load_tailoring(tailoring, config), record)
+        made = load_tailoring(tailoring, config, lambda: record.header.family.n_layers)
+        return Provenance(config, made, record)
     if trial is None:
         if chosen is None:
             raise RecordError(

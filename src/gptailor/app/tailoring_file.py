@@ -1,5 +1,6 @@
 """Read a tailoring from a file, also one that is written as a recipe for mergekit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from gptailor.config import Config
@@ -11,8 +12,10 @@ from gptailor.files.yaml import read_yaml
 __all__ = ["load_tailoring"]
 
 
-def load_tailoring(path: Path, config: Config) -> Tailoring:
+def load_tailoring(path: Path, config: Config, n_layers: Callable[[], int]) -> Tailoring:
     """Read a ``tailoring.yaml``, or a mergekit recipe whose models are the members of a config.
+
+    `n_layers` tells how many layers each member has; it is called where a recipe asks.
 
     Raises:
         TailoringError: It can't be read, or is a recipe that no tailoring can say.
@@ -27,7 +30,7 @@ def load_tailoring(path: Path, config: Config) -> Tailoring:
         for folder in (path.parent, Path()):
             if (there := Path(spec.path).expanduser()).exists():
                 members |= {one: name for one in _ways_to(there, folder)}
-    return tailoring_of_recipe(plain, members, str(path))
+    return tailoring_of_recipe(plain, members, str(path), n_layers)
 
 
 def _ways_to(there: Path, folder: Path) -> list[str]:

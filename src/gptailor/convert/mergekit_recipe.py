@@ -1,10 +1,10 @@
 """Read a mergekit recipe as a tailoring, where a tailoring can say the same.
 
-That is a recipe of slices that are passed through, or merged by one method with plain numbers.
-mergekit takes the embedding as it takes the first slice, norm and head as the last.
+That is a recipe of slices, or of whole models, that are passed through or merged by one method with
+plain numbers. mergekit takes the embedding as it takes the first slice, norm and head as the last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,10 @@ def is_recipe(plain: object) -> bool:
 
 
 def tailoring_of_recipe(
-    plain: Mapping[str, Any], members: Mapping[str, str], where: str
+    plain: Mapping[str, Any],
+    members: Mapping[str, str],
+    where: str,
+    n_layers: Callable[[], int],
 ) -> Tailoring:
     """The tailoring that makes the model of a recipe.
 
@@ -36,26 +39,33 @@ def tailoring_of_recipe(
         plain: The recipe.
         members: The name of a model in a recipe to the name of the member that it is.
         where: What to call the recipe in messages.
+        n_layers: Tells how many layers each member has; asked for a recipe of whole models alone.
 
     Raises:
         TailoringError: One sentence: what of it can't be said.
     """
     try:
-        return _tailoring(plain, members)
+        return _tailoring(plain, members, n_layers)
     except (_Unsaid, TailoringError) as what:
         raise TailoringError(
             f"{where}: is a mergekit recipe, and no tailoring can say all of it: {what}"
         ) from None
 
 
-def _tailoring(plain: Mapping[str, Any], members: Mapping[str, str]) -> Tailoring:
+def _tailoring(
+    plain: Mapping[str, Any], members: Mapping[str, str], n_layers: Callable[[], int]
+) -> Tailoring:
     method, slices = plain.get("merge_method"), plain.get("slices")
     if method not in _READ:
         raise _Unsaid(f"merge_method is {method!r}; these are read: {', '.join(_READ)}")
     if other := sorted(map(str, plain.keys() - _KNOWN)):
         raise _Unsaid(f"it has the keys {listed(other)}")
+    if plain.get("models") is not None:
+        if slices is not None:
+            raise _Unsaid("it has both slices and models")
+        slices = [{"sources": _whole_models(plain, members, n_layers)}]
     if not isinstance(slices, list) or not slices:
-        raise _Unsaid("it has no slices; write its models as sources with a layer_range")
+        raise _Unsaid("it has neither slices nor models")
     if plain.get("tokenizer_source") not in (None, "base"):
         raise _Unsaid(f"tokenizer_source is {plain['tokenizer_source']!r}")
     base = plain.get("base_model")
@@ -75,6 +85,25 @@ def _tailoring(plain: Mapping[str, Any], members: Mapping[str, str]) -> Tailorin
             specs.append(how.spec(made))
         ends.append(specs.pop())
     return Tailoring(tuple(specs), embedding=ends[0], norm=ends[-1], head=ends[-1])
+
+
+def _whole_models(
+    plain: Mapping[str, Any], members: Mapping[str, str], n_layers: Callable[[], int]
+) -> list[dict[str, Any]]:
+    """The sources of a slice of all layers; mergekit adds the base model where it is not one."""
+    models = plain["models"]
+    if not isinstance(models, list) or not models:
+        raise _Unsaid("models must be a list, one at least")
+    if {"layer_range"} & {key for each in models if isinstance(each, Mapping) for key in each}:
+        raise _Unsaid("models: a layer_range belongs to the sources of a slice")
+    base = plain.get("base_model")
+    if base is not None:
+        inside = [_member(model, members, "models") for model in models]
+        if _named(base, members, "base_model") not in inside:
+            models = [*models, {"model": base}]
+    _member(models[0], members, "models")  # before the members are opened
+    whole = [0, n_layers()]
+    return [{**model, "layer_range": whole} for model in models if isinstance(model, Mapping)]
 
 
 @dataclass(frozen=True, slots=True)
