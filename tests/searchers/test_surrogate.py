@@ -34,3 +34,25 @@ def test_a_loss_that_never_changes_teaches_nothing_and_breaks_nothing() -> None:
     drawn = [SPACE.random(rng) for _ in range(10)]
     model = fit(describe(SPACE, drawn), np.full(10, 0.5), np.full(10, 3), np.full(10, 9))
     assert np.all(np.isfinite(model.draw(rng)))
+
+
+def test_the_posterior_is_that_of_the_normal_equations_with_more_features_than_candidates() -> None:
+    rng = np.random.default_rng(0)
+    wide = Space(80, 20, tuple(f"v{n}" for n in range(8)), ("task_arithmetic",))
+    features = describe(wide, [wide.random(rng) for _ in range(60)])  # (60, 730)
+    losses = np.arange(60.0)
+    model = fit(features, losses, np.full(60, 9), np.full(60, 60))
+    rows = features - features.mean(axis=0)
+    target = np.log1p(losses / np.median(losses))
+    target -= target.mean()
+    kernel, likelihoods = rows @ rows.T, {}
+    for noise in (0.03, 0.1, 0.3, 1.0, 3.0):
+        matrix = kernel + noise * np.eye(60)
+        variance = target @ np.linalg.solve(matrix, target) / 59
+        determinant = np.linalg.slogdet(matrix)[1] - np.log(noise)  # without the mean's direction
+        likelihoods[noise] = -0.5 * (59 * np.log(variance) + determinant), variance
+    noise = max(likelihoods, key=lambda each: likelihoods[each][0])
+    inverse = np.linalg.inv(rows.T @ rows / noise + np.eye(730))
+    np.testing.assert_allclose(model.mean, inverse @ rows.T @ target / noise, atol=1e-9)
+    covariance = likelihoods[noise][1] * inverse
+    np.testing.assert_allclose(model.root @ model.root.T, covariance, atol=1e-9)

@@ -99,7 +99,9 @@ def fit(
 ) -> Surrogate:
     """Fit coefficients to losses; the noise level is the one of highest marginal likelihood.
 
-    Bayesian linear regression by a singular value decomposition: Bishop 2006, section 3.5.
+    Bayesian linear regression in the eigenvectors of the features' Gram matrix: Bishop 2006,
+    section 3.5. A singular value decomposition of the features takes three times as long with many
+    layers and members, and LAPACK's does not always converge.
 
     Args:
         features: Of `describe`, shape (n_trials, n_features).
@@ -115,26 +117,30 @@ def fit(
     basis, _ = np.linalg.qr(levels)
     rows, target = weights * features, weights[:, 0] * _compressed(losses)  # (N, F), (N,)
     rows, target = rows - basis @ (basis.T @ rows), target - basis @ (basis.T @ target)
-    left, sizes, right = np.linalg.svd(rows, full_matrices=False)  # (N, R), (R,), (R, F)
-    along = left.T @ target  # (R,)
-    rest = max(float(target @ target - along @ along), 0.0)
+    squares, directions = np.linalg.eigh(rows.T @ rows)  # (F,), (F, F)
+    squares = np.maximum(squares, 0.0)  # they are, but for rounding
+    along = directions.T @ (rows.T @ target)  # (F,)
     n_free = max(1, len(target) - levels.shape[1])
-    fits = [_evidence(sizes**2, along, rest, n_free, noise) for noise in _NOISES]
+    fits = [_evidence(squares, along, float(target @ target), n_free, each) for each in _NOISES]
     best = max(range(len(fits)), key=lambda index: fits[index][0])
     noise, variance = _NOISES[best], fits[best][1]
-    shrunk = sizes / (sizes**2 + noise)
-    mean = right.T @ (shrunk * along)  # (F,)
-    # Covariance: variance * (I - R' diag(s^2 / (s^2 + noise)) R); its root has the same form.
-    known = 1.0 - np.sqrt(noise / (sizes**2 + noise))
-    root = np.sqrt(variance) * (np.eye(features.shape[1]) - (right.T * known) @ right)  # (F, F)
+    mean = directions @ (along / (squares + noise))  # (F,)
+    # Covariance: variance * (I - D diag(s / (s + noise)) D'); its root has the same form.
+    known = 1.0 - np.sqrt(noise / (squares + noise))
+    root = np.sqrt(variance) * (
+        np.eye(features.shape[1]) - (directions * known) @ directions.T
+    )  # (F, F)
     return Surrogate(mean, root)
 
 
 def _evidence(
-    squares: Floats, along: Floats, rest: float, n_free: int, noise: float
+    squares: Floats, along: Floats, size: float, n_free: int, noise: float
 ) -> tuple[float, float]:
-    """Log marginal likelihood (less a constant) and the prior variance that maximises it."""
-    total = float(np.sum(along**2 / (squares + noise))) + rest / noise
+    """Log marginal likelihood (less a constant) and the prior variance that maximises it.
+
+    `size` is the targets' squared length, of which `along` the eigenvectors is explained.
+    """
+    total = (size - float(np.sum(along**2 / (squares + noise)))) / noise
     variance = max(total / n_free, 1e-12)
     log_determinant = float(np.sum(np.log1p(squares / noise))) + n_free * np.log(noise)
     return -0.5 * (n_free * np.log(variance) + log_determinant), variance
