@@ -160,7 +160,7 @@ def published(assembly: Assembly, members: dict[str, Path], one: Tailoring) -> S
         layout=family.layout,
         dtype=family.dtype,
         states=states,
-        sources=family.paths,
+        paths=family.paths,
         own_tokenizer=family.tokenizer,
     )
     with tempfile.TemporaryDirectory() as folder:

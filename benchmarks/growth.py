@@ -113,8 +113,8 @@ def random_family(layers: int, variants: int) -> Family:
         states[name] = {
             key: tensor.detach() for key, tensor in model.state_dict().items() if key != layout.head
         }
-    sources = dict.fromkeys(states, "made at random")
-    return Family(config=config, layout=layout, dtype=torch.float32, states=states, sources=sources)
+    paths = dict.fromkeys(states, "made at random")
+    return Family(config=config, layout=layout, dtype=torch.float32, states=states, paths=paths)
 
 
 def questions(n: int) -> Task:
