@@ -65,32 +65,49 @@ def test_slices_are_passed_through_and_the_outer_parts_follow_the_first_and_the_
 
 
 @pytest.mark.parametrize(
-    ("method", "sources", "keys", "params"),
+    ("method", "sources", "keys", "merged", "params"),
     [
-        ("linear", [{"weight": 1}, {"weight": 3}], {}, {"weights": (1.0, 3.0)}),
-        ("slerp", [{}, {}], {"t": 0.3}, {"t": 0.3}),
-        ("task_arithmetic", [{}, {"weight": 0.5}], {"lambda": 0.8}, {"scale": 0.4}),
-        ("ties", [{}, {"weight": 0.5, "density": 0.4}], {"int8_mask": True}, None),
+        ("linear", [{"weight": 1}, {"weight": 3}], {}, "linear", {"weights": (0.25, 0.75)}),
+        ("slerp", [{}, {}], {"t": 0.3}, "slerp", {"t": 0.3}),
+        # a share of one difference: base + 0.4 (math - base)
+        ("task_arithmetic", [{}, {"weight": 0.5}], {"lambda": 0.8}, "linear",
+         {"weights": (0.6, 0.4)}),
+        ("ties", [{}, {"weight": 0.5, "density": 1}], {"lambda": 0.25, "int8_mask": True},
+         "linear", {"weights": (0.75, 0.25)}),
     ],
-)
+)  # fmt: skip
 def test_one_method_over_slices_merges_layer_by_layer(
-    load: Any, method: str, sources: Any, keys: Any, params: Any
+    load: Any, method: str, sources: Any, keys: Any, merged: str, params: Any
 ) -> None:
-    params = params or {"scale": 1.0, "density": 0.4}
     pair = [source("base", 0, 2, **sources[0]), source("math", 2, 4, **sources[1])]
     recipe = slices(method, pair, [source("base", 4, 5)] if method != "slerp" else pair)
     found = load(recipe | {"base_model": "base", "parameters": keys})
-    based = method in ("task_arithmetic", "ties")
+    places = [("base:0", "math:2"), ("base:1", "math:3")]
+    for spec, (one, other) in zip(found.layers[:2], places, strict=True):
+        assert list(map(str, spec.sources)) == [one, other]
+        assert (spec.method, dict(spec.params)) == (merged, params)
+    assert list(map(str, found.embedding.sources)) == ["base", "math"]
+    assert found.embedding.method == merged
 
-    def wanted(*indices: int | None) -> LayerSpec:
-        both = (Source("base", indices[0]), Source("math", indices[1]))
-        given = tuple(params.items())
-        if based:
-            return LayerSpec(both[1:], method, given, both[0])
-        return LayerSpec(both, method, given)
 
-    assert found.layers[:2] == (wanted(0, 2), wanted(1, 3))
-    assert found.embedding == wanted(None, None)
+@pytest.mark.parametrize(
+    ("method", "keys", "merged", "params"),
+    [
+        ("task_arithmetic", [{"weight": 0.5}, {"weight": 0.5}], "task_arithmetic", {"scale": 0.5}),
+        ("task_arithmetic", [{"weight": 0.5}, {"weight": 0.25}], "linear",
+         {"weights": (0.25, 0.25, 0.5)}),  # base, code, math
+        ("ties", [{"density": 0.4}, {"density": 0.4}], "ties", {"scale": 1.0, "density": 0.4}),
+        ("task_arithmetic", [{"weight": 1}], None, {}),
+    ],
+)  # fmt: skip
+def test_differences_from_the_base_model_are_added(
+    load: Any, method: str, keys: Any, merged: str | None, params: Any
+) -> None:
+    names = ("math", "code")[: len(keys)]
+    each = [source(name, 0, 2, **given) for name, given in zip(names, keys, strict=True)]
+    (spec, _) = load(slices(method, each) | {"base_model": "base"}).layers
+    assert (spec.method, dict(spec.params)) == (merged, params)
+    assert {source.member for source in spec.sources} - {"base"} == set(names)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +169,10 @@ def test_whole_models_are_slices_of_all_layers(
             slices("ties", [source("code", 0, 2, weight=2), source("math", 0, 2)])
             | {"base_model": "base"},
             "weight is not the same for all sources",
+        ),
+        (
+            slices("ties", [source("math", 0, 2, density=0.5)]) | {"base_model": "base"},
+            "ties trims the differences of a single model",
         ),
     ],
 )

@@ -4,6 +4,7 @@ That is a recipe of slices, or of whole models, that are passed through or merge
 plain numbers. mergekit takes the embedding as it takes the first slice, norm and head as the last.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,22 +160,35 @@ class _Slice:
         inside = [source for source in sources if source.member == base]
         if not others:
             return LayerSpec((inside[0],))
-        settings = {
-            key: {self.number(key, 1.0, index) for index in others} for key in ("weight", "density")
-        }
-        for key, values in settings.items():
-            if len(values) > 1:
-                raise _Unsaid(f"{self.place}: {key} is not the same for all sources")
-        scale = self.number("lambda", 1.0)
-        if self.method == "ties":
-            if not self.number("normalize", 1.0):
-                raise _Unsaid("ties without normalize")
-            params = {"scale": scale, "density": settings["density"].pop()}
-        else:
-            params = {"scale": scale * settings["weight"].pop()}
         chosen = tuple(sources[index] for index in others)
         start = inside[0] if inside else Source(base, chosen[0].layer)
-        return LayerSpec(chosen, self.method, tuple(params.items()), start)
+        scale = self.number("lambda", 1.0)
+        weights = [self.number("weight", 1.0, index) for index in others]
+        if self.method == "ties":
+            density = self._density(others)
+            if len(set(weights)) > 1:
+                raise _Unsaid(f"{self.place}: weight is not the same for all sources")
+            if len(chosen) > 1:
+                return LayerSpec(chosen, "ties", (("scale", scale), ("density", density)), start)
+            if density != 1.0:
+                raise _Unsaid(f"{self.place}: ties trims the differences of a single model")
+            weights = [1.0]
+        scaled = [scale * weight for weight in weights]
+        if len(chosen) > 1 and len(set(scaled)) == 1:
+            return LayerSpec(chosen, "task_arithmetic", (("scale", scaled[0]),), start)
+        if scaled == [1.0]:
+            return LayerSpec(chosen)
+        # the same sum as shares of base and sources: a spec of one source has no scale
+        shares = (1.0 - math.fsum(scaled), *scaled)
+        return LayerSpec((start, *chosen), "linear", (("weights", shares),))
+
+    def _density(self, others: Sequence[int]) -> float:
+        if not self.number("normalize", 1.0):
+            raise _Unsaid("ties without normalize")
+        found = {self.number("density", 1.0, index) for index in others}
+        if len(found) > 1:
+            raise _Unsaid(f"{self.place}: density is not the same for all sources")
+        return found.pop()
 
 
 _KEYS = {
