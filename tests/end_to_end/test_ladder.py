@@ -112,6 +112,9 @@ def test_a_ladder_and_a_single_run_are_not_mixed_up(
 
 
 def test_a_check_foretells_each_depth(ladder: Path, run_command: Command) -> None:
+    code, out, err = run_command("check", ladder)
+    assert code == 0, err
+    assert out.count(" of the parameters, with 35% of the budget\n") == 3
     code, out, err = run_command("check", ladder, "--json")
     assert code == 0, err
     expected: list[dict[str, Any]] = json.loads(out)

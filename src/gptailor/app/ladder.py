@@ -9,9 +9,9 @@ from gptailor.core.trial import Trial
 from gptailor.record.entries import Entry, ForecastEntry, ModelEntry, WrittenEntry
 from gptailor.workers import WorkerSetup
 
-__all__ = ["after", "at_depth", "forecasts"]
+__all__ = ["PART", "after", "at_depth", "forecasts"]
 
-_PART = 0.35  # of the budget of a single search, that each of a ladder has
+PART = 0.35  # of the budget of a single search, that each of a ladder has
 
 
 def at_depth(assembly: Assembly, depth: int) -> Assembly:
@@ -19,7 +19,7 @@ def at_depth(assembly: Assembly, depth: int) -> Assembly:
     if not assembly.config.ladder:
         return assembly
     budget = assembly.config.budget
-    part = 1.0 if assembly.config.search.name == BASELINE else _PART
+    part = 1.0 if assembly.config.search.name == BASELINE else PART
     plan = replace(
         assembly.plan,
         n_removed=depth,

@@ -73,15 +73,19 @@ def _show_plan(assembly: "Assembly") -> None:
 
 def _show_search(assembly: "Assembly", expected: "ForecastEntry") -> None:
     """What one search cuts, and how much of it there is."""
+    from gptailor.app.ladder import PART
+    from gptailor.report.words import count
+
     plan, family = assembly.plan, assembly.family
     if assembly.target:
         screen.print(f"target:   {assembly.target}")
+    part = f", with {PART:.0%} of the budget" if assembly.config.ladder else ""
     share = sum(sorted(family.layer_parameters)[: plan.n_removed]) / family.parameters
-    screen.print(f"remove:   {plan.n_removed} layers, {share:.1%} of the parameters")
+    screen.print(f"remove:   {plan.n_removed} layers, {share:.1%} of the parameters{part}")
     screen.print(
-        f"search:   {assembly.config.search.name}, {expected.n_trials} trials of about "
-        f"{expected.n_candidates} candidates; {expected.layer_tokens:,} layer-tokens in all, "
-        f"{expected.shared:.0%} of the search saved by sharing"
+        f"search:   {assembly.config.search.name}, {count(expected.n_trials, 'trial')} of about "
+        f"{count(expected.n_candidates, 'candidate')}; {expected.layer_tokens:,} layer-tokens in "
+        f"all, {expected.shared:.0%} of the search saved by sharing"
     )
 
 
