@@ -86,6 +86,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "healing": known["healing"],
         "rows": rows,
         "n_questions": asked.questions * len(asked.names),
+        "n_texts": asked.n_unseen,
         "threads": asked.threads,
         "machine": machine(),
     }
@@ -102,6 +103,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--questions", type=int, default=40, help="of a task")
     parser.add_argument("--n-unseen", type=int, default=300, help="texts that are scored")
+    parser.add_argument("--tokens", type=int, default=Training().n_tokens, help="trained on")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(words)
 
@@ -134,7 +136,7 @@ def _heal(asked: argparse.Namespace, train: Path, out: Path) -> dict[str, Any]:
         [train],
         asked.teacher,
         out / "healed",
-        training=Training(),
+        training=Training(n_tokens=asked.tokens),
         run=asked.run,
         on_message=lambda text: print(text, flush=True),
         on_step=lambda step, steps: (
@@ -175,8 +177,6 @@ def _rows(known: Mapping[str, Any], teacher: str) -> list[dict[str, Any]]:
         drawn = []
         found = {n: known[n]["found"] for n in (teacher, *MODELS)}
         tasks = [task for task, metrics in found[teacher].items() if metric in metrics]
-        if what == "texts":
-            tasks = tasks[-1:]
         for task in tasks:
             each = [found[name][task][metric] for name in found]
             measured = [
@@ -221,11 +221,11 @@ def _text(told: Mapping[str, Any]) -> str:
             "# What healing gives back",
             told_of(told["machine"]),
             f"{plan['n_tokens']:,} tokens, rank {plan['rank']}, learning rate "
-            f"{plan['learning_rate']:g}, {plan['batch_tokens']:,} tokens a step: the defaults. It "
+            f"{plan['learning_rate']:g}, {plan['batch_tokens']:,} tokens a step. It "
             f"took {spent['seconds'] / 60:.0f} minutes, {spent['cpu'] / 60:.0f} of them on the "
             f"processor, with {told['threads']} threads. {told['n_questions']} questions (bits of "
-            "the gold answer, mean over the tasks); intervals are 95 %, examples drawn anew in "
-            "pairs.",
+            f"the gold answer, mean over the tasks) and {told['n_texts']} texts; intervals are "
+            "95 %, examples drawn anew in pairs.",
             table(head, lines),
         ]
     )

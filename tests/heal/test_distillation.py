@@ -12,8 +12,12 @@ from transformers import PreTrainedModel
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError
 from gptailor.heal.distillation import Training, held_out_loss, layers_at_cuts, trained_changes
+from gptailor.heal.texts import Row
 
-ROWS = [tuple(map(int, row)) for row in np.random.default_rng(0).integers(3, 320, size=(12, 8))]
+TOKENS = np.random.default_rng(0).integers(3, 320, size=(12, 8)).tolist()
+TEXTS = (5, 3)  # tokens of the two texts in each row
+POSITIONS = tuple(position for n in TEXTS for position in range(n))
+ROWS = [Row(tuple(tokens), POSITIONS) for tokens in TOKENS]
 PLAN = Training(n_tokens=192, length=8, batch_tokens=32, rank=2, learning_rate=1e-3)  # 6 steps
 
 
@@ -22,13 +26,17 @@ def models(tiny_model: Callable[..., PreTrainedModel]) -> tuple[PreTrainedModel,
     return tiny_model("llama", num_hidden_layers=3), tiny_model("llama", seed=1)
 
 
+def logits_of(model: PreTrainedModel, row: list[int]) -> Tensor:
+    texts = torch.tensor([row]).split(TEXTS, dim=1)
+    return torch.cat([model(text).logits[0] for text in texts])
+
+
 def by_hand(model: PreTrainedModel, teacher: PreTrainedModel, kl: float, ce: float) -> Tensor:
-    """The loss summed token by token."""
+    """The loss summed token by token, each text read alone."""
     total = torch.zeros(())
-    for row in ROWS:
-        tokens = torch.tensor([row])
-        p = teacher(tokens).logits[0].softmax(-1).detach()
-        q = model(tokens).logits[0].softmax(-1)
+    for row in TOKENS:
+        p = logits_of(teacher, row).softmax(-1).detach()
+        q = logits_of(model, row).softmax(-1)
         for here, following in enumerate(row[1:]):
             total = total + kl * (p[here] * (p[here] / q[here]).log()).sum()
             total = total - ce * q[here, following].log()
@@ -98,10 +106,11 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
 
 
 def test_the_held_out_loss_is_the_models_own(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    model, tokens = tiny_model("llama"), torch.tensor(ROWS)
+    model = tiny_model("llama")
     with torch.no_grad():
-        wanted = float(model(tokens, labels=tokens).loss)
-    assert held_out_loss(model, ROWS) == pytest.approx(wanted, rel=1e-5)
+        found = torch.cat([logits_of(model, row)[:-1] for row in TOKENS])
+    wanted = torch.nn.functional.cross_entropy(found, torch.tensor(TOKENS)[:, 1:].flatten())
+    assert held_out_loss(model, ROWS) == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_layers_at_cuts_are_those_before_and_after_each() -> None:

@@ -20,14 +20,18 @@ def test_no_text_is_trained_on_and_measured_on(tmp_path: Path, tiny_tokenizer: A
     path = texts(tmp_path / "a.jsonl", 300)
     limits = {"n_tokens": 1600, "length": 20, "seed": 3}
     rows = read_healing_texts([path], tiny_tokenizer, **limits)
-    assert {len(row) for row in (*rows.train, *rows.held_out)} == {20}
+    assert {len(row.ids) for row in (*rows.train, *rows.held_out)} == {20}
     assert (len(rows.train), len(rows.held_out)) == (80, 5)
     parts = [
-        tiny_tokenizer.decode([t for row in part for t in row]).split("</s>")[:-1]
+        tiny_tokenizer.decode([t for row in part for t in row.ids]).split("</s>")[:-1]
         for part in (rows.train, rows.held_out)
     ]
     assert len(set(parts[0])) == len(parts[0]) > 50
     assert not set(parts[0]) & set(parts[1])
+    end = tiny_tokenizer.eos_token_id
+    for row in rows.train:
+        starts = {i + 1 for i, token in enumerate(row.ids[:-1]) if token == end}
+        assert {i for i, position in enumerate(row.positions) if i and not position} == starts
     assert rows == read_healing_texts([path], tiny_tokenizer, **limits)
     other = read_healing_texts([path], tiny_tokenizer, **limits | {"seed": 4})
     assert other.digest != rows.digest

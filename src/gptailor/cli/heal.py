@@ -30,11 +30,11 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     layers: Annotated[
         str, typer.Option(help="all, or cuts: the layers before and after each cut.")
     ] = "all",
-    tokens: Annotated[int, typer.Option(min=2, help="Trained on in all.")] = 300_000,
+    tokens: Annotated[int, typer.Option(min=2, help="Trained on in all.")] = 150_000,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 256,
-    batch_tokens: Annotated[int, typer.Option(min=2, help="Tokens of a step.")] = 4096,
+    batch_tokens: Annotated[int, typer.Option(min=2, help="Tokens of a step.")] = 1024,
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Of the LoRA matrices.")] = 16,
-    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1.0, help="The highest.")] = 5e-4,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1.0, help="The highest.")] = 1e-3,
     kl_weight: Annotated[
         float, typer.Option(min=0.0, max=1e6, help="Of the divergence from the teacher.")
     ] = 1.0,

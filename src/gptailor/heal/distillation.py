@@ -22,10 +22,9 @@ from gptailor.core.repair import cuts_of
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError
 from gptailor.family.architecture import layers_path
+from gptailor.heal.texts import Row
 
 __all__ = ["Training", "held_out_loss", "layers_at_cuts", "trained_changes"]
-
-Row = tuple[int, ...]
 
 _FORWARD_TOKENS = 1024  # of one forward: its logits and the teacher's are held at a time
 _WARMUP = 0.05  # share of the steps in which the learning rate rises; then it falls to 0
@@ -37,11 +36,11 @@ _STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 class Training:
     """How a model is trained."""
 
-    n_tokens: int = 300_000  # trained on in all; the texts are read again if they have fewer
+    n_tokens: int = 150_000  # trained on in all; the texts are read again if they have fewer
     length: int = 256  # tokens of a row
-    batch_tokens: int = 4096  # of one step
+    batch_tokens: int = 1024  # of one step
     rank: int = 16
-    learning_rate: float = 5e-4  # the highest
+    learning_rate: float = 1e-3  # the highest
     kl_weight: float = 1.0
     next_token_weight: float = 0.0
     seed: int = 0
@@ -101,7 +100,7 @@ def trained_changes(  # noqa: PLR0913  # two models, what to train and on what
     Args:
         model: Without gradients.
         teacher: None where `kl_weight` is 0.
-        rows: Token ids, of equal length.
+        rows: Of equal length.
         training: How.
         layers: Indices of the decoder layers that are trained; all if None.
         folder: Of the checkpoints; those in it are gone on from.
@@ -120,7 +119,14 @@ def trained_changes(  # noqa: PLR0913  # two models, what to train and on what
         trainer = Trainer(
             model=adapted,
             args=_arguments(training, folder),
-            train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+            train_dataset=[
+                {
+                    "input_ids": row.ids,
+                    "position_ids": row.positions,
+                    "labels": (row.ids, row.positions),  # the teacher needs both
+                }
+                for row in rows
+            ],
             compute_loss_func=_loss(teacher, training),
             callbacks=[_Steps(on_step)],
         )
@@ -138,30 +144,39 @@ def trained_changes(  # noqa: PLR0913  # two models, what to train and on what
 @torch.inference_mode()
 def held_out_loss(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     """Mean nats a token of the next token, over rows of equal length."""
-    total, device = 0.0, model.device
-    n = max(1, _FORWARD_TOKENS // len(rows[0]))
+    total, device, length = 0.0, model.device, len(rows[0].ids)
+    n = max(1, _FORWARD_TOKENS // length)
     for start in range(0, len(rows), n):
-        tokens = torch.tensor(rows[start : start + n], device=device)  # (B, T)
-        logits = model(input_ids=tokens, use_cache=False).logits  # (B, T, V)
+        some = rows[start : start + n]
+        tokens = torch.tensor([row.ids for row in some], device=device)  # (B, T)
+        positions = torch.tensor([row.positions for row in some], device=device)
+        logits = _logits(model, tokens, positions)
         for found, wanted in zip(logits, tokens, strict=True):  # a row at a time, for memory
             total += float(
                 nn.functional.cross_entropy(found[:-1].float(), wanted[1:], reduction="sum")
             )
-    return total / (len(rows) * (len(rows[0]) - 1))
+    return total / (len(rows) * (length - 1))
+
+
+def _logits(model: PreTrainedModel, tokens: Tensor, positions: Tensor) -> Tensor:
+    """Of tokens and their positions in their texts, (B, T) both, to (B, T, V)."""
+    logits: Tensor = model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+    return logits
 
 
 def _loss(teacher: PreTrainedModel | None, training: Training) -> Callable[..., Tensor]:
-    """The loss as the Trainer asks for it: outputs and labels, here the tokens of whole rows."""
+    """The loss as the Trainer asks for it; its labels are tokens and positions of whole rows."""
 
     def loss(
         outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        taught: Iterator[Tensor | None] = iter([None] * len(labels))
+        tokens, positions = labels.unbind(1)  # (B, 2, T) to (B, T) each
+        taught: Iterator[Tensor | None] = iter([None] * len(tokens))
         if teacher is not None:
             with torch.no_grad():
-                taught = iter(teacher(input_ids=labels, use_cache=False).logits)
+                taught = iter(_logits(teacher, tokens, positions))
         total = outputs["logits"].new_zeros((), dtype=torch.float32)
-        for found, wanted, known in zip(outputs["logits"], labels, taught, strict=True):
+        for found, wanted, known in zip(outputs["logits"], tokens, taught, strict=True):
             logp = found[:-1].float().log_softmax(-1)  # (T - 1, V)
             if training.next_token_weight:
                 nll = nn.functional.nll_loss(logp, wanted[1:], reduction="sum")
@@ -170,7 +185,8 @@ def _loss(teacher: PreTrainedModel | None, training: Training) -> Callable[..., 
                 wished = known[:-1].float().log_softmax(-1)
                 divergence = nn.functional.kl_div(logp, wished, reduction="sum", log_target=True)
                 total = total + training.kl_weight * divergence
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        n_labels = labels.numel() if num_items_in_batch is None else num_items_in_batch
+        return total * 2 / n_labels
 
     return loss
 

@@ -1,7 +1,7 @@
 """Rows of token ids to train on, and rows of other texts to measure on."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,18 @@ from typing import Any
 from gptailor.errors import ConfigError
 from gptailor.tasks.calibration import Calibration, texts_in_turns
 
-__all__ = ["HealingTexts", "read_healing_texts"]
+__all__ = ["HealingTexts", "Row", "read_healing_texts"]
 
 _HELD_OUT = 16  # one token in so many is of a text that is not trained on
 _MOST_HELD_OUT = 16_384  # tokens; more would only take time
 
-Row = tuple[int, ...]
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Whole texts one after the other, the first and the last perhaps in part."""
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]  # of each token in its text, by which no text sees another
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class HealingTexts:
     @property
     def digest(self) -> str:
         """Sixteen hex digits over every token."""
-        return Calibration((*self.train, *self.held_out)).digest
+        return Calibration(tuple(row.ids for row in (*self.train, *self.held_out))).digest
 
 
 def read_healing_texts(
@@ -63,15 +69,17 @@ def read_healing_texts(
     return HealingTexts(train, held_out, {path.name: _digest(path) for path in paths})
 
 
-def _packed(texts: Iterator[Iterable[int]], n_tokens: int, length: int) -> tuple[Row, ...]:
+def _packed(texts: Iterator[Sequence[int]], n_tokens: int, length: int) -> tuple[Row, ...]:
     """Whole texts one after the other, of `n_tokens` or just more, cut into full rows."""
-    ids: list[int] = []
+    ids, positions = list[int](), list[int]()
     for tokens in texts:
         ids += tokens
+        positions += range(len(tokens))
         if len(ids) >= n_tokens:
             break
     n_rows = min(len(ids), max(n_tokens, length)) // length
-    return tuple(tuple(ids[row * length : (row + 1) * length]) for row in range(n_rows))
+    cuts = [slice(row * length, (row + 1) * length) for row in range(n_rows)]
+    return tuple(Row(tuple(ids[cut]), tuple(positions[cut])) for cut in cuts)
 
 
 def _digest(path: Path) -> str:
