@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,12 +21,12 @@ Job = Callable[..., Path]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def apart(*words: object, cwd: Path) -> str:
-    """Run the program as a user would, in a process of its own; what it prints."""
+def apart(*words: object, cwd: Path) -> tuple[str, str]:
+    """Run the program as a user would, in a process of its own; stdout and stderr."""
     command = [sys.executable, "-m", "gptailor", *map(str, words)]
     done = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 @pytest.mark.slow
@@ -40,10 +41,15 @@ def test_the_main_job_runs_from_check_to_report(
         assert code == 0, told
 
     here("check", config)
-    searched = json.loads(apart("search", config, "--json", cwd=tmp_path))
+    printed, told = apart("search", config, "--json", cwd=tmp_path)
+    searched = json.loads(printed)
+    assert told.startswith("loading 4 members and 2 tasks ...")
+    assert re.search(r"expected: \d+ trials of 4 out of 6 layers, about \d+ s, [\d,]+ MiB", told)
+    assert re.search(r"searching: 0/\d+ trials about \d+ s left", told)
     here("export", run, "-o", out)
     evaluated = run_python(None, "-m", "gptailor", "evaluate", out, "--run", run, folder=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
+    assert "evaluating base, model 1 of 5, on " in evaluated.stderr
     here("report", run)
     assert (run / "report.html").stat().st_size > 10_000
     assert len(Tailoring.load(run / "best.yaml").layers) == 4

@@ -6,6 +6,7 @@ from gptailor.forecast.memory import peak_bytes
 from gptailor.record.entries import (
     AskedEntry,
     BaselineEntry,
+    ForecastEntry,
     ModelEntry,
     OwnTextsEntry,
     RefittedEntry,
@@ -18,17 +19,20 @@ from gptailor.record.journal import Journal
 __all__ = ["record_costs", "record_forecast"]
 
 
-def record_forecast(journal: Journal, assembly: Assembly) -> None:
+def record_forecast(journal: Journal, assembly: Assembly) -> ForecastEntry | None:
     """Write the forecast into a record that has only its header; it costs a few seconds.
 
     Nothing is written where other processes evaluate: their speed and memory are not this one's.
-    Nor is anything for baselines: what they will cut is not known.
+    Nor is anything for baselines: what they will cut is not known. Returns what was written.
     """
     entries = [entry for entry in journal.entries if not isinstance(entry, OwnTextsEntry)]
     new = len(entries) == 1 + len(assembly.known)  # the header, and what was known before
     searches = assembly.proposals is None
-    if new and searches and not evaluates_apart(assembly.config):
-        journal.append(assembly.forecast())
+    if not new or not searches or evaluates_apart(assembly.config):
+        return None
+    expected = assembly.forecast()
+    journal.append(expected)
+    return expected
 
 
 def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:

@@ -11,12 +11,14 @@ from gptailor.config import Config
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Job, Scores, Trial
 from gptailor.errors import ConfigError, RecordError, UserError, unknown
+from gptailor.record.entries import ForecastEntry, TrialEntry
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ladder_folder import depth_folder, refuse_other_form
 from gptailor.record.ranking import write_results
 from gptailor.record.run_record import RunRecord, read_run, run_of_lines
 from gptailor.report import write_report
 from gptailor.study import Progress
+from gptailor.study.plan import duration
 
 if TYPE_CHECKING:
     import pandas
@@ -239,7 +241,8 @@ def run_depths(
         if lines:
             found = run_of_lines(each, lines)
             record, config = record or found, with_recorded_settings(config, found)
-    on_message("loading the family and the tasks ...")
+    n_members, n_tasks = 1 + len(config.family.variants), len(config.tasks)
+    on_message(f"loading {n_members} members and {n_tasks} tasks ...")
     from gptailor.app.assemble import assemble, open_pool  # slow
     from gptailor.app.greedy_tasks import recorded_texts
     from gptailor.app.ladder import after, at_depth
@@ -289,10 +292,24 @@ def _run_one(
             on_chosen=lambda s, chosen: write_results(folder, chosen, s.front(), s.objective),
             pool=pool,
         )
-        record_forecast(journal, assembly)
+        expected = record_forecast(journal, assembly)
+        if assembly.config.search.name != BASELINE:
+            on_message(_expectation(assembly, expected, journal))
         _, chosen = study.run()
         record_costs(journal, assembly)
         record_proof(journal, assembly, chosen, on_message)
+
+
+def _expectation(assembly: "Assembly", expected: ForecastEntry | None, journal: Journal) -> str:
+    """What a study will take, as far as it is known; a sentence."""
+    plan, n_done = assembly.plan, sum(1 for _ in journal.of(TrialEntry))
+    layers = f"trials of {plan.n_kept} out of {plan.n_layers} layers"
+    if expected is None:
+        return f"expected: at most {plan.max_trials} {layers}, of which {n_done} are done"
+    return (
+        f"expected: {expected.n_trials} {layers}, {duration(expected.seconds)}, "
+        f"{expected.peak_bytes / 2**20:,.0f} MiB of memory"
+    )
 
 
 def evaluate(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gptailor.cli.console import AsJson, ConfigPath, errors, screen
+from gptailor.study.plan import duration
 
 if TYPE_CHECKING:
     from gptailor.app.assemble import Assembly
@@ -102,8 +103,7 @@ def _show_costs(expected: "ForecastEntry", setup: "WorkerSetup | None", device: 
         f"{expected.merged_bytes / 2**20:,.0f} MiB of merged layers at most; "
         f"{expected.peak_bytes / 2**20:,.0f} MiB in all{each}"
     )
-    minutes = expected.seconds / 60
-    time = f"about {minutes:.0f} min" if minutes >= 3 else f"about {expected.seconds:.0f} s"
+    time = duration(expected.seconds)
     if setup is not None and setup.device != device:
         time = "not known"
         assumed = f"because workers run on {setup.device}, and this machine on {device}"

@@ -1,5 +1,6 @@
 """``gptailor evaluate``: lm-eval on unseen examples; base, variants and result side by side."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -59,13 +60,20 @@ def command(
     tasks = open_tasks(loaded, family)
     if record is not None:
         refuse_changes(record, family, tasks)
+    n_models, n_examples = 1 + len(family.members), sum(t.test.n_examples for t in tasks.values())
+    turns = itertools.count(1)
+
+    def show(name: str) -> None:
+        what = f"{name}, model {next(turns)} of {n_models}, on {n_examples:,} examples"
+        errors.print(f"evaluating {what} ...", style="dim")
+
     models = evaluate_side_by_side(
         family,
         tasks,
         model,
         max_length=max_length_of(family, loaded.engine.max_length),
         batch_size=batch_size,
-        on_model=lambda name: errors.print(f"evaluating {name} ...", style="dim"),
+        on_model=show,
     )
     metrics = {name: splits.spec.metric for name, splits in tasks.items()}
     chances = {name: splits.test.chance for name, splits in tasks.items()}

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from gptailor.cli.console import AsJson, ConfigPath, errors, path_option, screen
 from gptailor.record.ranking import BEST
 from gptailor.study import Progress
+from gptailor.study.plan import duration
 
 if TYPE_CHECKING:
     from gptailor.app.run import Run
@@ -153,17 +154,9 @@ def _progress_text(progress: Progress) -> str:
     if progress.best is not None:
         number, loss, n_examples = progress.best
         parts.append(f"best #{number} {-100 * loss:+.1f}% of the base on {n_examples} examples")
-    if progress.phase == "search" and progress.examples:
-        parts.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")
-        parts.append(_time_left(progress))
-    return " · ".join(part for part in parts if part)
-
-
-def _time_left(progress: Progress) -> str:
-    """Time left, at the mean speed over all starts."""
-    if not progress.n_trials or progress.last is None:
-        return ""
-    seconds = progress.elapsed * (1 / progress.share - 1)
-    if progress.timeout_s is not None:
-        seconds = min(seconds, max(0.0, progress.timeout_s - progress.elapsed))
-    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+    if progress.phase == "search":
+        if progress.examples:
+            parts.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")
+        if progress.left_s is not None:
+            parts.append(f"{duration(progress.left_s)} left")
+    return " · ".join(parts)

@@ -1,13 +1,29 @@
-"""Errors of a study without a candidate: its first trials, or all of them, failed."""
+"""Failures of trials; and errors of a study of which the first trials, or all of them, failed."""
 
+import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 
-from gptailor.core.trial import Trial
+from gptailor.core.objective import Goal
+from gptailor.core.trial import Evaluation, Trial
 from gptailor.errors import RecordError
 
-__all__ = ["nothing_to_choose", "refuse_hopeless"]
+__all__ = ["nothing_to_choose", "refuse_hopeless", "usable"]
 
 _HOPELESS = 8  # trials that all failed, before anything succeeded
+
+
+def usable(done: Evaluation, goals: Sequence[Goal]) -> Evaluation:
+    """A failure in place of scores that give no finite loss; else the evaluation itself."""
+    if done.scores is None:
+        return done
+    for goal, proxy in itertools.product(goals, (False, True)):
+        metric = goal.measured(proxy=proxy)
+        if not math.isfinite(done.scores.value(goal.task, metric)):
+            failure = f"the {metric} of task {goal.task!r} is too large for a number"
+            return dataclasses.replace(done, scores=None, failure=failure)
+    return done
 
 
 def refuse_hopeless(trials: Sequence[Trial]) -> None:

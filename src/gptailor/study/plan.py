@@ -1,4 +1,4 @@
-"""Plan and Progress: what a study is to do, and how far it is."""
+"""Plan and Progress: what a study is to do, how far it is, and how long the rest will take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gptailor.core.objective import Goal
 from gptailor.core.trial import Trial
 
-__all__ = ["Plan", "Progress"]
+__all__ = ["Plan", "Progress", "duration", "time_left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +62,32 @@ class Progress:
     examples: int  # examples scored in this start, over all tasks
     seconds: float  # seconds of this start
     last: Trial | None = None  # the trial that just finished; None at a change of phase
-    # seconds of search after which the study stops; None for no limit
-    timeout_s: float | None = None
+    left_s: float | None = None  # seconds left, as expected; None where nothing is known
+
+
+def time_left(
+    share: float, elapsed: float, *, expected_s: float | None, timeout_s: float | None
+) -> float | None:
+    """Seconds left of a search; None where nothing is known.
+
+    At the pace so far; and the earlier it is, the more by the forecast: the first trials are on few
+    examples, and say little of the others.
+
+    Args:
+        share: Of the budget that is spent.
+        elapsed: Seconds in which it was.
+        expected_s: Seconds of the whole, as forecast; None without a forecast.
+        timeout_s: Seconds after which the search stops; None for no limit.
+    """
+    paced = elapsed * (1.0 / share - 1.0) if share > 0 else None
+    left = paced
+    if expected_s is not None:
+        left = (1.0 - share) ** 2 * expected_s + share * (paced or 0.0)
+    if timeout_s is not None and left is not None:
+        left = min(left, max(0.0, timeout_s - elapsed))
+    return left
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as ``about 5 min``."""
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"

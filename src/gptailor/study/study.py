@@ -6,9 +6,6 @@ search the best candidates are compared on the selection split, and the chosen o
 test split.
 """
 
-import dataclasses
-import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -20,6 +17,7 @@ from gptailor.record.entries import (
     AskedEntry,
     AskedProposal,
     ChosenEntry,
+    ForecastEntry,
     ModelEntry,
     ModelKind,
     RefittedEntry,
@@ -28,9 +26,9 @@ from gptailor.record.entries import (
 )
 from gptailor.record.ranking import front_of, is_sized, ranked
 from gptailor.searchers.searcher import MakeSearcher, Searcher
-from gptailor.study.failures import nothing_to_choose, refuse_hopeless
+from gptailor.study.failures import nothing_to_choose, refuse_hopeless, usable
 from gptailor.study.guard import Guard, StudyJournal
-from gptailor.study.plan import Plan, Progress
+from gptailor.study.plan import Plan, Progress, time_left
 from gptailor.study.racing import Ranks, losses_of, stages, still_racing
 from gptailor.workers import WorkerPool
 
@@ -82,6 +80,7 @@ class Study:
         self._examples = self._layer_tokens = 0
         self._started = self._clock()
         self._before = 0.0  # seconds of search in earlier starts
+        self._expected_s: float | None = None  # of the whole study, as forecast
         self._objective: Objective | None = None
         # recorded at the first new evaluation; scores from other records cost nothing here
         self._resumed = any(entry.layer_tokens for entry in journal.of(ModelEntry))
@@ -113,6 +112,8 @@ class Study:
                 can't be scored; every trial failed; no candidate has the number of layers wanted.
         """
         plan = self._plan
+        for forecast in self._journal.of(ForecastEntry):
+            self._expected_s = forecast.seconds
         self._show("references")
         wholes = self._wholes("search", plan.rungs[-2:][0])  # a start is chosen by fewer examples
         wholes[BASE] = self._wholes("search", plan.rungs[-1])[BASE]  # losses are relative to it
@@ -152,6 +153,7 @@ class Study:
                 )
             self._recorded[entry.number] = entry.trial(self._asked[entry.number])
             self._before = max(self._before, entry.elapsed)
+            self._layer_tokens += entry.layer_tokens
 
     def _elapsed(self) -> float:
         return self._before + self._clock() - self._started
@@ -190,6 +192,7 @@ class Study:
 
     def _search(self, searcher: Searcher) -> None:
         self._started, self._examples = self._clock(), 0
+        self._show("search")
         while not (self._trials and self._out_of_time()):
             proposals = searcher.ask()
             if not proposals:
@@ -198,8 +201,9 @@ class Study:
             self._record_asked(first, proposals)
             trials = self._outcomes(range(first, first + len(proposals)))
             self._trials += trials
-            refuse_hopeless(self._trials)
-            refuse_hopeless([trial for trial in self._trials if self._is_sized(trial)])
+            if self._best is None:  # else something that could be chosen has scores
+                refuse_hopeless(self._trials)
+                refuse_hopeless([trial for trial in self._trials if self._is_sized(trial)])
             searcher.tell(trials)
 
     def _out_of_time(self) -> bool:
@@ -232,6 +236,7 @@ class Study:
             entry = TrialEntry.of(number, done, self._elapsed())
             self._journal.append(entry)
             self._recorded[number] = entry.trial(self._asked[number])
+            self._layer_tokens += done.layer_tokens
         trials = [self._recorded[number] for number in numbers]
         for trial in trials:
             self._note(trial)
@@ -243,7 +248,6 @@ class Study:
             known = self._known.get(trial.tailoring)
             if known is None or known.n_examples < trial.scores.n_examples:
                 self._known[trial.tailoring] = trial.scores
-        self._layer_tokens += trial.evaluation.layer_tokens
         best = [] if self._best is None else [self._best]
         self._best = next(iter(self._ranked([*best, trial])), None)
         self._show("search", trial)
@@ -359,41 +363,34 @@ class Study:
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             self._journal.append(ResumedEntry(time=now, elapsed=round(self._before, 3)))
         for job, evaluation in zip(jobs, self._pool.evaluate(jobs), strict=True):
-            done = evaluation if job.split == GUARD else self._usable(evaluation)
+            done = evaluation if job.split == GUARD else usable(evaluation, self._plan.goals)
             if done.scores is not None:
                 known = 0 if job.known is None else job.known.total_examples
                 self._examples += done.scores.total_examples - known
             yield done
 
-    def _usable(self, done: Evaluation) -> Evaluation:
-        """A failure in place of scores that give no finite loss."""
-        if done.scores is None:
-            return done
-        for goal, proxy in itertools.product(self._plan.goals, (False, True)):
-            metric = goal.measured(proxy=proxy)
-            if not math.isfinite(done.scores.value(goal.task, metric)):
-                failure = f"the {metric} of task {goal.task!r} is too large for a number"
-                return dataclasses.replace(done, scores=None, failure=failure)
-        return done
-
     def _show(self, phase: str, last: Trial | None = None) -> None:
-        best, plan = None, self._plan
+        best, plan, elapsed = None, self._plan, self._elapsed()
         if self._best is not None and self._best.scores is not None:
             scores = self._best.scores
             best = (self._best.number, self.objective.scalar(scores), scores.n_examples)
-        n_trials = len(self._trials) if last is None else last.number + 1
-        spent = 0.0 if plan.layer_tokens is None else self._layer_tokens / plan.layer_tokens
+        # a group is evaluated before its first trial is shown: all of it counts
+        share = len(self._recorded) / plan.max_trials
+        if plan.layer_tokens is not None:
+            share = max(share, self._layer_tokens / plan.layer_tokens)
+        share = min(1.0, share)
+        left_s = time_left(share, elapsed, expected_s=self._expected_s, timeout_s=plan.timeout_s)
         self._on_progress(
             Progress(
                 phase,
-                n_trials,
+                len(self._trials) if last is None else last.number + 1,
                 plan.max_trials,
-                share=min(1.0, max(n_trials / plan.max_trials, spent)),
-                elapsed=self._elapsed(),
+                share=share,
+                elapsed=elapsed,
                 best=best,
                 examples=self._examples,
                 seconds=self._clock() - self._started,
                 last=last,
-                timeout_s=plan.timeout_s,
+                left_s=left_s,
             )
         )
