@@ -32,8 +32,8 @@ from gptailor.core.plugins import SEARCHERS
 from gptailor.core.tailoring import BASE
 from gptailor.core.trial import Evaluation, Job
 from gptailor.engine import Engine, Evaluator
-from gptailor.engine.device import DTYPES
 from gptailor.family import Family
+from gptailor.family.dtypes import DTYPES
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.layout import Layout
 from gptailor.forecast.dry_run import CountingPool

@@ -25,7 +25,7 @@ from gptailor.config.repair_config import RepairConfig
 from gptailor.core.plugins import BASELINES
 from gptailor.core.repair import without_repair
 from gptailor.core.tailoring import BASE
-from gptailor.engine.device import dtype_of
+from gptailor.family.dtypes import dtype_of
 from gptailor.family.fitted import FOLDER
 from gptailor.files.atomic import write_atomically
 from gptailor.record.entries import ModelEntry

@@ -1,6 +1,7 @@
 """Jobs become scores: nested rungs, fixed batches, failures; against one forward at a time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.core.trial import Job, Scores
 from gptailor.engine import Engine, Evaluator
+from gptailor.errors import FamilyError
 from gptailor.family import Family
 from gptailor.tasks.multiple_choice import ChoiceExample
 from gptailor.tasks.task import Example, Outcome, Passage, Task
@@ -100,6 +102,16 @@ def test_a_failed_candidate_has_a_reason_and_no_scores(
     assert bad.scores is None
     assert "code:5" in str(bad.failure)
     assert fine.scores is not None
+
+
+def test_an_engine_that_is_used_from_python_is_checked_as_by_the_command_line(
+    pico: Family, tasks: list[Task]
+) -> None:
+    damaged = {name: t * 2 if "q_proj" in name else t for name, t in pico.states["base"].items()}
+    engine = Engine(replace(pico, states={**pico.states, "base": damaged}))
+    engine.family = replace(pico)  # the model is made of other weights than the layers
+    with pytest.raises(FamilyError, match="packed scores differ"):
+        Evaluator(engine, {"search": tasks}).evaluate([Job(CANDIDATE, 2)])
 
 
 def test_a_divergence_is_measured_where_a_task_names_a_member(

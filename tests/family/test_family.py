@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from gptailor.app.inputs import load_members
+from gptailor.config import config_of
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.errors import FamilyError, TailoringError
 from gptailor.family import Family, MemberSpec, load_family
@@ -69,6 +71,22 @@ def test_a_variant_is_loaded_in_the_dtype_asked_for(pico_family) -> None:
     truth = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert {t.dtype for t in family.layer(Source("m", 0)).values()} == {torch.bfloat16}
     assert torch.equal(_logits(_rebuilt(family, "m")), _logits(truth))
+
+
+def test_a_family_opened_from_python_has_the_dtype_that_the_command_line_takes(
+    pico_family,
+) -> None:
+    base = MemberSpec(path=str(pico_family.base))
+    config = {
+        "family": {"base": base.path, "variants": {}},
+        "remove": 1,
+        "tasks": [{"name": "arc_easy", "metric": "acc"}],
+    }
+    config["engine"] = {"device": "cpu"}
+    assert load_family(base, {}).dtype == load_members(config_of(config)).dtype
+    assert load_family(base, {}, dtype="float16").dtype == torch.float16
+    with pytest.raises(FamilyError, match="unknown dtype 'bfloat'; did you mean 'bfloat16'"):
+        load_family(base, {}, dtype="bfloat")
 
 
 def test_equal_tensors_are_one_tensor_and_counted_once(pico: Family) -> None:

@@ -18,12 +18,13 @@ from gptailor.app.inputs import max_length_of
 from gptailor.app.settings import recorded_config
 from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.engine.device import device_of, dtype_of
+from gptailor.engine.device import device_of
 from gptailor.errors import ConfigError, ExportError, FamilyError, unknown
 from gptailor.export.card import paths_only
 from gptailor.export.folder import refuse_folder
 from gptailor.export.options import ExportOptions
 from gptailor.family import Family, load_family
+from gptailor.family.dtypes import dtype_of
 from gptailor.family.empty_model import model_around
 from gptailor.files.atomic import write_atomically
 from gptailor.heal.distillation import Training, held_out_loss, layers_at_cuts, trained_changes

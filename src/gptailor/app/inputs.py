@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from gptailor.config import Config
 from gptailor.core.specs import GENERATION, TaskSpec
 from gptailor.core.validation import sentences
-from gptailor.engine.device import device_of, dtype_of
+from gptailor.engine.device import device_of
 from gptailor.errors import ConfigError
 from gptailor.family import Family, load_family
 from gptailor.family.architecture import max_positions
+from gptailor.family.dtypes import dtype_of
 from gptailor.family.loading import MEMORY
 from gptailor.tasks.calibration import Calibration, calibration_of_tasks, calibration_of_texts
 from gptailor.tasks.lm_eval import load_tasks as lm_eval_tasks

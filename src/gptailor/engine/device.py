@@ -1,8 +1,6 @@
-"""The devices of this machine: names, dtypes, and copies to them that wait for nothing."""
+"""The devices of this machine: their names, and copies to them that wait for nothing."""
 
 import platform
-import timeit
-from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -10,9 +8,7 @@ from torch import Tensor
 
 from gptailor.errors import ConfigError
 
-__all__ = ["DTYPES", "cpu_name", "device_of", "dtype_of", "moved", "wait_for"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["cpu_name", "device_of", "moved", "wait_for"]
 
 
 def device_of(wanted: str) -> str:
@@ -33,25 +29,6 @@ def device_of(wanted: str) -> str:
             "auto or cpu, or install a PyTorch build for your hardware"
         )
     return wanted
-
-
-def dtype_of(wanted: str, device: str) -> torch.dtype:
-    """The dtype to compute in; `auto` is bfloat16 on a GPU, and on a CPU the faster of the two."""
-    if wanted != "auto":
-        return DTYPES[wanted]
-    return torch.bfloat16 if device != "cpu" else _faster_on_cpu()
-
-
-@cache
-def _faster_on_cpu() -> torch.dtype:
-    """The dtype with the best time of a few matrix products of a small layer's size."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        product = partial(torch.nn.functional.linear, left, right)
-        return min(timeit.repeat(product, number=1, repeat=4))
-
-    return min((torch.float32, torch.bfloat16), key=seconds)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -19,6 +19,7 @@ from gptailor.engine.batches import Batch, pieces
 from gptailor.engine.engine import Engine
 from gptailor.engine.generate import count_generation, generate
 from gptailor.engine.head import Targets
+from gptailor.engine.selfcheck import refuse_inexact
 from gptailor.engine.walk import Result, Work
 from gptailor.tasks.divergence import Teacher
 from gptailor.tasks.task import Outcome, Passage, Prompt, Task
@@ -70,7 +71,11 @@ class Evaluator:
 
         Returns:
             One evaluation a job, in order.
+
+        Raises:
+            FamilyError: At the first call, the engine differs from the family's own forward.
         """
+        refuse_inexact(self.engine)
         done: dict[int, Evaluation] = {}
         for (split, known, n_examples), members in _grouped(jobs).items():
             group = [jobs[index] for index in members]

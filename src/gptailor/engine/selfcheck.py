@@ -41,7 +41,9 @@ def refuse_inexact(engine: Engine) -> None:
     if engine.device in _EXACT_ON.get(family, ()):
         return
     rng = np.random.default_rng(0)
-    vocabulary = min(family.config.vocab_size, len(family.tokenizer))
+    vocabulary = int(family.config.vocab_size)
+    if family.own_tokenizer is not None:
+        vocabulary = min(vocabulary, len(family.own_tokenizer))
     drawn = [
         [tuple(rng.integers(0, vocabulary, n).tolist()) for n in (9, *lengths)]
         for lengths in ((3, 1, 4), (5, 2))

@@ -27,6 +27,7 @@ from gptailor.family.checkpoint_reader import (
     tokenizer_of,
 )
 from gptailor.family.consistency import fitted, value_problems
+from gptailor.family.dtypes import dtype_of
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import Family, OpenedMember
 from gptailor.family.gguf.reader import open_gguf
@@ -46,7 +47,7 @@ def load_family(
     base: MemberSpec,
     variants: Mapping[str, MemberSpec],
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | str = "auto",
     device: torch.device | str = "cpu",
     mapped: bool = False,
     tokenizer_from: str = BASE,
@@ -56,7 +57,9 @@ def load_family(
     Args:
         base: A checkpoint's folder or hub id, or a GGUF file.
         variants: By name; a checkpoint, a GGUF file, or a PEFT adapter. There may be none.
-        dtype: Of every float tensor; merging and dequantising happen in float32 before.
+        dtype: Of every float tensor, or its name; merging and dequantising happen in float32
+            before. ``auto``, as in a config: bfloat16 on a GPU, on a CPU the faster of bfloat16 and
+            float32.
         device: Where the tensors are to be.
         mapped: Leave them in files, for a family that is larger than memory; on the CPU only.
         tokenizer_from: The member whose tokenizer, chat template and generation config are used
@@ -65,6 +68,7 @@ def load_family(
     Raises:
         FamilyError: Every problem of every member, a sentence each.
     """
+    dtype = dtype_of(dtype, str(device))
     locations = _find_all(base, variants)
     on_base = any(
         _is_adapter(locations[name], spec) and spec.base is None for name, spec in variants.items()
