@@ -6,6 +6,7 @@
 #   make lint         ruff and mypy
 #   make check        lint and test: what CI runs
 #   make docs         build the documentation into site/
+#   make readers      install other programs that read the exports into .venv-readers, and test with them
 #   make bench        measure this machine on the demo: tokens, memory, time
 #   make clean        remove generated files; `make clean-all` also removes .venv
 
@@ -33,10 +34,11 @@ export PYTHONUTF8 := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 TEST_JOBS ?= 2
+READERS := .venv-readers
 RUN := runs/demo
 RESULT := runs/demo/model
 
-.PHONY: demo test test-fast lint check docs bench clean clean-all install moved
+.PHONY: demo test test-fast lint check docs readers bench clean clean-all install moved
 
 demo: $(STAMP)
 	$(PY) -m gptailor check examples/smollm2/tailor.yaml
@@ -69,6 +71,12 @@ check: lint test
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
+readers: $(STAMP)
+	bash benchmarks/readers/install.sh $(READERS) "$(PYTHON)"
+	OMP_NUM_THREADS=1 GPTAILOR_READERS=$(CURDIR)/$(READERS) \
+		GPTAILOR_TRANSFORMERS_4=$(CURDIR)/$(READERS)/transformers-4/bin/python \
+		$(PY) -m pytest -q tests/readers tests/export/test_older_readers.py
+
 bench: $(STAMP)
 	$(PY) benchmarks/engine.py --out benchmarks/results
 
@@ -99,4 +107,4 @@ clean:
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-all: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(READERS)

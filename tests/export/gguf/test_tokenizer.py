@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from gguf import TokenType
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from gptailor.errors import ExportError
-from gptailor.export.gguf.tokenizer import vocabulary_of
+from gptailor.export.gguf.tokenizer import name_in_file, vocabulary_of
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -152,3 +152,20 @@ def test_merges_that_scores_can_not_say_are_refused() -> None:
     apart = [MERGES[0], MERGES[1], MERGES[2], MERGES[4], MERGES[3]]
     with pytest.raises(ExportError, match="make '▁ab' are not neighbours"):
         vocabulary_of(on_pieces(apart), n_rows)
+
+
+def test_the_name_says_phi_3_where_the_tokenizer_drops_spaces_as_that_of_phi_3(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """llama.cpp takes the tokenizer's rules from that name, and reads no other with it."""
+    assert name_in_file("my phi3-mini Phi-3", tiny_tokenizer) == "my Phi 3-mini Phi 3"
+    other = copy.deepcopy(tiny_tokenizer)
+    kept = [AddedToken(token, special=True) for token in ("<unk>", "<|endoftext|>", "<s>")]
+    dropped = [
+        AddedToken(token, special=True, rstrip=True) for token in ("<|user|>", "</s>", "<pad>")
+    ]
+    other.add_tokens([*kept, *dropped])
+    assert name_in_file("best", other) == "best (Phi-3)"
+    assert name_in_file("phi3", other) == "phi3"
+    other.add_tokens([AddedToken("<|end|>", special=True)])
+    assert name_in_file("best", other) == "best"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
@@ -120,7 +120,7 @@ def test_the_template_and_the_special_tokens_are_carried(family: Family, tmp_pat
 
 
 def test_a_cut_moves_each_window_with_its_layer(
-    runnable: Callable[..., Family], tmp_path: Path
+    runnable: Callable[..., Family], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     family = runnable("gemma3_text")  # sliding, sliding, full, twice
     export_gguf(family, cut(0, 2, 5, 3), tmp_path / "m.gguf")
@@ -129,6 +129,31 @@ def test_a_cut_moves_each_window_with_its_layer(
     assert keys["gemma3.attention.sliding_window_pattern"] == [True, False, False, True]
     assert keys["gemma3.rope.freq_base_swa"] == 10_000
     assert keys["gemma3.rope.freq_base"] == 1_000_000
+    assert "Ollama's own engine takes every sixth layer" in caplog.text
+
+
+def test_keys_have_the_types_that_ollama_asks_for(family: Family, tmp_path: Path) -> None:
+    """Its reader takes a key of another type for a missing one."""
+    export_gguf(family, cut(0, 2), tmp_path / "m.gguf")
+    fields = GGUFReader(tmp_path / "m.gguf").fields
+    sizes = ("block_count", "context_length", "embedding_length", "feed_forward_length",
+             "attention.head_count", "attention.head_count_kv", "attention.key_length",
+             "attention.value_length")  # fmt: skip
+    wanted = {
+        "general.architecture": [GGUFValueType.STRING],
+        "general.file_type": [GGUFValueType.UINT32],
+        **{f"llama.{name}": [GGUFValueType.UINT32] for name in sizes},
+        "llama.rope.freq_base": [GGUFValueType.FLOAT32],
+        "llama.attention.layer_norm_rms_epsilon": [GGUFValueType.FLOAT32],
+        "tokenizer.chat_template": [GGUFValueType.STRING],
+        "tokenizer.ggml.model": [GGUFValueType.STRING],
+        "tokenizer.ggml.tokens": [GGUFValueType.ARRAY, GGUFValueType.STRING],
+        "tokenizer.ggml.merges": [GGUFValueType.ARRAY, GGUFValueType.STRING],
+        "tokenizer.ggml.token_type": [GGUFValueType.ARRAY, GGUFValueType.INT32],
+        "tokenizer.ggml.bos_token_id": [GGUFValueType.UINT32],
+        "tokenizer.ggml.eos_token_id": [GGUFValueType.UINT32],
+    }
+    assert {name: fields[name].types for name in wanted} == wanted
 
 
 def test_two_exports_are_equal_to_the_byte(family: Family, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from gptailor.errors import ExportError
 from gptailor.export.gguf.tensor_layout import Architecture, fields_of, n_kv_heads
 
-__all__ = ["add_numbers", "context_of", "whole_context_of"]
+__all__ = ["add_numbers", "context_of", "every_sixth_is_full", "whole_context_of"]
 
 Fields = Mapping[str, Any]
 
@@ -78,6 +78,12 @@ def context_of(config: PreTrainedConfig, known: Architecture) -> int:
 def whole_context_of(config: PreTrainedConfig) -> int:
     """Tokens that the model can process."""
     return int(_first(fields_of(config), *_CONTEXT, default=2048))  # Falcon's names none
+
+
+def every_sixth_is_full(config: PreTrainedConfig) -> bool:
+    """Whether layers 5, 11, ... and no others have full attention, as in a whole Gemma 3."""
+    sliding = _sliding(fields_of(config))
+    return all(slides == bool((layer + 1) % 6) for layer, slides in enumerate(sliding))
 
 
 def _first(fields: Fields, *names: str, default: Any = None) -> Any:

@@ -7,6 +7,7 @@ comparing the rules, never guessed: other rules are refused.
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,15 @@ from transformers import PreTrainedTokenizerFast
 from gptailor.errors import ExportError
 from gptailor.files.yaml import read_yaml
 
-__all__ = ["Vocabulary", "known_splits", "vocabulary_of"]
+__all__ = ["Vocabulary", "known_splits", "name_in_file", "vocabulary_of"]
 
 Rules = Mapping[str, Any]
 Step = tuple[str, Any]
 Pair = tuple[str, ...]
 
 _USUAL_SPLITS = (("Isolated", False), ("Removed", True))  # what the pattern matches is kept
+_PHI3 = re.compile("phi-?3", re.IGNORECASE)
+_PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")  # spaces behind them, and behind no others
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's character for a space
 
 
@@ -93,6 +96,19 @@ def vocabulary_of(tokenizer: Any, n_rows: int, ends: Sequence[int] = ()) -> Voca
         flags={**known.flags, **_added(tokenizer)},
         templates=_templates(tokenizer),
     )
+
+
+def name_in_file(name: str, tokenizer: Any) -> str:
+    """A model's name, with Phi-3 in it where its tokenizer is like that of Phi-3, else without.
+
+    By this name alone llama.cpp drops spaces behind special tokens; it can't read the file where
+    Phi-3's tokens are missing.
+    """
+    drops = {str(token): token.rstrip for token in tokenizer.added_tokens_decoder.values()}
+    there = {*_PHI3_KEEPS, "</s>"} <= tokenizer.get_vocab().keys()
+    if there and all(drop == (token not in _PHI3_KEEPS) for token, drop in drops.items()):
+        return name if _PHI3.search(name) else f"{name} (Phi-3)"
+    return _PHI3.sub("Phi 3", name)
 
 
 def _of_bytes(

@@ -33,14 +33,19 @@ from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ExportError, FamilyError
 from gptailor.export.card import paths_only
 from gptailor.export.folder import replacing_file
-from gptailor.export.gguf.metadata import add_numbers, context_of, whole_context_of
+from gptailor.export.gguf.metadata import (
+    add_numbers,
+    context_of,
+    every_sixth_is_full,
+    whole_context_of,
+)
 from gptailor.export.gguf.tensor_layout import (
     architecture_of,
     extra_tensors,
     fields_of,
     reshaped,
 )
-from gptailor.export.gguf.tokenizer import vocabulary_of
+from gptailor.export.gguf.tokenizer import name_in_file, vocabulary_of
 from gptailor.export.narrow import Narrowing, narrowing
 from gptailor.family import Family, layers_path, tailored_config
 from gptailor.family.empty_model import skeleton_of
@@ -129,6 +134,11 @@ def export_gguf(  # noqa: PLR0913  # what to export, and options that have defau
             context,
             most,
         )
+    if config.model_type == "gemma3_text" and not every_sixth_is_full(config):
+        logger.warning(
+            "Ollama's own engine takes every sixth layer of Gemma 3 for one with full attention, "
+            "and this model has them elsewhere; run it with llama.cpp's programs or LM Studio"
+        )
     writer = plan.header(name or file.stem)
     needed = [*keep, *paths_only(family.paths)]
     with replacing_file(
@@ -176,7 +186,7 @@ class _Plan:
         writer = GGUFWriter(path=None, arch=arch)
         writer.add_string(_OURS, self.tailoring.to_yaml())
         writer.add_type(GGUFType.MODEL)
-        writer.add_name(name)
+        writer.add_name(name_in_file(name, self.family.tokenizer))
         if self.family.licence is not None:
             writer.add_license(self.family.licence)
         writer.add_file_type(GGUF_DTYPES[self.dtype][0])
