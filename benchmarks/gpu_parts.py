@@ -252,7 +252,7 @@ def waits(call: Callable[[], object]) -> int:
         warnings.simplefilter("always")
         call()
     torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(one.message) for one in noted)
+    return sum("called a synchronizing" in str(one.message) for one in noted)
 
 
 def transformers_way(

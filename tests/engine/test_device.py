@@ -108,14 +108,14 @@ def test_a_gpu_never_waits_within_a_walk(pico: Family) -> None:
     engine = Engine(on_gpu(pico), device="cuda")
     batches, tailorings = engine.pack(passages(12)), candidates(6)
     engine.run(tailorings, batches)
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with pytest.warns(UserWarning, match="synchroniz") as told:
+    with pytest.warns(UserWarning) as noted:  # that the mode is a prototype, too
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             engine.run(tailorings, batches)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    n_blocks = 1
-    assert len(told) <= 8 * n_blocks  # the inputs, found out once, and what is copied back
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    n_waits = sum("called a synchronizing" in str(one.message) for one in noted)
+    assert n_waits <= 8  # the inputs, found out once for all candidates, and what is copied back
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ user's own metric.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +44,9 @@ class Judge:
         scores = {each: self.context.history.scores(each, n_examples) for each in tailorings}
         known = {each: found for each, found in scores.items() if found is not None}
         last = n_examples >= self.context.rungs[-1]
-        by_proxy = self._losses(known.values(), proxy=True)
-        own = self._losses(known.values(), proxy=False) if last else by_proxy
+        sized = dict.fromkeys(known, n_examples)
+        by_proxy = self._known_losses(known, sized, proxy=True)
+        own = self._known_losses(known, sized, proxy=False) if last else by_proxy
         keys = {
             each: (loss, proxy, complexity(each))
             for each, loss, proxy in zip(known, own, by_proxy, strict=True)
@@ -53,15 +54,17 @@ class Judge:
         order = sorted(known, key=keys.__getitem__)
         if not last or self.tie_z <= 0 or len(order) < 2:
             return order
-        best = known[order[0]]
-        tied = [each for each in order if self._ties(known[each], best)]
-        rest = [each for each in order if each not in set(tied)]
+        best = order[0]
+        ties = {each: self._ties(known, each, best, n_examples) for each in order}
+        tied = [each for each in order if ties[each]]
+        rest = [each for each in order if not ties[each]]
         return sorted(tied, key=lambda each: keys[each][1:]) + rest
 
     def proxy_losses(self, tailorings: Iterable[Tailoring]) -> dict[Tailoring, float]:
         """Loss by the proxy metric of each candidate, on the most examples it has scores on."""
         known = {each: scores for each in tailorings if (scores := self._most(each)) is not None}
-        return dict(zip(known, self._losses(known.values(), proxy=True), strict=True))
+        sized = {each: self.context.history.most_examples(each) for each in known}
+        return dict(zip(known, self._known_losses(known, sized, proxy=True), strict=True))
 
     def worse(self, child: Tailoring, parent: Tailoring, n_examples: int, z: float) -> bool:
         """Whether a child is worse than its parent by `z` standard errors, by the proxy metric.
@@ -79,9 +82,32 @@ class Judge:
         n_examples = history.most_examples(tailoring)
         return history.scores(tailoring, n_examples) if n_examples else None
 
-    def _ties(self, scores: Scores, best: Scores) -> bool:
-        gap, error = self.context.objective.difference(scores, best)
-        return gap <= self.tie_z * error
+    def _ties(
+        self, known: Mapping[Tailoring, Scores], one: Tailoring, best: Tailoring, n_examples: int
+    ) -> bool:
+        memo, key = self.context.history.memo, (one, n_examples, (best, self.tie_z))
+        if key not in memo:
+            gap, error = self.context.objective.difference(known[one], known[best])
+            memo[key] = float(gap - self.tie_z * error)
+        return memo[key] <= 0
+
+    def _known_losses(
+        self, known: Mapping[Tailoring, Scores], sized: Mapping[Tailoring, int], *, proxy: bool
+    ) -> list[float]:
+        """One loss each; the objective's own are computed once in a search.
+
+        `sized` are the numbers of examples. Every generation ranks all that were evaluated.
+        """
+        if self.weights is not None:
+            return self._losses(known.values(), proxy=proxy)
+        memo = self.context.history.memo
+        keys = {each: (each, sized[each], proxy) for each in known}
+        new = [each for each in known if keys[each] not in memo]
+        for each, loss in zip(
+            new, self._losses([known[each] for each in new], proxy=proxy), strict=True
+        ):
+            memo[keys[each]] = loss
+        return [memo[key] for key in keys.values()]
 
     def _losses(self, scores: Iterable[Scores], *, proxy: bool) -> list[float]:
         """One loss each, infinite where it is not a number."""

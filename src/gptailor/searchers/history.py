@@ -4,7 +4,7 @@ Subsets are nested, so a trial on n examples also has the scores on the first m 
 `History.scores` returns these, and nothing is asked twice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Measurement, Proposal, Scores, Trial
@@ -20,6 +20,8 @@ class History:
         self._most: dict[Tailoring, int] = {}
         self._evaluated: set[Tailoring] = set()
         self._n_free = 0
+        # (tailoring, examples, what) -> what judges computed of its scores, which never change
+        self.memo: dict[tuple[Tailoring, int, Hashable], float] = {}
         self.layer_tokens = 0  # of all trials but the free ones
         self.layer_examples = 0  # layers times examples of each task, as if nothing was shared
 
