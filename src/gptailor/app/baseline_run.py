@@ -81,7 +81,8 @@ class _Baselines:
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""
         statistics, family, space = self._statistics, self._assembly.family, self._assembly.space
-        self._on_message(f"{name} on {self._member}: computing ...")
+        turn = f"baseline {self.names.index(name) + 1} of {len(self.names)}"
+        self._on_message(f"{turn}, {name} on {self._member}: computing ...")
         statistics.begin()
         started, before = time.perf_counter(), statistics.layer_tokens
         tailoring = failure = None

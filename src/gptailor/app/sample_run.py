@@ -63,7 +63,8 @@ def sample(
         scores[LAST_N] = _scored(evaluator, {LAST_N: job})[LAST_N]
     tokens = prompt_tokens(settings, family, PROMPTS)
     prompts = [Prompt(each, NEW_TOKENS) for each in tokens]
-    on_message(f"letting {len(models)} models write after {len(prompts)} prompts ...")
+    what = f"{NEW_TOKENS} tokens after each of {len(prompts)} prompts"
+    on_message(f"letting {len(models)} models write {what} ...")
     texts = _texts(evaluator.engine, models, prompts)
     measured = _measured(evaluator.engine, models, prompts)
     SamplesFile(

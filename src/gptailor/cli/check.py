@@ -24,7 +24,9 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
     from gptailor.config.sections import PluginConfig
 
     loaded = load_config(config)
-    errors.print(f"loading the family and the tasks of {config} ...", style="dim")
+    n_members, n_tasks = 1 + len(loaded.family.variants), len(loaded.tasks)
+    what = f"loading {n_members} members and {n_tasks} tasks of {config}, then timing some layers"
+    errors.print(f"{what} ...", style="dim")
     from gptailor.app.assemble import assemble, open_pool  # slow
     from gptailor.app.ladder import forecasts
     from gptailor.engine.device import device_of
