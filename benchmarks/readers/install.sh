@@ -25,7 +25,7 @@ if [ ! -x "$folder/llama.cpp/bin/llama-server" ]; then
     "$python" -m venv --clear "$folder/llama.cpp"
     pip_of llama.cpp install cmake
     cmake=$folder/llama.cpp/bin/cmake source=$folder/llama.cpp/source
-    pip_of llama.cpp download --no-deps --no-binary :all: -d "$source" llama-cpp-python==0.3.36
+    pip_of llama.cpp download --no-deps --no-binary llama-cpp-python -d "$source" llama-cpp-python==0.3.36
     tar xzf "$source"/*.tar.gz -C "$source" --strip-components 1
     "$cmake" -S "$source/vendor/llama.cpp" -B "$source/build" -DCMAKE_BUILD_TYPE=Release \
         -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
