@@ -10,7 +10,7 @@ from gptailor.core.objective import Goal, Objective
 from gptailor.core.trial import Job, Measurement, Scores
 from gptailor.record.entries import ModelEntry
 from gptailor.record.journal import read_record
-from gptailor.study.racing import stages, still_racing
+from gptailor.study.racing import best_first, stages, still_racing
 
 SIZES = {"search": 9, "selection": 128, "test": 7}
 
@@ -34,6 +34,41 @@ def test_only_those_surely_behind_the_best_are_stopped() -> None:
     assert set(still_racing(scores, objective, 1)) == {1, 2}
     assert set(still_racing(scores, objective, 3)) == {0, 1, 2}
     assert still_racing({0: scores[0]}, objective, 1) == [0]
+
+
+def quiz(right: float, bits: float, seed: int) -> Scores:
+    """Answers of 200 questions, right with a probability, and bits around a level."""
+    rng = np.random.default_rng(seed)
+    answers = (rng.random(200) < right).astype(float).tolist()
+    gold = (bits + 0.1 * rng.standard_normal(200)).tolist()
+    measured = {"acc": Measurement("acc", tuple(answers))}
+    measured["gold_bits_per_byte"] = Measurement("gold_bits_per_byte", tuple(gold))
+    return Scores({"quiz": measured})
+
+
+def test_where_the_metric_shows_no_sure_difference_the_proxy_decides() -> None:
+    """Many draws: the better model is found more often than by the metric alone."""
+    objective = Objective([Goal("quiz", "acc")], quiz(0.5, 1.2, 0))
+    rng = np.random.default_rng(1)
+    by_metric = by_both = 0
+    for seed in rng.integers(2**31, size=200):
+        scores = {"better": quiz(0.46, 1.15, seed), "worse": quiz(0.44, 1.25, seed + 1)}
+        by_metric += min(scores, key=lambda name: objective.scalar(scores[name])) == "better"
+        by_both += best_first(scores, objective)[0] == "better"
+    assert by_metric < 160
+    assert by_both > 185
+
+
+def test_a_sure_difference_of_the_metric_goes_before_the_proxy() -> None:
+    objective = Objective([Goal("quiz", "acc")], quiz(0.5, 1.2, 0))
+    scores = {
+        1: quiz(0.2, 0.8, 1),
+        2: quiz(0.8, 1.5, 2),
+        3: quiz(0.8, 1.4, 3),
+        4: quiz(0.1, 0.9, 4),
+    }
+    assert best_first(scores, objective) == [3, 2, 1, 4]
+    assert best_first({5: scores[2], 6: scores[2]}, objective) == [5, 6]
 
 
 def test_a_study_stops_bad_finalists_and_chooses_as_if_all_had_been_scored(tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 """Racing: finalists that are surely not the best are not scored on all selection examples.
 
-Maron & Moore 1994, *Hoeffding Races*; candidates are compared in pairs, by standard errors.
+Maron & Moore 1994, *Hoeffding Races*; candidates are compared in pairs, by standard errors. Where
+the metric tells no sure difference, the proxy metric decides: decision 0060.
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from gptailor.core.objective import Objective
 from gptailor.core.trial import Scores
 
-__all__ = ["Ranks", "losses_of", "stages", "still_racing"]
+__all__ = ["best_first", "stages", "still_racing"]
 
-Ranks = tuple[float, float, int]  # loss, loss by the proxy metric, trial
+K = TypeVar("K")
 _FEWEST = 30  # examples a task, below which a standard error says little
-_Z = 2.0  # standard errors behind the best at which a finalist is stopped
+_Z = 2.0  # standard errors from which a difference is sure
 
 
 def stages(n_examples: int) -> tuple[int, ...]:
@@ -28,12 +30,27 @@ def stages(n_examples: int) -> tuple[int, ...]:
     return tuple(rising)
 
 
-def losses_of(scores: Mapping[int, Scores], objective: Objective) -> dict[int, Ranks]:
-    """Trial to what it is ranked by: its loss, its loss by the proxy metric, its number."""
-    return {
-        number: (objective.scalar(each), objective.scalar(each, proxy=True), number)
-        for number, each in scores.items()
-    }
+def best_first(scores: Mapping[K, Scores], objective: Objective) -> list[K]:
+    """Sort models, the best first.
+
+    Those that are not surely behind the one of lowest loss come first, by the proxy metric, which
+    tells more models apart; the others follow, by their loss.
+
+    Args:
+        scores: Name to scores, all on the same examples; of equals the earlier one is first.
+        objective: Turns them into losses.
+    """
+    own, proxy = (
+        {name: objective.scalar(each, proxy=by_proxy) for name, each in scores.items()}
+        for by_proxy in (False, True)
+    )
+    order = sorted(scores, key=lambda name: (own[name], proxy[name]))
+    lowest = scores[order[0]]
+    gaps = {name: objective.difference(scores[name], lowest) for name in order}
+    near = {name for name, (gap, error) in gaps.items() if gap <= _Z * error}
+    return sorted(
+        order, key=lambda n: (0, proxy[n], own[n]) if n in near else (1, own[n], proxy[n])
+    )
 
 
 def still_racing(scores: Mapping[int, Scores], objective: Objective, n_kept: int) -> list[int]:
@@ -47,8 +64,7 @@ def still_racing(scores: Mapping[int, Scores], objective: Objective, n_kept: int
         objective: Turns them into losses.
         n_kept: How many of the best are never stopped.
     """
-    losses = losses_of(scores, objective)
-    order = sorted(losses, key=losses.__getitem__)
+    order = best_first(scores, objective)
     best = scores[order[0]]
 
     def is_behind(number: int) -> bool:

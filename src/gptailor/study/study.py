@@ -29,7 +29,7 @@ from gptailor.searchers.searcher import MakeSearcher, Searcher
 from gptailor.study.failures import nothing_to_choose, refuse_hopeless, usable
 from gptailor.study.guard import Guard, StudyJournal
 from gptailor.study.plan import Plan, Progress, time_left
-from gptailor.study.racing import Ranks, losses_of, stages, still_racing
+from gptailor.study.racing import best_first, stages, still_racing
 from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
@@ -273,41 +273,43 @@ class Study:
         finalists = {
             trial.number: trial.tailoring for trial in list(best.values())[: self._plan.finalists]
         }
-        raced = losses_of(self._raced("finalist", finalists, objective), objective)
+        raced = self._raced("finalist", finalists, objective)
         if not raced:
             *_, last = self._journal.of(ModelEntry, "finalist")
             raise RecordError(
                 f"{self._journal.path}: every finalist failed on the selection split; the last: "
                 f"{last.failure}; mend that and run the same command again"
             )
-        losses = self._speaking(raced, finalists, objective)
-        order = sorted(losses, key=losses.__getitem__)
-        models = {losses[n]: (n, finalists[n]) for n in order}
+        scores = self._speaking(raced, finalists, objective)
+        order = best_first(scores, objective)
+        models = {finalists[n]: (n, scores[n]) for n in order}
         if self._refit is not None:
             repairs = self._repairs({each: finalists[each] for each in order[:N_REFITTED]})
-            models = {losses[n]: (n, each.searched) for n, each in repairs.items()}
+            models = {each.searched: (n, scores[n]) for n, each in repairs.items()}
             refits = {n: each.refitted for n, each in repairs.items() if each.refitted}
-            refit_losses = losses_of(self._raced("refitted", refits, objective), objective)
-            models |= {loss: (n, refits[n]) for n, loss in refit_losses.items()}
-        alive = (ranks for ranks in sorted(models) if not self._is_dead(*models[ranks]))
-        ranks = next(alive, min(models))
-        cost = ranks[0] - min(*models, *raced.values())[0]
-        number, chosen = models[ranks]
+            refit_scores = self._raced("refitted", refits, objective)
+            models |= {refits[n]: (n, each) for n, each in refit_scores.items()}
+        ranked = best_first({model: each for model, (_, each) in models.items()}, objective)
+        alive = (model for model in ranked if not self._is_dead(models[model][0], model))
+        chosen = next(alive, ranked[0])
+        number, found = models[chosen]
+        compared = [*raced.values(), *(each for _, each in models.values())]
+        cost = objective.scalar(found) - min(map(objective.scalar, compared))
         self._record_chosen(number, len(finalists), chosen, cost)
         return number, chosen
 
     def _speaking(
-        self, raced: dict[int, Ranks], finalists: Mapping[int, Tailoring], objective: Objective
-    ) -> dict[int, Ranks]:
-        """Losses of finalists of which the best is not dead; those of all if all are."""
-        losses, left = raced, dict(finalists)
-        while self._is_dead(best := min(losses, key=losses.__getitem__), left.pop(best)):
+        self, raced: dict[int, Scores], finalists: Mapping[int, Tailoring], objective: Objective
+    ) -> dict[int, Scores]:
+        """Scores of finalists of which the best is not dead; those of all if all are."""
+        scores, left = raced, dict(finalists)
+        while self._is_dead(best := best_first(scores, objective)[0], left.pop(best)):
             if not left:
                 return raced
-            losses = losses_of(self._raced("finalist", left, objective), objective)
-            if not losses:  # the others failed
+            scores = self._raced("finalist", left, objective)
+            if not scores:  # the others failed
                 return raced
-        return losses
+        return scores
 
     def _is_dead(self, number: int, tailoring: Tailoring) -> bool:
         return self._guard is not None and self._guard.is_dead(number, tailoring)
@@ -347,7 +349,7 @@ class Study:
             number=number,
             n_tried=len({trial.tailoring for trial in able}),
             n_trials=len(self._trials),
-            reason=f"lowest loss of {n_compared} finalists on examples the search did not see",
+            reason=f"best of {n_compared} finalists on examples the search did not see",
             **({} if self._guard is None else self._guard.verdict(tailoring, cost)),
             tailoring=None if self._refit is None else tailoring,
         )
