@@ -9,6 +9,9 @@ import pytest
 
 from gptailor import evaluate, family_of, load_tasks
 from gptailor.app.inputs import max_length_of
+from gptailor.app.run import run_search
+from gptailor.app.sample_run import sample
+from gptailor.config import config_of
 from gptailor.errors import ConfigError
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 
@@ -77,3 +80,24 @@ def test_long_and_empty_texts_score_what_lm_eval_scores_at_the_models_own_length
     assert all(f" the {N_POSITIONS} tokens" in note for note in notes if "longer" in note)
     with pytest.raises(ConfigError, match=rf"engine.max_length: is 49, .* made for {N_POSITIONS} "):
         max_length_of(family, N_POSITIONS + 1)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "opt"])  # positions that are looked up in a table
+def test_greedy_texts_and_speed_stay_within_the_models_own_length(
+    model_type: str, tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    fields = {"num_hidden_layers": 3, "max_position_embeddings": N_POSITIONS}
+    tiny_model(model_type, **fields, **MODELS[model_type]).save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    given = {
+        "family": {"base": str(tmp_path / "base"), "dtype": "float32"},
+        "target": {"speedup": 1.01},
+        "tasks": [tasks_of(tmp_path)[0], {"name": "generation", "metric": "divergence"}],
+        "search": "random",
+        "budget": {"max_trials": 1, "n_examples": [2], "finalists": 1},
+    }
+    run_search(config_of(given, tmp_path / "tailor.yaml"), tmp_path / "run")
+    record = sample(tmp_path / "run")
+    assert record.own_texts is not None
+    lengths = [len(prompt) + len(answer) for prompt, answer, _ in record.own_texts.texts]
+    assert max(lengths) == N_POSITIONS

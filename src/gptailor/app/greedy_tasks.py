@@ -14,6 +14,7 @@ from gptailor.engine import Engine
 from gptailor.engine.own_texts import own_texts
 from gptailor.errors import ConfigError
 from gptailor.family import Family
+from gptailor.family.architecture import max_positions
 from gptailor.record.run_record import RunRecord
 from gptailor.tasks.encoding import Encoder
 from gptailor.tasks.greedy_text import (
@@ -30,6 +31,7 @@ from gptailor.tasks.task import Task
 
 __all__ = [
     "guard_tasks",
+    "new_tokens",
     "prompt_tokens",
     "recorded_texts",
     "texts_member",
@@ -37,7 +39,7 @@ __all__ = [
     "written_texts",
 ]
 
-_MAX_LENGTH = 2048  # tokens: more than any opener and answer
+_MAX_LENGTH = 2048  # tokens, unless the model was made for fewer: more than any opener and answer
 _ENDS = (16, 24, 32)  # of the search, the selection and the test split, in texts
 
 
@@ -56,10 +58,10 @@ def written_texts(engine: Engine, config: Config, *, made_up: bool = False) -> t
     """
     has_task = any(task.name == GENERATION for task in config.tasks)
     openers = [*(OPENERS if has_task else ()), *(GUARD_OPENERS if config.guard else ())]
-    prompts = prompt_tokens(config, engine.family, openers)
+    prompts, n_new = prompt_tokens(config, engine.family, openers), new_tokens(engine.family)
     if made_up:
-        return tuple(OwnText(each, each[:1] * NEW_TOKENS, ()) for each in prompts)
-    return own_texts(engine, texts_member(config), prompts) if prompts else ()
+        return tuple(OwnText(each, each[:1] * n_new, ()) for each in prompts)
+    return own_texts(engine, texts_member(config), prompts, n_new) if prompts else ()
 
 
 def recorded_texts(record: RunRecord | None) -> tuple[OwnText, ...]:
@@ -95,7 +97,17 @@ def guard_tasks(engine: Engine, texts: Sequence[OwnText]) -> list[Task]:
     """What a guard looks at: a member's own texts, what is written after openers, a probe."""
     texts = texts[-len(GUARD_OPENERS) :]
     prompts = [text.prompt for text in texts]
-    return [own_text_task(texts), continued_task(prompts), probe_task(_encode(engine.family))]
+    continued = continued_task(prompts, new_tokens(engine.family))
+    return [own_text_task(texts), continued, probe_task(_encode(engine.family))]
+
+
+def new_tokens(family: Family) -> int:
+    """Most tokens written after a prompt: 64, or half of what the model was made for."""
+    return min(NEW_TOKENS, _length(family) // 2)
+
+
+def _length(family: Family) -> int:
+    return min(_MAX_LENGTH, max_positions(family.config) or _MAX_LENGTH)
 
 
 def prompt_tokens(config: Config, family: Family, texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -114,5 +126,5 @@ def prompt_tokens(config: Config, family: Family, texts: Sequence[str]) -> list[
 
 
 def _encode(family: Family) -> Callable[[str], tuple[int, ...]]:
-    encoder = Encoder.of(family.tokenizer, _MAX_LENGTH, family.config.vocab_size)
-    return lambda text: encoder.prompt(text, NEW_TOKENS)
+    encoder = Encoder.of(family.tokenizer, _length(family), family.config.vocab_size)
+    return lambda text: encoder.prompt(text, new_tokens(family))

@@ -6,7 +6,7 @@ All of them are measured on the run's test split, too, so that they can be read 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gptailor.app.greedy_tasks import prompt_tokens
+from gptailor.app.greedy_tasks import new_tokens, prompt_tokens
 from gptailor.app.measure_models import open_result
 from gptailor.app.sample_prompts import N_SHOWN, PROMPTS
 from gptailor.core.score_table import best_member
@@ -22,7 +22,7 @@ from gptailor.family import Family
 from gptailor.record.evaluation_file import SampledModel, SamplesFile
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.searchers.space import Space
-from gptailor.tasks.greedy_text import NEW_TOKENS, continued_task, own_text_task
+from gptailor.tasks.greedy_text import continued_task, own_text_task
 from gptailor.tasks.task import Prompt
 
 __all__ = ["LAST_N", "sample"]
@@ -62,8 +62,9 @@ def sample(
         job = Job(models[LAST_N], n_examples, "test")
         scores[LAST_N] = _scored(evaluator, {LAST_N: job})[LAST_N]
     tokens = prompt_tokens(settings, family, PROMPTS)
-    prompts = [Prompt(each, NEW_TOKENS) for each in tokens]
-    what = f"{NEW_TOKENS} tokens after each of {len(prompts)} prompts"
+    n_new = new_tokens(family)
+    prompts = [Prompt(each, n_new) for each in tokens]
+    what = f"{n_new} tokens after each of {len(prompts)} prompts"
     on_message(f"letting {len(models)} models write {what} ...")
     texts = _texts(evaluator.engine, models, prompts)
     measured = _measured(evaluator.engine, models, prompts)
@@ -115,7 +116,9 @@ def _measured(
 ) -> dict[str, Scores]:
     """Faults of what each model writes, and how it reads what the base writes."""
     tokens = [prompt.tokens for prompt in prompts]
-    tasks = [continued_task(tokens), own_text_task(own_texts(engine, BASE, tokens))]
+    n_new = prompts[0].max_new_tokens
+    own = own_texts(engine, BASE, tokens, n_new)
+    tasks = [continued_task(tokens, n_new), own_text_task(own)]
     evaluator = Evaluator(engine, {"test": tasks}, teachers={GENERATION: BASE})
     return _scored(evaluator, {n: Job(each, len(tokens), "test") for n, each in models.items()})
 

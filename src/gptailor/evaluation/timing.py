@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from gptailor.family.architecture import max_positions
 from gptailor.family.library_calls import quiet
 
 __all__ = ["ROUNDS", "Rates", "has_llama_cpp", "in_turns", "llama_cpp_rates", "transformers_rates"]
@@ -44,8 +45,9 @@ def in_turns(runs: Mapping[_Key, Callable[[], _Timed]]) -> dict[_Key, tuple[_Tim
 
 
 def transformers_rates(model: Any) -> Callable[[], Rates]:  # transformers is untyped here
-    """Generate greedily with transformers, batch 1."""
-    prompt = torch.arange(_PROMPT, device=model.device)[None] % model.config.vocab_size
+    """Generate greedily with transformers, batch 1, within the model's own length."""
+    n = min(_PROMPT, (max_positions(model.config) or _PROMPT + _NEW) - _NEW)
+    prompt = torch.arange(n, device=model.device)[None] % model.config.vocab_size
 
     def run() -> Rates:
         clock, started = _Clock(), time.perf_counter()
@@ -60,7 +62,7 @@ def transformers_rates(model: Any) -> Callable[[], Rates]:  # transformers is un
                 streamer=clock,
             )
         _, first, *_, last = clock.times  # the prompt itself is put first
-        return _PROMPT / (first - started), (_NEW - 1) / (last - first)
+        return n / (first - started), (_NEW - 1) / (last - first)
 
     return run
 
