@@ -66,7 +66,7 @@ def test_arms_are_run_judged_and_compared_and_go_on_after_a_stop(
     words = [
         "--family", pico_family.base.parent, "--tasks", tasks, "--out", out, "--suite", "mixed",
         "--arms", "random,evolution-all+refit,baselines@best", "--remove", 2, "--rungs", "2,4",
-        "--baselines", "random,shortgpt,slimgpt", "--seeds", 1, "--layer-tokens", 20_000,
+        "--baselines", "random,shortgpt,slimgpt", "--seeds", 1, "--layer-tokens", 60_000,
     ]  # fmt: skip
 
     def results() -> dict[str, Any]:
