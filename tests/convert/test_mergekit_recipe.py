@@ -160,6 +160,8 @@ def test_whole_models_are_slices_of_all_layers(
         ({"slices": [{"sources": [source("elsewhere", 0, 2)]}]}, "'elsewhere' is the path of no"),
         ({"slices": [{"sources": [source("base", 0, 2, scale=0.5)]}]}, "its parameters scale"),
         ({"slices": [{"sources": [{"model": "base"}]}]}, "layer_range must be two numbers"),
+        ({"slices": ["base"]}, r"slices\[0\]: it must have a list of sources"),
+        ({"slices": [{"sources": []}]}, "it must have a list of sources"),
         ({"tokenizer_source": "union"}, "tokenizer_source is 'union'"),
         (
             slices("linear", [source("base", 0, 2, weight=[0, 1]), source("math", 0, 2)]),
@@ -190,4 +192,35 @@ def test_where_there_is_no_config_a_recipe_is_told_where_it_can_be_read(
     code, _, told = run_command("convert", path)
     assert (code, told.count("\n")) == (2, 1)
     assert "is a mergekit recipe" in told
-    assert "export tailor.yaml --tailoring" in told
+    assert f"'gptailor convert {path} --config tailor.yaml'" in told
+
+
+def test_a_recipe_is_converted_with_the_members_of_a_config(
+    tmp_path: Path, run_command: Any
+) -> None:
+    (tmp_path / "math").mkdir()
+    family = {"base": "org/base", "variants": {"math": "./math"}}
+    (tmp_path / "tailor.yaml").write_text(json.dumps({"family": family, **GIVEN}), encoding="utf-8")
+    path, out = tmp_path / "recipe.yaml", tmp_path / "t.yaml"
+
+    def convert(recipe: dict[str, Any], *options: Any) -> tuple[int, str]:
+        path.write_text(json.dumps(recipe), encoding="utf-8")
+        given = ("--config", tmp_path / "tailor.yaml", "--out", out, "--overwrite", *options)
+        code, _, told = run_command("convert", path, *given)
+        return code, told
+
+    cut = [source("./math", 1, 3)]
+    assert convert(slices("passthrough", [source("org/base", 0, 1)], cut)) == (0, "")
+    math = LayerSpec((Source("math"),))
+    layers = tuple(taken("base:0", "math:1", "math:2"))
+    assert Tailoring.load(out) == Tailoring(layers, norm=math, head=math)
+    whole = {"merge_method": "passthrough", "models": [{"model": "./math"}]}
+    assert convert(whole) == (
+        2,
+        "error: convert: give --layers; a recipe of whole models does not say it\n",
+    )
+    assert convert(whole, "--layers", 3) == (0, "")
+    assert len(Tailoring.load(out).layers) == 3
+    code, told = convert({"base_model": "org/base", "experts": [{"source_model": "./math"}]})
+    assert (code, told.count("\n")) == (2, 1)
+    assert "merge_method is None; these are read: passthrough" in told

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from gptailor.errors import FamilyError, TaskError
 from gptailor.family import Family, MemberSpec, family_of, load_family, tailored_config
 from gptailor.tasks.lm_eval.json_data import json_files, place_of_row
+from gptailor.tasks.lm_eval.local_files import read_local_tasks
 
 TINY = Path(__file__).parents[1] / "architectures" / "tiny.yaml"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 273744\n"
@@ -76,6 +77,19 @@ def test_a_pointer_is_called_one_wherever_a_file_is_named(
         place_of_row(files, "test", 0)
 
 
+@pytest.mark.parametrize("key", ["data_files", "data_dir", "dataset_path"])
+def test_a_pointer_among_the_data_of_other_readers_is_called_one(tmp_path: Path, key: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "q.parquet").write_text(POINTER, encoding="utf-8")
+    kwargs: dict[str, Any] = {"data_files": {"test": "data/q.parquet"}}
+    kwargs = kwargs if key == "data_files" else {"data_dir": "data"} if key == "data_dir" else {}
+    config = {"task": "quiz", "dataset_path": "./data" if key == "dataset_path" else "parquet"}
+    config |= {"dataset_kwargs": kwargs, "test_split": "test", "output_type": "multiple_choice"}
+    (tmp_path / "quiz.yaml").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(TaskError, match=r"q.parquet is a Git LFS pointer"):
+        read_local_tasks(tmp_path / "quiz.yaml", object)
+
+
 def test_the_folders_of_a_trainers_output_are_named(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +99,9 @@ def test_the_folders_of_a_trainers_output_are_named(
     assert "models are in its folders checkpoint-500, checkpoint-1000: name one" in told
     shutil.copytree(adapter, tmp_path / "up" / "math")  # an adapter by its own name, one below
     assert "a model is in its folder math: name that" in refusal(base, math=str(tmp_path / "up"))
+    shutil.copytree(adapter, tmp_path / "cache" / "snapshots" / "abc")  # of the hub's cache
+    told = refusal(base, math=str(tmp_path / "cache"))
+    assert f"in its folder snapshots/abc: name that, as in {tmp_path}/cache/snapshots/abc" in told
     shutil.copytree(base, tmp_path / "full" / "checkpoint-8")  # beside a config, but no weights
     shutil.copy(base / "config.json", tmp_path / "full")
     assert "in its folder checkpoint-8" in refusal(tmp_path / "full")
@@ -101,6 +118,12 @@ def test_the_folders_of_a_trainers_output_are_named(
 def test_weights_by_another_name_are_pointed_to(base: Path, name: str, words: str) -> None:
     (base / "model.safetensors").rename(base / name)
     assert words in refusal(base)
+
+
+def test_weights_of_an_adapter_by_another_name_are_pointed_to(base: Path, adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "lora.safetensors")
+    told = refusal(base, math=str(adapter))
+    assert "if lora.safetensors holds its weights, call it adapter_model.safetensors" in told
 
 
 def test_shards_without_their_index_are_pointed_to(base: Path) -> None:
@@ -133,6 +156,8 @@ def test_an_adapter_beside_a_whole_model_is_refused_unless_one_is_chosen(
         ({"path": str(adapter), "read": "model"}, whole),
     ):
         assert torch.equal(load(base, math=spec).states["math"][key], wanted[key])
+    (adapter / "model.safetensors").rename(adapter / "pytorch_model.bin")
+    assert "and a whole model (pytorch_model.bin)" in refusal(base, math=str(adapter))
     (adapter / "adapter_config.json").unlink()
     assert "has no adapter_config.json" in refusal(base, math={"adapter": str(adapter)})
 

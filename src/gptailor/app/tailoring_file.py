@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gptailor.config import Config
-from gptailor.convert.mergekit_recipe import is_recipe, tailoring_of_recipe
-from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.convert.mergekit_recipe import tailoring_of_recipe
+from gptailor.core.tailoring import BASE, Tailoring, is_recipe
 from gptailor.errors import TailoringError
 from gptailor.files.yaml import read_yaml
 

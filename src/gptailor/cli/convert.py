@@ -1,22 +1,27 @@
-"""``gptailor convert``: a search result of the published code becomes a tailoring."""
+"""``gptailor convert``: a search result of the published code, or a recipe, becomes a tailoring."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gptailor.cli.console import errors, path_argument, path_option, screen
+from gptailor.config import load_config
 from gptailor.convert.published import convert_published
 from gptailor.convert.published_file import read_published
-from gptailor.core.tailoring import Tailoring
-from gptailor.errors import ConfigError
+from gptailor.core.tailoring import Tailoring, is_recipe
+from gptailor.errors import ConfigError, TailoringError
 from gptailor.files.atomic import write_atomically
+from gptailor.files.yaml import read_yaml
 
 __all__ = ["command"]
 
 
 def command(  # noqa: PLR0913, PLR0917  # an option each
-    file: Annotated[Path, path_argument("A search_config JSON, or SMAC's runhistory.json.")],
+    file: Annotated[
+        Path, path_argument("A search_config JSON, SMAC's runhistory.json, or a mergekit recipe.")
+    ],
     layers: Annotated[int | None, typer.Option(help="How many layers each member has.")] = None,
     members: Annotated[
         str, typer.Option(help="base, then the candidates in the search's order: base,a,b,c.")
@@ -27,36 +32,55 @@ def command(  # noqa: PLR0913, PLR0917  # an option each
     trial: Annotated[
         str | None, typer.Option(help="Which candidate, where the file holds several.")
     ] = None,
+    config: Annotated[
+        Path | None, path_option("The tailor.yaml with the members that a mergekit recipe names.")
+    ] = None,
     out: Annotated[
         Path, path_option("The tailoring to write; - for stdout.", "--out", "-o")
     ] = Path("tailoring.yaml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
 ) -> None:
-    """Turn a search result of the published code into a tailoring."""
+    """Turn a search result of the published code, or a mergekit recipe, into a tailoring."""
+    notes: Sequence[str] = ()
     if file.suffix in (".yaml", ".yml") and file.is_file():
-        Tailoring.load(file)  # raises with what to do if it is a mergekit recipe
-        raise ConfigError(f"{file}: is a tailoring already")
-    if layers is None or not members:
+        tailoring = _of_recipe(file, config, layers)
+    elif layers is None or not members:
         raise ConfigError("convert: give --layers and --members; the file names neither")
-    config, notes = read_published(file, trial=trial)
-    tailoring, more = convert_published(
-        config,
-        n_layers=layers,
-        members=[name.strip() for name in members.split(",")],
-        compat=compat,
-        where=str(file),
-    )
+    else:
+        found, chosen = read_published(file, trial=trial)
+        names = [name.strip() for name in members.split(",")]
+        tailoring, open_ = convert_published(
+            found, n_layers=layers, members=names, compat=compat, where=str(file)
+        )
+        notes = (*chosen, *open_)
     text, to_stdout = tailoring.to_yaml(), str(out) == "-"
     if not to_stdout:
         _write(out, text, source=file, overwrite=overwrite)
-    for note in (*notes, *more):
+    for note in notes:
         errors.print(f"note: {note}", style="dim")
     if to_stdout:
         typer.echo(text, nl=False)
         return
     n_merged = sum(spec.method is not None for spec in tailoring.layers)
-    screen.print(f"{len(tailoring.layers)} of {layers} layers are kept, {n_merged} of them merged")
+    of_all = "" if layers is None else f" of {layers}"
+    screen.print(f"{len(tailoring.layers)}{of_all} layers are kept, {n_merged} of them merged")
     screen.print(f"the tailoring: {out}")
+
+
+def _of_recipe(file: Path, config: Path | None, layers: int | None) -> Tailoring:
+    """The tailoring of a recipe; its members are those of the config."""
+    from gptailor.app.tailoring_file import load_tailoring
+
+    if not is_recipe(read_yaml(file, error_type=TailoringError)) or config is None:
+        Tailoring.load(file)  # raises with what to do if it is a recipe
+        raise ConfigError(f"{file}: is a tailoring already")
+
+    def n_layers() -> int:
+        if layers is None:
+            raise ConfigError("convert: give --layers; a recipe of whole models does not say it")
+        return layers
+
+    return load_tailoring(file, load_config(config), n_layers)
 
 
 def _write(out: Path, text: str, *, source: Path, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.errors import TailoringError, listed
 
-__all__ = ["is_recipe", "tailoring_of_recipe"]
+__all__ = ["tailoring_of_recipe"]
 
 _READ = ("passthrough", "linear", "slerp", "task_arithmetic", "ties")
 _KNOWN = {"merge_method", "slices", "base_model", "parameters", "dtype", "out_dtype"}
@@ -21,11 +21,6 @@ _KNOWN |= {"tokenizer_source", "models"}
 
 class _Unsaid(Exception):  # not an error yet: the caller names the file
     """What of a recipe no tailoring says."""
-
-
-def is_recipe(plain: object) -> bool:
-    """Whether plain data is a recipe of mergekit."""
-    return isinstance(plain, Mapping) and "merge_method" in plain
 
 
 def tailoring_of_recipe(
@@ -73,11 +68,11 @@ def _tailoring(
     base = None if base is None else _named(base, members, "base_model")
     specs, ends = [], []
     for index, slice_ in enumerate(slices):
-        place, sources = f"slices[{index}]", slice_.get("sources") or []
+        place, sources = f"slices[{index}]", _sources(slice_, f"slices[{index}]")
         named = [_member(source, members, place) for source in sources]
         ranges = [_range(source, place) for source in sources]
-        if not sources or len({len(one) for one in ranges}) > 1:
-            raise _Unsaid(f"{place}: its sources must be as many layers each, one source at least")
+        if len({len(one) for one in ranges}) > 1:
+            raise _Unsaid(f"{place}: its sources must be as many layers each")
         above = [slice_.get("parameters"), plain.get("parameters")]
         levels = [[source.get("parameters"), *above] for source in sources]
         how = _Slice(method, levels, base, place)
@@ -86,6 +81,13 @@ def _tailoring(
             specs.append(how.spec(made))
         ends.append(specs.pop())
     return Tailoring(tuple(specs), embedding=ends[0], norm=ends[-1], head=ends[-1])
+
+
+def _sources(slice_: Any, place: str) -> list[Any]:
+    sources = slice_.get("sources") if isinstance(slice_, Mapping) else None
+    if not isinstance(sources, list) or not sources:
+        raise _Unsaid(f"{place}: it must have a list of sources, one at least")
+    return sources
 
 
 def _whole_models(

@@ -16,10 +16,16 @@ from gptailor.errors import TailoringError, UserError, unknown
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import Column, dump_yaml, parse_yaml, read_yaml
 
-__all__ = ["BASE", "FORMAT", "LayerSpec", "Source", "Tailoring", "Value"]
+__all__ = ["BASE", "FORMAT", "LayerSpec", "Source", "Tailoring", "Value", "is_recipe"]
 
 FORMAT = "gptailor/1"
 _MAX_LAYERS = 1000  # the deepest models have some 130
+_OF_RECIPES = {"merge_method", "slices", "models", "modules", "experts"}
+
+
+def is_recipe(plain: object) -> bool:
+    """Whether plain data is a recipe of mergekit, and no tailoring."""
+    return isinstance(plain, Mapping) and bool(_OF_RECIPES & plain.keys()) and "layers" not in plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +168,10 @@ class Tailoring:
         """
         if not isinstance(plain, Mapping):
             raise TailoringError(f"{where}: a tailoring is a mapping with 'format' and 'layers'")
-        if "merge_method" in plain:
+        if is_recipe(plain):
             raise TailoringError(
-                f"{where}: is a mergekit recipe, whose models are known with a config only; name "
-                "it with 'gptailor export tailor.yaml --tailoring'"
+                f"{where}: is a mergekit recipe, whose models are known with a config only; make "
+                f"a tailoring of it with 'gptailor convert {where} --config tailor.yaml'"
             )
         keys = ("format", "embedding", "norm", "head", "layers")
         problems = [f"{where}: {unknown('key', key, keys)}" for key in plain if key not in keys]

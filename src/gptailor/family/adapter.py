@@ -176,7 +176,7 @@ def _no_weights(path: Path) -> str:
     pickle = path.with_name("adapter_model.bin")
     if not pickle.is_file():
         again = "copy or download the adapter again"
-        return f"{path} is missing; {again}{elsewhere(path.parent)}"
+        return f"{path} is missing; {again}{elsewhere(path.parent, path.name)}"
     code = (
         "import torch; from safetensors.torch import save_file; "
         f"a = torch.load({str(pickle)!r}, map_location='cpu', weights_only=True); "

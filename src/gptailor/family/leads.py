@@ -22,14 +22,19 @@ _OTHER_FORMATS = {
 }
 
 
-def elsewhere(folder: Path) -> str:
-    """Where a folder without a model or weights may hold them: the end of a sentence, or empty."""
-    return "".join(f"; {lead}" for lead in _leads(folder))
+def elsewhere(folder: Path, weights: str = "model.safetensors") -> str:
+    """Where a folder without a model or weights may hold them: the end of a sentence, or empty.
+
+    `weights` is what its file of weights should be called.
+    """
+    return "".join(f"; {lead}" for lead in _leads(folder, weights))
 
 
-def _leads(folder: Path) -> Iterator[str]:
+def _leads(folder: Path, weights: str) -> Iterator[str]:
     inside = sorted(folder.iterdir())[:_MOST_FOLDERS]
-    models = [one.name for one in inside if any((one / name).is_file() for name in _MODEL)]
+    below = [*inside, *sorted(folder.glob("snapshots/*"))[:_MOST_FOLDERS]]  # of the hub's cache
+    found = [one for one in below if any((one / name).is_file() for name in _MODEL)]
+    models = [one.relative_to(folder).as_posix() for one in found]
     # checkpoint-500 before checkpoint-1000
     models.sort(key=lambda name: (len(name), name))
     if models:
@@ -44,6 +49,6 @@ def _leads(folder: Path) -> Iterator[str]:
     known = (*_OTHER_FORMATS, "adapter_model.safetensors")
     others = [one.name for one in inside if one.suffix == ".safetensors" and one.name not in known]
     if len(others) == 1:
-        yield f"if {others[0]} holds its weights, call it model.safetensors"
-    elif others:
+        yield f"if {others[0]} holds its weights, call it {weights}"
+    elif others and weights == "model.safetensors":
         yield f"it has shards ({listed(others, 2)}) but not model.safetensors.index.json: copy that"

@@ -40,6 +40,7 @@ from gptailor.family.weight_files import WHOLE_WEIGHTS
 
 __all__ = ["MEMORY", "family_of", "load_family"]
 
+_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MEMORY = "memory://"  # the path of a member that is in no file begins with this
 
 
@@ -267,7 +268,8 @@ def _is_adapter(location: Path, spec: MemberSpec) -> bool:
         FamilyError: It holds a whole model, too, or no adapter where one is wanted.
     """
     there = (location / CONFIG).is_file()
-    whole = [one for one in ("config.json", *WHOLE_WEIGHTS) if (location / one).is_file()]
+    files = ("config.json", *WHOLE_WEIGHTS, *_PICKLED_WEIGHTS)
+    whole = [one for one in files if (location / one).is_file()]
     if spec.read == "adapter" and not there:
         raise FamilyError(f"{location} has no {CONFIG}; give the folder of an adapter")
     if there and len(whole) > 1 and spec.read is None:

@@ -23,6 +23,7 @@ from pydantic import (
 
 from gptailor.core.validation import Frozen, sentences
 from gptailor.errors import TaskError, unknown
+from gptailor.files.safe_read import refuse_pointer
 from gptailor.tasks.lm_eval.json_data import json_files
 
 __all__ = ["TaskFile", "check_task_file"]
@@ -264,6 +265,7 @@ def _data_problems(config: Mapping[str, Any]) -> list[str]:
     found = given.get("data_files") or given.get("data_dir")  # `datasets` finds splits in a folder
     if source in _NEED_FILES and not all(isinstance(one, str) and one for one in _flat(found)):
         return [f"data_files is {found!r}; write dataset_kwargs: {{data_files: {{test: FILE}}}}"]
+    _refuse_pointers([source, *_flat(found)])
     if not set(named) - {"fewshot_split"}:
         return ["it names no split: give test_split, validation_split or training_split"]
     files = json_files(source, options)
@@ -272,6 +274,14 @@ def _data_problems(config: Mapping[str, Any]) -> list[str]:
         for role, split in named.items()
         if files is not None and split not in files
     ]
+
+
+def _refuse_pointers(paths: list[Any]) -> None:
+    """Refuse pointers of Git LFS among files, and in folders, that a reader would call damaged."""
+    for path in (Path(one) for one in paths if isinstance(one, str)):
+        for file in sorted(path.rglob("*")) if path.is_absolute() and path.is_dir() else [path]:
+            if file.is_file():
+                refuse_pointer(file, TaskError)
 
 
 def _flat(files: Any) -> list[Any]:
