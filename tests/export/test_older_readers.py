@@ -123,6 +123,34 @@ def test_the_tokenizer_is_of_a_class_that_both_have(exported: tuple[Any, Path]) 
     assert AutoTokenizer.from_pretrained(folder)(text).input_ids == family.tokenizer(text).input_ids
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("LlamaTokenizerFast", "LlamaTokenizerFast"),
+        ("Qwen2Tokenizer", "Qwen2Tokenizer"),
+        ("TokenizersBackend", "PreTrainedTokenizerFast"),
+        ("SomeTokenizer", "PreTrainedTokenizerFast"),  # neither has it
+    ],
+)
+def test_the_class_that_the_base_names_is_kept_where_both_have_it(
+    said: str, kept: str, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    AutoConfig.for_model("llama").save_pretrained(tmp_path / "base")
+    file = tmp_path / "base" / "tokenizer_config.json"
+    fields = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": said}
+    file.write_text(json.dumps(fields), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    for one in (tokenizer, AutoConfig.for_model("llama")):
+        one.save_pretrained(tmp_path / "out")
+    add_older_keys(tmp_path / "out", tokenizer)
+    out = tmp_path / "out" / "tokenizer_config.json"
+    assert json.loads(out.read_text(encoding="utf-8"))["tokenizer_class"] == kept
+    text = "<s>The capital of France"
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again(text).input_ids == tokenizer(text).input_ids
+
+
 def test_transformers_4_writes_the_same_tokens(exported: tuple[Any, Path]) -> None:
     python = os.environ.get("GPTAILOR_TRANSFORMERS_4")
     if python is None:

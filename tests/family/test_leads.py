@@ -186,8 +186,9 @@ def test_classifiers_in_memory_and_in_adapters_are_refused(
     assert "task_type is SEQ_CLS" in refusal(base, math=str(adapter))
 
 
-def test_a_left_over_quantization_config_is_told_apart(base: Path) -> None:
-    edit(base / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+@pytest.mark.parametrize("config", [{"quant_method": "bitsandbytes"}, {}])
+def test_a_left_over_quantization_config_is_told_apart(base: Path, config: Any) -> None:
+    edit(base / "config.json", quantization_config=config)
     assert "take quantization_config out of the file" in refusal(base)
 
 

@@ -10,9 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+from gptailor.errors import FamilyError
+from gptailor.family.checkpoint_reader import tokenizer_of
+from gptailor.family.weight_files import read_json
+
 __all__ = ["add_older_keys"]
 
-_BACKENDS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_PLAIN = "PreTrainedTokenizerFast"
+_BACKENDS = ("TokenizersBackend", _PLAIN)
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_PROBE = "It's 12345 HTMLTags,  x+=1;\n\tdef f(a_b):  # caf\u00e9"
 _OF_THIS_MACHINE = ("is_local", "local_files_only")
 # the kinds of layer whose rotary embedding the older keys describe, the first that there is
 _KINDS = ("full_attention", "sliding_attention")
@@ -39,7 +48,10 @@ def add_older_keys(folder: Path, tokenizer: Any) -> None:
     """
     _change(folder / "config.json", _with_older_keys)
     if (folder / "tokenizer.json").is_file():  # else a class of its own, which both have
-        _change(folder / "tokenizer_config.json", lambda fields: _known_class(fields, tokenizer))
+        file, said = folder / _TOKENIZER_CONFIG, _class_said(tokenizer)
+        _change(file, lambda fields: _known_class(fields, tokenizer, said))
+        if said != _PLAIN and not _is_read_as(tokenizer, folder):
+            _change(file, lambda fields: fields | {"tokenizer_class": _PLAIN})
 
 
 def _change(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -78,10 +90,29 @@ def _older_keys(fields: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
     return {**older, "rope_scaling": None if kind == "default" else whole}
 
 
-def _known_class(fields: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+def _class_said(tokenizer: Any) -> str:
+    """The class that the member's own file names, if transformers has one of that name."""
+    file = Path(tokenizer.name_or_path, _TOKENIZER_CONFIG)
+    said = (
+        read_json(file).get("tokenizer_class") if tokenizer.name_or_path and file.is_file() else ""
+    )
+    known = {name for name in TOKENIZER_MAPPING_NAMES.values() if name not in (None, *_BACKENDS)}
+    return said if isinstance(said, str) and said.removesuffix("Fast") in known else _PLAIN
+
+
+def _is_read_as(tokenizer: Any, folder: Path) -> bool:
+    """Whether the folder's tokenizer, by the class that is written there, gives the same tokens."""
+    try:
+        reread = tokenizer_of(folder)
+    except FamilyError:
+        return False
+    return bool(reread(_PROBE)["input_ids"] == tokenizer(_PROBE)["input_ids"])
+
+
+def _known_class(fields: dict[str, Any], tokenizer: Any, said: str) -> dict[str, Any]:
     fields = {name: value for name, value in fields.items() if name not in _OF_THIS_MACHINE}
     if fields.get("tokenizer_class") in _BACKENDS:
-        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+        fields["tokenizer_class"] = said
     # transformers 4 would add token_type_ids, which the models' generate refuses
     fields["model_input_names"] = list(tokenizer.model_input_names)
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]

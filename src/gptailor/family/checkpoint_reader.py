@@ -289,7 +289,8 @@ def _refuse_other_head(path: Path, fields: Mapping[str, Any]) -> None:
 
 def _refuse_quantised(path: Path, fields: Mapping[str, Any]) -> None:
     """Refuse quantised weights; where the weights are plain floats, say what is left over."""
-    key = next((k for k in ("quantization_config", "compression_config") if fields.get(k)), None)
+    keys = ("quantization_config", "compression_config")
+    key = next((k for k in keys if fields.get(k) is not None), None)
     if key is None:
         return
     quantised = fields[key]
