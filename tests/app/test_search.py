@@ -10,7 +10,11 @@ import pytest
 import torch
 
 import gptailor as gt
+from gptailor.app.run import run_search
+from gptailor.app.settings import settings_of
+from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError, FamilyError, RecordError
+from gptailor.study import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +65,30 @@ def test_a_run_has_its_trials_its_front_and_its_best(run: gt.Run) -> None:
     assert all(trial in run.trials for trial in run.front)
     assert set(run.scores) == {"base", "math", "code", "result"}
     assert len(run.best.tailoring.layers) == 4
+
+
+def test_a_fault_behind_the_choice_is_told_with_where_the_choice_is(
+    family: gt.Family, tasks: Any, tmp_path: Path
+) -> None:
+    def fail(progress: Progress) -> None:
+        if progress.phase == "test":
+            raise OSError("unforeseen")
+
+    config = settings_of(CONFIG, family=family, tasks=tasks)
+    given: dict[str, Any] = {"family": family, "tasks": tasks}
+    told: list[str] = []
+    with pytest.raises(OSError, match="unforeseen"):
+        run_search(config, tmp_path, **given, on_message=told.append, on_progress=fail)
+    best = tmp_path / "best.yaml"
+    assert told[-1] == f"note: the choice is in {best}; the same command goes on"
+    assert gt.Run(tmp_path, family=family).tailoring == Tailoring.load(best)
+    with pytest.raises(OSError, match="unforeseen"):
+        run_search(config, tmp_path / "none", **given, on_message=told.append, on_progress=_stop)
+    assert not told[-1].startswith("note: the choice")
+
+
+def _stop(progress: Progress) -> None:
+    raise OSError("unforeseen")
 
 
 def test_the_record_says_that_the_members_came_from_memory(run: gt.Run) -> None:

@@ -14,10 +14,10 @@ from gptailor.errors import ConfigError, RecordError, UserError, unknown
 from gptailor.record.entries import ForecastEntry, TrialEntry
 from gptailor.record.journal import RECORD, Journal, read_record
 from gptailor.record.ladder_folder import depth_folder, refuse_other_form
-from gptailor.record.ranking import write_results
+from gptailor.record.ranking import BEST, write_results
 from gptailor.record.run_record import RunRecord, read_run, run_of_lines
 from gptailor.report import write_report
-from gptailor.study import Progress
+from gptailor.study import Progress, Study
 from gptailor.study.plan import duration
 
 if TYPE_CHECKING:
@@ -281,6 +281,13 @@ def _run_one(
     from gptailor.app.costs import record_costs, record_forecast
     from gptailor.app.prove import record_proof
 
+    chosen_there = False
+
+    def write(study: "Study", chosen: Tailoring) -> None:
+        nonlocal chosen_there
+        write_results(folder, chosen, study.front(), study.objective)
+        chosen_there = True
+
     with Journal(folder) as journal:
         if assembly.config.search.name == BASELINE:
             assembly = with_baselines(assembly, journal, on_message)
@@ -288,16 +295,20 @@ def _run_one(
             assembly,
             journal,
             on_progress=on_progress,
-            # at once: a fault in what follows loses nothing that was decided
-            on_chosen=lambda s, chosen: write_results(folder, chosen, s.front(), s.objective),
+            on_chosen=write,  # at once: a fault in what follows loses nothing that was decided
             pool=pool,
         )
         expected = record_forecast(journal, assembly)
         if assembly.config.search.name != BASELINE:
             on_message(_expectation(assembly, expected, journal))
-        _, chosen = study.run()
-        record_costs(journal, assembly)
-        record_proof(journal, assembly, chosen, on_message)
+        try:
+            _, chosen = study.run()
+            record_costs(journal, assembly)
+            record_proof(journal, assembly, chosen, on_message)
+        except Exception:
+            if chosen_there:
+                on_message(f"note: the choice is in {folder / BEST}; the same command goes on")
+            raise
 
 
 def _expectation(assembly: "Assembly", expected: ForecastEntry | None, journal: Journal) -> str:
