@@ -38,6 +38,18 @@ def test_no_text_is_trained_on_and_measured_on(tmp_path: Path, tiny_tokenizer: A
     assert other.files == rows.files
 
 
+def test_positions_of_a_long_text_stay_within_a_row(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    words = "gold iron Paris Rome three and two make five " * 20
+    (tmp_path / "a.txt").write_text(f"{words}\n\n{words[5:]}\n\n{words[9:]}", encoding="utf-8")
+    rows = read_healing_texts(
+        [tmp_path / "a.txt"], tiny_tokenizer, n_tokens=300, length=20, seed=0
+    ).train
+    end = tiny_tokenizer.eos_token_id
+    for row in rows:
+        n = row.ids.index(end) + 1 if end in row.ids else 20
+        assert row.positions == (*range(n), *range(20 - n))
+
+
 def test_too_few_tokens_are_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
     path = texts(tmp_path / "a.jsonl", 4)
     with pytest.raises(ConfigError, match=r"a\.jsonl have too few tokens for a row of 20"):

@@ -20,7 +20,8 @@ class Row:
     """Whole texts one after the other, the first and the last perhaps in part."""
 
     ids: tuple[int, ...]
-    positions: tuple[int, ...]  # of each token in its text, by which no text sees another
+    # of each token in its text's part in this row, by which no text sees another
+    positions: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,13 @@ def _packed(texts: Iterator[Sequence[int]], n_tokens: int, length: int) -> tuple
             break
     n_rows = min(len(ids), max(n_tokens, length)) // length
     cuts = [slice(row * length, (row + 1) * length) for row in range(n_rows)]
-    return tuple(Row(tuple(ids[cut]), tuple(positions[cut])) for cut in cuts)
+    return tuple(_row(ids[cut], positions[cut]) for cut in cuts)
+
+
+def _row(ids: Sequence[int], positions: Sequence[int]) -> Row:
+    """A row; the text that goes on in it counts from 0, to stay within the model's own length."""
+    begun = positions.index(0) if 0 in positions else len(positions)
+    return Row(tuple(ids), (*range(begun), *positions[begun:]))
 
 
 def _digest(path: Path) -> str:
