@@ -95,3 +95,7 @@ def test_continuations_are_texts_with_their_tokens(engine: Engine) -> None:
     prompts = [Prompt(tuple(tokenizer.encode(text)), 5) for text in ("gold is", "the")]
     assert answers == list(generate(engine, whole(engine), prompts).answers or ())
     assert [len(answer.tokens) for answer in answers] == [5, 5]
+    with pytest.raises(TailoringError, match="may have 257 tokens, and the model was made for 256"):
+        continuations(
+            engine, whole(engine), ["gold"], max_new_tokens=257 - len(tokenizer("gold").input_ids)
+        )

@@ -27,6 +27,7 @@ from gptailor.engine.engine import Engine
 from gptailor.engine.walk import Work
 from gptailor.errors import TailoringError, is_out_of_memory
 from gptailor.family import layers_path, tailored_config
+from gptailor.family.architecture import max_positions
 from gptailor.family.empty_model import skeleton_of
 from gptailor.family.library_calls import quiet
 from gptailor.tasks.task import Prompt
@@ -132,10 +133,17 @@ def continuations(
         One answer a text, in order.
 
     Raises:
-        TailoringError: The model can't write: it runs out of memory, or has no finite logits.
+        TailoringError: The model can't write: it runs out of memory, has no finite logits, or was
+            made for fewer tokens.
     """
     encode = engine.family.tokenizer.encode
     prompts = [Prompt(tuple(encode(text)), max_new_tokens, tuple(until)) for text in texts]
+    needed = max((len(prompt.tokens) + max_new_tokens for prompt in prompts), default=0)
+    if needed > (known := max_positions(engine.family.config) or needed):
+        raise TailoringError(
+            f"prompt and answer may have {needed:,} tokens, and the model was made for {known:,}; "
+            "ask for fewer"
+        )
     generated = generate(engine, tailoring, prompts)
     if generated.answers is None:
         raise TailoringError(f"the tailoring can't write: {generated.failure}; choose another")
