@@ -34,7 +34,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 256,
     batch_tokens: Annotated[int, typer.Option(min=2, help="Tokens of a step.")] = 1024,
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Of the LoRA matrices.")] = 16,
-    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1.0, help="The highest.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1.0, help="The highest.")] = 3e-4,
     kl_weight: Annotated[
         float, typer.Option(min=0.0, max=1e6, help="Of the divergence from the teacher.")
     ] = 1.0,

@@ -40,7 +40,7 @@ class Training:
     length: int = 256  # tokens of a row
     batch_tokens: int = 1024  # of one step
     rank: int = 16
-    learning_rate: float = 1e-3  # the highest
+    learning_rate: float = 3e-4  # the highest
     kl_weight: float = 1.0
     next_token_weight: float = 0.0
     seed: int = 0
