@@ -126,6 +126,13 @@ def test_base_model_is_a_hub_id_and_nothing_else(source: str, name: str | None) 
     assert matter.get("base_model_relation") == (None if name is None else "merge")
 
 
+def test_folders_of_this_machine_are_not_published() -> None:
+    paths = {"base": "/home/me/secret/pico", "math": "/home/me/math (adapter on /home/me/pico)"}
+    card = model_card(dataclasses.replace(FACTS, paths=paths))
+    assert "/home/me" not in card
+    assert "math (adapter on pico)" in card.replace("\\", "")
+
+
 def test_base_model_lists_every_member_once() -> None:
     sources = {"base": "makers/pico-1b", "math": "makers/pico-1b", "code": "someone/pico-code"}
     card = model_card(dataclasses.replace(FACTS, paths=sources))

@@ -177,7 +177,7 @@ def _headline(facts: CardFacts) -> str:
 
 def _members(facts: CardFacts) -> str:
     names = _members_used(facts.tailoring)
-    rows = [(_text(name), _text(facts.paths.get(name, "not known"))) for name in names]
+    rows = [(_text(name), _text(_shown(facts.paths.get(name, "not known")))) for name in names]
     licence = "The licence of the base is not known to this program; look it up before you share."
     if facts.licence is not None:
         licence = f"The base's licence is {_text(facts.licence)}; the variants' may ask for more."
@@ -319,6 +319,13 @@ def _members_used(tailoring: Tailoring) -> list[str]:
     """The base, then every variant whose weights are in the result, in order of appearance."""
     specs = [*tailoring.layers, *tailoring.outer_parts.values()]
     return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
+
+
+def _shown(path: str) -> str:
+    """A path with its remark; of an absolute one the last part, as cards are published."""
+    parts = path.split(" (adapter on ")
+    shown = [Path(part).name if Path(part).is_absolute() else part for part in parts]
+    return " (adapter on ".join(shown)
 
 
 def _hub_name(path: str) -> str | None:
