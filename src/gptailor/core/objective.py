@@ -119,7 +119,8 @@ class Objective:
             variance += (factor * error) ** 2
         if worst:  # they may be two goals: the larger error of the two is taken
             factor = float(self.weights[self._worst].sum())
-            (most, _, one), (_, least, other) = max(worst), max(worst, key=lambda row: row[1])
+            most, one = max((own, error) for own, _, error in worst)
+            least, other = max((their, error) for _, their, error in worst)
             mean += factor * (most - least)
             variance += (factor * max(one, other)) ** 2
         return mean, variance**0.5
