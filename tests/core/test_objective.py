@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gptailor.core.metrics import METRICS
@@ -134,6 +134,7 @@ def test_a_base_that_scores_nothing_is_no_unit_to_measure_in() -> None:
 
 
 @given(values=st.lists(st.floats(0.0, 3.0), min_size=12, max_size=12))
+@example(values=[0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0])  # equal domains
 def test_only_the_worst_domain_counts_and_pairs_agree(values: list[float]) -> None:
     def made(acc: float, *domains: float) -> Scores:
         found = {"a": {"acc": Measurement("acc", (acc, 0.0))}}
