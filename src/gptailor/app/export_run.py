@@ -128,7 +128,7 @@ def find_provenance(
 ) -> Provenance:
     """Find out what is to be exported; `export` describes the arguments.
 
-    `n_layers` tells how many layers the members of a config have.
+    `n_layers` returns how many layers the members of a config have.
     """
     if trial is not None and tailoring is not None:
         raise ConfigError("export: give --trial or --tailoring, not both")

@@ -15,7 +15,7 @@ __all__ = ["load_tailoring"]
 def load_tailoring(path: Path, config: Config, n_layers: Callable[[], int]) -> Tailoring:
     """Read a ``tailoring.yaml``, or a mergekit recipe whose models are the members of a config.
 
-    `n_layers` tells how many layers each member has; it is called where a recipe asks.
+    `n_layers` returns how many layers each member has; it is called where a recipe asks.
 
     Raises:
         TailoringError: It can't be read, or is a recipe that no tailoring can say.

@@ -35,7 +35,7 @@ def tailoring_of_recipe(
         plain: The recipe.
         members: The name of a model in a recipe to the name of the member that it is.
         where: What to call the recipe in messages.
-        n_layers: Tells how many layers each member has; asked for a recipe of whole models alone.
+        n_layers: Returns how many layers each member has; asked for a recipe of whole models alone.
 
     Raises:
         TailoringError: One sentence: what of it can't be said.

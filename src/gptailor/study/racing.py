@@ -1,7 +1,7 @@
 """Racing: finalists that are surely not the best are not scored on all selection examples.
 
 Maron & Moore 1994, *Hoeffding Races*; candidates are compared in pairs, by standard errors. Where
-the metric tells no sure difference, the proxy metric decides: decision 0060.
+the metric shows no sure difference, the proxy metric decides: decision 0060.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def best_first(scores: Mapping[K, Scores], objective: Objective) -> list[K]:
     """Sort models, the best first.
 
     Those that are not surely behind the one of lowest loss come first, by the proxy metric, which
-    tells more models apart; the others follow, by their loss.
+    distinguishes more models; the others follow, by their loss.
 
     Args:
         scores: Name to scores, all on the same examples; of equals the earlier one is first.
