@@ -9,9 +9,9 @@ Tasks that are kept apart have losses with one row a candidate and one column a 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ __all__ = [
     "Goal",
     "Objective",
     "draw_weights",
+    "near_first",
     "normalised",
     "parego",
     "pareto_front",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+K = TypeVar("K")
 _TINY = 1e-9
 _NOTHING = 1e-4  # a base's score below this, as its divergence from itself, is no unit
 _MAX_LOG = 700.0  # exp of more is infinite; as in metrics.aggregate
@@ -235,3 +237,18 @@ def parego(losses: Floats, weights: Floats) -> Floats:
 def draw_weights(n_tasks: int, rng: np.random.Generator) -> Floats:
     """Draw weights of sum 1, every mixture as likely as any other."""
     return rng.dirichlet(np.ones(n_tasks))
+
+
+def near_first(
+    order: Sequence[K], is_near: Callable[[K], bool], key: Callable[[K], Any]
+) -> list[K]:
+    """Sort those that are near the best of an order by another key, before the others.
+
+    Args:
+        order: The best first; it is kept among equals, and among the others.
+        is_near: Whether a difference from the best is not sure.
+        key: What those near it are sorted by, such as the loss by the proxy metric.
+    """
+    near = {each for each in order if is_near(each)}
+    rest = [each for each in order if each not in near]
+    return sorted((each for each in order if each in near), key=key) + rest

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gptailor.core.objective import draw_weights, normalised, parego
+from gptailor.core.objective import draw_weights, near_first, normalised, parego
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal, Scores
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
@@ -55,10 +55,11 @@ class Judge:
         if not last or self.tie_z <= 0 or len(order) < 2:
             return order
         best = order[0]
-        ties = {each: self._ties(known, each, best, n_examples) for each in order}
-        tied = [each for each in order if ties[each]]
-        rest = [each for each in order if not ties[each]]
-        return sorted(tied, key=lambda each: keys[each][1:]) + rest
+        return near_first(
+            order,
+            lambda each: self._ties(known, each, best, n_examples),
+            lambda each: keys[each][1:],
+        )
 
     def proxy_losses(self, tailorings: Iterable[Tailoring]) -> dict[Tailoring, float]:
         """Loss by the proxy metric of each candidate, on the most examples it has scores on."""

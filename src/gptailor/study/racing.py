@@ -7,7 +7,7 @@ the metric shows no sure difference, the proxy metric decides: decision 0060.
 from collections.abc import Mapping
 from typing import TypeVar
 
-from gptailor.core.objective import Objective
+from gptailor.core.objective import Objective, near_first
 from gptailor.core.trial import Scores
 
 __all__ = ["best_first", "stages", "still_racing"]
@@ -46,11 +46,12 @@ def best_first(scores: Mapping[K, Scores], objective: Objective) -> list[K]:
     )
     order = sorted(scores, key=lambda name: (own[name], proxy[name]))
     lowest = scores[order[0]]
-    gaps = {name: objective.difference(scores[name], lowest) for name in order}
-    near = {name for name, (gap, error) in gaps.items() if gap <= _Z * error}
-    return sorted(
-        order, key=lambda n: (0, proxy[n], own[n]) if n in near else (1, own[n], proxy[n])
-    )
+
+    def is_near(name: K) -> bool:
+        gap, error = objective.difference(scores[name], lowest)
+        return gap <= _Z * error
+
+    return near_first(order, is_near, proxy.__getitem__)
 
 
 def still_racing(scores: Mapping[int, Scores], objective: Objective, n_kept: int) -> list[int]:
