@@ -1,6 +1,6 @@
 """Whose greedy text is dead is passed over while a finalist with a living one exists."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from gptailor.core.objective import Objective, retention
 from gptailor.core.specs import GENERATION
 from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE, Tailoring
-from gptailor.core.trial import GUARD, Job, Measurement, Scores
+from gptailor.core.trial import GUARD, Evaluation, Job, Measurement, Scores
+from gptailor.forecast.dry_run import MemoryJournal
 from gptailor.record.entries import ChosenEntry, WrittenEntry
 from gptailor.record.run_record import RunRecord, read_run
-from gptailor.study.guard import dead_text
+from gptailor.study.guard import Guard, dead_text
 from gptailor.tasks.greedy_text import FAULTS, GREEDY_TEXT
 
 GUARDED = {"guard": True, "sizes": {**PLAN.sizes, GUARD: 8}}
@@ -110,6 +111,21 @@ def test_a_guarded_study_goes_on_after_a_stop_without_writing_again(tmp_path: Pa
     run_study(tmp_path, again, **GUARDED)
     assert not again.jobs
     assert (tmp_path / "record.jsonl").read_bytes() == before
+
+
+def test_a_finalist_and_its_refit_are_one_trial_in_the_sentence() -> None:
+    def evaluate(jobs: Sequence[Job]) -> Iterator[Evaluation]:
+        for job in jobs:
+            repeated = 0.2 if len(job.tailoring.layers) == PLAN.n_layers else 0.9
+            yield Evaluation(scores=text_scores(repeated_4grams=repeated))
+
+    guard = Guard(MemoryJournal(), evaluate, PLAN.n_layers, 8)
+    whole = Tailoring.whole(BASE, PLAN.n_layers)
+    for number, cut in ((3, 1), (3, 2), (5, 3)):  # as if trial 3 were there with two repairs
+        kept = (*whole.layers[:cut], *whole.layers[cut + 1 :])
+        assert guard.is_dead(number, Tailoring(kept))
+    sentence = guard.verdict(whole, 0.5)["guard"]
+    assert sentence.count("trial 3") == sentence.count("trial 5") == 1
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ class Guard:
         """
         if not self._dead:
             return {}
-        listed = "; ".join(f"trial {number}: {why}" for number, why in self._dead.values())
+        by_trial = dict(self._dead.values())  # of a trial and its repairs only the last
+        listed = "; ".join(f"trial {number}: {why}" for number, why in by_trial.items())
         if tailoring.digest in self._dead:
             return {"guard": f"the greedy text of every finalist is dead ({listed})"}
         text = f"passed over because their greedy text is dead: {listed}"
