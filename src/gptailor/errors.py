@@ -28,6 +28,7 @@ __all__ = [
     "UserError",
     "is_out_of_memory",
     "listed",
+    "one_line",
     "unknown",
 ]
 
@@ -57,7 +58,7 @@ class UserError(GPTailorError):
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         sentences = (problems,) if isinstance(problems, str) else tuple(problems)
-        self.problems: tuple[str, ...] = tuple(map(_one_line, sentences))
+        self.problems: tuple[str, ...] = tuple(map(one_line, sentences))
         super().__init__("\n".join(self.problems))
 
 
@@ -118,7 +119,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(words in message for words in _WORDS)
 
 
-def _one_line(sentence: str) -> str:
+def one_line(sentence: str) -> str:
     """Spell out what is no visible character: a name may hold a line's end, or colour a screen."""
     if sentence.isprintable():
         return sentence

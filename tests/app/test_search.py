@@ -80,7 +80,7 @@ def test_a_fault_behind_the_choice_is_told_with_where_the_choice_is(
     with pytest.raises(OSError, match="unforeseen"):
         run_search(config, tmp_path, **given, on_message=told.append, on_progress=fail)
     best = tmp_path / "best.yaml"
-    assert told[-1] == f"note: the choice is in {best}; the same command goes on"
+    assert told[-1] == f"note: the choice is in {best}: gptailor export {tmp_path} -o DIR"
     assert gt.Run(tmp_path, family=family).tailoring == Tailoring.load(best)
     with pytest.raises(OSError, match="unforeseen"):
         run_search(config, tmp_path / "none", **given, on_message=told.append, on_progress=_stop)

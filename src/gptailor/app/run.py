@@ -307,7 +307,9 @@ def _run_one(
             record_proof(journal, assembly, chosen, on_message)
         except Exception:
             if chosen_there:
-                on_message(f"note: the choice is in {folder / BEST}; the same command goes on")
+                on_message(
+                    f"note: the choice is in {folder / BEST}: gptailor export {folder} -o DIR"
+                )
             raise
 
 

@@ -1,15 +1,15 @@
 """The command line: one file a command.
 
 Results go to stdout; progress and problems go to stderr. Exit codes: 0 done; 2 the input is bad,
-or stdout or stderr can't be written (sentences); 1 an error of this program (a traceback), or a
-closed pipe; 130 stopped with Ctrl-C. Each command imports the heavy libraries that it needs itself.
+or stdout or stderr can't be written (sentences); 1 an error of this program (a traceback; in a run
+a sentence, and the traceback in a file), or a closed pipe; 130 stopped with Ctrl-C. Each
+command imports the heavy libraries that it needs itself.
 """
 
 import io
 import logging
 import os
 import sys
-from typing import TextIO
 
 import typer
 
@@ -27,6 +27,7 @@ from gptailor.cli import (
     sample,
     search,
 )
+from gptailor.cli.faults import given_up, unwritable
 from gptailor.errors import UserError, is_out_of_memory
 
 __all__ = ["app", "main"]
@@ -70,11 +71,10 @@ def main() -> None:
     except UserError as error:
         problems = error.problems
     except OSError as error:
-        streams = {"stdout": sys.stdout, "stderr": sys.stderr}
-        unwritable = next((name for name, stream in streams.items() if _given_up(stream)), None)
-        if unwritable is None:
+        problem = unwritable(error)
+        if problem is None:
             raise
-        problems = (f"{unwritable} can't be written: {error.strerror}",)
+        problems = (problem,)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
@@ -86,18 +86,5 @@ def main() -> None:
             sys.stderr.write(f"error: {sentence}\n")
         sys.stderr.flush()
     except OSError:
-        _given_up(sys.stderr)  # the exit code still tells
+        given_up(sys.stderr)  # the exit code still tells
     raise SystemExit(2)
-
-
-def _given_up(stream: TextIO) -> bool:
-    """Whether a stream can't be written (a full disk behind ``>``); if so it goes nowhere now."""
-    try:
-        stream.flush()
-        os.write(stream.fileno(), b"\n")  # nothing may wait to be flushed: see PYTHONUNBUFFERED
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        return True
-    return False

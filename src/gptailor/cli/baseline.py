@@ -1,6 +1,5 @@
 """``gptailor baseline``: published ways to choose the cuts, as a run like any other."""
 
-import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from gptailor.cli.console import AsJson, ConfigPath, errors, path_option, screen
-from gptailor.cli.search import plain_result, progress_display
+from gptailor.cli.console import AsJson, ConfigPath, path_option, screen
+from gptailor.cli.search import plain_result, run_shown
 from gptailor.core.tailoring import BASE
 from gptailor.errors import ConfigError
 from gptailor.files.yaml import parse_yaml
@@ -39,7 +38,6 @@ def command(  # noqa: PLR0913, PLR0917  # what the options are
 ) -> None:
     """Cut layers as a paper does it; the same command goes on after a stop or a kill."""
     from gptailor.app.baseline_settings import baseline_settings
-    from gptailor.app.run import run_depths
     from gptailor.app.settings import run_folder, settings_of
 
     options: dict[str, dict[str, object]] = {}
@@ -52,13 +50,7 @@ def command(  # noqa: PLR0913, PLR0917  # what the options are
     usual = run_folder(config)
     label = f"{names.replace(',', '-')}-{member}"  # beside a run, and inside a ladder
     folder = out or (usual / label if settings.ladder else usual.with_name(f"{usual.name}-{label}"))
-    show_message = functools.partial(errors.print, style="dim")
-    try:
-        with progress_display() as show:
-            runs = run_depths(settings, folder, on_message=show_message, on_progress=show)
-    except KeyboardInterrupt:
-        errors.print("stopped; what was computed is recorded: run the same command to go on")
-        raise typer.Exit(130) from None
+    runs = run_shown(settings, folder)
     if as_json:
         plain = [plain_result(r) | {"baselines": _rows(r.record)} for r in runs.values()]
         typer.echo(json.dumps(plain if settings.ladder else plain[0]))

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen
+from gptailor.cli.faults import one_sentence
 from gptailor.core.layer_spec import BASE
 from gptailor.core.statistics import RESULT
 from gptailor.errors import ConfigError
@@ -67,14 +68,15 @@ def command(
         what = f"{name}, model {next(turns)} of {n_models}, on {n_examples:,} examples"
         errors.print(f"evaluating {what} ...", style="dim")
 
-    models = evaluate_side_by_side(
-        family,
-        tasks,
-        model,
-        max_length=max_length_of(family, loaded.engine.max_length),
-        batch_size=batch_size,
-        on_model=show,
-    )
+    with one_sentence(run, lambda: "evaluating", "mend the cause and run the same command again"):
+        models = evaluate_side_by_side(
+            family,
+            tasks,
+            model,
+            max_length=max_length_of(family, loaded.engine.max_length),
+            batch_size=batch_size,
+            on_model=show,
+        )
     metrics = {name: splits.spec.metric for name, splits in tasks.items()}
     chances = {name: splits.test.chance for name, splits in tasks.items()}
     table = score_table({each.name: each.scores for each in models}, metrics, chances=chances)

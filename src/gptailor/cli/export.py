@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import errors, path_argument, path_option, screen
+from gptailor.cli.faults import one_sentence
 from gptailor.core.plugins import import_modules
 from gptailor.errors import ConfigError
 from gptailor.record.ladder_folder import run_at
@@ -66,15 +67,16 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.export.push import open_repository, push_folder
 
     repository = None if push is None else open_repository(push, overwrite=overwrite)
-    family, exported = export(
-        run,
-        out,
-        options,
-        trial=trial,
-        tailoring=tailoring,
-        overwrite=overwrite,
-        on_loading=lambda: errors.print("loading the family ...", style="dim"),
-    )
+    with one_sentence(run, lambda: "exporting", "mend the cause and run the same command again"):
+        family, exported = export(
+            run,
+            out,
+            options,
+            trial=trial,
+            tailoring=tailoring,
+            overwrite=overwrite,
+            on_loading=lambda: errors.print("loading the family ...", style="dim"),
+        )
     rounded = options.dtype not in (None, str(family.dtype).removeprefix("torch."))
     dtype_note = f" in {options.dtype}" if rounded else ""
     sentence = {

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import path_argument, path_option
+from gptailor.cli.faults import one_sentence
 
 __all__ = ["command"]
 
@@ -19,4 +20,5 @@ def command(
     """Write one HTML file about a run; it opens offline."""
     from gptailor.report import write_report
 
-    typer.echo(write_report(run, out))
+    with one_sentence(run, lambda: "writing the report", "mend the cause and write it again"):
+        typer.echo(write_report(run, out))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen, show_grid
+from gptailor.cli.faults import one_sentence
 
 __all__ = ["command"]
 
@@ -22,7 +23,8 @@ def command(
     from gptailor.app.sample_run import sample
     from gptailor.report.writing import writing
 
-    record = sample(run, config=config, on_message=lambda text: errors.print(text, style="dim"))
+    with one_sentence(run, lambda: "sampling", "mend the cause and run the same command again"):
+        record = sample(run, config=config, on_message=lambda text: errors.print(text, style="dim"))
     found = writing(record)
     assert found is not None, "what was written can be shown"
     assert found.scores is not None, "what was written was scored"

@@ -14,17 +14,19 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from gptailor.cli.console import AsJson, ConfigPath, errors, path_option, screen
+from gptailor.cli.faults import one_sentence
 from gptailor.record.ranking import BEST
 from gptailor.study import Progress
 from gptailor.study.plan import duration
 
 if TYPE_CHECKING:
     from gptailor.app.run import Run
+    from gptailor.config import Config
     from gptailor.core.score_table import MeanRow
     from gptailor.record.entries import Costs
     from gptailor.record.run_record import RunRecord
 
-__all__ = ["command", "plain_result", "progress_display"]
+__all__ = ["command", "plain_result", "run_shown"]
 
 _PHASES = {
     "references": "scoring the whole members",
@@ -44,17 +46,10 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Search for the best smaller model; the same command goes on after a stop or a kill."""
-    from gptailor.app.run import run_depths
     from gptailor.app.settings import run_folder, settings_of
 
-    show_message = functools.partial(errors.print, style="dim")
-    try:
-        settings, folder = settings_of(config), out or run_folder(config)
-        with progress_display() as show:
-            runs = run_depths(settings, folder, on_message=show_message, on_progress=show)
-    except KeyboardInterrupt:
-        errors.print("stopped; what was scored is recorded: run the same command to go on")
-        raise typer.Exit(130) from None
+    settings, folder = settings_of(config), out or run_folder(config)
+    runs = run_shown(settings, folder)
     if as_json:
         plain = [plain_result(run) for run in runs.values()]
         typer.echo(json.dumps(plain if settings.ladder else plain[0]))
@@ -65,6 +60,27 @@ def command(
     screen.print(f"next:          gptailor export {folder}{at} -o DIR")
     if settings.ladder:
         screen.print(f"the curve:     gptailor report {folder}")
+
+
+def run_shown(settings: "Config", folder: Path) -> "dict[int, Run]":
+    """Run a study, or go on with it, with messages and progress on the screen; exit at a stop."""
+    from gptailor.app.run import run_depths  # slow
+
+    stage = "preparing"
+    show_message = functools.partial(errors.print, style="dim")
+
+    def show(progress: Progress) -> None:
+        nonlocal stage
+        stage = _PHASES[progress.phase] if progress.phase != "done" else "measuring the result"
+        draw(progress)
+
+    again = "mend the cause and run the same command to go on"
+    try:
+        with one_sentence(folder, lambda: stage, again), _progress_display() as draw:
+            return run_depths(settings, folder, on_message=show_message, on_progress=show)
+    except KeyboardInterrupt:
+        errors.print("stopped; what was done is recorded: run the same command to go on")
+        raise typer.Exit(130) from None
 
 
 def _show(run: "Run") -> None:
@@ -123,7 +139,7 @@ def _costs(forecast: "Costs", spent: "Costs | None") -> Table:
 
 
 @contextmanager
-def progress_display() -> Iterator[Callable[[Progress], None]]:
+def _progress_display() -> Iterator[Callable[[Progress], None]]:
     """Draw a bar on a terminal; elsewhere print a line now and then."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     text = TextColumn("{task.fields[text]}")
