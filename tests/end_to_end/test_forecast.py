@@ -257,3 +257,8 @@ def test_check_tells_what_workers_cost_and_on_which_assumption(
     assert memory.endswith(" MiB in all for each of 2 workers, and the weights once more here")
     assert " with 2 workers as fast as this machine with 1 threads each" in time
     assert time.endswith("; their start comes on top")
+
+
+def test_fits_are_not_counted_as_work_that_sharing_adds(job: Job) -> None:
+    config = load_config(job(repair="refit", calibration={"n_tokens": 4096}))
+    assert 0 < assemble(config).forecast().shared < 1

@@ -113,7 +113,8 @@ class CountingPool:
         members = {source.member for spec in new for source in spec.sources} - known
         known |= new | members
         n_runs = len(new) + len(members) * self.evaluator.engine.family.n_layers
-        return Work(layer_tokens=self._fits.search * n_runs)
+        layer_tokens = self._fits.search * n_runs
+        return Work(layer_tokens, unshared=layer_tokens)
 
     def _groups(self, jobs: Sequence[Job]) -> list[tuple[int, ...]]:
         """Indices of the jobs that one worker evaluates together."""
