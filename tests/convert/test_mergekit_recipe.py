@@ -210,7 +210,8 @@ def test_a_recipe_is_converted_with_the_members_of_a_config(
         return code, told
 
     cut = [source("./math", 1, 3)]
-    assert convert(slices("passthrough", [source("org/base", 0, 1)], cut)) == (0, "")
+    named = slices("passthrough", [source("org/base", 0, 1)], cut) | {"name": "first"}
+    assert convert(named) == (0, "")
     math = LayerSpec((Source("math"),))
     layers = tuple(taken("base:0", "math:1", "math:2"))
     assert Tailoring.load(out) == Tailoring(layers, norm=math, head=math)

@@ -65,6 +65,8 @@ def test_a_report_of_its_own_loses_what_was_searched_and_says_so() -> None:
     )
     assert len(parts.search) + len(parts.selection) == 20
     assert len(parts.selection) == round(20 * 0.2 / 0.7)
+    with pytest.raises(TaskError, match="'t': all 3 test examples are .* so none is unseen; name"):
+        split(documents(list(range(20))), report[:3])
 
 
 def test_a_limit_keeps_the_beginning_of_the_search_part() -> None:
@@ -88,15 +90,8 @@ def test_a_report_limit_keeps_the_beginning_of_the_report_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "report", "empty"),
-    [
-        ([1, 2], None, "search"),
-        ([1] * 20, None, "search and selection"),
-        ([1, 2, 3, 4], [1, 2], "test"),
-    ],
+    ("texts", "empty"), [([1, 2], "search"), ([1] * 20, "search and selection")]
 )
-def test_a_part_without_examples_is_refused(
-    texts: list[int], report: list[int] | None, empty: str
-) -> None:
+def test_a_part_without_examples_is_refused(texts: list[int], empty: str) -> None:
     with pytest.raises(TaskError, match=f"the {empty} split would be empty: {len(texts)} examples"):
-        split(documents(texts), None if report is None else documents(report))
+        split(documents(texts))

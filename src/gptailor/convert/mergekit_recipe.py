@@ -16,7 +16,7 @@ __all__ = ["tailoring_of_recipe"]
 
 _READ = ("passthrough", "linear", "slerp", "task_arithmetic", "ties")
 _KNOWN = {"merge_method", "slices", "base_model", "parameters", "dtype", "out_dtype"}
-_KNOWN |= {"tokenizer_source", "models"}
+_KNOWN |= {"tokenizer_source", "models", "name"}  # mergekit-multi names its recipes
 
 
 class _Unsaid(Exception):  # not an error yet: the caller names the file

@@ -115,7 +115,10 @@ def parse_yaml(text: str, *, where: str, error_type: type[UserError] = ConfigErr
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise error_type(f"{where}{line}: not usable as YAML: {error.problem}") from None
+        problem = error.problem
+        if problem == "but found another document":  # such as a recipe for mergekit-multi
+            problem = "a second document begins (---); put the one wanted into a file of its own"
+        raise error_type(f"{where}{line}: not usable as YAML: {problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise error_type(f"{where}: not usable as YAML: {first}") from None

@@ -87,6 +87,12 @@ def divide(
     else:
         seen = {unit[0].text for unit in (*selected, *searched)}
         reported = [document for document in test if document.text not in seen]
+        if test and not reported:
+            raise TaskError(
+                f"task {name!r}: all {len(test)} test examples are also among the search or "
+                "selection examples, so none is unseen; name another test_task or test_split, or "
+                "leave it out, so that the examples are divided"
+            )
         if dropped := len(test) - len(reported):
             notes.append(
                 f"task {name!r}: {dropped} of {len(test)} test examples are also among the "
