@@ -225,3 +225,5 @@ def test_a_recipe_is_converted_with_the_members_of_a_config(
     code, told = convert({"base_model": "org/base", "experts": [{"source_model": "./math"}]})
     assert (code, told.count("\n")) == (2, 1)
     assert "merge_method is None; these are read: passthrough" in told
+    beyond = slices("passthrough", [source("org/base", 2, 4)])
+    assert "base:3 does not exist; layers go from 0 to 2" in convert(beyond, "--layers", 3)[1]

@@ -110,6 +110,29 @@ def test_the_folders_of_a_trainers_output_are_named(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("model-Q4_K_M.gguf", "a GGUF file is named itself: {}/model-Q4_K_M.gguf"),
+        ("model.safetensors.incomplete", "is a download that did not end: begin it again"),
+        ("global_step100/", "global_step100 has DeepSpeed's parts: run the zero_to_fp32.py"),
+    ],
+)
+def test_what_else_a_folder_has_is_said(base: Path, name: str, words: str) -> None:
+    (base / "model.safetensors").unlink()
+    (base / name).mkdir() if name.endswith("/") else (base / name).touch()
+    assert words.format(base) in refusal(base)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "pretrained_model."])
+def test_a_wrapper_around_a_model_is_called_one(base: Path, prefix: str) -> None:
+    state = {
+        prefix + name: tensor for name, tensor in load_file(base / "model.safetensors").items()
+    }
+    save_file(state | {"v_head.bias": torch.zeros(1)}, base / "model.safetensors")
+    assert f"the names of its tensors begin with '{prefix}'" in refusal(base)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
         ("consolidated.safetensors", "consolidated.safetensors is in Mistral's own format"),
         ("weights.safetensors", "if weights.safetensors holds its weights, call it model"),
         ("model-00001-of-00002.safetensors", "if model-00001-of-00002.safetensors holds"),

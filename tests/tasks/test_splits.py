@@ -65,7 +65,7 @@ def test_a_report_of_its_own_loses_what_was_searched_and_says_so() -> None:
     )
     assert len(parts.search) + len(parts.selection) == 20
     assert len(parts.selection) == round(20 * 0.2 / 0.7)
-    with pytest.raises(TaskError, match="'t': all 3 test examples are .* so none is unseen; name"):
+    with pytest.raises(TaskError, match=r"'t': all 3 test examples are .* so none is unseen; name"):
         split(documents(list(range(20))), report[:3])
 
 

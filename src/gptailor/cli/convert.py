@@ -10,7 +10,7 @@ from gptailor.cli.console import errors, path_argument, path_option, screen
 from gptailor.config import load_config
 from gptailor.convert.published import convert_published
 from gptailor.convert.published_file import read_published
-from gptailor.core.tailoring import Tailoring, is_recipe
+from gptailor.core.tailoring import BASE, Tailoring, is_recipe
 from gptailor.errors import ConfigError, TailoringError
 from gptailor.files.atomic import write_atomically
 from gptailor.files.yaml import read_yaml
@@ -72,7 +72,7 @@ def _of_recipe(file: Path, config: Path | None, layers: int | None) -> Tailoring
     from gptailor.app.tailoring_file import load_tailoring
 
     if not is_recipe(read_yaml(file, error_type=TailoringError)) or config is None:
-        Tailoring.load(file)  # raises with what to do if it is a recipe
+        Tailoring.load(file)  # raises with what to do if it is a recipe, and where it is neither
         raise ConfigError(f"{file}: is a tailoring already")
 
     def n_layers() -> int:
@@ -80,7 +80,11 @@ def _of_recipe(file: Path, config: Path | None, layers: int | None) -> Tailoring
             raise ConfigError("convert: give --layers; a recipe of whole models does not say it")
         return layers
 
-    return load_tailoring(file, load_config(config), n_layers)
+    loaded = load_config(config)
+    tailoring = load_tailoring(file, loaded, n_layers)
+    if layers is not None:
+        tailoring.check([BASE, *loaded.family.variants], layers)
+    return tailoring
 
 
 def _write(out: Path, text: str, *, source: Path, overwrite: bool) -> None:

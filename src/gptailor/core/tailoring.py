@@ -173,6 +173,11 @@ class Tailoring:
                 f"{where}: is a mergekit recipe, whose models are known with a config only; make "
                 f"a tailoring of it with 'gptailor convert {where} --config tailor.yaml'"
             )
+        if plain and not {"format", "layers"} & plain.keys():
+            raise TailoringError(
+                f"{where}: has neither 'format' nor 'layers', so it is no tailoring, and no "
+                "mergekit recipe either"
+            )
         keys = ("format", "embedding", "norm", "head", "layers")
         problems = [f"{where}: {unknown('key', key, keys)}" for key in plain if key not in keys]
         if plain.get("format") != FORMAT:

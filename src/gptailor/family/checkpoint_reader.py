@@ -211,6 +211,13 @@ def _misfits(
     mismatched: Sequence[tuple[str, Sequence[int], Sequence[int]]],
 ) -> list[str]:
     """Tensors that files and config do not agree on; mismatched by name, found and needed shape."""
+    one = next(iter(missing), "")
+    for prefix in (name.removesuffix(one) for name in unknown if one and name.endswith(f".{one}")):
+        if {prefix + name for name in missing} <= {*unknown}:
+            return [
+                f"{path}: the names of its tensors begin with {prefix!r}, so what was saved is a "
+                "wrapper around the model; save the model inside it"
+            ]
     lack, hold = ("lacks", "holds") if path.is_file() else ("lack", "hold")
     noun = "file" if path.is_file() else "files"
     return [

@@ -29,13 +29,14 @@ def fitted(
     Returns:
         The weights; every problem, with both values, a sentence each; notes, a sentence each.
     """
-    problems = list(_config_problems(member.config, base.config))
+    differing = list(_config_problems(member.config, base.config))
+    problems = [*differing]
     state, notes = dict(member.state), list[str]()
     if member.config.model_type == base.config.model_type:
         if layout.embedding in state:
             state, misfits, notes = _with_base_rows(name, member, base, layout)
             problems += misfits
-        if state:
+        if state and not differing:  # else the tensors differ because the configs do
             problems += _tensor_problems(state, base.state)
     return state, [f"variant {name!r}: {member.location}: {problem}" for problem in problems], notes
 

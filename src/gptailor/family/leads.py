@@ -20,6 +20,7 @@ _OTHER_FORMATS = {
     "flax_model.msgpack": "Flax's format",
     "model.onnx": "ONNX",
 }
+_UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2")
 
 
 def elsewhere(folder: Path, weights: str = "model.safetensors") -> str:
@@ -46,6 +47,13 @@ def _leads(folder: Path, weights: str) -> Iterator[str]:
     for name, whose in _OTHER_FORMATS.items():
         if (folder / name).is_file():
             yield f"{name} is in {whose}, which is not read: get the files for transformers"
+    for one in inside:
+        if one.suffix == ".gguf":
+            yield f"a GGUF file is named itself: {one}"
+        elif one.suffix in _UNFINISHED:
+            yield f"{one.name} is a download that did not end: begin it again"
+        elif one.name.startswith("global_step") and one.is_dir():
+            yield f"{one.name} has DeepSpeed's parts: run the zero_to_fp32.py beside it"
     known = (*_OTHER_FORMATS, "adapter_model.safetensors")
     others = [one.name for one in inside if one.suffix == ".safetensors" and one.name not in known]
     if len(others) == 1:

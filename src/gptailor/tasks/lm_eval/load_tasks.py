@@ -66,7 +66,9 @@ def load_tasks(
         except TaskError as error:
             file = f"{spec.name}: " if is_path(spec.name) else ""
             problems += [
-                f"{file}{sentence}" if sentence.startswith(("task ", "group ")) else sentence
+                f"{file}{sentence}"
+                if sentence.startswith(("task ", "group ", "unknown "))
+                else sentence
                 for sentence in error.problems
             ]
             continue

@@ -136,6 +136,7 @@ def _label(subtask: str, files: LocalTasks | None) -> str:
 
 
 def _make(name: str, files: LocalTasks | None) -> Any:
+    from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DatasetsError
 
     from gptailor.tasks.lm_eval.sandbox import FirstExampleError
@@ -145,6 +146,8 @@ def _make(name: str, files: LocalTasks | None) -> Any:
         return manager.load([name])
     except FirstExampleError as error:
         raise TaskError(f"{_label(error.task, files)}, {error}") from None
+    except EmptyDatasetError as error:
+        raise TaskError(f"{_label(name, files)}: data_dir: {error}") from None
     except OSError as error:
         raise TaskError(
             f"{_label(name, files)}: its data are not on this machine and can't be fetched "
