@@ -2,8 +2,9 @@
 
 The first is the processor time of a search beside its evaluations, at 40 and 80 layers with 8
 members and 5,000 trials, its record counted. The second are forecasts of `configs/*.yaml` on a GPU
-whose speed is assumed. Scores are made up, and no weight is read: members are files that are
-all hole.
+whose speed is assumed. Scores are made up, and no weight is read, so members are files of the
+true sizes that are all hole: random weights would change no number. That none is read is checked:
+reading a hole would bring its pages into memory.
 
     python benchmarks/paper.py --out benchmarks/results
 """
@@ -186,6 +187,8 @@ def paper_forecast(
     for trial in trials:
         family.check(trial.tailoring)
     figures = entry.model_dump(include={"n_trials", "n_candidates", "layer_tokens"})
+    if read := read_bytes(folder):
+        raise SystemExit(f"{path}: {read:,} bytes of the members' files were read")
     state_bytes = max(work.n_bytes for work in pool.work.values())
     phases = {name: speed.seconds(work, 0) for name, work in pool.work.items()}
     memory = {"family": entry.family_bytes, "merged": entry.merged_bytes, "states": state_bytes}
@@ -208,6 +211,18 @@ def family_in_files(
         for member, state in states.items():
             state |= _hole(folder / f"{member}-{number}", dtype, group)
     return Family(made, Layout.of(skeleton), dtype, states, dict.fromkeys(members, "a hole"))
+
+
+def read_bytes(folder: str) -> int:
+    """Bytes of mapped files of a folder that are in this process's memory; Linux only."""
+    smaps, found, inside = Path("/proc/self/smaps"), 0, False
+    for line in smaps.read_text().splitlines() if smaps.exists() else ():
+        key, *rest = line.split()
+        if not key.endswith(":"):  # the beginning of a mapping; its file's name is at the end
+            inside = folder in line
+        elif inside and key == "Rss:":
+            found += 1024 * int(rest[0])
+    return found
 
 
 def _hole(path: Path, dtype: torch.dtype, group: list[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -37,3 +38,12 @@ def test_the_time_between_evaluations_is_measured_in_tenths(paper: Any) -> None:
     found = paper.overhead(6, 3, 40)
     assert len(found["ms_a_trial"]) == 10
     assert all(ms > 0 for ms in found["ms_a_trial"])
+
+
+def test_a_weight_that_is_read_is_noticed(paper: Any, tmp_path: Path) -> None:
+    like = torch.empty(1024, 1024, device="meta")
+    weight = paper._hole(tmp_path / "member", torch.bfloat16, [("weight", like)])["weight"]
+    assert paper.read_bytes(str(tmp_path)) == 0
+    (tmp_path / "member").unlink()  # as the members' files are, before they are counted
+    assert weight[512].sum() == 0
+    assert (paper.read_bytes(str(tmp_path)) > 0) == Path("/proc/self/smaps").exists()
