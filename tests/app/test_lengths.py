@@ -13,6 +13,7 @@ from gptailor.app.run import run_search
 from gptailor.app.sample_run import sample
 from gptailor.config import config_of
 from gptailor.errors import ConfigError
+from gptailor.evaluation.side_by_side import expected_work
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 
 N_POSITIONS = 48  # no power of two: the engine must not round it up
@@ -101,3 +102,17 @@ def test_greedy_texts_and_speed_stay_within_the_models_own_length(
     assert record.own_texts is not None
     lengths = [len(prompt) + len(answer) for prompt, answer, _ in record.own_texts.texts]
     assert max(lengths) == N_POSITIONS
+
+
+def test_the_work_of_an_evaluation_is_what_lm_eval_runs(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    model = tiny_model("llama", num_hidden_layers=2, max_position_embeddings=N_POSITIONS)
+    family = family_of(model, {}, tiny_tokenizer)
+    tasks = load_tasks(tasks_of(tmp_path), family, shares=(0.2, 0.2, 0.6))
+    found, seconds = expected_work(family, tasks, max_length=N_POSITIONS, batch_size=1)
+    n_run = []
+    model.register_forward_pre_hook(lambda _, inputs: n_run.append(inputs[0].numel()))
+    evaluate_model(model, tasks, tokenizer=tiny_tokenizer, batch_size=1)  # nothing is padded
+    assert found == 2 * sum(n_run)
+    assert seconds > 0

@@ -1,6 +1,7 @@
 """``gptailor baseline``: a run like any other, of published baselines."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def test_all_baselines_are_one_run_that_goes_on_and_is_reported_and_exported(
     words = ("baseline", "all", config, "--out", run, "--json")
     code, out, err = run_command(*words)
     assert code == 0, err
+    assert re.search(r"for a pass through a model; the test split: about \d+ s a model", err)
     record, plain = read_run(run), json.loads(out)
     assert tuple(record.baselines) == BASELINES.names
     assert record.header.config["search"]["name"] == "baseline"

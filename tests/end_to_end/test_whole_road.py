@@ -49,6 +49,8 @@ def test_the_main_job_runs_from_check_to_report(
     here("export", run, "-o", out)
     evaluated = run_python(None, "-m", "gptailor", "evaluate", out, "--run", run, folder=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
+    told = evaluated.stderr
+    assert re.search(r"expected: 5 models on \d+ examples, [\d,]+ layer-tokens, about \d+ ", told)
     assert "evaluating base, model 1 of 5, on " in evaluated.stderr
     here("report", run)
     assert (run / "report.html").stat().st_size > 10_000

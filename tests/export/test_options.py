@@ -136,3 +136,12 @@ def test_a_bad_option_ends_the_command_with_2_and_writes_nothing(
     assert "Traceback" not in err
     assert "loading" not in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("format_", "dtype", "n_bytes"),
+    [("hf", None, 400), ("hf", "bfloat16", 200), ("gguf", "q8_0", 106), ("mergekit", None, 0)],
+)
+def test_the_size_is_known_beforehand(format_: str, dtype: str | None, n_bytes: int) -> None:
+    options = ExportOptions.of(format_, Path("m.gguf"), dtype=dtype)
+    assert options.n_bytes(100, itemsize=4) == n_bytes

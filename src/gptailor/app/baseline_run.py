@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 
-from gptailor.app.assemble import Assembly
+from gptailor.app.assemble import Assembly, evaluates_apart
 from gptailor.baselines import BaselineContext, Statistics
 from gptailor.core.plugins import BASELINES
-from gptailor.core.trial import Proposal
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import GUARD, Job, Proposal
+from gptailor.engine import Work
 from gptailor.errors import ConfigError, UserError
 from gptailor.export.narrow import idle_parameters
 from gptailor.family.fitted import FOLDER
@@ -16,6 +18,7 @@ from gptailor.record.entries import BaselineEntry
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
 from gptailor.searchers.space import kept_positions
+from gptailor.study.plan import duration
 
 __all__ = ["with_baselines"]
 
@@ -75,8 +78,18 @@ class _Baselines:
         return Statistics(self._assembly.evaluator.engine, self._member, rows)
 
     def open_statistics(self) -> None:
-        """Read the calibration texts; nothing is measured yet."""
-        self._on_message(f"calibration: {self._statistics.n_tokens:,} tokens")
+        """Read the calibration texts; only the speed of this machine is measured."""
+        n_tokens, plan = self._statistics.n_tokens, self._assembly.plan
+        expected = f"calibration: {n_tokens:,} tokens"
+        if not evaluates_apart(self._assembly.config):
+            n_layers, speed = plan.n_layers, self._assembly.measure_speed(None)
+            one = Work(layer_tokens=n_tokens * n_layers, n_runs=n_layers, input_tokens=n_tokens)
+            expected += f", {duration(speed.seconds(one, 0))} for a pass through a model"
+            whole, words = Tailoring.whole(BASE, n_layers), {"test": "the test split"}
+            for split, what in (words | ({GUARD: "the guard"} if plan.guard else {})).items():
+                work = self._assembly.evaluator.count([Job(whole, plan.sizes[split], split)])
+                expected += f"; {what}: {duration(speed.seconds(work, 0))} a model"
+        self._on_message(expected)
 
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""

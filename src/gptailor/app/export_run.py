@@ -62,18 +62,18 @@ def export(  # noqa: PLR0913  # what may be said of an export
     tailoring: Path | None = None,
     overwrite: bool = False,
     family: Family | None = None,
-    on_loading: Callable[[], None] = lambda: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> tuple[Family, Tailoring]:
     """Write a model for other tools to load; return the members and the exported tailoring.
 
     `Run.export` describes the arguments; `run` may be a config, if there is a `tailoring` (the
-    path of a tailoring.yaml). `on_loading` is called before the members are loaded.
+    path of a tailoring.yaml). `on_message` gets a sentence before what takes long.
     """
 
     def members(config: Config) -> Family:
         nonlocal family
         if family is None:
-            on_loading()
+            on_message("loading the family ...")
             family = load_members(config)
         return family
 
@@ -89,6 +89,9 @@ def export(  # noqa: PLR0913  # what may be said of an export
         refuse_changes(found.record, family)
     inputs = [Path(n) for task in found.config.tasks for n in (task.name, task.test_task) if n]
     keep = [run, *([tailoring] if tailoring is not None else []), *filter(Path.is_file, inputs)]
+    _, n_parameters = card_facts(family, found.tailoring, "").parameters or (0, 0)
+    if n_bytes := options.n_bytes(n_parameters, family.dtype.itemsize):
+        on_message(f"writing about {n_bytes / 1e9:.2g} GB, then reading them back to compare ...")
     more: dict[str, Any] = {"overwrite": overwrite, "keep": keep}
     if options.format == "gguf":
         export_gguf(family, found.tailoring, out, dtype=options.gguf_dtype, **more)

@@ -55,7 +55,12 @@ def command(
     errors.print("loading the family and the tasks ...", style="dim")
     from gptailor.app.header import refuse_changes  # slow: problems come first
     from gptailor.app.inputs import load_members, max_length_of, open_tasks
-    from gptailor.evaluation.side_by_side import evaluate_side_by_side, save_evaluation
+    from gptailor.evaluation.side_by_side import (
+        evaluate_side_by_side,
+        expected_work,
+        save_evaluation,
+    )
+    from gptailor.study.plan import duration
 
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
@@ -63,20 +68,21 @@ def command(
         refuse_changes(record, family, tasks)
     n_models, n_examples = 1 + len(family.members), sum(t.test.n_examples for t in tasks.values())
     turns = itertools.count(1)
+    limits = {
+        "max_length": max_length_of(family, loaded.engine.max_length),
+        "batch_size": batch_size,
+    }
+    work, seconds = expected_work(family, tasks, **limits)
+    written = ", and what they write" if any(t.test.writes for t in tasks.values()) else ""
+    what = f"{n_models * work:,} layer-tokens, {duration(n_models * seconds)}{written}"
+    errors.print(f"expected: {n_models} models on {n_examples:,} examples, {what}", style="dim")
 
     def show(name: str) -> None:
         what = f"{name}, model {next(turns)} of {n_models}, on {n_examples:,} examples"
         errors.print(f"evaluating {what} ...", style="dim")
 
     with one_sentence(run, lambda: "evaluating", "mend the cause and run the same command again"):
-        models = evaluate_side_by_side(
-            family,
-            tasks,
-            model,
-            max_length=max_length_of(family, loaded.engine.max_length),
-            batch_size=batch_size,
-            on_model=show,
-        )
+        models = evaluate_side_by_side(family, tasks, model, on_model=show, **limits)
     metrics = {name: splits.spec.metric for name, splits in tasks.items()}
     chances = {name: splits.test.chance for name, splits in tasks.items()}
     table = score_table({each.name: each.scores for each in models}, metrics, chances=chances)

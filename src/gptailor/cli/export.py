@@ -75,7 +75,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
             trial=trial,
             tailoring=tailoring,
             overwrite=overwrite,
-            on_loading=lambda: errors.print("loading the family ...", style="dim"),
+            on_message=lambda text: errors.print(text, style="dim"),
         )
     rounded = options.dtype not in (None, str(family.dtype).removeprefix("torch."))
     dtype_note = f" in {options.dtype}" if rounded else ""

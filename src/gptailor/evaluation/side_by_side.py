@@ -4,16 +4,18 @@ Every model is a stock Hugging Face model run by lm-eval's own backend, without 
 """
 
 import importlib.metadata
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptailor.core.statistics import N_RESAMPLES, RESULT
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.errors import ExportError
 from gptailor.family import Family
 from gptailor.family.empty_model import auto_class, model_around
@@ -23,7 +25,7 @@ from gptailor.record.evaluation_file import EvaluatedModel, EvaluationFile
 from gptailor.tasks.lm_eval.evaluate_model import evaluate_model
 from gptailor.tasks.splits import TaskSplits
 
-__all__ = ["evaluate_side_by_side", "open_finished", "save_evaluation"]
+__all__ = ["evaluate_side_by_side", "expected_work", "open_finished", "save_evaluation"]
 
 
 def evaluate_side_by_side(
@@ -70,6 +72,31 @@ def evaluate_side_by_side(
         size = sum(tensor.numel() for tensor in tensors)
         evaluated.append(EvaluatedModel(name=name, path=path, parameters=size, scores=scores))
     return evaluated
+
+
+def expected_work(
+    family: Family, tasks: Mapping[str, TaskSplits], *, max_length: int, batch_size: int
+) -> tuple[int, float]:
+    """Layer-tokens of a whole member on the test splits, and seconds, from timing one batch.
+
+    Counted are lm-eval's requests, of which those that differ in the last token are one; what is
+    written after a prompt is not.
+    """
+    passages = (p for s in tasks.values() for e in s.test.examples for p in e.passages)
+    requests = ((p.context, end) for p in passages for end in {c[:-1] for c in p.continuations})
+    lengths = [min(len(context) + len(end), max_length) for context, end in requests]
+    if not lengths:
+        return 0, 0.0
+    n_tokens, longest = sum(lengths), max(1, sum(lengths) // len(lengths))
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # lm-eval's choice
+    model = model_around(family.config, family.states[BASE], family.dtype).to(device)
+    batch = torch.zeros(min(batch_size, len(lengths)), longest, dtype=torch.long, device=device)
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        with torch.no_grad():
+            model(batch).logits.float().log_softmax(-1)[-1, -1, -1].item()  # waits for a GPU
+    seconds = (time.perf_counter() - started) * n_tokens / batch.numel()
+    return n_tokens * family.n_layers, seconds
 
 
 def save_evaluation(

@@ -12,6 +12,7 @@ from gptailor.export.gguf.writer import GGUF_DTYPES
 __all__ = ["FORMATS", "ExportOptions"]
 
 _DTYPES = {"hf": tuple(SAVED_DTYPES), "gguf": tuple(GGUF_DTYPES), "mergekit": ()}
+_GGUF_BYTES = {"f16": 2, "bf16": 2, "q8_0": 34 / 32, "f32": 4}  # a parameter
 FORMATS = tuple(_DTYPES)
 
 
@@ -73,6 +74,13 @@ class ExportOptions:
         if problems:
             raise ConfigError(problems)
         return cls(format_, dtype, n_bytes)
+
+    def n_bytes(self, n_parameters: int, itemsize: int) -> int:
+        """About how large the result is; `itemsize` is of the family's weights. 0 for a recipe."""
+        if self.format == "gguf":
+            return round(n_parameters * _GGUF_BYTES[self.gguf_dtype])
+        itemsize = itemsize if self.dtype is None else SAVED_DTYPES[self.dtype].itemsize
+        return n_parameters * itemsize if self.format == "hf" else 0
 
     @property
     def gguf_dtype(self) -> str:
