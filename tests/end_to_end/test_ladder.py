@@ -13,6 +13,7 @@ from gptailor.config import load_config
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError, RecordError
 from gptailor.record.entries import ModelEntry, WrittenEntry
+from gptailor.record.ladder_folder import refuse_other_form
 from gptailor.record.run_record import RunRecord, read_run
 
 pytestmark = pytest.mark.slow
@@ -109,6 +110,11 @@ def test_a_ladder_and_a_single_run_are_not_mixed_up(
         run_depths(load_config(ladder), run)
     with pytest.raises(ConfigError, match="call run_depths"):
         search(ladder, tmp_path / "new")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    for is_ladder in (True, False):
+        with pytest.raises(RecordError, match="model: is the folder of a model; name another"):
+            refuse_other_form(tmp_path / "model", is_ladder=is_ladder)
 
 
 def test_a_check_foretells_each_depth(ladder: Path, run_command: Command) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen, show_grid
+from gptailor.cli.faults import one_sentence
 from gptailor.errors import ConfigError, unknown
 
 __all__ = ["command"]
@@ -33,7 +34,10 @@ def command(
             raise ConfigError(f"--task: {unknown('task', name, names)}")
     from gptailor.app.explain_run import explain  # slow: problems come first
 
-    record = explain(run, config=config, on_message=lambda text: errors.print(text, style="dim"))
+    with one_sentence(run, lambda: "explaining", "mend the cause and run the same command again"):
+        record = explain(
+            run, config=config, on_message=lambda text: errors.print(text, style="dim")
+        )
     found = explanation(record)
     assert found is not None, "what was scored can be explained"
     if as_json:

@@ -40,9 +40,10 @@ def one_sentence(folder: Path | None, stage: Callable[[], str], go_on: str) -> I
         if isinstance(error, OSError) and (problem := unwritable(error)):
             raise UserError(problem) from None
         write_atomically(folder / TRACEBACK, traceback.format_exc())
+        message = next(iter(str(error).splitlines()), "")
         errors.print(
-            f"error: {stage()} failed: {type(error).__name__}: {one_line(str(error))} (traceback "
-            f"in {folder / TRACEBACK}); what {folder} has recorded is kept: {go_on}"
+            f"error: {stage()} failed: {type(error).__name__}: {one_line(message)} (traceback in "
+            f"{folder / TRACEBACK}); what {folder} has recorded is kept: {go_on}"
         )
         raise typer.Exit(1) from None
 

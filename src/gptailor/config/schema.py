@@ -234,6 +234,8 @@ def config_of(plain: object, path: Path | None = None) -> Config:
     where = "config" if path is None else str(path)
     if not isinstance(plain, dict):
         raise ConfigError(f"{where}: a config is a mapping with 'family', 'remove' and 'tasks'")
+    if plain and not Config.model_fields.keys() & plain.keys():
+        raise ConfigError(f"{where}: is no tailor.yaml: it has no key of one, such as 'family'")
     try:
         config = Config.model_validate(plain)
     except ValidationError as error:

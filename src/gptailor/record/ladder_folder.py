@@ -47,11 +47,13 @@ def run_at(folder: Path, depth: int | None) -> Path:
 
 
 def refuse_other_form(folder: Path, *, is_ladder: bool) -> None:
-    """Refuse a ladder in the folder of a single run, and a run in that of a ladder.
+    """Refuse a ladder in the folder of a single run, a run in a ladder's, and both in a model's.
 
     Raises:
         RecordError: It is one.
     """
+    if (folder / "config.json").exists():
+        raise RecordError(f"{folder}: is the folder of a model; name another one with --out")
     if is_ladder and (folder / RECORD).exists():
         raise RecordError(f"{folder}: holds a single run; name another folder for the depth ladder")
     if not is_ladder and ladder_of(folder):

@@ -1,5 +1,6 @@
 """What runs in a worker, in a process or on a cluster, and its errors as messages."""
 
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,14 @@ class Raised:
 
     @classmethod
     def bug(cls) -> "Raised":
-        """The exception that is being handled, as text: not every exception can be sent."""
-        return cls(RuntimeError(f"a worker failed:\n{traceback.format_exc()}"))
+        """The exception that is being handled, as text: not every exception can be sent.
+
+        Its traceback is a note of the error.
+        """
+        error = sys.exception()
+        sent = RuntimeError(f"a worker failed: {type(error).__name__}: {error}")
+        sent.add_note(traceback.format_exc())
+        return cls(sent)
 
 
 class Worker:
