@@ -67,3 +67,19 @@ def test_a_fault_on_the_test_split_is_one_sentence_and_the_same_command_goes_on(
     assert code == 0, err
     assert gt.Run(run).tailoring == chosen
     assert (run / "record.jsonl").read_bytes()[:n_lines].count(b'"kind":"trial"') == 4
+
+
+def test_a_fault_of_the_system_while_finalists_are_repaired_is_one_sentence(
+    job: Callable[..., Path], run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    budget = {"max_trials": 2, "n_examples": [4], "finalists": 1}
+    config = job(repair="refit", calibration={"n_tokens": 128}, budget=budget)
+    run = config.parent / "runs" / "tailor"
+    run.mkdir(parents=True)
+    (run / "fitted").touch()  # where a folder is to be
+    code, out, err = run_command("search", config)
+    assert (code, out) == (1, "")
+    assert "" not in err.splitlines()
+    *_, told = err.splitlines()
+    assert told.startswith("error: choosing among the finalists failed: FileExistsError: ")
+    assert (run / "record.jsonl").read_bytes().count(b'"kind":"trial"') == 2

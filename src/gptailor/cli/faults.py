@@ -37,9 +37,13 @@ def one_sentence(folder: Path | None, stage: Callable[[], str], go_on: str) -> I
     except Exception as error:
         if is_out_of_memory(error) or folder is None or not folder.is_dir():
             raise
-        if isinstance(error, OSError) and (problem := unwritable(error)):
+        is_file = isinstance(error, OSError) and error.filename is not None  # else maybe a stream
+        if isinstance(error, OSError) and not is_file and (problem := unwritable(error)):
             raise UserError(problem) from None
-        write_atomically(folder / TRACEBACK, traceback.format_exc())
+        try:
+            write_atomically(folder / TRACEBACK, traceback.format_exc())
+        except UserError:  # a full disk: shown as it is
+            raise error from None
         message = next(iter(str(error).splitlines()), "")
         errors.print(
             f"error: {stage()} failed: {type(error).__name__}: {one_line(message)} (traceback in "
