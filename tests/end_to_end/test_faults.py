@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_a_fault_on_the_test_split_is_one_sentence_and_the_same_command_goes_on(
     assert code == 0, err
     assert gt.Run(run).tailoring == chosen
     assert (run / "record.jsonl").read_bytes()[:n_lines].count(b'"kind":"trial"') == 4
+    (config.parent / "table.json").write_text(json.dumps({"3": 1.0}))
+    replace(chosen, layers=chosen.layers[1:]).save(config.parent / "shorter.yaml")
+    asked = ("--tailoring", config.parent / "shorter.yaml", "--config", config, "--no-speed")
+    code, _, err = run_command("compare", run, *asked)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: comparing failed: KeyError: '2' (traceback in ")
 
 
 def test_a_fault_of_the_system_while_finalists_are_repaired_is_one_sentence(

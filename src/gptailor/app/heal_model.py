@@ -39,7 +39,7 @@ from gptailor.record.journal import RECORD
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.run_record import RunRecord, read_run
 
-__all__ = ["heal"]
+__all__ = ["heal", "work_folder"]
 
 _SETTINGS = "settings.json"
 
@@ -70,6 +70,11 @@ class _Opened:
     teacher: _Member
     tailoring: Tailoring | None
     layers: tuple[int, ...] | None  # that are trained; all if None
+
+
+def work_folder(out: Path) -> Path:
+    """What a stop leaves of a healing that writes to `out`; removed at its end."""
+    return out.with_name(f"{out.name}.healing")
 
 
 def heal(  # noqa: PLR0913  # what may be said of a healing
@@ -107,7 +112,7 @@ def heal(  # noqa: PLR0913  # what may be said of a healing
             raise ConfigError(f"--texts: {path}: no such file")
     keep = [model, *texts]
     refuse_folder(out, overwrite=overwrite, keep=keep)
-    work = out.with_name(f"{out.name}.healing")
+    work = work_folder(out)
     device = device_of("auto")
     dtype = dtype_of("auto", device)
     opened = _opened(model, run, teacher, work, dtype, at_cuts, on_message)

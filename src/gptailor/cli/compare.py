@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen, show_grid
+from gptailor.cli.faults import one_sentence
 from gptailor.record.ladder_folder import ladder_of
 
 __all__ = ["command"]
@@ -35,15 +36,17 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.app.compare_runs import compare
     from gptailor.report.comparison import PAGE, grids, write_comparison
 
-    comparison = compare(
-        [each for run in runs for each in ladder_of(run).values() or [run]],
-        tailoring or (),
-        config=config,
-        against=against,
-        split=split,
-        with_speed=speed,
-        on_message=lambda text: errors.print(text, style="dim"),
-    )
+    again = "mend the cause and run the same command again"
+    with one_sentence(runs[0], lambda: "comparing", again):
+        comparison = compare(
+            [each for run in runs for each in ladder_of(run).values() or [run]],
+            tailoring or (),
+            config=config,
+            against=against,
+            split=split,
+            with_speed=speed,
+            on_message=lambda text: errors.print(text, style="dim"),
+        )
     path = write_comparison(comparison, out or runs[0] / PAGE)
     if as_json:
         typer.echo(json.dumps(comparison.to_plain(), allow_nan=False))

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gptailor.cli.console import AsJson, errors, path_argument, path_option, screen
+from gptailor.cli.faults import one_sentence
 from gptailor.errors import ConfigError, UserError
 
 __all__ = ["command"]
@@ -51,7 +52,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     if not kl_weight and not next_token_weight:
         raise ConfigError("--kl-weight, --next-token-weight: both are 0; nothing is to be learnt")
     try:
-        from gptailor.app.heal_model import heal
+        from gptailor.app.heal_model import heal, work_folder
         from gptailor.heal.distillation import Training
     except ModuleNotFoundError as error:
         raise UserError(
@@ -67,8 +68,9 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
         next_token_weight=next_token_weight,
         seed=seed,
     )
+    again = "mend the cause and run the same command to go on"
     try:
-        with _progress() as show:
+        with one_sentence(work_folder(out), lambda: "healing", again), _progress() as show:
             facts = heal(
                 model,
                 texts,
