@@ -127,3 +127,12 @@ def test_a_module_is_imported_by_load_alone(tmp_path: Path, monkeypatch: Any) ->
     assert "my_count" not in sys.modules
     assert registry.load("my_count:count").meaning == "a count"
     assert registry["my_count:count"].measure is not None
+
+
+def test_a_filtered_metric_keeps_its_proxy_when_a_record_is_read() -> None:
+    name = "exact_match,strict-match"
+    registry = MetricRegistry(METRICS.builtin)
+    assert registry.facts([name, "exact_match"]) == {}
+    registry.remember(name, Metric(True, "of an older record"))
+    assert registry[name] == registry.load(name) == METRICS["exact_match"]
+    assert registry[name].proxy == "gold_bits_per_byte"

@@ -65,6 +65,7 @@ def test_a_paired_difference_is_the_difference_of_the_scalars(
 
 def test_only_the_examples_that_both_saw_are_compared() -> None:
     objective = Objective((Goal("quiz", "acc"),), scores(quiz=("acc", (1.0, 1.0))))
+    assert objective.is_relative
     few, many = scores(quiz=("acc", (1.0, 0.0))), scores(quiz=("acc", (0.0, 0.0, 1.0, 1.0)))
     assert objective.difference(few, many)[0] == pytest.approx(-0.5)
     assert objective.difference(many, few)[0] == pytest.approx(0.5)
@@ -152,6 +153,7 @@ def test_only_the_worst_domain_counts_and_pairs_agree(values: list[float]) -> No
     ours, theirs = made(1.0, *values[:4]), made(0.5, *values[4:8])
     worst = max(sum(values[:2]) / 2, sum(values[2:4]) / 2)
     assert objective.scalar(ours) == pytest.approx(4 / 6 * worst, abs=1e-9)
+    assert not objective.is_relative
     gap, error = objective.difference(ours, theirs)
     assert gap == pytest.approx(objective.scalar(ours) - objective.scalar(theirs), abs=1e-9)
     assert objective.difference(theirs, ours) == pytest.approx((-gap, error), abs=1e-9)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import peft
 import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -78,6 +79,29 @@ def test_a_variants_are_used_and_exported(
     fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
     assert fields["tokenizer.chat_template"].contents() == tiny_tokenizer.chat_template
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
+def test_an_adapter_gives_the_generation_config_beside_it(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = tiny_model("llama", num_hidden_layers=2)
+    model.save_pretrained(tmp_path / "base")
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    wrapped.save_pretrained(tmp_path / "chat")
+    for name in ("base", "chat"):
+        tiny_tokenizer.save_pretrained(tmp_path / name)
+    GenerationConfig(eos_token_id=[1, 2], repetition_penalty=1.05).save_pretrained(
+        tmp_path / "chat"
+    )
+    base, chat = (MemberSpec(path=str(tmp_path / name)) for name in ("base", "chat"))
+    family = load_family(base, {"chat": chat}, dtype=torch.float32)
+    assert any("generation config (" in note for note in family.notes)
+    assert family.generation_config.repetition_penalty is None
+    family = load_family(base, {"chat": chat}, dtype=torch.float32, tokenizer_from="chat")
+    export_checkpoint(family, LAYERS, tmp_path / "out")
+    found = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (found.eos_token_id, found.repetition_penalty) == ([1, 2], 1.05)
 
 
 def test_tokens_without_a_row_are_refused(open_family: Any) -> None:

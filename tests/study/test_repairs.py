@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from gptailor.core.trial import Job, Measurement, Scores
 from gptailor.record.entries import ChosenEntry, ModelEntry, RefittedEntry
 from gptailor.record.journal import Journal
 from gptailor.record.run_record import read_run
-from gptailor.study import Study
+from gptailor.study import Progress, Study
 from gptailor.study.study import N_REFITTED
 
 SEARCHED, REFITTED = "0" * 16, "f" * 16  # digests of tensors fitted in the search, and exactly
@@ -40,7 +41,12 @@ def scores(job: Job, helps: float) -> Scores:
 
 
 def run(
-    folder: Path, helps: float, repaired: list[int], *, fails: bool = False
+    folder: Path,
+    helps: float,
+    repaired: list[int],
+    *,
+    fails: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[int, Tailoring]:
     """Run a study, or go on with it; `repaired` gets the numbers of finalists refitted now."""
 
@@ -60,7 +66,7 @@ def run(
             journal.append(HEADER)
         pool = FormulaPool(failure, functools.partial(scores, helps=helps))
         make = functools.partial(searcher, plan=PLAN)
-        return Study(journal, pool, make, plan=PLAN, refit=refit).run()
+        return Study(journal, pool, make, plan=PLAN, refit=refit, on_progress=on_progress).run()
 
 
 @pytest.mark.parametrize(("helps", "digest"), [(0.9, REFITTED), (-0.9, SEARCHED)])
@@ -114,3 +120,10 @@ def test_a_study_without_repair_records_no_tailoring_with_its_choice(tmp_path: P
     assert record.chosen is not None
     assert record.chosen.tailoring is None
     assert record.result == tailoring == record.proposals[number].tailoring
+
+
+def test_progress_says_when_each_finalist_is_refitted(tmp_path: Path) -> None:
+    phases: list[str] = []
+    run(tmp_path, 0.9, [], on_progress=lambda progress: phases.append(progress.phase))
+    at = phases.index("selection")
+    assert phases[at:] == ["selection", *["repair"] * N_REFITTED, "selection", "test", "done"]

@@ -32,6 +32,7 @@ _PHASES = {
     "references": "scoring the whole members",
     "search": "searching",
     "selection": "choosing among the finalists",
+    "repair": "refitting a finalist",
     "test": "scoring on unseen examples",
     "done": "done",
 }
@@ -169,7 +170,9 @@ def _progress_text(progress: Progress) -> str:
     parts = []
     if progress.best is not None:
         number, loss, n_examples = progress.best
-        parts.append(f"best #{number} {-100 * loss:+.1f}% of the base on {n_examples} examples")
+        gain = round(-100 * loss, 1) + 0.0  # never -0.0
+        score = f"{gain:+.1f}% of the base" if progress.relative else f"with loss {loss:.4f}"
+        parts.append(f"best #{number} {score} on {n_examples} examples")
     if progress.phase == "search":
         if progress.examples:
             parts.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")

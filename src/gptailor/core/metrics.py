@@ -86,7 +86,7 @@ class MetricRegistry:
         return name in self.names or name in self._recorded or self._filtered(str(name)) is not None
 
     def __getitem__(self, name: str) -> Metric:
-        known = self._known.get(name) or self._recorded.get(name) or self._filtered(name)
+        known = self._known.get(name) or self._filtered(name) or self._recorded.get(name)
         return known or self._plugin(name, self._plugins.get(name))
 
     def _filtered(self, name: str) -> Metric | None:
@@ -127,7 +127,8 @@ class MetricRegistry:
 
     def facts(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Name -> what a record keeps of a plug-in, so that it can be read without the plug-in."""
-        plugins = {name: self[name] for name in names if name not in self.builtin}
+        others = (name for name in names if name not in self.builtin)
+        plugins = {name: self[name] for name in others if self._filtered(name) is None}
         return {
             name: {
                 "higher_is_better": metric.higher_is_better,
@@ -143,7 +144,8 @@ class MetricRegistry:
         Raises:
             ConfigError: A metric of this name is known here, and works another way.
         """
-        known = self._known.get(name) or self._recorded.setdefault(name, recorded)
+        known = self._known.get(name) or self._filtered(name)
+        known = known or self._recorded.setdefault(name, recorded)
         direction, transform = recorded.higher_is_better, recorded.transform
         if (known.higher_is_better, known.transform) != (direction, transform):
             raise ConfigError(

@@ -130,8 +130,16 @@ class Objective:
     def unit(self, goal: Goal, metric: str) -> float:
         """The denominator of a loss: the base's score or 1, below 0 where higher is better."""
         reference = abs(self._reference(goal, metric))
-        unit = reference if reference > _NOTHING and METRICS[metric].relative else 1.0
+        unit = reference if self._is_relative(goal, metric) else 1.0
         return -unit if METRICS[metric].higher_is_better else unit
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether every loss is a share of the base's score, and none a difference from it."""
+        return all(self._is_relative(goal, goal.metric) for goal in self.goals)
+
+    def _is_relative(self, goal: Goal, metric: str) -> bool:
+        return abs(self._reference(goal, metric)) > _NOTHING and METRICS[metric].relative
 
     def _loss(self, goal: Goal, scores: Scores, proxy: bool) -> float:
         metric = goal.measured(proxy=proxy)

@@ -23,11 +23,15 @@ CONTINUED = ("divergence", "critical_divergence", "flip_rate", "critical_flip_ra
 
 _Path = Annotated[str, AfterValidator(usable_path)]
 
+_NO_NAMES = ("yes", "no", "on", "off", "y", "n", "true", "false")  # in YAML 1.1 not text
+
 
 def _template(value: object) -> object:
     """Refuse what is no template's name, in one sentence for both types."""
     if value is not None and not isinstance(value, bool | str):
         raise ValueError(f"must be true, false or the name of a template, not {value!r:.60}")
+    if isinstance(value, str) and value.lower() in _NO_NAMES:
+        raise ValueError(f"must be true, false or the name of a template; {value!r} is a word here")
     return value
 
 

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -38,7 +44,14 @@ from gptailor.family.weight_files import (
     two_copies,
 )
 
-__all__ = ["OTHER_HEAD", "model_from_files", "open_checkpoint", "state_of", "tokenizer_of"]
+__all__ = [
+    "OTHER_HEAD",
+    "generation_config_of",
+    "model_from_files",
+    "open_checkpoint",
+    "state_of",
+    "tokenizer_of",
+]
 
 _MAX_SIZE = 2**24  # of a dimension in the config
 _SIZES = (
@@ -62,6 +75,7 @@ OTHER_HEAD = re.compile(
     r"For(Sequence|Token)Classification|ForQuestionAnswering|ForMultipleChoice|ForMaskedLM"
     r"|Reward|ForScor|Classifier$"
 )
+_GENERATION = "generation_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -70,9 +84,7 @@ def open_checkpoint(folder: Path, *, dtype: torch.dtype, path: str) -> OpenedMem
     config = _config_of(folder)
     stored = tensors_of(folder)
     _refuse_shortfall(folder, config, stored)
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        read_json(generation)  # transformers ignores a broken one
+    _check_generation_config(folder)
     whole = model_from_files(auto_class(config), folder, dtype)
     model = language_model(whole)
     wrapper, config = multimodal_wrapper_of(whole, model, folder), text_config(config)
@@ -313,6 +325,20 @@ def _refuse_quantised(path: Path, fields: Mapping[str, Any]) -> None:
         f"{path}: its layers are quantised ({method}), and quantised layers can't be merged; "
         "give the unquantised model, or a GGUF file"
     )
+
+
+def generation_config_of(folder: Path) -> GenerationConfig | None:
+    """The generation config that a folder has, or None."""
+    if not _check_generation_config(folder):
+        return None
+    with library_call(f"{folder / _GENERATION}: can't be used"):
+        return GenerationConfig.from_pretrained(folder)
+
+
+def _check_generation_config(folder: Path) -> bool:
+    """Whether a folder has a generation config; transformers ignores a broken one."""
+    file = folder / _GENERATION
+    return file.is_file() and bool(read_json(file))
 
 
 def _refuse_code(path: Path, fields: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from gptailor.family.adapter import CONFIG, apply_adapter
 from gptailor.family.architecture import facts, refuse_unsupported
 from gptailor.family.checkpoint_reader import (
     OTHER_HEAD,
+    generation_config_of,
     open_checkpoint,
     state_of,
     tokenizer_of,
@@ -195,6 +196,7 @@ def _open_member(
         state=state,
         tokenizer=tokenizer,
         adapter_tokenizer=_tokenizer_beside(location),
+        generation_config=generation_config_of(location) or family_base.generation_config,
         notes=(*_commit_notes(spec, location), *notes, *adapter_notes),
         stored=None,
         multimodal_wrapper=None,

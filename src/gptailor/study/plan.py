@@ -51,7 +51,7 @@ class Plan:
 class Progress:
     """How far a study is."""
 
-    phase: str  # ``references``, ``search``, ``selection``, ``test`` or ``done``
+    phase: str  # ``references``, ``search``, ``selection``, ``repair``, ``test`` or ``done``
     n_trials: int  # trials finished so far
     max_trials: int  # trials in all
     share: float  # of the budget that is spent: of trials, or of layer-tokens if that is more
@@ -63,6 +63,7 @@ class Progress:
     seconds: float  # seconds of this start
     last: Trial | None = None  # the trial that just finished; None at a change of phase
     left_s: float | None = None  # seconds left, as expected; None where nothing is known
+    relative: bool = True  # whether losses are shares of the base's scores
 
 
 def time_left(

@@ -336,8 +336,10 @@ class Study:
         known = {entry.number: entry for entry in self._journal.of(RefittedEntry)}
         for number, tailoring in tailorings.items():
             if number not in known:
+                self._show("repair")
                 known[number] = self._refit(number, tailoring)
                 self._journal.append(known[number])
+        self._show("selection")
         return {number: known[number] for number in tailorings}
 
     def _record_chosen(
@@ -394,5 +396,6 @@ class Study:
                 seconds=self._clock() - self._started,
                 last=last,
                 left_s=left_s,
+                relative=self._objective is None or self._objective.is_relative,
             )
         )
