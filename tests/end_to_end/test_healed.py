@@ -133,6 +133,8 @@ def test_what_can_not_be_healed_is_refused_in_a_sentence(
     (other / "tokenizer.json").write_text(json.dumps(plain))
     assert "gives other numbers to tokens" in refused(base, *given, "--teacher", other)
     assert "must be all or cuts" in refused(base, *given, "--teacher", base, "--layers", "some")
+    small = ("--length", 64, "--batch-tokens", 63)
+    assert "a row alone has 64 tokens" in refused(base, *given, "--teacher", base, *small)
     weights = ("--kl-weight", 0)
     assert "both are 0" in refused(base, *given, "--teacher", base, *weights)
 

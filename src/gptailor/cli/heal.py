@@ -51,6 +51,10 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
         raise ConfigError(f"--layers: must be all or cuts, not {layers!r}")
     if not kl_weight and not next_token_weight:
         raise ConfigError("--kl-weight, --next-token-weight: both are 0; nothing is to be learnt")
+    if batch_tokens < length:
+        raise ConfigError(
+            f"--batch-tokens: is {batch_tokens:,}, but a row alone has {length:,} tokens (--length)"
+        )
     try:
         from gptailor.app.heal_model import heal, work_folder
         from gptailor.heal.distillation import Training
