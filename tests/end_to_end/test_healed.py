@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,8 @@ def test_a_run_is_exported_first_and_a_stopped_healing_goes_on(
 def test_what_can_not_be_healed_is_refused_in_a_sentence(
     run: Path, pico_family: Any, texts: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    def refused(*words: object, whole: bool = False) -> str:
-        code, _, err = run_command("heal", *words, "-o", tmp_path / "out", *SHORT)
+    def refused(*words: object, whole: bool = False, last: Sequence[object] = ()) -> str:
+        code, _, err = run_command("heal", *words, "-o", tmp_path / "out", *SHORT, *last)
         assert code == 2, err
         assert not (tmp_path / "out").exists()
         return err if whole else err.splitlines()[-1]
@@ -134,7 +134,7 @@ def test_what_can_not_be_healed_is_refused_in_a_sentence(
     assert "gives other numbers to tokens" in refused(base, *given, "--teacher", other)
     assert "must be all or cuts" in refused(base, *given, "--teacher", base, "--layers", "some")
     small = ("--length", 64, "--batch-tokens", 63)
-    assert "a row alone has 64 tokens" in refused(base, *given, "--teacher", base, *small)
+    assert "a row alone has 64 tokens" in refused(base, *given, "--teacher", base, last=small)
     weights = ("--kl-weight", 0)
     assert "both are 0" in refused(base, *given, "--teacher", base, *weights)
 
