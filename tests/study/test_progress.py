@@ -1,6 +1,5 @@
 """Progress says from the start how long the rest will take, and never absurdly."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,8 @@ def test_without_a_forecast_the_pace_counts_and_a_timeout_ends_it() -> None:
 def test_a_group_that_is_evaluated_at_once_counts_as_a_whole(tmp_path: Path) -> None:
     """Its first trial is shown when all of it is done: the time is not that of one trial."""
     seen: list[Progress] = []
-    study, _ = run_study(tmp_path, SlowPool(), on_progress=seen.append)
+    pool = SlowPool()
+    study, _ = run_study(tmp_path, pool, on_progress=seen.append, clock=lambda: pool.now)
     searched = [each for each in seen if each.phase == "search"]
     assert searched[0].last is None  # shown before anything is evaluated
     first = next(each for each in searched if each.last is not None)
@@ -43,8 +43,10 @@ def test_a_group_that_is_evaluated_at_once_counts_as_a_whole(tmp_path: Path) -> 
 
 
 class SlowPool(FormulaPool):
-    """Takes 5 ms a candidate, and returns a group when all of it is done."""
+    """Takes 5 ms a candidate by a clock of its own, and returns a group when all of it is done."""
+
+    now = 0.0  # seconds
 
     def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
-        time.sleep(0.005 * len(jobs))
+        self.now += 0.005 * len(jobs)
         return list(super().evaluate(jobs))
