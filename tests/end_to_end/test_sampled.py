@@ -78,6 +78,14 @@ def test_texts_and_flips_are_those_of_transformers_and_every_page_shows_them(
         assert "flip rate" in text
     assert " ".join(result.texts[0].split()) in out
     assert page.count("<dt>result</dt>") == card.count("**result**") == N_SHOWN
+    assert "own flip rate" not in page
+    plain = json.loads((run / "samples.json").read_text(encoding="utf-8"))
+    base = next(model for model in plain["models"] if model["name"] == "base")
+    base["scores"]["generation"]["flip_rate"]["values"][0] = 0.02  # as rounding in bfloat16 may
+    (run / "samples.json").write_text(json.dumps(plain), encoding="utf-8")
+    assert run_command("report", run)[0] == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "so base&#39;s own flip rate may be above 0" in page
     plain = samples.model_dump() | {"tailoring": "another"}
     (run / "samples.json").write_text(json.dumps(plain), encoding="utf-8")
     assert read_run(run).samples is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from intervals import average_retention, retention_interval
+from recorded_runs import Sketch, write_run
 
 from gptailor.core.metrics import aggregate
 from gptailor.core.objective import retention
@@ -16,7 +17,9 @@ from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError, UserError
 from gptailor.record.run_record import read_run
 from gptailor.report import write_report
+from gptailor.report.ladder_page import ladder_facts
 from gptailor.report.progress import search_chart
+from gptailor.report.repeating import repeating_config, repeating_steps
 from gptailor.report.words import decimal, percent
 
 MakeRun = Callable[..., Path]
@@ -298,3 +301,50 @@ def test_models_measured_on_other_examples_are_refused(make_run: MakeRun) -> Non
 def test_two_thousand_trials_still_make_a_page_that_opens(make_run: MakeRun) -> None:
     path = write_report(make_run(n_trials=2000, n_layers=6, remove=2, rungs=(2, 4)))
     assert path.stat().st_size < 3_000_000
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A run whose entries were changed in place."""
+    path = folder / "record.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        change(line)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def test_a_ladder_says_of_each_depth_what_its_guard_found(tmp_path: Path) -> None:
+    guards = {3: "passed over because their greedy text is dead: trial 1: loops", 5: None}
+    runs = {}
+    for depth, guard in guards.items():
+        run = write_run(tmp_path / f"remove-{depth}", Sketch(n_trials=3, remove=depth))
+        runs[depth] = changed(
+            run, lambda line, g=guard: line.update({"guard": g} if line["kind"] == "chosen" else {})
+        )
+    assert ladder_facts(tmp_path, runs)["guards"] == [(3, guards[3])]
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert f"3 layers cut, the guard: {guards[3]}." in text
+    assert "5 layers cut, the guard" not in text
+
+
+def test_the_commands_of_a_depth_and_of_baselines_are_theirs(make_run: MakeRun) -> None:
+    ladder, folder = {"remove": [3, 5]}, make_run(n_trials=3)
+    changed(folder, lambda line: line.get("config", {}).update(ladder))
+    commands = [command for command, _ in repeating_steps(read_run(folder))]
+    assert commands[0] == f"gptailor search tailor.yaml --out {folder.parent}"
+    assert commands[2] == f"gptailor evaluate model --run {folder}"
+    options = {"names": ["sleb", "mka"], "member": "math", "seed": 3}
+    options["options"] = {"sleb": {"n_tokens": 4096}}
+    search = {"remove": 7, "search": {"name": "baseline", "options": options}}
+    changed(folder, lambda line: line.get("config", {}).update(search))
+    run = read_run(folder)
+    asked = "sleb,mka tailor.yaml --member math --seed 3 --option sleb.n_tokens=4096"
+    assert repeating_steps(run)[0][0] == f"gptailor baseline {asked} --out {folder}"
+    assert "search" not in repeating_config(run.header.config)
+    target = {"remove": 7, "target": {"memory": "1GB"}}
+    assert repeating_config(target) == "target:\n  memory: 1GB\n"
+
+
+def test_before_a_choice_nothing_is_exported(shared_run: MakeRun) -> None:
+    run = read_run(shared_run("going on", **KINDS["going on"]))
+    assert [command.split()[1] for command, _ in repeating_steps(run)] == ["search", "report"]

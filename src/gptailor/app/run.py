@@ -17,6 +17,7 @@ from gptailor.record.ladder_folder import depth_folder, refuse_other_form
 from gptailor.record.ranking import BEST, write_results
 from gptailor.record.run_record import RunRecord, read_run, run_of_lines
 from gptailor.report import write_report
+from gptailor.report.words import count
 from gptailor.study import Progress, Study
 from gptailor.study.plan import duration
 
@@ -241,8 +242,8 @@ def run_depths(
         if lines:
             found = run_of_lines(each, lines)
             record, config = record or found, with_recorded_settings(config, found)
-    n_members, n_tasks = 1 + len(config.family.variants), len(config.tasks)
-    on_message(f"loading {n_members} members and {n_tasks} tasks ...")
+    members = count(1 + len(config.family.variants), "member")
+    on_message(f"loading {members} and {count(len(config.tasks), 'task')} ...")
     from gptailor.app.assemble import assemble, open_pool  # slow
     from gptailor.app.greedy_tasks import recorded_texts
     from gptailor.app.ladder import after, at_depth
@@ -261,7 +262,7 @@ def run_depths(
             depths = config.ladder or (assembly.plan.n_removed,)
             for depth, each in zip(depths, folders, strict=True):
                 if config.ladder:
-                    on_message(f"{depth} layers cut, in {each}")
+                    on_message(f"{count(depth, 'layer')} cut, in {each}")
                 _run_one(at_depth(assembly, depth), each, pool, on_message, on_progress)
                 runs[depth] = run = Run(each, family=family)
                 assembly = after(assembly, run.record.trials, run.record.entries)

@@ -22,10 +22,11 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
     """Check config, family and tasks for problems, and predict trials, tokens, memory and time."""
     from gptailor.config import load_config
     from gptailor.config.sections import PluginConfig
+    from gptailor.report.words import count
 
     loaded = load_config(config)
-    n_members, n_tasks = 1 + len(loaded.family.variants), len(loaded.tasks)
-    what = f"loading {n_members} members and {n_tasks} tasks of {config}, then timing some layers"
+    members, tasks = 1 + len(loaded.family.variants), count(len(loaded.tasks), "task")
+    what = f"loading {count(members, 'member')} and {tasks} of {config}, then timing some layers"
     errors.print(f"{what} ...", style="dim")
     from gptailor.app.assemble import assemble, open_pool  # slow
     from gptailor.app.ladder import forecasts

@@ -86,13 +86,13 @@ def run_shown(settings: "Config", folder: Path) -> "dict[int, Run]":
 
 def _show(run: "Run") -> None:
     """What a search has found and what it cost."""
-    from gptailor.report.words import share_lines
+    from gptailor.report.words import count, share_lines
 
     record, chosen = run.record, run.record.chosen
     assert chosen is not None, "a search that ends has chosen"
     screen.print(
-        f"{chosen.n_tried} candidates of {record.header.n_kept} out of "
-        f"{record.header.family.n_layers} layers tried, in {chosen.n_trials} trials; "
+        f"{count(chosen.n_tried, 'candidate')} of {record.header.n_kept} out of "
+        f"{record.header.family.n_layers} layers tried, in {count(chosen.n_trials, 'trial')}; "
         f"trial {chosen.number} is the best"
     )
     mean = _kept(record)

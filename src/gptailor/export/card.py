@@ -20,6 +20,7 @@ from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.family.hub import HUB_ID
 from gptailor.files.yaml import read_yaml
+from gptailor.report.words import count
 from gptailor.report.writing import Writing
 
 __all__ = ["CardFacts", "model_card", "path_only", "paths_only"]
@@ -171,7 +172,7 @@ def _headline(facts: CardFacts) -> str:
             f"so {1 - result / base:.1%} were removed."
         )
     if facts.n_tried is not None:
-        text += f" It was chosen among {facts.n_tried:,} candidates that were tried."
+        text += f" It was chosen among {count(facts.n_tried, 'candidate')} tried."
     return f"# {_text(facts.name)}\n\n{text}"
 
 

@@ -15,7 +15,7 @@ from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.scores import parameters_of
 from gptailor.report.svg import Axes, Scale, dot, path, picture, tag, text
-from gptailor.report.words import amount, percent, share_lines
+from gptailor.report.words import amount, count, percent, share_lines
 
 __all__ = ["LadderRow", "curve", "ladder_facts", "ladder_rows"]
 
@@ -55,6 +55,11 @@ def ladder_facts(folder: Path, runs: Mapping[int, Path]) -> dict[str, Any]:
         "rows": rows,
         "links": {each: f"{each.relative_to(folder)}/report.html" for each in runs.values()},
         "open": [depth for depth in runs if depth not in done],
+        "guards": [
+            (depth, run.chosen.guard)
+            for depth, run in zip(runs, records, strict=True)
+            if run.chosen is not None and run.chosen.guard is not None
+        ],
         "curve": curve(rows),
         "layer_tokens": sum(layer_tokens),
     }
@@ -108,7 +113,9 @@ def curve(rows: Sequence[LadderRow]) -> Markup | None:
     for name in dict.fromkeys(row.line for row in points):
         line = [row for row in points if row.line == name]
         drawn += _line(axes, name, sorted(line, key=lambda row: row.parameters or 0))
-    about = f"Across: parameters; upwards: share of the base's score. {len(points)} models."
+    about = (
+        f"Across: parameters; upwards: share of the base's score. {count(len(points), 'model')}."
+    )
     return picture(_WIDTH, _HEIGHT, drawn, title="Quality against size", about=about)
 
 
@@ -121,7 +128,7 @@ def _line(axes: Axes, name: str, rows: Sequence[LadderRow]) -> list[Markup]:
         low, high = axes.y(row.kept.low), axes.y(row.kept.high)
         class_ = "whisker" if chosen else "thread"
         drawn.append(tag("line", x1=x, x2=x, y1=low, y2=high, class_=class_))
-        title = f"{name}, {row.depth} layers cut: {percent(row.kept.value)} of the base"
+        title = f"{name}, {count(row.depth, 'layer')} cut: {percent(row.kept.value)} of the base"
         drawn.append(dot(x, y, 5 if chosen else 4, "dot top" if chosen else "dot", title))
     x, y = places[-1]
     drawn.append(text(x + 10, y + 4, name, class_="note strong" if chosen else "note"))

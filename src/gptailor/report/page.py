@@ -17,7 +17,6 @@ from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE
 from gptailor.errors import RecordError
 from gptailor.files.atomic import write_atomically
-from gptailor.files.yaml import dump_yaml
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.proof import proof_rows
 from gptailor.record.run_record import RunRecord, read_run
@@ -27,6 +26,7 @@ from gptailor.report.front import front
 from gptailor.report.ladder_page import ladder_facts
 from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
+from gptailor.report.repeating import repeating_config, repeating_steps
 from gptailor.report.scores import evidence, finalists, parameters_of, table_of, values_of
 from gptailor.report.words import (
     amount,
@@ -113,7 +113,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
     header, best, found = run.header, run.best_trial, evidence(run)
     result = run.result or (None if best is None else best.tailoring)
     table = None if found is None else table_of(run, found)
-    explained = explanation(run)
+    explained, steps = explanation(run), repeating_steps(run)
     members, n_layers = header.family.members, header.family.n_layers
     state = "open" if run.complete else "failed" if run.trials else "empty"
     task_notes = [f"{task}: {note}" for task, facts in header.tasks.items() for note in facts.notes]
@@ -152,7 +152,9 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "base_values": values_of(run, run.on_selection[BASE]) if BASE in run.on_selection else (),
         "failures": run.failed[:_SHOWN_FAILURES],
         "reasons": Counter(trial.failure or "" for trial in run.failed).most_common(5),
-        "config_yaml": dump_yaml(header.config),
+        "config_yaml": repeating_config(header.config),
+        "steps": steps,
+        "step_width": max(len(command) for command, _ in steps),
         "metrics": METRICS,
         "notes": [*run.notes, *header.family.notes, *task_notes],
     }

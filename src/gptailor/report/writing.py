@@ -106,6 +106,13 @@ def _notes(run: RunRecord, guarded: Mapping[str, Scores]) -> list[str]:
         f"flip rate: how often a model would write another token than {reader}, in {reader}'s own "
         "texts"
     )
+    models = guarded if run.samples is None else {m.name: m.scores for m in run.samples.models}
+    own = models[reader].tasks.get(GENERATION, {}).get("flip_rate") if reader in models else None
+    if own is not None and any(own.values):
+        notes.append(
+            f"in 16-bit weights rounding, which changes with the batch, decides between tokens of "
+            f"nearly equal probability, so {reader}'s own flip rate may be above 0"
+        )
     if run.samples is not None and guarded:
         n_openers = len(guarded[BASE].tasks[GREEDY_TEXT][FAULTS[0]].values)
         notes.append(

@@ -347,11 +347,12 @@ class Study:
     ) -> None:
         """Record the choice, unless the last entry says the same."""
         able = (t for t in self._trials if t.complete and self._is_sized(t))
+        finalists = f"{n_compared} finalist{'' if n_compared == 1 else 's'}"
         chosen = ChosenEntry(
             number=number,
             n_tried=len({trial.tailoring for trial in able}),
             n_trials=len(self._trials),
-            reason=f"best of {n_compared} finalists on examples the search did not see",
+            reason=f"best of {finalists} on examples the search did not see",
             **({} if self._guard is None else self._guard.verdict(tailoring, cost)),
             tailoring=None if self._refit is None else tailoring,
         )
