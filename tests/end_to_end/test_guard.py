@@ -1,6 +1,7 @@
 """A guarded search with the objective of generation, from the config to report and card."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,11 @@ def test_another_process_would_score_the_same_without_writing(guarded: Path) -> 
 
 
 def test_report_and_card_have_a_row_for_every_detector(
-    guarded: Path, run_command: Callable[..., Any], tmp_path: Path
+    guarded: Path,
+    run_command: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, _, problem = run_command("report", guarded)
     assert code == 0, problem
@@ -107,6 +112,12 @@ def test_report_and_card_have_a_row_for_every_detector(
         section = text.partition("What it writes")[2]
         for row in ("repeated 4-grams", "loops", "empty", "unterminated", "flip rate", PROBE):
             assert row in section, row
+        assert "All questions and texts went through the tokenizer" in text
+    (source,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "tokenizer.apply_chat_template(" in source
+    monkeypatch.chdir(tmp_path / "model")
+    exec(compile(source, "README.md", "exec"), {})  # as a reader copies it
+    assert "What is the capital of France?" in capsys.readouterr().out
 
 
 def test_lm_eval_evaluates_the_tasks_that_it_knows(

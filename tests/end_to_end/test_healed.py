@@ -54,7 +54,16 @@ def test_a_healed_model_is_a_stock_checkpoint_that_says_how_it_was_made(
     assert "tailoring.yaml" not in names
     card = (out / "README.md").read_text()
     assert "## Healed" in card
-    assert "made without training" not in card
+    own, _, before = card.partition("## The model before\n")
+    assert own.partition("\n---\n")[2].lstrip().startswith("# healed\n\n## Healed\n")
+    assert "made without training" not in own
+    assert 'folder = "."' in own
+    assert "from the teacher math (digest " in own  # not the folder on this machine
+    for heading in ("### The family", "### Scores", "### The source of every layer"):
+        assert heading in before
+    assert "All that follows is about model (digest " in before
+    for untrue in ("# model\n", "tailoring.yaml", "llama-quantize", "rebuilds the model"):
+        assert untrue not in card
     assert "model-index" not in card.partition("\n---\n")[0]
     tokenizer = AutoTokenizer.from_pretrained(out)
     some = texts.read_text().split("\n\n")[:60]

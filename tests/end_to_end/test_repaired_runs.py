@@ -188,7 +188,7 @@ def test_a_refitted_model_is_a_stock_checkpoint_with_the_engines_logits(
             assert torch.equal(stock.state_dict()[f"model.layers.{index}.{DOWN}"], tensor)
     gptailor("report", run)
     told = repair_sentence(best)
-    assert told.startswith("Cuts were repaired in closed form: layer")
+    assert told.startswith("Cuts were repaired in closed form: original layer")
     for page in (exported / "README.md", run / "report.html"):
         text = page.read_text(encoding="utf-8")
         assert told in text

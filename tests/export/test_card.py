@@ -1,3 +1,4 @@
+import ast
 import dataclasses
 import re
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from gptailor.core.repair import refit_cuts
 from gptailor.core.score_table import MeanRow, ScoreRow, ScoreTable, Share
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.export import CardFacts, card_facts, model_card
+from gptailor.report.chat_use import ChatUse
 
 MIXED = Tailoring(
     (
@@ -179,9 +182,23 @@ def test_repairs_are_listed_and_not_left_to_llama_cpp() -> None:
     layers[1] = layers[1].with_repair(gain=0.5, refit_to=4, fitted="0123456789abcdef")
     cut = Tailoring(tuple(layers))
     card = model_card(dataclasses.replace(FACTS, tailoring=cut))
-    how = "multiplied by 0.5, refitted for the cut before 4, tensors of fitted/0123456789abcdef"
+    how = "multiplied by 0.5, refitted for the cut of layer 3, tensors of fitted/0123456789abcdef"
     assert cells(card, "layer")[1] == ["1", "base:2", f"taken, what it adds {how}"]
     assert "llama-quantize" not in card
+
+
+def test_a_layer_after_a_cut_is_refitted_for_no_cut_of_its_own() -> None:
+    kept = Tailoring(tuple(LayerSpec.of(f"base:{layer}") for layer in (0, 3)))
+    first, last = refit_cuts(kept, 4).layers
+    refitted = Tailoring((first, last.with_repair(refit_to=4)))
+    card = model_card(dataclasses.replace(FACTS, n_layers=4, tailoring=refitted))
+    assert [row[2] for row in cells(card, "layer")[:2]] == [
+        "taken, refitted for the cut of layers 1, 2",
+        "taken, refitted",
+    ]
+    assert (
+        "Cut: 1, 2. Cuts were repaired in closed form: original layers 0, 3 were refitted" in card
+    )
 
 
 def test_cut_layers_are_named() -> None:
@@ -321,3 +338,22 @@ def test_any_name_stays_in_its_cell(name: str) -> None:
     card = model_card(dataclasses.replace(FACTS, scores=table_of(1.0, HALF, None, name)))
     row = ["acc", "1", "0.25", "0.5 [0.25, 0.75]", "", "not above chance", "120"]
     assert cells(card, "task") == [[shown(name), *row]]
+
+
+@pytest.mark.parametrize("said", [None, "Be brief.", 'a ``` "b" {x}\n\\ é'])
+@pytest.mark.parametrize("template", ["", "rag"])
+def test_a_chat_model_is_used_as_it_was_scored(said: str | None, template: str) -> None:
+    card = model_card(dataclasses.replace(FACTS, chat=ChatUse("", template, said)))
+    (source,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    call = next(
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tokenizer.apply_chat_template"
+    )
+    messages = ast.literal_eval(call.args[0])
+    assert [each["content"] for each in messages[:-1]] == ([] if said is None else [said])
+    assert messages[-1]["role"] == "user"
+    named = {key.arg: ast.literal_eval(key.value) for key in call.keywords}
+    assert named.get("chat_template", "") == template
+    assert named["add_generation_prompt"]
+    assert "apply_chat_template" not in model_card(FACTS)

@@ -17,6 +17,7 @@ from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError, UserError
 from gptailor.record.run_record import read_run
 from gptailor.report import write_report
+from gptailor.report.chat_use import ChatUse, chat_use
 from gptailor.report.ladder_page import ladder_facts
 from gptailor.report.progress import search_chart
 from gptailor.report.repeating import repeating_config, repeating_steps
@@ -348,3 +349,72 @@ def test_the_commands_of_a_depth_and_of_baselines_are_theirs(make_run: MakeRun) 
 def test_before_a_choice_nothing_is_exported(shared_run: MakeRun) -> None:
     run = read_run(shared_run("going on", **KINDS["going on"]))
     assert [command.split()[1] for command, _ in repeating_steps(run)] == ["search", "report"]
+
+
+@pytest.mark.parametrize(
+    ("chat", "own", "expected"),
+    [
+        ({}, {}, ChatUse()),
+        (
+            {"chat_template": True, "system_instruction": "Be brief."},
+            {},
+            ChatUse(
+                "All questions and texts went through the tokenizer's chat template, with the "
+                "system instruction “Be brief”",
+                "",
+                "Be brief.",
+            ),
+        ),
+        (
+            {},
+            {"chat_template": "rag"},
+            ChatUse(
+                "Sample texts were plain text; questions of a "
+                "went through the tokenizer's chat template rag",
+                "rag",
+            ),
+        ),
+        (
+            {"system_instruction": "Be brief."},
+            {"chat_template": False},
+            ChatUse("All questions and texts came after the instruction “Be brief”"),
+        ),
+        (
+            {"chat_template": True},
+            {"chat_template": False},
+            ChatUse(
+                "Sample texts went through the tokenizer's chat template; "
+                "questions of a were plain text",
+            ),
+        ),
+    ],
+)
+def test_the_page_says_how_questions_were_put(
+    make_run: MakeRun, chat: dict[str, Any], own: dict[str, Any], expected: ChatUse
+) -> None:
+    folder = make_run(n_trials=2, tasks={"a": "acc"})
+
+    def asked(line: dict[str, Any]) -> None:
+        if line["kind"] == "header":
+            line["config"] |= {"chat": chat, "tasks": [{"name": "a", "metric": "acc", **own}]}
+
+    run = read_run(changed(folder, asked))
+    assert chat_use(run.header) == expected
+    text = Page(write_report(folder).read_text(encoding="utf-8")).text
+    assert ("chat template" in text or "instruction" in text.split(" To repeat it ")[0]) == bool(
+        expected.about
+    )
+    assert f"{expected.about}." in text
+
+
+def test_a_system_message_that_a_template_refused_is_not_claimed(make_run: MakeRun) -> None:
+    note = "task 'a': the chat template takes no system message; it is left out"
+    chat = {"chat_template": True, "system_instruction": "Be brief."}
+
+    def asked(line: dict[str, Any]) -> None:
+        if line["kind"] == "header":
+            line["config"]["chat"] = chat
+            line["tasks"]["a"]["notes"] = [note]
+
+    run = read_run(changed(make_run(n_trials=2, tasks={"a": "acc"}), asked))
+    assert chat_use(run.header).system is None

@@ -28,6 +28,7 @@ from gptailor.family.fitted import FOLDER
 from gptailor.record.proof import proof_rows
 from gptailor.record.ranking import BEST
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.chat_use import ChatUse, chat_use
 from gptailor.report.writing import writing
 
 __all__ = ["Provenance", "export", "find_provenance"]
@@ -100,10 +101,12 @@ def export(  # noqa: PLR0913  # what may be said of an export
     else:
         record, ended = found.record, found.ended
         proof = None if ended is None else ended.proof
+        chat = ChatUse() if record is None else chat_use(record.header)
         facts = dataclasses.replace(
             card_facts(family, found.tailoring, out.resolve().name),
             scores=found.scores,
-            scores_note=_SCORES_NOTE,
+            scores_note=f"{_SCORES_NOTE} {chat.about}." if chat.about else _SCORES_NOTE,
+            chat=chat,
             writing=None if ended is None else writing(ended),
             n_tried=found.n_tried,
             target="" if record is None else record.header.target or "",

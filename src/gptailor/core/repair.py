@@ -106,19 +106,19 @@ def scale_cuts(
 
 
 def repair_sentence(tailoring: Tailoring) -> str:
-    """Which layers of a tailoring were repaired; without repairs, "".
+    """Which layers, by their positions in the whole model, were repaired; without repairs, "".
 
     Example:
         >>> repair_sentence(refit_cuts(Tailoring.from_plain(
         ...     {"format": "gptailor/1", "layers": ["base:0", "base:2"]}), 3))
-        'Cuts were repaired in closed form: layer 0 was refitted.'
+        'Cuts were repaired in closed form: original layer 0 was refitted.'
     """
     ways = {
-        "refitted": [n for n, spec in enumerate(tailoring.layers) if spec.refit_to is not None],
-        "scaled": [n for n, spec in enumerate(tailoring.layers) if spec.gain != 1.0],
+        "refitted": [spec.position for spec in tailoring.layers if spec.refit_to is not None],
+        "scaled": [spec.position for spec in tailoring.layers if spec.gain != 1.0],
     }
     parts = [
-        f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(map(str, layers))} "
+        f"original {'layer' if len(layers) == 1 else 'layers'} {', '.join(map(str, layers))} "
         f"{'was' if len(layers) == 1 else 'were'} {way}"
         for way, layers in ways.items()
         if layers

@@ -4,10 +4,10 @@ Names and paths are escaped for Markdown and YAML.
 """
 
 import functools
+import json
 import math
 import re
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +18,19 @@ from gptailor.core.repair import repair_sentence
 from gptailor.core.score_table import ScoreTable, Share
 from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
+from gptailor.export.card_text import bullets, clean, escaped, shown_path, table
 from gptailor.family.hub import HUB_ID
 from gptailor.files.yaml import read_yaml
-from gptailor.report.words import count
+from gptailor.report.chat_use import ChatUse
+from gptailor.report.words import count, spans
 from gptailor.report.writing import Writing
 
 __all__ = ["CardFacts", "model_card", "path_only", "paths_only"]
 
-_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>|\\`*[]~$"}
 _PIPELINES = {
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForImageTextToText": "image-text-to-text",
 }
-_EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # within a word it is text
 _USE = """## How to use it
 
 A stock checkpoint: it needs nothing but `transformers`, and every program that reads such folders.
@@ -41,9 +41,16 @@ from transformers import {auto_class}, AutoTokenizer
 folder = "."  # the folder of this file
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {auto_class}.from_pretrained(folder, dtype="auto")
-inputs = tokenizer("The capital of France is", return_tensors="pt")
+{inputs}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
 ```"""
+_PLAIN = 'inputs = tokenizer("The capital of France is", return_tensors="pt")'
+_CHAT = """inputs = tokenizer.apply_chat_template(
+    {messages},{template}
+    add_generation_prompt=True,
+    return_dict=True,
+    return_tensors="pt",
+)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class CardFacts:
         versions: Program to version.
         uniform: Whether all layers of the members are of one kind.
         auto_class: The class of transformers that reads the checkpoint.
+        chat: How the tasks were put to the models.
         writing: What the result and others write, where that was measured.
         width: A sentence without its full stop on what was left out of every layer, or "".
         target: A sentence without its full stop on the target, or "".
@@ -83,6 +91,7 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     uniform: bool = True
     auto_class: str = "AutoModelForCausalLM"
+    chat: ChatUse = field(default_factory=ChatUse)
     writing: Writing | None = None
     width: str = ""
     target: str = ""
@@ -98,11 +107,11 @@ def model_card(facts: CardFacts) -> str:
         >>> "llama-quantize --prune-layers 1 " in card
         True
     """
-    programs = [f"{_text(name)} {_text(version)}" for name, version in facts.versions.items()]
+    programs = [f"{escaped(name)} {escaped(version)}" for name, version in facts.versions.items()]
     sections = (
         _front_matter(facts),
         _headline(facts),
-        _USE.format(auto_class=facts.auto_class),
+        _USE.format(auto_class=facts.auto_class, inputs=_inputs(facts.chat)),
         _members(facts),
         "" if facts.scores is None else _scores(facts.scores, facts.scores_note),
         _target(facts),
@@ -127,7 +136,7 @@ def path_only(path: str) -> str:
 def _front_matter(facts: CardFacts) -> str:
     paths = [facts.paths[name] for name in _members_used(facts.tailoring) if name in facts.paths]
     ids = [name for name in dict.fromkeys(_hub_name(path_only(path)) for path in paths) if name]
-    licence = None if facts.licence is None else _clean(facts.licence)
+    licence = None if facts.licence is None else clean(facts.licence)
     known = licence is None or licence in _licences()
     data = ModelCardData(
         base_model=ids or None,
@@ -136,7 +145,7 @@ def _front_matter(facts: CardFacts) -> str:
         library_name="transformers",
         license=licence if known else "other",
         license_name=None if known or licence is None else _slug(licence),
-        model_name=_clean(facts.name),
+        model_name=clean(facts.name),
         pipeline_tag=_PIPELINES[facts.auto_class],
         tags=["gptailor", "merge", "layer-pruning"],
     )
@@ -147,9 +156,9 @@ def _eval_results(scores: ScoreTable | None) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=_clean(row.task),
-            dataset_name=_clean(row.task),
-            metric_type=_clean(row.metric),
+            dataset_type=clean(row.task),
+            dataset_name=clean(row.task),
+            metric_type=clean(row.metric),
             metric_value=row.score.value,
         )
         for row in (() if scores is None else scores.rows_of(RESULT))
@@ -164,7 +173,7 @@ def _headline(facts: CardFacts) -> str:
         "from one member or merged from several, as written below."
     )
     if facts.width:
-        text += f" {_text(facts.width)}."
+        text += f" {escaped(facts.width)}."
     if facts.parameters is not None:
         base, result = facts.parameters
         text += (
@@ -173,25 +182,40 @@ def _headline(facts: CardFacts) -> str:
         )
     if facts.n_tried is not None:
         text += f" It was chosen among {count(facts.n_tried, 'candidate')} tried."
-    return f"# {_text(facts.name)}\n\n{text}"
+    return f"# {escaped(facts.name)}\n\n{text}"
+
+
+def _inputs(chat: ChatUse) -> str:
+    if chat.template is None:
+        return _PLAIN
+    system = [] if chat.system is None else [{"role": "system", "content": chat.system}]
+    messages = [*system, {"role": "user", "content": "What is the capital of France?"}]
+    template = f"\n    chat_template={_quoted(chat.template)}," if chat.template else ""
+    return _CHAT.format(messages=_quoted(messages), template=template)
+
+
+def _quoted(value: object) -> str:
+    """A text, or a list of dictionaries of texts, as Python writes it, in ASCII."""
+    return json.dumps(value).replace("`", "\\u0060")
 
 
 def _members(facts: CardFacts) -> str:
     names = _members_used(facts.tailoring)
-    rows = [(_text(name), _text(_shown(facts.paths.get(name, "not known")))) for name in names]
+    paths = [shown_path(facts.paths.get(name, "not known")) for name in names]
+    rows = zip(map(escaped, names), map(escaped, paths), strict=True)
     licence = "The licence of the base is not known to this program; look it up before you share."
     if facts.licence is not None:
-        licence = f"The base's licence is {_text(facts.licence)}; the variants' may ask for more."
-    notes = _bullets(_text(note) for note in facts.notes)
-    return f"## The family\n\n{_table(('member', 'path'), rows)}\n\n{licence}{notes}"
+        licence = f"The base's licence is {escaped(facts.licence)}; the variants' may ask for more."
+    notes = bullets(escaped(note) for note in facts.notes)
+    return f"## The family\n\n{table(('member', 'path'), rows)}\n\n{licence}{notes}"
 
 
 def _scores(scores: ScoreTable, note: str) -> str:
     members = scores.references
     rows = [
         (
-            _text(row.task),
-            _text(row.metric),
+            escaped(row.task),
+            escaped(row.metric),
             *(_member_score(scores, member, row.task) for member in members),
             "" if row.chance is None else f"{row.chance:.4g}",
             _estimate(row.score, "{:.4g}".format),
@@ -203,31 +227,31 @@ def _scores(scores: ScoreTable, note: str) -> str:
     if (mean := scores.means.get(RESULT)) is not None and len(rows) > 1:
         blank = [""] * (len(members) + 3)
         rows.append(("mean", *blank, *_shares(mean.of_base, mean.of_best, len(members)), ""))
-    kept = [text for name in members for text in (f"share of {_text(name)}", "above chance")]
-    names = map(_text, members)
+    kept = [text for name in members for text in (f"share of {escaped(name)}", "above chance")]
+    names = map(escaped, members)
     head = ("task", "metric", *names, "chance", "result [95 % interval]", *kept, "examples")
-    legend = _bullets(
-        f"{_text(name)}: {_text(METRICS[name].meaning)}; "
+    legend = bullets(
+        f"{escaped(name)}: {escaped(METRICS[name].meaning)}; "
         f"{'higher' if METRICS[name].higher_is_better else 'lower'} is better"
         for name in dict.fromkeys(row.metric for row in scores.rows)
         if name in METRICS
     )
-    return f"## Scores\n\n{_text(note)}\n\n{_table(head, rows)}{legend}"
+    return f"## Scores\n\n{escaped(note)}\n\n{table(head, rows)}{legend}"
 
 
 def _writes(found: Writing) -> str:
     """Texts after a few prompts, and what was measured on all of them."""
-    text = f"## What it writes\n\n{_text(found.about)}."
+    text = f"## What it writes\n\n{escaped(found.about)}."
     if found.guard:
-        text += f"\n\nThe guard: {_text(found.guard)}."
+        text += f"\n\nThe guard: {escaped(found.guard)}."
     for prompt, texts in found.texts:
-        lines = (f"**{_text(name)}**: {_text(each) or '(nothing)'}" for name, each in texts)
-        text += f"\n\nAfter `{_clean(prompt).replace('`', '')}`{_bullets(lines)}"
+        lines = (f"**{escaped(name)}**: {escaped(each) or '(nothing)'}" for name, each in texts)
+        text += f"\n\nAfter `{clean(prompt).replace('`', '')}`{bullets(lines)}"
     for grid in (found.faults, found.scores):
         if grid is not None:
-            cells = [["<br>".join(map(_text, cell.split("\n"))) for cell in r] for r in grid.rows]
-            text += f"\n\n{grid.title}:\n\n{_table([*map(_text, grid.head)], cells)}"
-    return text + _bullets(map(_text, found.notes))
+            cells = [["<br>".join(map(escaped, cell.split("\n"))) for cell in r] for r in grid.rows]
+            text += f"\n\n{grid.title}:\n\n{table([*map(escaped, grid.head)], cells)}"
+    return text + bullets(map(escaped, found.notes))
 
 
 def _member_score(scores: ScoreTable, member: str, task: str) -> str:
@@ -249,11 +273,11 @@ def _shares(of_base: Share | None, of_best: Share | None, n_members: int) -> lis
 def _target(facts: CardFacts) -> str:
     if not facts.target:
         return ""
-    rows = [[_text(cell) for cell in row] for row in facts.proof]
+    rows = [[escaped(cell) for cell in row] for row in facts.proof]
     head = ("measured after the search", "base", "result", "ratio")
     note = "Timed in turns: the median of the rounds, and the lowest and the highest."
-    table = f"\n\n{_table(head, rows)}\n\n{note}" if rows else ""
-    return f"## Size and speed\n\nWanted: {_text(facts.target)}.{table}"
+    proof = f"\n\n{table(head, rows)}\n\n{note}" if rows else ""
+    return f"## Size and speed\n\nWanted: {escaped(facts.target)}.{proof}"
 
 
 def _layers(facts: CardFacts) -> str:
@@ -262,13 +286,14 @@ def _layers(facts: CardFacts) -> str:
     rows += [(part, *_source(spec)) for part, spec in facts.tailoring.outer_parts.items()]
     used = {source.layer for spec in layers for source in spec.sources}
     cut = [layer for layer in range(facts.n_layers) if layer not in used]
-    text = f"Cut: {', '.join(map(str, cut))}." if cut else "No layer was cut."
+    text = f"Cut: {spans(cut)}." if cut else "No layer was cut."
     if len(cut) + len(layers) != facts.n_layers:
         text += " Some layers were moved, merged into others or are there more than once."
     text += f" {repaired}" if (repaired := repair_sentence(facts.tailoring)) else ""
     return (
         "## The source of every layer\n\n"
-        f"{_table(('layer', 'from', 'how'), rows)}\n\n{text} Layers are counted from 0."
+        f"{table(('layer', 'from', 'how'), rows)}\n\n{text} Layers are counted from 0: in the "
+        "first column those of this model, elsewhere those of the whole models."
     )
 
 
@@ -280,9 +305,12 @@ def _source(spec: LayerSpec) -> tuple[str, str]:
         how += [f"{key} {_value(value)}" for key, value in spec.params]
         how += [f"differences from {spec.base}"] if spec.base is not None else []
     how += [f"what it adds multiplied by {spec.gain:g}"] if spec.gain != 1.0 else []
-    how += [f"refitted for the cut before {spec.refit_to}"] if spec.refit_to is not None else []
+    if spec.refit_to is not None:
+        cut = range(spec.position + 1, spec.refit_to)
+        layers = f"layer{'s' if len(cut) > 1 else ''} {spans(cut)}"
+        how += [f"refitted for the cut of {layers}" if cut else "refitted"]
     how += [f"tensors of fitted/{spec.fitted}"] if spec.fitted is not None else []
-    return _text(sources), _text(", ".join(how))
+    return escaped(sources), escaped(", ".join(how))
 
 
 def _exact(facts: CardFacts) -> str:
@@ -294,7 +322,7 @@ def _exact(facts: CardFacts) -> str:
     if pruned:
         text += (
             "\n\nLayers were only cut, so llama.cpp can make the same model from a GGUF file of "
-            f"{'the base' if member == BASE else _text(member)}; `COPY` keeps the file's type; "
+            f"{'the base' if member == BASE else escaped(member)}; `COPY` keeps the file's type; "
             "another, such as `Q4_K_M`, can be given instead:\n\n```\nllama-quantize "
             f"--prune-layers {','.join(map(str, pruned))} {member}.gguf tailored.gguf COPY\n```"
         )
@@ -322,13 +350,6 @@ def _members_used(tailoring: Tailoring) -> list[str]:
     return list(dict.fromkeys([BASE, *(member for spec in specs for member in spec.members)]))
 
 
-def _shown(path: str) -> str:
-    """A path with its remark; of an absolute one the last part, as cards are published."""
-    parts = path.split(" (adapter on ")
-    shown = [Path(part).name if Path(part).is_absolute() else part for part in parts]
-    return " (adapter on ".join(shown)
-
-
 def _hub_name(path: str) -> str | None:
     """The repository of a hub id; None of a folder or a file, which the hub can't link to."""
     found = HUB_ID.match(path)
@@ -343,29 +364,6 @@ def _licences() -> Collection[str]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.") or "unknown"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    """A list below a paragraph or table; nothing without lines."""
-    text = "".join(f"\n- {line}" for line in lines)
-    return f"\n{text}" if text else ""
-
-
-def _clean(text: str) -> str:
-    """One line without control characters, for any text."""
-    kinds = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-    plain = (" " if unicodedata.category(char) in kinds else char for char in text)
-    return " ".join("".join(plain).split())
-
-
-def _text(text: str) -> str:
-    """Text that Markdown shows unchanged, in a table too."""
-    return _EDGE_UNDERSCORE.sub("&#95;", _clean(text).translate(_ENTITIES))
 
 
 def _percent(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.errors import ExportError
+from gptailor.export.card_text import escaped, shown_path
 from gptailor.export.checkpoint import write_weights
 from gptailor.export.folder import replacing_folder
 from gptailor.family import Family
@@ -25,7 +27,9 @@ HEALING = "healing.json"
 _SHARD_BYTES = 5_000_000_000
 _LIBRARIES = ("gptailor", "peft", "transformers", "torch")
 _SCORES = "model-index"
-_UNTRAINED = ", made without training from a family"  # as the card of an export says
+# sections of an export's card: one that is true here too, and one that is not
+_USE = re.compile(r"## How to use it\n.*^folder = \"\.\"", re.DOTALL | re.MULTILINE)
+_EXACT = "## The exact tailoring\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +98,33 @@ def write_healed(  # as `export_checkpoint`
 
 
 def healed_card(card: str, facts: HealingFacts, name: str) -> str:
-    """The card of the model before, with a section that says how it was healed.
+    """A card that says how the model was healed, and what the model before was.
 
-    `card` is "" where there is none. Scores in its front matter are left out: they are not of this
-    model.
+    Args:
+        card: Of the model before; "" where there is none. Scores in its front matter and the
+            section on how to rebuild it are left out: they are not of this model.
+        facts: How it was healed.
+        name: Of the healed model.
     """
+    own = f"# {escaped(name)}\n\n{_section(facts)}\n"
     if not card:
-        return f"# {name}\n\n{_section(facts)}\n"
+        return own
     front, rest = "", card
     if card.startswith("---\n") and "\n---\n" in card[4:]:
         head, _, rest = card[4:].partition("\n---\n")
         about = parse_yaml(head, where="README.md", error_type=ExportError)
         front = f"---\n{dump_yaml({k: v for k, v in about.items() if k != _SCORES})}---\n\n"
-    title, _, body = rest.lstrip().partition("\n\n")
-    text, _, after = body.partition("\n\n")
-    text = text.replace(_UNTRAINED, ", made from a family")
-    return f"{front}{title}\n\n{text}\n\n{_section(facts)}\n\n{after}"
+    first, *sections = re.split(r"^(?=## )", rest.lstrip(), flags=re.MULTILINE)
+    use = next(filter(_USE.match, sections), "")
+    before = [first[first.find("\n") + 1 :] if first.startswith("# ") else first]
+    before += [each for each in sections if each != use and not each.startswith(_EXACT)]
+    lower = re.sub(r"^(?=##)", "#", "".join(before).strip(), flags=re.MULTILINE)
+    return (
+        f"{front}{own}\n{use}## The model before\n\nAll that follows is about "
+        f"{escaped(Path(facts.model).resolve().name)} (digest {facts.digests['model']}), from "
+        f"which this model was trained; its scores and texts are not those of this one.\n\n"
+        f"{lower}\n"
+    )
 
 
 def _section(facts: HealingFacts) -> str:
@@ -122,10 +137,9 @@ def _section(facts: HealingFacts) -> str:
         f"## Healed\n\nThis model was trained for a short time: LoRA of rank {plan.rank} on the "
         f"linear maps of {layers}, merged into the weights, on {plan.n_steps * plan.step_tokens:,} "
         f"tokens of {files}. The loss was {plan.kl_weight:g} times the Kullback-Leibler divergence "
-        f"from the teacher `{facts.teacher}` (digest {digests['teacher']}) and "
+        f"from the teacher {escaped(shown_path(facts.teacher))} (digest {digests['teacher']}) and "
         f"{plan.next_token_weight:g} times that of the next token.\n\nOn {facts.n_held_out:,} "
         f"tokens of texts that it was not trained on it has {facts.after:.3f} nats a token; it had "
-        f"{facts.before:.3f}, and the teacher has {facts.teachers:.3f}{share}.\n\nScores and "
-        f"tailoring below are those of the model before (digest {digests['model']}). More is in "
-        f"`{HEALING}`. Made with {libraries}."
+        f"{facts.before:.3f}, and the teacher has {facts.teachers:.3f}{share}.\n\nIt can't be made "
+        f"from the members alone. More is in `{HEALING}`. Made with {libraries}."
     )

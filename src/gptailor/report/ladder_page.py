@@ -13,6 +13,7 @@ from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Scores
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.chat_use import chat_use
 from gptailor.report.scores import parameters_of
 from gptailor.report.svg import Axes, Scale, dot, path, picture, tag, text
 from gptailor.report.words import amount, count, percent, share_lines
@@ -52,6 +53,7 @@ def ladder_facts(folder: Path, runs: Mapping[int, Path]) -> dict[str, Any]:
     return {
         "name": folder.resolve().name,
         "header": records[0].header,
+        "chat": chat_use(records[0].header).about,
         "rows": rows,
         "links": {each: f"{each.relative_to(folder)}/report.html" for each in runs.values()},
         "open": [depth for depth in runs if depth not in done],

@@ -20,6 +20,7 @@ from gptailor.files.atomic import write_atomically
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.proof import proof_rows
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.chat_use import chat_use
 from gptailor.report.explanation import explanation, explanation_grid, explanation_sentence
 from gptailor.report.forest import forest
 from gptailor.report.front import front
@@ -120,6 +121,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
     return {
         "run": run,
         "name": run.folder.resolve().name,
+        "chat": chat_use(header).about,
         "folder": shlex.quote(str(run.folder)),
         "header": header,
         "state": state if run.chosen is None else "done",
