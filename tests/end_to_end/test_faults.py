@@ -88,5 +88,5 @@ def test_a_fault_of_the_system_while_finalists_are_repaired_is_one_sentence(
     assert (code, out) == (1, "")
     assert "" not in err.splitlines()
     *_, told = err.splitlines()
-    assert told.startswith("error: choosing among the finalists failed: FileExistsError: ")
+    assert told.startswith("error: refitting a finalist failed: FileExistsError: ")
     assert (run / "record.jsonl").read_bytes().count(b'"kind":"trial"') == 2
