@@ -73,8 +73,8 @@ docs: $(DOCS_STAMP)
 
 readers: $(STAMP)
 	bash benchmarks/readers/install.sh $(READERS) "$(PYTHON)"
-	OMP_NUM_THREADS=1 GPTAILOR_READERS=$(CURDIR)/$(READERS) \
-		GPTAILOR_TRANSFORMERS_4=$(CURDIR)/$(READERS)/transformers-4/bin/python \
+	OMP_NUM_THREADS=1 GPTAILOR_READERS="$(CURDIR)/$(READERS)" \
+		GPTAILOR_TRANSFORMERS_4="$(CURDIR)/$(READERS)/transformers-4/bin/python" \
 		$(PY) -m pytest -q tests/readers tests/export/test_older_readers.py
 
 bench: $(STAMP)
