@@ -14,6 +14,7 @@ os.environ |= {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # its compiler fails where the environment's path has a space
 }
 import vllm
 from vllm import LLM, SamplingParams
