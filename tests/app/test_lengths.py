@@ -83,6 +83,7 @@ def test_long_and_empty_texts_score_what_lm_eval_scores_at_the_models_own_length
         max_length_of(family, N_POSITIONS + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["gpt2", "opt"])  # positions that are looked up in a table
 def test_greedy_texts_and_speed_stay_within_the_models_own_length(
     model_type: str, tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any

@@ -18,6 +18,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("paper")
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_of_a_large_model_runs_dry_and_fits_the_gpu_that_it_names(

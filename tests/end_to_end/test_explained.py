@@ -58,6 +58,7 @@ def plain_numbers(model: PreTrainedModel, task: Any, metric: str) -> list[float]
     return numbers
 
 
+@pytest.mark.slow
 def test_three_layers_are_recomputed_by_hand_and_nothing_is_scored_twice(
     run: Path, pico: Family, pico_family: Any, run_command: Command
 ) -> None:

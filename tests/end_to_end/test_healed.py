@@ -36,6 +36,7 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_healed_model_is_a_stock_checkpoint_that_says_how_it_was_made(
     run: Path, texts: Path, tmp_path: Path, run_command: Command
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_healed_model_is_a_stock_checkpoint_that_says_how_it_was_made(
     assert not (run / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_first_and_a_stopped_healing_goes_on(
     run: Path, texts: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ print(one.digest, spec)
     assert accepted == f"7eb6140949282cca {NAME}(code:1, math:1, scale=1)"
 
 
+@pytest.mark.slow
 def test_a_module_that_is_not_there_or_holds_something_else_is_told(
     package: Path, job: Callable[..., Path]
 ) -> None:

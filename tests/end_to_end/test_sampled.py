@@ -28,6 +28,7 @@ def written(model: Any, tokenizer: Any, prompt: str) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 def test_texts_and_flips_are_those_of_transformers_and_every_page_shows_them(
     run: Path,
     pico: Family,

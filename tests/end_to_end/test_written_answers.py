@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 def test_what_the_search_scored_lm_eval_scores_with_the_export(
     job: Callable[..., Path], tmp_path: Path
 ) -> None:
