@@ -90,7 +90,8 @@ def export(  # noqa: PLR0913  # what may be said of an export
         refuse_changes(found.record, family)
     inputs = [Path(n) for task in found.config.tasks for n in (task.name, task.test_task) if n]
     keep = [run, *([tailoring] if tailoring is not None else []), *filter(Path.is_file, inputs)]
-    _, n_parameters = card_facts(family, found.tailoring, "").parameters or (0, 0)
+    facts = card_facts(family, found.tailoring, out.resolve().name)
+    _, n_parameters = facts.parameters or (0, 0)
     if n_bytes := options.n_bytes(n_parameters, family.dtype.itemsize):
         on_message(f"writing about {n_bytes / 1e9:.2g} GB, then reading them back to compare ...")
     more: dict[str, Any] = {"overwrite": overwrite, "keep": keep}
@@ -103,7 +104,7 @@ def export(  # noqa: PLR0913  # what may be said of an export
         proof = None if ended is None else ended.proof
         chat = ChatUse() if record is None else chat_use(record.header)
         facts = dataclasses.replace(
-            card_facts(family, found.tailoring, out.resolve().name),
+            facts,
             scores=found.scores,
             scores_note=f"{_SCORES_NOTE} {chat.about}." if chat.about else _SCORES_NOTE,
             chat=chat,

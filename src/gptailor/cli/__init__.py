@@ -86,5 +86,5 @@ def main() -> None:
             sys.stderr.write(f"error: {sentence}\n")
         sys.stderr.flush()
     except OSError:
-        given_up(sys.stderr)  # the exit code still tells
+        given_up(sys.stderr)  # the exit code remains
     raise SystemExit(2)

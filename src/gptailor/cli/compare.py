@@ -36,8 +36,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.app.compare_runs import compare
     from gptailor.report.comparison import PAGE, grids, write_comparison
 
-    again = "mend the cause and run the same command again"
-    with one_sentence(runs[0], lambda: "comparing", again):
+    with one_sentence(runs[0], lambda: "comparing"):
         comparison = compare(
             [each for run in runs for each in ladder_of(run).values() or [run]],
             tailoring or (),

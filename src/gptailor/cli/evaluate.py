@@ -81,7 +81,7 @@ def command(
         what = f"{name}, model {next(turns)} of {n_models}, on {n_examples:,} examples"
         errors.print(f"evaluating {what} ...", style="dim")
 
-    with one_sentence(run, lambda: "evaluating", "mend the cause and run the same command again"):
+    with one_sentence(run, lambda: "evaluating"):
         models = evaluate_side_by_side(family, tasks, model, on_model=show, **limits)
     metrics = {name: splits.spec.metric for name, splits in tasks.items()}
     chances = {name: splits.test.chance for name, splits in tasks.items()}

@@ -34,7 +34,7 @@ def command(
             raise ConfigError(f"--task: {unknown('task', name, names)}")
     from gptailor.app.explain_run import explain  # slow: problems come first
 
-    with one_sentence(run, lambda: "explaining", "mend the cause and run the same command again"):
+    with one_sentence(run, lambda: "explaining"):
         record = explain(
             run, config=config, on_message=lambda text: errors.print(text, style="dim")
         )

@@ -67,7 +67,7 @@ def command(  # noqa: PLR0913, PLR0917  # each is an option
     from gptailor.export.push import open_repository, push_folder
 
     repository = None if push is None else open_repository(push, overwrite=overwrite)
-    with one_sentence(run, lambda: "exporting", "mend the cause and run the same command again"):
+    with one_sentence(run, lambda: "exporting"):
         family, exported = export(
             run,
             out,

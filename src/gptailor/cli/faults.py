@@ -17,10 +17,13 @@ from gptailor.files.atomic import write_atomically
 __all__ = ["TRACEBACK", "given_up", "one_sentence", "unwritable"]
 
 TRACEBACK = "traceback.txt"
+_AGAIN = "mend the cause and run the same command again"
 
 
 @contextmanager
-def one_sentence(folder: Path | None, stage: Callable[[], str], go_on: str) -> Iterator[None]:
+def one_sentence(
+    folder: Path | None, stage: Callable[[], str], go_on: str = _AGAIN
+) -> Iterator[None]:
     """Exit with 1 and a sentence at an unforeseen exception; its traceback goes into a file.
 
     Before there is a run it is raised as it is; so are too little memory and a closed pipe.

@@ -23,7 +23,7 @@ def command(
     from gptailor.app.sample_run import sample
     from gptailor.report.writing import writing
 
-    with one_sentence(run, lambda: "sampling", "mend the cause and run the same command again"):
+    with one_sentence(run, lambda: "sampling"):
         record = sample(run, config=config, on_message=lambda text: errors.print(text, style="dim"))
     found = writing(record)
     assert found is not None, "what was written can be shown"

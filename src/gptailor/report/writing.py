@@ -74,7 +74,7 @@ def writing(run: RunRecord) -> Writing | None:
         Grid("Greedy texts", ("", *names), tuple(rows)),
         _scores(sampled, goals) if sampled else None,
         () if run.samples is None else _texts(run.samples),
-        tuple(_notes(run, guarded)),
+        tuple(_notes(run, first, guarded)),
     )
 
 
@@ -98,7 +98,10 @@ def _about(models: Mapping[str, Scores], samples: SamplesFile | None) -> str:
     )
 
 
-def _notes(run: RunRecord, guarded: Mapping[str, Scores]) -> list[str]:
+def _notes(
+    run: RunRecord, models: Mapping[str, Scores], guarded: Mapping[str, Scores]
+) -> list[str]:
+    """What is to be known of the rows; `models` are those of the flip rates."""
     member = BASE if run.own_texts is None else run.own_texts.member
     reader = BASE if run.samples is not None else member  # whose texts the flips are of
     notes = [] if run.samples is None else [_LAST_N]
@@ -106,7 +109,6 @@ def _notes(run: RunRecord, guarded: Mapping[str, Scores]) -> list[str]:
         f"flip rate: how often a model would write another token than {reader}, in {reader}'s own "
         "texts"
     )
-    models = guarded if run.samples is None else {m.name: m.scores for m in run.samples.models}
     own = models[reader].tasks.get(GENERATION, {}).get("flip_rate") if reader in models else None
     if own is not None and any(own.values):
         notes.append(
