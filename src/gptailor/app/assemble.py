@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.expressible import expressible, outer_variants
 from gptailor.app.greedy_tasks import guard_tasks, texts_member, with_generation, written_texts
 from gptailor.app.header import header_of, task_digest
@@ -23,7 +22,7 @@ from gptailor.config import Config
 from gptailor.config.sections import PluginConfig
 from gptailor.core.objective import Goal, Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
-from gptailor.core.specs import GENERATION
+from gptailor.core.specs import BASELINE, GENERATION
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import GUARD, Scores, Trial
 from gptailor.engine import Engine, Evaluator

@@ -6,12 +6,12 @@ from typing import Any
 from gptailor.config import Config
 from gptailor.config.sections import PluginConfig
 from gptailor.core.plugins import BASELINES
+from gptailor.core.specs import BASELINE
 from gptailor.core.tailoring import BASE
 from gptailor.errors import ConfigError, unknown
 
-__all__ = ["ALL", "BASELINE", "baseline_settings"]
+__all__ = ["ALL", "baseline_settings"]
 
-BASELINE = "baseline"  # the searcher's name in the config of such a run
 ALL = "all"
 
 

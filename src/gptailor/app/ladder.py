@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from gptailor.app.assemble import Assembly
-from gptailor.app.baseline_settings import BASELINE
+from gptailor.core.specs import BASELINE
 from gptailor.core.trial import Trial
 from gptailor.record.entries import Entry, ForecastEntry, ModelEntry, WrittenEntry
 from gptailor.workers import WorkerSetup

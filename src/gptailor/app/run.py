@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptailor.app.baseline_settings import BASELINE
 from gptailor.app.settings import ConfigLike, run_folder, settings_of, with_recorded_settings
 from gptailor.config import Config
+from gptailor.core.specs import BASELINE
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Job, Scores, Trial
 from gptailor.errors import ConfigError, RecordError, UserError, unknown

@@ -16,8 +16,9 @@ from gptailor.core.metrics import METRICS
 from gptailor.core.validation import Frozen, is_recorded, usable_path
 from gptailor.errors import ConfigError
 
-__all__ = ["CONTINUED", "GENERATION", "ChatSpec", "MemberSpec", "TaskSpec"]
+__all__ = ["BASELINE", "CONTINUED", "GENERATION", "ChatSpec", "MemberSpec", "TaskSpec"]
 
+BASELINE = "baseline"  # the searcher's name in the config of a run of baselines
 GENERATION = "generation"  # the task of a member's own greedy texts
 CONTINUED = ("divergence", "critical_divergence", "flip_rate", "critical_flip_rate")  # its metrics
 

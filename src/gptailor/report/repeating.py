@@ -5,13 +5,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from gptailor.core.specs import BASELINE
 from gptailor.files.yaml import dump_yaml
 from gptailor.record.run_record import RunRecord
 
 __all__ = ["repeating_config", "repeating_steps"]
 
 _CONFIG = "tailor.yaml"
-_BASELINE = "baseline"  # the searcher's name in the config of a run of baselines
 
 
 def repeating_steps(run: RunRecord) -> list[tuple[str, str]]:
@@ -23,7 +23,7 @@ def repeating_steps(run: RunRecord) -> list[tuple[str, str]]:
         out = out.parent if out.name else out.resolve().parent
         purpose = "all depths of the ladder; " + purpose
     verb = f"search {_CONFIG}"
-    if search.get("name") == _BASELINE:
+    if search.get("name") == BASELINE:
         verb = f"baseline {_baselines(search['options'])}"
     steps = [(f"gptailor {verb} --out {shlex.quote(str(out))}", purpose)]
     if run.chosen is not None:
@@ -43,7 +43,7 @@ def repeating_config(config: Mapping[str, Any]) -> str:
     left_out = set()
     if config.get("target") is not None:
         left_out.add("remove")  # what the target came to
-    if config.get("search", {}).get("name") == _BASELINE:
+    if config.get("search", {}).get("name") == BASELINE:
         left_out.add("search")
     return dump_yaml({key: value for key, value in config.items() if key not in left_out})
 
