@@ -4,7 +4,9 @@ The oracle runs stock models by hooks, a row at a time, solves least squares in 
 one weight after another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +15,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.core.repair import refit_cuts, without_repair
+from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.streams import Streams
-from gptailor.family import Family
+from gptailor.family import Family, load_family
 from gptailor.repair.refit import Refitter, whole_of
 
 DOWN = "mlp.down_proj.weight"
@@ -225,3 +228,20 @@ def test_a_model_without_cuts_is_left_as_it_is(refitter: Refitter) -> None:
         layers("base:0", narrow, "base:2", "base:3", "base:4", "base:5"),
     ):
         assert refitter.cut_after_cut(plain, later_layers=True) == plain
+
+
+def test_layers_that_add_nothing_are_refitted_like_others(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = tiny_model("llama", num_hidden_layers=6)
+    for linear in (model.model.layers[2].self_attn.o_proj, model.model.layers[2].mlp.down_proj):
+        torch.nn.init.zeros_(linear.weight)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    family = load_family(MemberSpec(path=str(tmp_path)), {}, dtype=torch.float32)
+    refitter = Refitter(Engine(family), rows_of(0))
+    tailoring, whole = layers("base:0", "base:2", "base:5"), Tailoring.whole("base", 6)
+    refitted = refitter.cut_after_cut(tailoring)
+    unseen = Streams(refitter.engine, rows_of(1))
+    plain, exact = (error_at(unseen, each, whole, 1, 5) for each in (tailoring, refitted))
+    assert exact < 0.9 * plain

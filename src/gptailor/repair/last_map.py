@@ -67,21 +67,27 @@ def last_map(streams: Streams, position: int) -> LastMap:
 def _factor(streams: Streams, position: int, name: str, *, transposed: bool) -> float | None:
     """The factor of a map's outputs in the stream; None where the layer does more with them.
 
-    The layer is run with the map and with its weight at 0, on one batch.
+    The layer is run with the map's weight drawn at random and at 0, on one batch: its own may be 0
+    everywhere, as in a model that was made deeper. What it adds is about as long as the stream, so
+    that little of it is rounded off.
     """
-    spec = LayerSpec((Source(BASE, position),))
+    spec, kept = LayerSpec((Source(BASE, position),)), streams.kept[0]
     states = streams.embedded(Tailoring.whole(BASE, streams.engine.family.n_layers))[0]
-    ((inputs, after),) = streams.tapped(spec, [states], name)
-    silent = copy.deepcopy(streams.engine.layers.get(spec))
-    weight = silent.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    kept = weight.clone().float()
-    silent.get_submodule(name).load_state_dict(
-        {"weight": torch.zeros_like(weight)}, strict=False, assign=True
-    )
-    without = run_layer(silent, states, streams.arguments(0, position))
-    added = (after.float() - without.float())[streams.kept[0]]  # (n, H)
-    outputs = inputs[streams.kept[0]].float() @ (kept if transposed else kept.T)  # (n, H)
+    ((inputs, _),) = streams.tapped(spec, [states], name)
+    layer = copy.deepcopy(streams.engine.layers.get(spec))
+    own = layer.get_submodule(name).weight
+    assert isinstance(own, Tensor)
+    given = inputs[kept].float()  # (n, F)
+    drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(given)
+    outputs = given @ (drawn if transposed else drawn.T)  # (n, H)
+    drawn = (drawn * (states[kept].float().norm() / outputs.norm())).to(own)
+    outputs = given @ (drawn if transposed else drawn.T).float()
+    after = []
+    for weight in (drawn, torch.zeros_like(own)):
+        layer.get_submodule(name).load_state_dict({"weight": weight}, strict=False, assign=True)
+        states_after = run_layer(layer, states, streams.arguments(0, position))
+        after.append(states_after[kept].float())  # (n, H)
+    added = after[0] - after[1]
     factor = float((added * outputs).sum() / outputs.square().sum())
     error = float((added - factor * outputs).norm() / added.norm())
     return factor if error < _TOLERANCE and factor > 0 else None
