@@ -167,19 +167,24 @@ class Arm:
         options = {name: SLOW[name] for name in names if name in SLOW}
         config = baseline_settings(config, ",".join(names), member=member, options=options)
         record = run_search(config, path.parent).record
-        repaired = [
-            {
-                "arm": f"{name}@{self.member}{end}",
-                "layer_tokens": entry.alone_layer_tokens,
-                "seconds": entry.seconds + seconds,
-                "tailoring": tailoring.to_plain(),
-            }
-            for name, entry in record.baselines.items()
-            if entry.tailoring is not None
-            for end, (tailoring, seconds) in _repaired(
-                settings, path.parent / FOLDER, entry.tailoring
-            ).items()
-        ]
+        so_far, repaired = path.with_name("repaired so far.json"), []
+        if so_far.exists():
+            repaired = json.loads(so_far.read_text(encoding="utf-8"))
+        known = {one["arm"] for one in repaired}
+        for name, entry in record.baselines.items():
+            if entry.tailoring is None or f"{name}@{self.member}" in known:
+                continue
+            models = _repaired(settings, path.parent / FOLDER, entry.tailoring)
+            repaired += [
+                {
+                    "arm": f"{name}@{self.member}{end}",
+                    "layer_tokens": entry.alone_layer_tokens,
+                    "seconds": entry.seconds + seconds,
+                    "tailoring": tailoring.to_plain(),
+                }
+                for end, (tailoring, seconds) in models.items()
+            ]
+            write_atomically(so_far, json.dumps(repaired))
         write_atomically(path.with_name(REPAIRED), json.dumps(repaired))
 
     def found(self, settings: Settings, seed: int, best: dict[str, Any]) -> Iterator[Found]:
