@@ -71,3 +71,13 @@ def test_a_layer_refitted_behind_a_cut_keeps_its_fit_until_it_is_changed() -> No
 def test_layers_that_moved_are_only_taken_and_dropped() -> None:
     kinds = {kind for kind, *_ in listed(of("base:2", "base:0"), 4)}
     assert kinds == {"taken", "dropped"}
+
+
+def test_a_layer_merged_from_two_positions_keeps_its_fit_and_loses_it_when_changed() -> None:
+    both = LayerSpec.of("base:1", "base:2", merge="linear").with_repair(refit_to=3, fitted=FIT)
+    result = of("base:0", both, "base:3")
+    found = {(c.kind, c.position, c.member): c.tailoring for c in changes_of(result, MEMBERS, 4)}
+    assert found["taken", 0, "math"].layers[1:] == result.layers[1:]
+    assert found["taken", 1, "math"].layers[1].refit_to == 3
+    assert found["taken", 1, "math"].layers[1].fitted is None
+    assert all(kind != "put back" for kind, _, _ in found)

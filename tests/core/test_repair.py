@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.core.repair import Cut, cuts_of, refit_cuts, scale_cuts, without_repair
+from gptailor.core.repair import Cut, cuts_of, gaps_of, refit_cuts, scale_cuts, without_repair
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import TailoringError
 
@@ -108,10 +108,19 @@ def test_cuts_are_the_runs_of_positions_without_a_layer(
     assert cuts_of(base(*kept), 6) == cuts
 
 
-def test_a_layer_merged_from_neighbours_leaves_no_cut() -> None:
-    both = LayerSpec.of("base:4", "base:5", merge="linear")
-    tailoring = Tailoring((*base(0, 1, 2, 3).layers, both))
-    assert cuts_of(tailoring, 6) == ()
+def test_a_layer_merged_from_positions_of_one_member_is_refitted_to_the_next_layer() -> None:
+    both = LayerSpec.of("math:1", "math:2", merge="linear")
+    tailoring = Tailoring((LayerSpec.of("base:0"), both, LayerSpec.of("code:5")))
+    assert cuts_of(tailoring, 6) == ()  # what it adds to the stream is not known
+    assert gaps_of(tailoring, 6) == (Cut(2, 5, 1),)
+    assert [spec.refit_to for spec in refit_cuts(tailoring, 6).layers] == [None, 5, None]
+    assert scale_cuts(tailoring, 6, {}) == tailoring
+
+
+def test_a_layer_merged_from_positions_of_several_members_is_not_repaired() -> None:
+    mixed = LayerSpec.of("base:4", "code:5", merge="linear")
+    tailoring = Tailoring((*base(0, 2).layers, mixed))
+    assert gaps_of(tailoring, 6) == ()
     assert refit_cuts(tailoring, 6) == tailoring
 
 

@@ -55,6 +55,13 @@ FIRST_CUT = (
     layers("math:1", "base:2", "base:5"),
     layers("math:0", "math:1", "base:2", "base:3", "base:4", "base:5"),
 )
+# a layer merged from two positions of one member stands for both, and for the cut behind them
+TWO_POSITIONS = (
+    layers(
+        "base:0", LayerSpec.of("math:1", "math:2", merge="linear", weights=(0.5, 0.5)), "base:4"
+    ),
+    layers("base:0", "math:1", "math:2", "math:3", "base:4", "base:5"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +95,9 @@ def stock_model(family: Family, tailoring: Tailoring) -> PreTrainedModel:
     for layer, spec in zip(model.model.layers, tailoring.layers, strict=True):
         one, *others = [family.layer(source) for source in spec.sources]
         state = dict(one)
-        if others:
+        if spec.method == "linear":
+            state = {n: (t + others[0][n]) / 2 for n, t in one.items()}
+        elif others:
             base = family.layer(Source("base", spec.position))
             state = {n: t + 0.6 * (one[n] - t + others[0][n] - t) for n, t in base.items()}
         layer.load_state_dict(state)
@@ -157,6 +166,7 @@ def solved(batches: list[tuple[Tensor, ...]], share: float) -> Tensor:
         (TWO_CUTS, False, {1: 3, 2: 6}),
         (FIRST_CUT, False, {1: 5}),
         (FIRST_CUT, True, {0: 2, 1: 5, 2: 6}),
+        (TWO_POSITIONS, False, {1: 4, 2: 6}),
     ],
 )
 def test_cut_after_cut_is_one_stock_weight_replaced_after_another(
@@ -220,7 +230,7 @@ def test_a_refit_from_uncut_members_is_made_once_and_from_each_source_in_turn(
 
 
 def test_a_model_without_cuts_is_left_as_it_is(refitter: Refitter) -> None:
-    both = LayerSpec.of("base:4", "base:5", merge="linear")
+    both = LayerSpec.of("base:4", "code:5", merge="linear")
     narrow = LayerSpec.of("base:1").with_repair(fitted="9f3c21d07a5e44b1")
     for plain in (
         Tailoring.whole("math", 6),

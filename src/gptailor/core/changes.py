@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from gptailor.core.repair import cuts_of
+from gptailor.core.repair import cuts_of, gaps_of
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 
 __all__ = ["Change", "ChangeKind", "changes_of", "refitted_again"]
@@ -67,7 +67,7 @@ def refitted_again(changed: Tailoring, result: Tailoring, n_layers: int) -> Tail
 
 def _with_ends(tailoring: Tailoring, n_layers: int) -> Iterator[tuple[LayerSpec, int | None]]:
     """The layers, each with the end of the cut behind it."""
-    ends = {cut.before: cut.end for cut in cuts_of(tailoring, n_layers)}
+    ends = {cut.before: cut.end for cut in gaps_of(tailoring, n_layers)}
     for index, spec in enumerate(tailoring.layers):
         yield spec, ends.get(index)
 

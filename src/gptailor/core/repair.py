@@ -13,6 +13,8 @@ __all__ = [
     "Cut",
     "Repairer",
     "cuts_of",
+    "gaps_of",
+    "merges_positions",
     "refit_cuts",
     "repair_sentence",
     "scale_cuts",
@@ -34,14 +36,30 @@ class Cut:
 def cuts_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
     """The cuts of a tailoring whose layers are in the order of their positions.
 
-    None where a layer is merged from several positions: nothing is known to be missing there.
+    None where a layer is merged from several positions: nothing is known to be missing there. A
+    refit is made for such layers, too: see `gaps_of`.
 
     Example:
         >>> layers = Tailoring.whole("base", 6).layers
         >>> cuts_of(Tailoring((layers[0], layers[3])), 6)
         (Cut(start=1, end=3, before=0), Cut(start=4, end=6, before=1))
     """
-    if any(len({each.layer for each in spec.all_sources}) > 1 for spec in tailoring.layers):
+    return () if any(map(merges_positions, tailoring.layers)) else gaps_of(tailoring, n_layers)
+
+
+def gaps_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
+    """The runs of positions between one layer and the next, whatever the layers are merged from.
+
+    A layer merged from several positions stands at the first of its sources. None where such a
+    layer has several members: there is no whole model that it was made from.
+
+    Example:
+        >>> layers = (LayerSpec.of("base:0"), LayerSpec.of("base:1", "base:2", merge="linear"))
+        >>> gaps_of(Tailoring(layers), 3)
+        (Cut(start=2, end=3, before=1),)
+    """
+    over = [spec for spec in tailoring.layers if merges_positions(spec)]
+    if any(len({each.member for each in spec.all_sources}) > 1 for spec in over):
         return ()
     ends = [spec.position for spec in tailoring.layers] + [n_layers]
     starts = [0, *(spec.position + 1 for spec in tailoring.layers)]
@@ -50,6 +68,11 @@ def cuts_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         if start < end
     )
+
+
+def merges_positions(spec: LayerSpec) -> bool:
+    """Whether the sources of a layer stand at several positions."""
+    return len({each.layer for each in spec.all_sources}) > 1
 
 
 def without_repair(tailoring: Tailoring) -> Tailoring:
@@ -61,12 +84,12 @@ def without_repair(tailoring: Tailoring) -> Tailoring:
 
 
 def refit_cuts(tailoring: Tailoring, n_layers: int) -> Tailoring:
-    """Mark the layer before each cut to be refitted, unless it has fitted tensors of its own.
+    """Mark the layer before each gap to be refitted, unless it has fitted tensors of its own.
 
-    A cut before the first layer is not repaired.
+    A gap before the first layer is not repaired.
     """
     layers = [_unrepaired(spec) for spec in tailoring.layers]
-    for cut in cuts_of(tailoring, n_layers):
+    for cut in gaps_of(tailoring, n_layers):
         if cut.before is not None and layers[cut.before].fitted is None:
             layers[cut.before] = layers[cut.before].with_repair(refit_to=cut.end)
     return replace(tailoring, layers=tuple(layers))

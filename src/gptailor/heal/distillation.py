@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.pytorch_utils import Conv1D
 from transformers.trainer_callback import PrinterCallback
 
-from gptailor.core.repair import cuts_of
+from gptailor.core.repair import gaps_of
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError
 from gptailor.family.architecture import layers_path
@@ -74,7 +74,7 @@ def layers_at_cuts(tailoring: Tailoring, n_layers: int) -> tuple[int, ...]:
     """
     near = {
         index
-        for cut in cuts_of(tailoring, n_layers)
+        for cut in gaps_of(tailoring, n_layers)
         for index in ((-1, 0) if cut.before is None else (cut.before, cut.before + 1))
         if 0 <= index < len(tailoring.layers)
     }

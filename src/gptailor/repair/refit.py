@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gptailor.core.repair import cuts_of, without_repair
-from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.core.repair import gaps_of, merges_positions, without_repair
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.layer_cache import LruCache
 from gptailor.engine.streams import Streams
@@ -91,7 +91,7 @@ class Refitter:
         """
         n_layers = self.engine.family.n_layers
         plain = without_repair(tailoring)
-        cuts = cuts_of(plain, n_layers)
+        cuts = gaps_of(plain, n_layers)
         if not cuts:
             return plain
         ends = {cut.before: cut.end for cut in cuts}
@@ -157,12 +157,19 @@ class Refitter:
 def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
     """The same model with its cut layers put back, each made as the kept layer before it is.
 
-    Those before the first kept layer are made as that one; no layer has fitted tensors.
+    Those before the first kept layer are made as that one; no layer has fitted tensors. In place
+    of a layer merged from several positions are its member's own layers.
     """
     plain = without_repair(tailoring)
-    by_position = {spec.position: spec.with_repair() for spec in plain.layers}
-    for cut in cuts_of(plain, n_layers):
-        model = plain.layers[cut.before or 0]
+    models = [
+        LayerSpec((Source(spec.sources[0].member, spec.position),))
+        if merges_positions(spec)
+        else spec.with_repair()
+        for spec in plain.layers
+    ]
+    by_position = {model.position: model for model in models}
+    for cut in gaps_of(plain, n_layers):
+        model = models[cut.before or 0]
         for position in range(cut.start, cut.end):
             by_position[position] = _moved(model, position - model.position)
     return replace(tailoring, layers=tuple(by_position[each] for each in sorted(by_position)))
