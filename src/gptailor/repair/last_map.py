@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,34 +57,36 @@ def last_map(streams: Streams, position: int) -> LastMap:
     name = found[0].removesuffix(".weight")
     spec = LayerSpec((Source(BASE, position),))
     transposed = isinstance(streams.engine.layers.get(spec).get_submodule(name), Conv1D)
-    factor = _factor(streams, position, name, transposed=transposed)
+    plain = LastMap(name, transposed, factor=1.0)
+    factor = _factor(streams, position, plain)
     if factor is None:
         raise _refusal(kind, position, f"does not add the outputs of {name} as they are")
-    return LastMap(name, transposed, factor)
+    return replace(plain, factor=factor)
 
 
 @torch.inference_mode()
-def _factor(streams: Streams, position: int, name: str, *, transposed: bool) -> float | None:
+def _factor(streams: Streams, position: int, last: LastMap) -> float | None:
     """The factor of a map's outputs in the stream; None where the layer does more with them.
 
     The layer is run with the map's weight drawn at random and at 0, on one batch: its own may be 0
     everywhere, as in a model that was made deeper. What it adds is about as long as the stream, so
-    that little of it is rounded off.
+    that little of it is rounded off; a power of two makes it so, which changes no digit.
     """
     spec, kept = LayerSpec((Source(BASE, position),)), streams.kept[0]
     states = streams.embedded(Tailoring.whole(BASE, streams.engine.family.n_layers))[0]
-    ((inputs, _),) = streams.tapped(spec, [states], name)
+    ((inputs, _),) = streams.tapped(spec, [states], last.name)
     layer = copy.deepcopy(streams.engine.layers.get(spec))
-    own = layer.get_submodule(name).weight
+    module = layer.get_submodule(last.name)
+    own = module.weight
     assert isinstance(own, Tensor)
     given = inputs[kept].float()  # (n, F)
-    drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(given)
-    outputs = given @ (drawn if transposed else drawn.T)  # (n, H)
-    drawn = (drawn * (states[kept].float().norm() / outputs.norm())).to(own)
-    outputs = given @ (drawn if transposed else drawn.T).float()
+    drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(own)
+    outputs = given @ last.oriented(drawn).T.float()  # (n, H)
+    scale = 2.0 ** float((states[kept].float().norm() / outputs.norm()).log2().round())
+    drawn, outputs = drawn * scale, outputs * scale
     after = []
     for weight in (drawn, torch.zeros_like(own)):
-        layer.get_submodule(name).load_state_dict({"weight": weight}, strict=False, assign=True)
+        module.load_state_dict({"weight": weight}, strict=False, assign=True)
         states_after = run_layer(layer, states, streams.arguments(0, position))
         after.append(states_after[kept].float())  # (n, H)
     added = after[0] - after[1]
