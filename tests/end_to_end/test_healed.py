@@ -49,6 +49,8 @@ def test_a_healed_model_is_a_stock_checkpoint_that_says_how_it_was_made(
     facts = json.loads((out / "healing.json").read_text())
     assert f"{facts['after']:.3f} nats a token, before {facts['before']:.3f}" in stdout
     assert facts["files"].keys() == {"texts.txt"}
+    assert facts["model"] == "model"  # no folder of who made it, for it is published
+    assert not Path(facts["teacher"]).is_absolute()
     assert not (tmp_path / "healed.healing").exists()
     names = {path.name for path in out.iterdir()}
     assert names >= {"README.md", "tokenizer.json", "generation_config.json", MANIFEST}

@@ -55,10 +55,11 @@ class HealingFacts:
         return (self.before - self.after) / lacked if lacked > 0 else None
 
     def to_plain(self) -> dict[str, Any]:
-        """The JSON form."""
+        """The JSON form; like a card it is published, so it names no absolute path."""
         tailoring = None if self.tailoring is None else self.tailoring.to_plain()
         plain = asdict(dataclasses.replace(self, tailoring=None))
-        return plain | {"tailoring": tailoring, "given_back": self.given_back}
+        paths = {"model": shown_path(self.model), "teacher": shown_path(self.teacher)}
+        return plain | paths | {"tailoring": tailoring, "given_back": self.given_back}
 
 
 def with_changes(student: Family, changes: Mapping[str, Tensor]) -> Family:
