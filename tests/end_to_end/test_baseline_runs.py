@@ -124,7 +124,7 @@ def test_cuts_are_refitted_before_they_are_scored(
 ) -> None:
     config = job(**small, repair="refit")
     run = tmp_path / "run"
-    words = ("baseline", "last_n,flatten,wanda_sp,fold", config, "--out", run)
+    words = ("baseline", "last_n,flatten,wanda_sp,fold,laco", config, "--out", run)
     code, _, err = run_command(*words)
     assert code == 0, err
     record = read_run(run)
@@ -138,7 +138,9 @@ def test_cuts_are_refitted_before_they_are_scored(
     }
     assert refits["last_n"] == [5, 6]  # the layer before the cut, and the one behind it
     assert refits["flatten"]
-    assert refits["wanda_sp"] == refits["fold"] == []  # nothing is missing in these
+    assert refits["fold"]
+    assert refits["laco"]
+    assert refits["wanda_sp"] == []  # nothing is missing in it
     for fitted in [spec.fitted for spec in by_name["last_n"].layers if spec.fitted]:
         assert (run / "fitted" / f"{fitted}.safetensors").exists()
     before = lines_of(run)
