@@ -217,10 +217,8 @@ def _repaired(
     found = {"": (tailoring, 0.0)}
     for name in ("scale", "refit"):
         started, repairs = time.perf_counter(), repairs_of(settings, name)
-        assert repairs.repairer is not None
-        marked = repairs.repairer(tailoring)
-        if marked != tailoring:  # else nothing is known to be cut
-            repaired = repairs.repaired(tailoring)
+        repaired = repairs.repaired(tailoring)
+        if repaired != tailoring:  # else nothing is known to be cut
             repairs.engine.family.fitted.save(repaired, folder)
             found[f"+{name}"] = repaired, time.perf_counter() - started
     return found

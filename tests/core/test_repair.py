@@ -117,6 +117,19 @@ def test_a_layer_merged_from_positions_of_one_member_is_refitted_to_the_next_lay
     assert scale_cuts(tailoring, 6, {}) == tailoring
 
 
+def test_a_merge_stands_at_the_lowest_position_of_its_sources_and_their_base() -> None:
+    laco = LayerSpec.of("math:2", "math:3", merge="task_arithmetic", base="math:1", scale=1.0)
+    assert laco.position == 2
+    tailoring = Tailoring((LayerSpec.of("base:0"), laco, LayerSpec.of("base:5")))
+    assert gaps_of(tailoring, 6) == (Cut(2, 5, 1),)
+
+
+def test_layers_that_are_not_in_order_have_no_known_cut() -> None:
+    moved = base(2, 0)
+    assert gaps_of(moved, 4) == ()
+    assert refit_cuts(moved, 4) == moved
+
+
 def test_a_layer_merged_from_positions_of_several_members_is_not_repaired() -> None:
     mixed = LayerSpec.of("base:4", "code:5", merge="linear")
     tailoring = Tailoring((*base(0, 2).layers, mixed))

@@ -20,6 +20,7 @@ from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.streams import Streams
 from gptailor.family import Family, load_family
+from gptailor.repair.last_map import last_map
 from gptailor.repair.refit import Refitter, whole_of
 
 DOWN = "mlp.down_proj.weight"
@@ -238,6 +239,20 @@ def test_a_model_without_cuts_is_left_as_it_is(refitter: Refitter) -> None:
         layers("base:0", narrow, "base:2", "base:3", "base:4", "base:5"),
     ):
         assert refitter.cut_after_cut(plain, later_layers=True) == plain
+
+
+def test_what_attention_adds_may_be_far_longer_than_the_stream_before_it(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = tiny_model("llama", num_hidden_layers=6)
+    with torch.no_grad():
+        model.model.layers[4].self_attn.o_proj.weight.mul_(300.0)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    family = load_family(MemberSpec(path=str(tmp_path)), {}, dtype=torch.bfloat16)
+    found = last_map(Streams(Engine(family), rows_of(0)), 4)
+    assert found.name == "mlp.down_proj"
+    assert found.factor == pytest.approx(1.0, abs=0.01)
 
 
 def test_layers_that_add_nothing_are_refitted_like_others(

@@ -154,7 +154,8 @@ class _Walk:
             for name in layers[last]
         }
         tensors = {name: torch.as_tensor(found).to(family.dtype) for name, found in sums.items()}
-        return own.with_repair(fitted=family.fitted.add(tensors))
+        first = LayerSpec((Source(member, merged[0][0]),))  # where it stands, as other merges do
+        return first.with_repair(fitted=family.fitted.add(tensors))
 
 
 def _sum_of_differences(window: Sequence[Merged]) -> Merged:

@@ -34,7 +34,8 @@ def changes_of(result: Tailoring, members: Sequence[str], n_layers: int) -> tupl
     layer: as that one). A layer that was fitted for a cut is also fitted again and not changed
     otherwise, which shows the effect of fitting alone. Repairs are those of `refitted_again`.
 
-    Nothing is put back where layers are moved, used twice or merged from several positions.
+    Nothing is put back where layers are moved, used twice or merged from several positions, and
+    nothing is fitted again where they are moved or used twice.
     """
     positions = [spec.position for spec in result.layers]
     rising = all(low < high for low, high in itertools.pairwise(positions))
@@ -44,6 +45,8 @@ def changes_of(result: Tailoring, members: Sequence[str], n_layers: int) -> tupl
         found = [
             replace(one, tailoring=refitted_again(one.tailoring, result, n_layers)) for one in found
         ]
+    else:
+        found = [one for one in found if one.kind != "fitted again"]
     found.sort(key=lambda change: change.position)  # stable: kinds stay in order
     return tuple(change for change in found if change.tailoring != result)
 
@@ -59,7 +62,7 @@ def refitted_again(changed: Tailoring, result: Tailoring, n_layers: int) -> Tail
         return changed
     kept = dict(_with_ends(result, n_layers))
     layers = tuple(
-        spec if kept.get(spec, -1) == end else spec.with_repair(refit_to=end)
+        spec if kept.get(spec, -1) == end else spec.with_repair(gain=spec.gain, refit_to=end)
         for spec, end in _with_ends(changed, n_layers)
     )
     return replace(changed, layers=layers)

@@ -137,9 +137,22 @@ class LayerSpec:
 
     @property
     def position(self) -> int:
-        """Base-model index whose config (attention type, MoE, RoPE) this layer uses."""
+        """Base-model index whose config (attention type, MoE, RoPE) this layer uses.
+
+        That of the first source; -1 for an outer part.
+        """
         layer = self.sources[0].layer
         return -1 if layer is None else layer
+
+    @property
+    def start(self) -> int:
+        """The lowest index of all sources: a merge stands for layers from there on."""
+        return min(-1 if each.layer is None else each.layer for each in self.all_sources)
+
+    @property
+    def spans(self) -> bool:
+        """Whether the sources are of several positions."""
+        return len({each.layer for each in self.all_sources}) > 1
 
     @property
     def scale(self) -> float | None:

@@ -14,7 +14,6 @@ __all__ = [
     "Repairer",
     "cuts_of",
     "gaps_of",
-    "merges_positions",
     "refit_cuts",
     "repair_sentence",
     "scale_cuts",
@@ -34,35 +33,39 @@ class Cut:
 
 
 def cuts_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
-    """The cuts of a tailoring whose layers are in the order of their positions.
+    """The cuts of a tailoring; () where layers are not in order, or one is merged over positions.
 
-    None where a layer is merged from several positions: nothing is known to be missing there. A
-    refit is made for such layers, too: see `gaps_of`.
+    What such a merge adds of the layers behind it is not known; a refit, which needn't know, is
+    made for `gaps_of`.
 
     Example:
         >>> layers = Tailoring.whole("base", 6).layers
         >>> cuts_of(Tailoring((layers[0], layers[3])), 6)
         (Cut(start=1, end=3, before=0), Cut(start=4, end=6, before=1))
     """
-    return () if any(map(merges_positions, tailoring.layers)) else gaps_of(tailoring, n_layers)
+    spanning = any(spec.spans for spec in tailoring.layers)
+    return () if spanning else gaps_of(tailoring, n_layers)
 
 
 def gaps_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
-    """The runs of positions between one layer and the next, whatever the layers are merged from.
+    """The runs of positions between one layer and the next: cuts, and what merges stand for, too.
 
-    A layer merged from several positions stands at the first of its sources. None where such a
-    layer has several members: there is no whole model that it was made from.
+    A layer merged from several positions stands at the lowest. () where such a layer has sources
+    of several members, for no whole model is the one that it was made from; and where the
+    positions of layers fall.
 
     Example:
         >>> layers = (LayerSpec.of("base:0"), LayerSpec.of("base:1", "base:2", merge="linear"))
         >>> gaps_of(Tailoring(layers), 3)
         (Cut(start=2, end=3, before=1),)
     """
-    over = [spec for spec in tailoring.layers if merges_positions(spec)]
-    if any(len({each.member for each in spec.all_sources}) > 1 for spec in over):
+    spanning = [spec for spec in tailoring.layers if spec.spans]
+    positions = [spec.start for spec in tailoring.layers]
+    mixed = any(len({each.member for each in spec.sources}) > 1 for spec in spanning)
+    if mixed or positions != sorted(positions):
         return ()
-    ends = [spec.position for spec in tailoring.layers] + [n_layers]
-    starts = [0, *(spec.position + 1 for spec in tailoring.layers)]
+    ends = [*positions, n_layers]
+    starts = [0, *(position + 1 for position in positions)]
     return tuple(
         Cut(start, end, index - 1 if index else None)
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
@@ -70,15 +73,11 @@ def gaps_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
     )
 
 
-def merges_positions(spec: LayerSpec) -> bool:
-    """Whether the sources of a layer stand at several positions."""
-    return len({each.layer for each in spec.all_sources}) > 1
-
-
 def without_repair(tailoring: Tailoring) -> Tailoring:
     """The same sources and merges, no cut repaired.
 
-    Fitted tensors that are not a refit, such as those of a narrower layer, are kept.
+    Fitted tensors that are not a refit, such as those of a narrower layer, are kept; a layer that
+    was refitted loses all of them, for they are in one file.
     """
     return replace(tailoring, layers=tuple(map(_unrepaired, tailoring.layers)))
 
@@ -110,6 +109,9 @@ def scale_cuts(
         n_layers: Of the whole model.
         norms: Member to the mean norms of the streams that enter positions 0 to `n_layers` of the
             whole member; of several sources the geometric mean counts.
+
+    Raises:
+        TailoringError: A factor that is no gain (1e-6 to 1e6).
     """
     layers = [_unrepaired(spec) for spec in tailoring.layers]
     factors = [1.0] * len(layers)

@@ -306,7 +306,8 @@ def _source(spec: LayerSpec) -> tuple[str, str]:
         how += [f"differences from {spec.base}"] if spec.base is not None else []
     how += [f"what it adds multiplied by {spec.gain:g}"] if spec.gain != 1.0 else []
     if spec.refit_to is not None:
-        cut = range(spec.position + 1, spec.refit_to)
+        last = max(each.layer or 0 for each in spec.all_sources)
+        cut = range(last + 1, spec.refit_to)
         layers = f"layer{'s' if len(cut) > 1 else ''} {spans(cut)}"
         how += [f"refitted for the cut of {layers}" if cut else "refitted"]
     how += [f"tensors of fitted/{spec.fitted}"] if spec.fitted is not None else []

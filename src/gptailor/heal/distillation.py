@@ -70,7 +70,8 @@ def layers_at_cuts(tailoring: Tailoring, n_layers: int) -> tuple[int, ...]:
     """Indices of the layers of a tailoring before and after each of its cuts.
 
     Raises:
-        ConfigError: It has none, or its layers are not in the order of their positions.
+        ConfigError: No layer is beside a cut, which are not known where layers are not in order or
+            one is merged from positions of several members.
     """
     near = {
         index

@@ -68,9 +68,10 @@ def last_map(streams: Streams, position: int) -> LastMap:
 def _factor(streams: Streams, position: int, last: LastMap) -> float | None:
     """The factor of a map's outputs in the stream; None where the layer does more with them.
 
-    The layer is run with the map's weight drawn at random and at 0, on one batch: its own may be 0
-    everywhere, as in a model that was made deeper. What it adds is about as long as the stream, so
-    that little of it is rounded off; a power of two makes it so, which changes no digit.
+    The layer is run with the map's weight at 0 and drawn at random, on one batch: its own may be 0
+    everywhere, as in a model that was made deeper. What it adds is about as long as what it is
+    added to, so that little of it is rounded off; a power of two makes it so, which changes no
+    digit.
     """
     spec, kept = LayerSpec((Source(BASE, position),)), streams.kept[0]
     states = streams.embedded(Tailoring.whole(BASE, streams.engine.family.n_layers))[0]
@@ -82,14 +83,16 @@ def _factor(streams: Streams, position: int, last: LastMap) -> float | None:
     given = inputs[kept].float()  # (n, F)
     drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(own)
     outputs = given @ last.oriented(drawn).T.float()  # (n, H)
-    scale = 2.0 ** float((states[kept].float().norm() / outputs.norm()).log2().round())
-    drawn, outputs = drawn * scale, outputs * scale
-    after = []
-    for weight in (drawn, torch.zeros_like(own)):
+
+    def after(weight: Tensor) -> Tensor:
         module.load_state_dict({"weight": weight}, strict=False, assign=True)
         states_after = run_layer(layer, states, streams.arguments(0, position))
-        after.append(states_after[kept].float())  # (n, H)
-    added = after[0] - after[1]
+        return states_after[kept].float()  # (n, H)
+
+    without = after(torch.zeros_like(own))
+    scale = 2.0 ** float((without.norm() / outputs.norm()).log2().round())
+    outputs = outputs * scale
+    added = after(drawn * scale) - without
     factor = float((added * outputs).sum() / outputs.square().sum())
     error = float((added - factor * outputs).norm() / added.norm())
     return factor if error < _TOLERANCE and factor > 0 else None

@@ -1,8 +1,9 @@
 """Refit the last map of layers before cuts: from uncut members, or cut after cut.
 
-The layer before a cut [s, e) is changed so that the stream after it is the one that enters layer e
-of the whole model. ReplaceMe (arXiv 2505.02819) fits a map behind ``down_proj``; here ``down_proj``
-itself is refitted, which contains that, with a ridge towards its own weights.
+The layer before a cut [s, e), or merged from the layers up to e, is changed so that the stream
+after it is the one that enters layer e of the whole model. ReplaceMe (arXiv 2505.02819) fits a map
+behind ``down_proj``; here ``down_proj`` itself is refitted, which contains that, with a ridge
+towards its own weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gptailor.core.repair import gaps_of, merges_positions, without_repair
+from gptailor.core.repair import gaps_of, without_repair
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.layer_cache import LruCache
@@ -23,6 +24,7 @@ __all__ = ["Refitter", "whole_of"]
 
 States = Sequence[Tensor]  # one (B, T, H) a batch
 Fitted = Mapping[str, Tensor]
+"""A weight by its name in the layer, shaped as there, in the family's dtype, on the CPU."""
 
 
 class Refitter:
@@ -30,7 +32,7 @@ class Refitter:
 
     Args:
         engine: Has the members.
-        rows: Token ids.
+        rows: Token ids, two or more each.
         ridges: See `fitted_change`; one is faster.
         cache_bytes: Most bytes of fitted tensors kept.
     """
@@ -63,6 +65,9 @@ class Refitter:
         """Refit a layer on streams of its sources' whole members, the batches divided evenly.
 
         It is made once and kept: any candidate with this layer before a cut of this end uses it.
+
+        Raises:
+            ConfigError: Such a layer can't be refitted.
         """
         known = self._fitted.get(spec)
         if known is not None:
@@ -72,7 +77,7 @@ class Refitter:
         wanted: list[Tensor] = []
         for batch in range(len(self.streams.batches)):
             states = self._states(spec.sources[batch % len(spec.sources)].member)
-            before.append(states[spec.position][batch])
+            before.append(states[spec.start][batch])
             wanted.append(states[spec.refit_to][batch])
         fitted = self._refitted(spec.with_repair(), before, wanted)
         self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))
@@ -81,13 +86,18 @@ class Refitter:
     def cut_after_cut(self, tailoring: Tailoring, *, later_layers: bool = False) -> Tailoring:
         """Refit each cut on the model repaired so far, towards the same model without cuts.
 
+        A layer before a cut keeps what other fitted tensors it has.
+
         Args:
-            tailoring: Its layers are in the order of their positions; its own repair is replaced.
+            tailoring: Its own repair is replaced.
             later_layers: Also refit each layer behind the first cut to the whole model's stream,
                 unless it has fitted tensors of its own.
 
         Returns:
             The tailoring; its refitted layers name the fitted tensors, which the family has.
+
+        Raises:
+            ConfigError: A layer can't be refitted.
         """
         n_layers = self.engine.family.n_layers
         plain = without_repair(tailoring)
@@ -102,7 +112,7 @@ class Refitter:
         layers: list[LayerSpec] = []
         cut = None in ends  # whether the model is another one than the whole so far
         for index, spec in enumerate(plain.layers):
-            end = ends.get(index, spec.position + 1)
+            end = ends.get(index, spec.start + 1)
             while depth < end:
                 depth, wanted = depth + 1, next(whole)
             if index in ends or (cut and later_layers and spec.fitted is None):
@@ -110,7 +120,7 @@ class Refitter:
                 fitted = self._refitted(spec, states, wanted)
                 digest = self.engine.family.fitted.add({**own, **fitted})
                 spec = spec.with_repair(refit_to=end, fitted=digest)
-            cut = cut or spec != model.layers[spec.position]
+            cut = cut or spec != model.layers[spec.start]
             layers.append(spec)
             states = self.streams.run(spec, states) if cut else wanted
         return replace(tailoring, layers=tuple(layers))
@@ -162,8 +172,8 @@ def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
     """
     plain = without_repair(tailoring)
     models = [
-        LayerSpec((Source(spec.sources[0].member, spec.position),))
-        if merges_positions(spec)
+        LayerSpec((Source(spec.sources[0].member, spec.start),))
+        if spec.spans
         else spec.with_repair()
         for spec in plain.layers
     ]
