@@ -178,11 +178,11 @@ class Arm:
             repaired += [
                 {
                     "arm": f"{name}@{self.member}{end}",
-                    "layer_tokens": entry.alone_layer_tokens,
+                    "layer_tokens": entry.alone_layer_tokens + layer_tokens,
                     "seconds": entry.seconds + seconds,
                     "tailoring": tailoring.to_plain(),
                 }
-                for end, (tailoring, seconds) in models.items()
+                for end, (tailoring, seconds, layer_tokens) in models.items()
             ]
             write_atomically(so_far, json.dumps(repaired))
         write_atomically(path.with_name(REPAIRED), json.dumps(repaired))
@@ -211,16 +211,18 @@ class Arm:
 @functools.cache  # baselines often come to equal cuts
 def _repaired(
     settings: Settings, folder: Path, tailoring: gt.Tailoring
-) -> dict[str, tuple[gt.Tailoring, float]]:
-    """A model as it is and with each repair that changes it, and the seconds that took."""
+) -> dict[str, tuple[gt.Tailoring, float, int]]:
+    """A model as it is and with each repair that changes it; the seconds and layer-tokens of it."""
     opened(settings)[0].fitted.look_in(folder)
-    found = {"": (tailoring, 0.0)}
+    found = {"": (tailoring, 0.0, 0)}
     for name in ("scale", "refit"):
         started, repairs = time.perf_counter(), repairs_of(settings, name)
+        before = repairs.engine.stream_layer_tokens
         repaired = repairs.repaired(tailoring)
         if repaired != tailoring:  # else nothing is known to be cut
             repairs.engine.family.fitted.save(repaired, folder)
-            found[f"+{name}"] = repaired, time.perf_counter() - started
+            spent = repairs.engine.stream_layer_tokens - before
+            found[f"+{name}"] = repaired, time.perf_counter() - started, spent
     return found
 
 

@@ -137,6 +137,7 @@ def test_cuts_are_refitted_before_they_are_scored(
         for name, tailoring in by_name.items()
     }
     assert refits["last_n"] == [5, 6]  # the layer before the cut, and the one behind it
+    assert record.baselines["last_n"].alone_layer_tokens > 300  # of its refit
     assert refits["flatten"]
     assert refits["fold"]
     assert refits["laco"]

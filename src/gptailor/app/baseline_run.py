@@ -99,10 +99,13 @@ class _Baselines:
         statistics.begin()
         started, before = time.perf_counter(), statistics.layer_tokens
         tailoring = failure = None
+        repairs, repair_tokens = self._assembly.repairs, 0
         try:
             context = BaselineContext(statistics, space, self._seed)
             found = BASELINES.get(name)(context, **self._options.get(name, {}))
-            tailoring = self._assembly.repairs.repaired(found)
+            found_after = repairs.engine.stream_layer_tokens
+            tailoring = repairs.repaired(found)
+            repair_tokens = repairs.engine.stream_layer_tokens - found_after
             family.check(tailoring)
             family.fitted.save(tailoring, self._fitted)
         except UserError as error:
@@ -113,8 +116,8 @@ class _Baselines:
             tailoring=tailoring,
             failure=failure,
             seconds=round(time.perf_counter() - started, 3),
-            layer_tokens=statistics.layer_tokens - before,
-            alone_layer_tokens=statistics.used,
+            layer_tokens=statistics.layer_tokens - before + repair_tokens,
+            alone_layer_tokens=statistics.used + repair_tokens,
             idle_parameters=0 if tailoring is None else idle_parameters(family, tailoring),
         )
         self._journal.append(entry)

@@ -38,8 +38,11 @@ def record_forecast(journal: Journal, assembly: Assembly) -> ForecastEntry | Non
 def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
     """Write the costs so far, over all starts; nothing if they did not change.
 
-    The seconds are the wall-clock time of the search and those of all other evaluations; the memory
-    is the most of any start that finished.
+    The seconds are the wall-clock time of the search and those of all other evaluations and refits;
+    the memory is the most of any start that finished.
+
+    Returns:
+        What the record has now.
     """
     trials = list(journal.of(TrialEntry))
     others = [*journal.of(ModelEntry), *journal.of(WrittenEntry)]

@@ -58,7 +58,11 @@ class BaselineContext:
         return found
 
     def lowest(self, scores: Sequence[float], protected: Collection[int] = ()) -> Tailoring:
-        """Cut the layers with the lowest scores at once; of equal ones the earlier is cut."""
+        """Cut the layers with the lowest scores at once; of equal ones the earlier is cut.
+
+        Raises:
+            ConfigError: Fewer layers may be cut than are to be.
+        """
         ranked = sorted(self.free(protected), key=scores.__getitem__)  # stable
         return self.cut(ranked[: self.space.n_removed])
 

@@ -15,6 +15,9 @@ def random(context: BaselineContext) -> Tailoring:
     """Cut a random set of layers, each set that the family allows being equally likely.
 
     Where the kinds of layers repeat, half of the draws cut whole periods (see `Space.random_cuts`).
+
+    Raises:
+        ConfigError: No set that was drawn can be cut from this family.
     """
     rng = np.random.default_rng(context.seed)
     for _ in range(_TRIES):
@@ -29,12 +32,19 @@ def last_n(context: BaselineContext) -> Tailoring:
 
     The simple rule of Gromov et al. 2024, https://arxiv.org/abs/2403.17887; with ``keep``, the last
     layers that may be cut.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be.
     """
     free = context.free({context.space.n_layers - 1})
     return context.cut(free[len(free) - context.space.n_removed :])
 
 
 def tail(context: BaselineContext) -> Tailoring:
-    """Cut the last layers, the very last among them; with ``keep``, the last that may be cut."""
+    """Cut the last layers, the very last among them; with ``keep``, the last that may be cut.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be.
+    """
     free = context.free()
     return context.cut(free[len(free) - context.space.n_removed :])

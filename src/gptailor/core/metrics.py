@@ -98,7 +98,8 @@ class MetricRegistry:
         """Return a metric together with its `measure`, where it is a plug-in.
 
         Raises:
-            ConfigError: There is no such metric, or it is no `Metric` that measures.
+            ConfigError: There is no such metric or proxy, its module can't be imported, or it is
+                no `Metric` that measures.
         """
         known = self._known.get(name) or self._filtered(name)
         if known is not None:
@@ -111,7 +112,8 @@ class MetricRegistry:
         """Make a metric known in this process, by a name of your own.
 
         Raises:
-            ConfigError: The name is taken, or the metric has no `measure`.
+            ConfigError: A built-in metric has the name, the metric has no `measure`, or there is
+                no such proxy.
         """
         if name in self.builtin:
             raise ConfigError(f"metric {name!r} is built in; use another name")
@@ -126,7 +128,11 @@ class MetricRegistry:
         return metric
 
     def facts(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Name -> what a record keeps of a plug-in, so that it can be read without the plug-in."""
+        """Name -> what a record keeps of a plug-in, so that it can be read without the plug-in.
+
+        Raises:
+            ConfigError: There is no such metric.
+        """
         others = (name for name in names if name not in self.builtin)
         plugins = {name: self[name] for name in others if self._filtered(name) is None}
         return {

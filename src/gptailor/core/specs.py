@@ -133,7 +133,10 @@ class TaskSpec(Frozen):
     test_limit: Annotated[int | None, Field(gt=0, description="Test examples used at most.")] = None
     member: Annotated[
         str | None,
-        Field(description="With metric divergence: the member it is measured from, or auto."),
+        Field(
+            description="With metric divergence: the member it is measured from, or auto. With the "
+            "task generation: the member whose texts the model's are compared with, or base."
+        ),
     ] = None
     chat_template: _ChatTemplate = None
     system_instruction: _SystemInstruction = None

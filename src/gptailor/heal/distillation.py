@@ -96,7 +96,8 @@ def trained_changes(  # noqa: PLR0913  # two models, what to train and on what
 ) -> dict[str, Tensor]:
     """Train, or go on with a training; return what to add to each weight, float32, on the CPU.
 
-    The weights of `model` are not changed, but LoRA matrices stay around them.
+    The weights of `model` are not changed, but LoRA matrices stay around them. The keys are the
+    weights' names in the model.
 
     Args:
         model: Without gradients.

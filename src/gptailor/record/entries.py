@@ -257,7 +257,7 @@ class BaselineEntry(_Entry):
     tailoring: TailoringField | None = None
     failure: str | None = None  # why it has no tailoring
     seconds: Seconds  # to compute it
-    layer_tokens: NonNegativeInt  # run for it, beyond what earlier baselines had measured
+    layer_tokens: NonNegativeInt  # run for it and its repair, beyond what earlier ones measured
     alone_layer_tokens: NonNegativeInt  # that it would have run without earlier ones
     idle_parameters: NonNegativeInt = 0  # of heads and neurons taken out, which are zeros
 

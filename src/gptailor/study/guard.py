@@ -71,7 +71,14 @@ class Guard:
         return done
 
     def is_dead(self, number: int, tailoring: Tailoring) -> bool:
-        """Whether a candidate's text is dead, or can't be written where the base's can."""
+        """Whether a candidate's text is dead, or can't be written where the base's can.
+
+        It writes, and what it writes is recorded, unless it did before.
+
+        Args:
+            number: Of its trial.
+            tailoring: Its layers.
+        """
         base = self.written(BASE, Tailoring.whole(BASE, self._n_layers)).scores
         done = self.written(number, tailoring)
         why = done.failure

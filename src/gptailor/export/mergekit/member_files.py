@@ -84,7 +84,7 @@ class MemberFiles:
 
 
 def family_problem(family: Family) -> str | None:
-    """Why mergekit writes models of this architecture broken, or not at all; None if it does."""
+    """Why mergekit can't write models of this architecture as they are; None if it can."""
     model_type, known = family.config.model_type, known_architectures()
     if model_type not in known:
         return (
