@@ -7,10 +7,11 @@ import pytest
 from studies import FormulaPool, run_study
 
 from gptailor.core.objective import Goal, Objective
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.core.trial import Job, Measurement, Scores
 from gptailor.record.entries import ModelEntry
 from gptailor.record.journal import read_record
-from gptailor.study.racing import best_first, stages, still_racing
+from gptailor.study.racing import best_first, of_unlike_cuts, stages, still_racing
 
 SIZES = {"search": 9, "selection": 128, "test": 7}
 
@@ -69,6 +70,22 @@ def test_a_sure_difference_of_the_metric_goes_before_the_proxy() -> None:
     }
     assert best_first(scores, objective) == [3, 2, 1, 4]
     assert best_first({5: scores[2], 6: scores[2]}, objective) == [5, 6]
+
+
+def test_of_finalists_with_equal_cuts_the_first_is_refitted() -> None:
+    merged = LayerSpec.of("base:1", "math:1", merge="linear")
+    base, math, other = (
+        Tailoring(layers)
+        for layers in (
+            (LayerSpec.of("base:0"), LayerSpec.of("base:1")),
+            (LayerSpec.of("math:0"), merged),
+            (LayerSpec.of("base:0"), LayerSpec.of("base:2")),
+        )
+    )
+    finalists = {7: base, 8: math, 9: other}
+    assert of_unlike_cuts([8, 7, 9], finalists, 2) == [8, 9]
+    assert of_unlike_cuts([9, 7, 8], finalists, 1) == [9]
+    assert of_unlike_cuts([7, 8], finalists, 2) == [7]
 
 
 def test_a_study_stops_bad_finalists_and_chooses_as_if_all_had_been_scored(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ Maron & Moore 1994, *Hoeffding Races*; candidates are compared in pairs, by stan
 the metric shows no sure difference, the proxy metric decides: decision 0060.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from gptailor.core.objective import Objective, near_first
+from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Scores
 
-__all__ = ["best_first", "stages", "still_racing"]
+__all__ = ["best_first", "of_unlike_cuts", "stages", "still_racing"]
 
 K = TypeVar("K")
 _FEWEST = 30  # examples a task, below which a standard error says little
@@ -74,3 +75,12 @@ def still_racing(scores: Mapping[int, Scores], objective: Objective, n_kept: int
         return gap > _Z * error or (gap > 0 and proxy_gap > _Z * proxy_error)
 
     return [*order[:n_kept], *(each for each in order[n_kept:] if not is_behind(each))]
+
+
+def of_unlike_cuts(order: Sequence[int], tailorings: Mapping[int, Tailoring], n: int) -> list[int]:
+    """The first `n` trials in an order of which no two keep the same layers: decision 0061."""
+    first: dict[tuple[int, ...], int] = {}
+    for number in order:
+        kept = tuple(spec.start for spec in tailorings[number].layers)
+        first.setdefault(kept, number)
+    return list(first.values())[:n]

@@ -29,12 +29,12 @@ from gptailor.searchers.searcher import MakeSearcher, Searcher
 from gptailor.study.failures import nothing_to_choose, refuse_hopeless, usable
 from gptailor.study.guard import Guard, StudyJournal
 from gptailor.study.plan import Plan, Progress, time_left
-from gptailor.study.racing import best_first, stages, still_racing
+from gptailor.study.racing import best_first, of_unlike_cuts, stages, still_racing
 from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
 
-N_REFITTED = 2  # finalists, the best on the selection split, that are refitted on more tokens
+N_REFITTED = 2  # finalists at most, the best of unlike cuts, that are refitted on more tokens
 
 
 class Study:
@@ -284,7 +284,8 @@ class Study:
         order = best_first(scores, objective)
         models = {finalists[n]: (n, scores[n]) for n in order}
         if self._refit is not None:
-            repairs = self._repairs({each: finalists[each] for each in order[:N_REFITTED]})
+            unlike = of_unlike_cuts(order, finalists, N_REFITTED)
+            repairs = self._repairs({each: finalists[each] for each in unlike})
             models = {each.searched: (n, scores[n]) for n, each in repairs.items()}
             refits = {n: each.refitted for n, each in repairs.items() if each.refitted}
             refit_scores = self._raced("refitted", refits, objective)
