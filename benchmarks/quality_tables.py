@@ -97,9 +97,10 @@ class Quality:
 
     def claims(self) -> Iterator[dict[str, Any]]:
         """What is to come out, each with its interval and whether it did."""
+        names = dict.fromkeys(name.removesuffix("+refit") for name in self.arms)
         baselines = [
             f"{name}+refit" if f"{name}+refit" in self.arms else name
-            for name in self.arms
+            for name in names
             if name.endswith("@best") and name not in (*RIVALS, "evolution-cut@best")
         ]
         pairs = [(REPAIRED, each, "better") for each in (*baselines, OURS, *RIVALS)]
@@ -123,7 +124,9 @@ class Quality:
         repaired = [each for each in self.arms if each.endswith("+refit") and "@base" not in each]
         for ours in repaired:
             masks = (f"{ours}, unrepaired", ours.removesuffix("+refit"))
-            theirs = next((each for each in masks if each in self.arms), ours)
+            theirs = next((each for each in masks if each in self.arms), None)
+            if theirs is None:
+                continue
             lost = estimate((self._bits[ours] - whole) / (self._bits[theirs] - whole))
             claim = f"{ours}: loss as a share of that of the same mask without repair"
             yield _claim(claim, "bits", lost, "at most 0.5", lost.value <= 0.5)
