@@ -18,7 +18,6 @@ from gptailor.record.entries import Entry, ForecastEntry
 from gptailor.searchers.searcher import MakeSearcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan
-from gptailor.study.study import N_REFITTED
 from gptailor.workers import WorkerSetup
 
 __all__ = ["forecast", "speed_with"]
@@ -49,8 +48,7 @@ def forecast(
     device = str(engine.device)
     held, journal = held_bytes(device), MemoryJournal(known)
     trials = dry_run(plan, make_searcher, pool, journal)
-    for _ in range(min(N_REFITTED, plan.finalists)):
-        pool.refit(plan.n_layers, plan.n_kept)
+    pool.refit(plan.n_layers, plan.n_kept)  # one finalist: those of a search that ended are alike
     search, total = pool.work.get("search", Work()), sum(pool.work.values(), Work())
     grown = pool.merged_bytes + total.n_bytes + pool.made_up.n_numbers * _NUMBER_BYTES
     grown += (engine.member_bytes or 0) + _ALLOCATOR_BYTES
