@@ -122,9 +122,10 @@ class Quality:
             yield _claim(claim, "acc_norm", kept, "at least 0.95", kept.value >= 0.95)
         whole = self._bits[self.best]
         repaired = [each for each in self.arms if each.endswith("+refit") and "@base" not in each]
-        masks = [(ours, f"{ours}, unrepaired") for ours in repaired]
-        masks += [(ours, ours.removesuffix("+refit")) for ours in repaired]
-        for ours, theirs in [pair for pair in masks if pair[1] in self.arms]:
+        masks = {each: each.removesuffix("+refit") for each in repaired}
+        # of a search the same mask, not that of a search without repair
+        masks |= {each: own for each in repaired if (own := f"{each}, unrepaired") in self.arms}
+        for ours, theirs in [pair for pair in masks.items() if pair[1] in self.arms]:
             lost = estimate((self._bits[ours] - whole) / (self._bits[theirs] - whole))
             claim = f"{ours}: loss as a share of that of the same mask without repair"
             yield _claim(claim, "bits", lost, "at most 0.5", lost.value <= 0.5)

@@ -98,11 +98,6 @@ def _put_back(result: Tailoring, n_layers: int) -> Iterator[Change]:
         model = result.layers[cut.before or 0].with_repair()
         split = 0 if cut.before is None else cut.before + 1
         for position in range(cut.start, cut.end):
-            layer = _moved(model, position - model.position)
+            layer = model.moved(position - model.position)
             layers = (*result.layers[:split], layer, *result.layers[split:])
             yield Change("put back", position, None, replace(result, layers=layers))
-
-
-def _moved(spec: LayerSpec, shift: int) -> LayerSpec:
-    """The same members and parameters, `shift` positions later."""
-    return spec.with_sources(lambda source: replace(source, layer=(source.layer or 0) + shift))

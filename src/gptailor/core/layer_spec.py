@@ -180,6 +180,10 @@ class LayerSpec:
         base = None if self.base is None else change(self.base)
         return replace(self, sources=tuple(map(change, self.sources)), base=base)
 
+    def moved(self, shift: int) -> "LayerSpec":
+        """The same members, parameters and repair, `shift` positions later."""
+        return self.with_sources(lambda each: replace(each, layer=(each.layer or 0) + shift))
+
     @property
     def all_sources(self) -> tuple[Source, ...]:
         """The sources, and the base of differences."""

@@ -181,12 +181,5 @@ def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
     for cut in gaps_of(plain, n_layers):
         model = models[cut.before or 0]
         for position in range(cut.start, cut.end):
-            by_position[position] = _moved(model, position - model.position)
+            by_position[position] = model.moved(position - model.position)
     return replace(tailoring, layers=tuple(by_position[each] for each in sorted(by_position)))
-
-
-def _moved(spec: LayerSpec, shift: int) -> LayerSpec:
-    """The same members and parameters without repair, `shift` positions later."""
-    return spec.with_repair().with_sources(
-        lambda source: replace(source, layer=(source.layer or 0) + shift)
-    )
