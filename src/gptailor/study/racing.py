@@ -10,6 +10,7 @@ from typing import TypeVar
 from gptailor.core.objective import Objective, near_first
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Scores
+from gptailor.searchers.space import kept_positions
 
 __all__ = ["best_first", "of_unlike_cuts", "stages", "still_racing"]
 
@@ -81,6 +82,5 @@ def of_unlike_cuts(order: Sequence[int], tailorings: Mapping[int, Tailoring], n:
     """The first `n` trials in an order of which no two keep the same layers: decision 0061."""
     first: dict[tuple[int, ...], int] = {}
     for number in order:
-        kept = tuple(spec.start for spec in tailorings[number].layers)
-        first.setdefault(kept, number)
+        first.setdefault(kept_positions(tailorings[number]), number)
     return list(first.values())[:n]
