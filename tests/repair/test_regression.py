@@ -102,3 +102,15 @@ def test_of_one_ridge_all_tokens_are_fitted() -> None:
     batches = [drawn(seed, 40, noise=1.0) for seed in range(3)]
     change = fitted_change(batches, torch.zeros(H, F), (0.1,))
     torch.testing.assert_close(change.T.double(), solved(batches, 0.1), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_in_bfloat16_are_fitted_as_closely_as_they_are_known() -> None:
+    batches = [
+        (inputs.bfloat16(), missing, weights)
+        for inputs, missing, weights in (drawn(seed, 400, noise=0.1) for seed in range(3))
+    ]
+    before = torch.get_float32_matmul_precision()
+    change = fitted_change(batches, torch.zeros(H, F)).T.double()
+    exact = solved(batches, best_share(batches))
+    assert float((change - exact).norm() / exact.norm()) < 2**-8
+    assert torch.get_float32_matmul_precision() == before

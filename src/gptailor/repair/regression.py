@@ -1,6 +1,7 @@
 """Ridge regression of a change of a linear map, from sums over tokens."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,14 +31,19 @@ class Sums:
     def add(self, inputs: Tensor, missing: Tensor, weights: Tensor) -> None:
         """Add tokens.
 
+        Inputs in bfloat16 are known no better than that, nor is what is missing: there factors are
+        rounded to it and sums are in float32, which takes a third of the time on a CPU with AMX.
+
         Args:
             inputs: Of the linear map, (n, F).
             missing: What its outputs are to gain, (n, H).
             weights: How much each token counts, (n,).
         """
-        weighted = inputs.float() * weights.float()[:, None]  # (n, F)
-        self.gram += weighted.T @ inputs.float()
-        self.cross += weighted.T @ missing.float()
+        root = weights.float().sqrt()[:, None]
+        weighted, wanted = inputs.float() * root, missing.float() * root
+        with _products_of(inputs.dtype):
+            self.gram += weighted.T @ weighted
+            self.cross += weighted.T @ wanted
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(self.gram + other.gram, self.cross + other.cross)
@@ -46,6 +52,17 @@ class Sums:
         """Weighted squared error of a change (F, H) float32, less that of no change."""
         difference = self.gram.float() @ change - 2 * self.cross.float()
         return float((change * difference).double().sum())
+
+
+@contextlib.contextmanager
+def _products_of(dtype: torch.dtype) -> Iterator[None]:
+    """Let products of float32 matrices round their factors to bfloat16, if that is the dtype."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def fitted_change(
