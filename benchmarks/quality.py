@@ -35,7 +35,8 @@ from quality_arms import (
     opened,
 )
 from quality_judge import groups, judge, known_scores
-from quality_tables import Judged, Point, Quality, bits_of, drawn_curves
+from quality_kept import Course, Judged, Kept
+from quality_tables import Quality, bits_of, drawn_curves
 
 import gptailor as gt
 from gptailor.core.tailoring import BASE
@@ -76,7 +77,12 @@ def main(words: Sequence[str] | None = None) -> None:
         problems += _spread(calls, asked.jobs)
     if "table" in asked.steps:
         limit = min(asked.curve_limit, settings.judge_limit)
-        _report(settings, best["member"], found, list(_points(settings, searched, limit)), searched)
+        kept = Kept()
+        kept.add(_judged(settings, found), _courses(settings, searched, limit))
+        for path in asked.beside:
+            beside = Kept.load(path, settings)
+            kept.add(beside.models, beside.courses)
+        _report(settings, best["member"], kept)
     for problem in problems:
         print(problem)
 
@@ -99,6 +105,9 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--selection", type=float, default=0.1, help="share of the examples")
     parser.add_argument("--judge-limit", type=int, default=250, help="dev examples of a task")
     parser.add_argument("--curve-limit", type=int, default=100, help="the same, along a search")
+    parser.add_argument(
+        "--beside", type=Path, nargs="*", default=[], help="what other machines found: .jsonl.gz"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread")
     parser.add_argument("--steps", default="run,judge,table")
     asked = parser.parse_args(words)
@@ -156,25 +165,34 @@ def _judge(settings: Settings, tailorings: Sequence[gt.Tailoring], n: int) -> li
     return judge(settings, tailorings, n)
 
 
-def _points(settings: Settings, searched: Moments, limit: int) -> Iterator[Point]:
-    for (arm, seed), best_so_far in searched.items():
-        for spent, loss, tailoring in few(best_so_far):
-            if scores := known_scores(settings, tailoring, limit):
-                found = {"arm": arm, "seed": seed, "layer_tokens": spent}
-                yield found | {"search_loss": round(loss, 5), "bits": round(bits_of(scores), 5)}
-
-
-def _report(
-    settings: Settings, best: str, found: Sequence[Found], points: list[Point], searched: Moments
-) -> None:
-    """Write the tables, the figures and the curves of what is judged."""
-    arms: dict[str, list[Judged]] = {}
+def _judged(settings: Settings, found: Sequence[Found]) -> Iterator[Judged]:
     for one in found:
         if scores := known_scores(settings, one.tailoring, settings.judge_limit):
-            arms.setdefault(one.arm, []).append((one, scores))
+            yield one, scores
+
+
+def _courses(settings: Settings, searched: Moments, limit: int) -> Iterator[Course]:
+    for (arm, seed), best_so_far in searched.items():
+        points = [
+            {
+                "arm": arm,
+                "seed": seed,
+                "layer_tokens": spent,
+                "search_loss": round(loss, 5),
+                "bits": round(bits_of(scores), 5),
+            }
+            for spent, loss, tailoring in few(best_so_far)
+            if (scores := known_scores(settings, tailoring, limit))
+        ]
+        yield Course(arm, seed, [(spent, loss) for spent, loss, _ in best_so_far], points)
+
+
+def _report(settings: Settings, best: str, kept: Kept) -> None:
+    """Write the tables, the figures and the curves of what is judged, and that itself."""
     tasks = {name: splits.test for name, splits in opened(settings)[1].items()}
     chances = {name: task.chance for name, task in tasks.items()}
-    quality = Quality(arms, best, chances, _shares_of_smac(searched, found))
+    quality = Quality(kept.arms, best, chances, _shares_of_smac(kept))
+    points = [point for course in kept.courses for point in course.points]
     told = {
         "best_member": best,
         "layer_tokens_of_a_search": settings.layer_tokens,
@@ -182,31 +200,32 @@ def _report(
         "rungs": settings.rungs,
         "layers_cut": settings.remove,
         "dev_examples": {name: task.n_examples for name, task in tasks.items()},
-        "arms": [quality.row(arm) for arm in arms],
+        "arms": [quality.row(arm) for arm in kept.arms],
         "claims": list(quality.claims()),
         "curves": points,
         "machine": machine(),
     }
     name = f"quality-{settings.suite}"
     keep(settings.out, name, told, f"{told_of(machine())}\n\n{quality.text()}")
+    kept.save(settings.out / f"{name}.jsonl.gz")
     if points:
         (settings.out / f"{name}.svg").write_text(drawn_curves(points), encoding="utf-8")
 
 
-def _shares_of_smac(
-    searched: Moments, found: Sequence[Found]
-) -> dict[str, list[tuple[float, float]]]:
+def _shares_of_smac(kept: Kept) -> dict[str, list[tuple[float, float]]]:
     """Layer-tokens until a search has the proxy loss that smac ends with, in two shares of smac's.
 
     Of what all of smac's trials took, and of what it had taken when it was first so good.
     """
     shares: dict[str, list[tuple[float, float]]] = {}
-    for smac in [one for one in found if one.arm == "smac"]:
-        first, wanted, _ = searched[smac.arm, smac.seed][-1]
-        for (arm, seed), best_so_far in searched.items():
-            if arm.startswith("evolution") and seed == smac.seed:
-                at = next((at for at, loss, _ in best_so_far if loss <= wanted), float("inf"))
-                shares.setdefault(arm, []).append((at / smac.layer_tokens, at / first))
+    smacs = {found.seed: found.layer_tokens for found, _ in kept.arms.get("smac", ())}
+    ends = {each.seed: each.losses[-1] for each in kept.courses if each.arm == "smac"}
+    for course in kept.courses:
+        if course.arm.startswith("evolution") and course.seed in smacs:
+            first, wanted = ends[course.seed]
+            at = next((at for at, loss in course.losses if loss <= wanted), float("inf"))
+            both = (at / smacs[course.seed], at / first)
+            shares.setdefault(course.arm, []).append(both)
     return shares
 
 

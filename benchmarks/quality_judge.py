@@ -13,7 +13,7 @@ from gptailor.core.trial import Measurement
 from gptailor.family.fitted import FOLDER
 from gptailor.files.atomic import write_atomically
 
-__all__ = ["groups", "judge", "known_scores"]
+__all__ = ["groups", "judge", "known_scores", "scores_of"]
 
 GROUP = 6  # tailorings scored together; what a kill can cost
 
@@ -30,14 +30,21 @@ def known_scores(settings: Settings, tailoring: gt.Tailoring, n: int) -> gt.Scor
     plain = json.loads(path.read_text(encoding="utf-8"))
     if plain["n"] < n:
         return None
+    return scores_of(settings, plain["tasks"], n)
+
+
+def scores_of(
+    settings: Settings, values: Mapping[str, Mapping[str, Sequence[float]]], n: int
+) -> gt.Scores:
+    """Scores from the values of each dev example, by task and metric; of the first `n` examples."""
     tasks = {name: splits.test for name, splits in opened(settings)[1].items()}
     return gt.Scores(
         {
             name: {
-                metric: Measurement(metric, tuple(values[:n]), tasks[name].weights(metric, n))
-                for metric, values in metrics.items()
+                metric: Measurement(metric, tuple(found[:n]), tasks[name].weights(metric, n))
+                for metric, found in metrics.items()
             }
-            for name, metrics in plain["tasks"].items()
+            for name, metrics in values.items()
         }
     )
 

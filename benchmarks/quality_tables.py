@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 from common import table
-from quality_arms import Found
+from quality_kept import Judged
 
 import gptailor as gt
 from gptailor.core.statistics import Estimate, Floats, above_chance, estimate, gaps, samples
 from gptailor.core.trial import Measurement
 from gptailor.report.svg import Axes, Scale, path, picture, tag, text
 
-__all__ = ["Judged", "Point", "Quality", "bits_of", "drawn_curves"]
+__all__ = ["Point", "Quality", "bits_of", "drawn_curves"]
 
 OURS, REPAIRED = "evolution-all", "evolution-all+refit"
 RIVALS = ("random", "greedy@base", "greedy@best", "smac", "optuna")
 N_RESAMPLES = 2000
-Judged = tuple[Found, gt.Scores]  # on the dev examples
 Point = dict[str, Any]  # the best candidate at one moment of a search, by the keys of the JSON
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000", "#999")
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,16 @@ def test_arms_are_run_judged_and_compared_and_go_on_after_a_stop(
     assert results() == told
     assert (other / "record.jsonl").stat() == ended
 
+    # another machine goes on from the file alone
+    shutil.copy(out / "mixed/quality-mixed.jsonl.gz", tmp_path / "beside.jsonl.gz")
+    shutil.rmtree(out)
+    words += ["--steps", "table", "--beside", tmp_path / "beside.jsonl.gz"]
+    again = results()
+    assert again["curves"] == told["curves"]
+    for ours, theirs in zip(again["arms"], told["arms"], strict=True):
+        assert ours["acc_norm"] == theirs["acc_norm"]
+        assert ours["bits"] == pytest.approx(theirs["bits"], abs=1e-4)
+
 
 def test_claims_are_of_pairs_of_examples_and_of_drawn_seeds(
     benchmark: Callable[[str], Any],
@@ -108,7 +119,8 @@ def test_claims_are_of_pairs_of_examples_and_of_drawn_seeds(
         metrics = {"acc_norm": right, "gold_bits_per_byte": bits}
         measured = {name: Measurement(name, tuple(v.tolist())) for name, v in metrics.items()}
         tailoring = Tailoring.whole("base", 2)
-        return tables.Found("an arm", seed, tailoring, 10, 1.0), Scores({"quiz": measured})
+        found = benchmark("quality_arms").Found("an arm", seed, tailoring, 10, 1.0)
+        return found, Scores({"quiz": measured})
 
     right = np.arange(40) % 2 == 0
     arms = {
