@@ -15,7 +15,7 @@ from gptailor.record.entries import ChosenEntry, ModelEntry, RefittedEntry
 from gptailor.record.journal import Journal
 from gptailor.record.run_record import read_run
 from gptailor.study import Progress, Study
-from gptailor.study.study import N_REFITTED
+from gptailor.study.selection import N_REFITTED
 
 SEARCHED, REFITTED = "0" * 16, "f" * 16  # digests of tensors fitted in the search, and exactly
 
