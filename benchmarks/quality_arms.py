@@ -186,6 +186,7 @@ class Arm:
             ]
             write_atomically(so_far, json.dumps(repaired))
         write_atomically(path.with_name(REPAIRED), json.dumps(repaired))
+        so_far.unlink(missing_ok=True)
 
     def found(self, settings: Settings, seed: int, best: dict[str, Any]) -> Iterator[Found]:
         """The models of its run, if it has ended."""
