@@ -166,6 +166,19 @@ def set_examples(lines: Lines) -> None:
     lines[0]["tasks"]["stories"]["digest"] = "a-b-c"
 
 
+def set_dtype(lines: Lines) -> None:
+    lines[0]["config"]["family"]["dtype"] = "float16"
+    lines[0]["family"]["digests"]["math"] = "f" * 16
+
+
+def stop_among_baselines(lines: Lines) -> None:
+    at = next(n for n, line in enumerate(lines) if line["kind"] == "finalist")
+    asked = next(line["proposals"][0] for line in lines if line["kind"] == "asked")
+    cost = {"seconds": 2.5, "layer_tokens": 7, "alone_layer_tokens": 9, "idle_parameters": 0}
+    baseline = {"kind": "baseline", "name": "laco", "member": "math"} | cost
+    lines[at:] = [baseline | {"tailoring": asked["tailoring"]}]
+
+
 def test_what_can_not_be_compared_is_refused_with_a_sentence(
     two_runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -177,6 +190,10 @@ def test_what_can_not_be_compared_is_refused_with_a_sentence(
     cases.append((changed(examples, set_examples), sentence))
     ends = write_run(tmp_path / "open", Sketch(n_trials=6, ends=False))
     cases.append((ends, "open: nothing was chosen yet"))
+    other_dtype = changed(tmp_path / "dtype", set_dtype)
+    cases.append((other_dtype, "its dtype is float16, that of .*one bfloat16; compare runs of one"))
+    baselines = changed(tmp_path / "baselines", stop_among_baselines)
+    cases.append((baselines, "baselines: nothing was chosen yet"))
     for other, sentence in cases:
         with pytest.raises(RecordError, match=sentence):
             compare([first, other], with_speed=False)

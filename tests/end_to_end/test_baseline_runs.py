@@ -194,6 +194,11 @@ def test_calibration_texts_that_changed_are_named(
     texts.write_text("Gold has the symbol Au.\n\nIron has the symbol Fe.", encoding="utf-8")
     config = job(**small | {"calibration": {"texts": [str(texts)], "n_tokens": 64}})
     words = ("baseline", "shortgpt", config, "--out", tmp_path / "run")
+    kept = texts.rename(tmp_path / "elsewhere.txt")
+    code, _, err = run_command(*words)
+    assert (code, "texts.txt: no such file" in err) == (2, True)
+    assert not (tmp_path / "run").exists()
+    kept.rename(texts)
     assert [run_command(*words)[0] for _ in range(2)] == [0, 0]
     before = lines_of(tmp_path / "run")
     texts.write_text("Iron has the symbol Fe.", encoding="utf-8")

@@ -45,7 +45,7 @@ def test_fitted_tensors_are_saved_and_found_by_their_digest(tmp_path: Path) -> N
     (path,) = (tmp_path / "fitted").iterdir()
     assert path.name == f"{digest}.safetensors"
     other = FittedWeights()
-    with pytest.raises(TailoringError, match=f"{digest} are not there; keep the folder 'fitted'"):
+    with pytest.raises(TailoringError, match=f"{digest} are not there; put {digest}"):
         other.get(digest)
     other.look_in(tmp_path / "elsewhere")
     other.look_in(tmp_path / "fitted")

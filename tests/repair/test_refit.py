@@ -19,6 +19,7 @@ from gptailor.core.specs import MemberSpec
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.streams import Streams
+from gptailor.errors import ConfigError
 from gptailor.family import Family, load_family
 from gptailor.repair.last_map import last_map
 from gptailor.repair.refit import Refitter, whole_of
@@ -41,8 +42,8 @@ def layers(*names: str | LayerSpec) -> Tailoring:
 def rows_of(seed: int) -> list[tuple[int, ...]]:
     """Rows of differing first tokens, so that none shares a prefix with another."""
     drawn = torch.Generator().manual_seed(seed)
-    rows = torch.randint(3, 320, (20, 36), generator=drawn)
-    rows[:, 0] = torch.randperm(300, generator=drawn)[:20] + 3
+    rows = torch.randint(3, 320, (40, 36), generator=drawn)
+    rows[:, 0] = torch.randperm(300, generator=drawn)[:40] + 3
     return [tuple(row) for row in rows.tolist()]
 
 
@@ -116,25 +117,16 @@ def by_hand(
     found = {}
     for index, depth in refits.items():
         seen = [hooked(model, row, f"model.layers.{index}.mlp.down_proj") for row in rows]
-        fit, held_out = [], []
-        for batch in refitter.streams.batches:
-            inputs, missing, weights = (
-                torch.cat(parts).double()
-                for parts in zip(
-                    *(
-                        (
-                            seen[n][1],
-                            wanted[n][depth] - seen[n][0][index + 1],
-                            wanted[n][depth].square().sum(-1, keepdim=True).reciprocal(),
-                        )
-                        for n in batch.numbers
-                    ),
-                    strict=True,
-                )
+        tokens = [
+            (
+                seen[n][1].double(),
+                (wanted[n][depth] - seen[n][0][index + 1]).double(),
+                wanted[n][depth].square().sum(-1, keepdim=True).reciprocal().double(),
             )
-            n_fit = len(inputs) - len(inputs) // 8
-            fit.append((inputs[:n_fit], missing[:n_fit], weights[:n_fit]))
-            held_out.append((inputs[n_fit:], missing[n_fit:], weights[n_fit:]))
+            for n in range(len(rows))
+        ]
+        held_out = tokens[7::8]
+        fit = [each for n, each in enumerate(tokens) if n % 8 != 7]
         gains = {
             share: sum(
                 float((w * (m.square() - (m - i @ change).square())).sum()) for i, m, w in held_out
@@ -143,7 +135,7 @@ def by_hand(
             for change in [solved(fit, share)]
         }
         largest = max(each for each in LAMBDAS if gains[each] >= 0.95 * max(gains.values()))
-        change = solved([*fit, *held_out], largest)
+        change = solved(tokens, largest)
         weight = model.model.layers[index].mlp.down_proj.weight
         weight.data += change.T.float()
         found[index] = weight.detach().clone()
@@ -188,6 +180,41 @@ def test_cut_after_cut_is_one_stock_weight_replaced_after_another(
         tensors = refitter.engine.family.fitted.get(digest)
         assert list(tensors) == [DOWN]
         torch.testing.assert_close(tensors[DOWN], weight, rtol=1e-3, atol=1e-3)
+
+
+def test_a_refit_does_not_depend_on_how_rows_are_batched(pico: Family, refitter: Refitter) -> None:
+    engine = Engine(pico)
+    engine.batch_tokens = 128
+    small = Refitter(engine, rows_of(0))
+    assert len(small.streams.batches) > len(refitter.streams.batches)
+    (weights, others) = (
+        [pico.fitted.get(spec.fitted)[DOWN] for spec in refitted.layers if spec.fitted]
+        for each in (refitter, small)
+        for refitted in [each.cut_after_cut(FIRST_CUT[0], later_layers=True)]
+    )
+    for one, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_are_of_the_first_row_that_has_them(pico: Family) -> None:
+    rows = [(5, 6, 7, 8), (9, 1, 7), (5, 6, 4, 3, 2)]
+    streams = Streams(Engine(pico), rows)
+    found = {}
+    for batch, packed in enumerate(streams.batches):
+        numbers = streams.row_numbers(batch)
+        for row, column in torch.nonzero(streams.real[batch]).tolist():
+            place = int(packed.positions[row, column]), int(packed.tokens[row, column])
+            found[place] = int(numbers[row, column])
+        assert (numbers[~streams.real[batch]] == -1).all()
+    # (position, token) -> row; the last token of a row is not run
+    first, second = {(0, 5): 0, (1, 6): 0, (2, 7): 0}, {(0, 9): 1, (1, 1): 1}
+    assert found == first | second | {(2, 4): 2, (3, 3): 2}
+
+
+def test_too_few_rows_to_hold_one_out_are_refused(pico: Family) -> None:
+    with pytest.raises(ConfigError, match=r"needs 8 rows or more, .* and the texts give 7; name"):
+        Refitter(Engine(pico), rows_of(0)[:7])
+    assert Refitter(Engine(pico), rows_of(0)[:7], ridges=(1.0,)).streams.n_tokens
 
 
 def test_refits_bring_the_unseen_stream_nearer_and_cut_after_cut_the_nearest(

@@ -180,7 +180,13 @@ def _same_family(records: Sequence[RunRecord], split: str) -> tuple[_Run, ...]:
     by_digest = {digest: name for name, digest in reversed(first.header.family.digests.items())}
     for record in records:
         digests = record.header.family.digests
-        if unlike := [name for name, digest in digests.items() if digest not in by_digest]:
+        dtypes = [each.header.config["family"]["dtype"] for each in (record, first)]
+        if dtypes[0] != dtypes[1]:
+            problems.append(
+                f"{record.folder}: its dtype is {dtypes[0]}, that of {first.folder} {dtypes[1]}; "
+                "compare runs of one dtype"
+            )
+        elif unlike := [name for name, digest in digests.items() if digest not in by_digest]:
             problems.append(
                 f"{record.folder}: has members that {first.folder} does not have "
                 f"({', '.join(unlike)}); compare runs of one family, the run with all members first"
@@ -219,6 +225,11 @@ def _models(
     ]
     others: list[ComparedModel] = []
     for run in runs:
+        if run.record.chosen is None:
+            raise RecordError(
+                f"{run.folder}: nothing was chosen yet; finish it by the command that began it, or "
+                "leave it out"
+            )
         baselines, failures = _baselines(run)
         others += baselines if run.record.baselines else [_result(run)]
         notes += failures
@@ -240,11 +251,7 @@ def _models(
 def _result(run: _Run) -> ComparedModel:
     """What a search chose, and what the whole study has cost."""
     record = run.record
-    if record.chosen is None:
-        raise RecordError(
-            f"{run.folder}: nothing was chosen yet; finish it by the command that began it, or "
-            "leave it out"
-        )
+    assert record.chosen is not None, "an unfinished run is refused before"
     tokens = sum(each.evaluation.layer_tokens for each in record.trials)
     cost = tokens, max(record.elapsed.values(), default=0.0)
     if (spent := record.spent) is not None:

@@ -252,6 +252,8 @@ def run_depths(
     runs = {}
     with closing(open_pool(config)):  # what it lacks is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks, own_texts=recorded_texts(record))
+        if config.search.name == BASELINE and record is None:
+            _ = assembly.repairs.calibration  # a fault in the texts leaves no folder
         # before the pool is made, so that its workers look there, too
         for each in folders:
             assembly.family.fitted.look_in(each.resolve() / FOLDER)

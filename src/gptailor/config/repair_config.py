@@ -23,7 +23,7 @@ class CalibrationConfig(Frozen):
     baseline_tokens: Annotated[
         int, Field(ge=64, le=10**9, description="The first of them: for statistics of baselines.")
     ] = 16384
-    max_length: Annotated[int, Field(ge=2, le=2**20, description="Most tokens of a row.")] = 128
+    max_length: Annotated[int, Field(ge=3, le=2**20, description="Most tokens of a row.")] = 128
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Of the order of the texts.")] = 0
 
     @field_validator("texts", mode="before")
@@ -36,6 +36,8 @@ class CalibrationConfig(Frozen):
     @field_validator("texts")
     @classmethod
     def _usable(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if not all(path.strip() for path in value or ()):
+            raise ValueError("has an empty path; name a file of texts")
         return None if value is None else tuple(usable_path(path) for path in value)
 
 

@@ -51,6 +51,18 @@ class Streams:
         """Tokens that are run through each layer, padding counted."""
         return sum(batch.n_tokens for batch in self.batches)
 
+    def row_numbers(self, batch: int) -> Tensor:
+        """The row that each token of a batch is from, the first of those that share it: (B, T).
+
+        int64, on the CPU; -1 at padding.
+        """
+        one = self.batches[batch]
+        numbers = torch.tensor([one.numbers[passage] for passage, _ in one.spans])
+        places = one.gather[one.target_place]  # each token predicts the next one of its row
+        found = torch.full((one.n_tokens,), -1)
+        found.scatter_reduce_(0, places, numbers[one.target_span], "amin", include_self=False)
+        return found.reshape(one.tokens.shape)
+
     def arguments(self, batch: int, position: int) -> Mapping[str, Any]:
         """The arguments, besides the states of a batch, of a layer at an original position."""
         if not self._arguments:

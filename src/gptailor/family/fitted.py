@@ -135,8 +135,8 @@ class FittedWeights:
         path = next((f / name for f in self._folders if (f / name).is_file()), None)
         if path is None:
             raise TailoringError(
-                f"the fitted weights {digest} are not there; keep the folder {FOLDER!r} with "
-                f"{name} beside the tailoring.yaml"
+                f"the fitted weights {digest} are not there; put {name} back into "
+                f"{' or '.join(map(str, self._folders)) or FOLDER}, beside the tailoring.yaml"
             )
         try:
             tensors = load_file(path)

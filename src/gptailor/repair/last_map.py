@@ -100,6 +100,6 @@ def _factor(streams: Streams, position: int, last: LastMap) -> float | None:
 
 def _refusal(kind: str, position: int, why: str) -> ConfigError:
     return ConfigError(
-        f"repair: refit is not possible for models of type {kind!r}: layer {position} {why}; try "
-        "repair: scale, or leave it out"
+        f"repair: refit is not possible for models of type {kind!r}: layer {position} {why}; leave "
+        "repair out, or try repair: scale, which more types allow"
     )

@@ -17,10 +17,13 @@ from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.layer_cache import LruCache
 from gptailor.engine.streams import Streams
+from gptailor.errors import ConfigError
 from gptailor.repair.last_map import LastMap, last_map
 from gptailor.repair.regression import RIDGES, fitted_change
 
 __all__ = ["Refitter", "whole_of"]
+
+_HELD_OUT = 8  # of so many rows one is held out to choose lambda
 
 States = Sequence[Tensor]  # one (B, T, H) a batch
 Fitted = Mapping[str, Tensor]
@@ -32,9 +35,13 @@ class Refitter:
 
     Args:
         engine: Has the members.
-        rows: Token ids, two or more each.
+        rows: Token ids, two or more each. One of 8 is held out where there are several ridges,
+            whichever batches the rows are in.
         ridges: See `fitted_change`; one is faster.
         cache_bytes: Most bytes of fitted tensors kept.
+
+    Raises:
+        ConfigError: The rows are too few to hold one out.
     """
 
     def __init__(
@@ -46,8 +53,17 @@ class Refitter:
         cache_bytes: int = 2**30,
     ) -> None:
         self.engine = engine
+        if len(ridges) > 1 and len(rows) < _HELD_OUT:
+            raise ConfigError(
+                f"calibration: a refit needs {_HELD_OUT} rows or more, of which it holds one out, "
+                f"and the texts give {len(rows)}; name more texts"
+            )
         self._ridges = ridges
         self.streams = Streams(engine, rows)
+        self._held_out = [
+            (self.streams.row_numbers(batch)[real.cpu()] % _HELD_OUT == _HELD_OUT - 1).to(real)
+            for batch, real in enumerate(self.streams.real)
+        ]
         self._maps: dict[object, LastMap] = {}
         self._whole: dict[str, list[list[Tensor]]] = {}  # member -> states by depth
         self._fitted = LruCache[Fitted](cache_bytes)
@@ -151,17 +167,19 @@ class Refitter:
 
     def _tokens(
         self, spec: LayerSpec, last: LastMap, before: States, wanted: States
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Inputs of the last map, what its outputs are to gain, and weights 1 / |wanted|^2.
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Inputs of the last map, what its outputs are to gain, weights 1 / |wanted|^2, held out.
 
         First tokens are among them: a layer that makes or ends their large activations must go on
         doing so, and by the weights they count no more than others.
         """
         tapped = self.streams.tapped(spec, before, last.name)
-        for real, stream, (inputs, after) in zip(self.streams.real, wanted, tapped, strict=True):
+        batches = zip(self.streams.real, self._held_out, wanted, tapped, strict=True)
+        for real, held_out, stream, (inputs, after) in batches:
             target = stream[real].float()  # (n, H)
             missing = (target - after[real].float()) / last.factor
-            yield inputs[real], missing, target.square().sum(dim=-1).clamp_min(1e-12).reciprocal()
+            weights = target.square().sum(dim=-1).clamp_min(1e-12).reciprocal()
+            yield inputs[real], missing, weights, held_out
 
 
 def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:

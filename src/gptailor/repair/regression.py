@@ -11,7 +11,6 @@ __all__ = ["RIDGES", "Sums", "fitted_change"]
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # lambdas, in units of the Gram matrix' mean diagonal entry
 _NEARLY = 0.95  # share of the best gain on held-out tokens that a larger ridge must reach
-_HELD_OUT = 8  # one of 8 tokens is held out to choose lambda: the last of each batch
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ def _products_of(dtype: torch.dtype) -> Iterator[None]:
 
 
 def fitted_change(
-    tokens: Iterable[tuple[Tensor, Tensor, Tensor]],
+    tokens: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]],
     like: Tensor,
     ridges: Sequence[float] = RIDGES,
 ) -> Tensor:
@@ -74,11 +73,12 @@ def fitted_change(
 
     ``D = (A^T A + lambda I)^-1 A^T R`` over weighted tokens, a ridge towards the map as it is. Of
     several lambdas the largest is taken that gains nearly as much on held-out tokens as the best:
-    those are of the same texts, and other texts want more of the original map. Then all tokens are
-    fitted. Where none is better than no change, or none is held out, the change is 0.
+    those are of texts of the same kind, and others want more of the original map. Then all tokens
+    are fitted. Where none is better than no change, or none is held out, the change is 0.
 
     Args:
-        tokens: For each batch the inputs A (n, F), what is missing R (n, H), and weights (n,).
+        tokens: For each batch the inputs A (n, F), what is missing R (n, H), weights (n,), and
+            which tokens are held out to choose lambda, bool (n,); with one lambda none is.
         like: The map's weight, (H, F).
         ridges: Lambdas, in units of the mean diagonal entry of ``A^T A``.
 
@@ -87,10 +87,12 @@ def fitted_change(
     """
     sizes = like.shape[1], like.shape[0]
     fit, held_out = Sums.zero(*sizes, like.device), Sums.zero(*sizes, like.device)
-    for batch in tokens:
-        n_fit = len(batch[0]) - (len(batch[0]) // _HELD_OUT if len(ridges) > 1 else 0)
-        fit.add(*(tensor[:n_fit] for tensor in batch))
-        held_out.add(*(tensor[n_fit:] for tensor in batch))
+    for *batch, held in tokens:
+        if len(ridges) == 1:
+            fit.add(*batch)
+            continue
+        fit.add(*(tensor[~held] for tensor in batch))
+        held_out.add(*(tensor[held] for tensor in batch))
     if len(ridges) == 1:
         return _solved(fit, ridges[0]).T
     gains = {ridge: -held_out.error(_solved(fit, ridge)) for ridge in ridges}

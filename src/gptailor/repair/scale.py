@@ -55,6 +55,5 @@ def refuse_inexact_scale(streams: Streams) -> None:
         if float(error) > _TOLERANCE:
             raise ConfigError(
                 f"repair: scale is not exact for models of type {family.config.model_type!r}: "
-                f"layer {position} depends on the scale of the stream; try repair: refit, or leave "
-                "it out"
+                f"layer {position} depends on the scale of the stream; leave repair out"
             )

@@ -19,11 +19,16 @@ __all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts", "texts
 Row = tuple[int, ...]
 
 _MOST_BYTES = 2**30
+_SHORTEST = 3  # tokens of a row
+_JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Rows of two or more token ids, in a drawn order."""
+    """Rows of three or more token ids, in a drawn order.
+
+    The last of a row is only predicted, and the first has a stream unlike all others.
+    """
 
     rows: tuple[Row, ...]
 
@@ -115,13 +120,13 @@ def _calibration(
     for tokens in texts:
         for start in range(0, len(tokens), max_length):
             row = tokens[start : start + min(max_length, left)]
-            if len(row) > 1 and left > 1:
+            if len(row) >= _SHORTEST and left >= _SHORTEST:
                 rows.append(row)
                 left -= len(row)
-        if left <= 1:
+        if left < _SHORTEST:
             break
     if not rows:
-        raise ConfigError(f"calibration: {source} has no text of two tokens; name other texts")
+        raise ConfigError(f"calibration: {source} has no row of three tokens; name other texts")
     order = np.random.default_rng(seed).permutation(len(rows))
     return Calibration(tuple(rows[index] for index in order))
 
@@ -141,8 +146,11 @@ def _gold_tokens(task: Task, example: int) -> Row:
 
 
 def _texts(path: Path) -> list[str]:
+    if path.suffix.lower() == ".json":
+        raise ConfigError(f"{path}: texts are JSON lines (.jsonl) or plain text; name such a file")
     content = read_text(path, most=_MOST_BYTES, noun="file of texts", error_type=ConfigError)
-    found = list(_json_texts(path, content) if path.suffix == ".jsonl" else content.split("\n\n"))
+    is_json = path.suffix.lower() in _JSON_LINES
+    found = list(_json_texts(path, content) if is_json else content.split("\n\n"))
     texts = [text for text in found if text.strip()]
     if not texts:
         raise ConfigError(f"{path}: has no text; name another file")
@@ -155,8 +163,21 @@ def _json_texts(path: Path, content: str) -> Iterator[str]:
             continue
         try:
             plain = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             plain = None
         if not isinstance(plain, dict) or not isinstance(plain.get("text"), str):
             raise ConfigError(f"{path}, line {number}: must be a JSON object with a text 'text'")
+        if not _is_unicode(plain["text"]):
+            raise ConfigError(
+                f"{path}, line {number}: 'text' has half of a surrogate pair, which is no "
+                "character; remove it"
+            )
         yield plain["text"]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
