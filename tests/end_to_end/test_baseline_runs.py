@@ -218,6 +218,9 @@ def test_a_wrong_request_is_answered_with_sentences(
     code, _, err = run_command("baseline", "sleb", config, "--option", "sleb.n_tokens=0")
     assert code == 2
     assert "--option sleb.n_tokens: must be a whole number from 1 to" in err
+    twice = ("--option", "sleb.n_tokens=5") * 2
+    code, _, err = run_command("baseline", "sleb", config, *twice)
+    assert (code, "--option sleb.n_tokens: is given twice" in err) == (2, True)
     code, _, err = run_command("baseline", "sleb", config, "--option", "n_tokens=5")
     assert (code, "sleb.n_tokens=4096" in err) == (2, True)
     code, _, err = run_command("baseline", PLUS[0], config, "--out", tmp_path / "plus")

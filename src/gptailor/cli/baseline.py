@@ -43,6 +43,8 @@ def command(  # noqa: PLR0913, PLR0917  # what the options are
     options: dict[str, dict[str, object]] = {}
     for text in option or ():
         name, key, value = _option(text)
+        if key in options.get(name, {}):
+            raise ConfigError(f"--option {name}.{key}: is given twice; give it once")
         options.setdefault(name, {})[key] = value
     settings = baseline_settings(
         settings_of(config), names, member=member, seed=seed, options=options
