@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quality_arms import Found, Settings
+from quality_arms import Found, Settings, opened
 from quality_judge import scores_of
 
 import gptailor as gt
@@ -85,15 +85,23 @@ class Kept:
 
     @classmethod
     def load(cls, path: Path, settings: Settings) -> "Kept":
-        """Read a file; its models were judged on the same dev examples as those of the settings."""
+        """Read a file.
+
+        Raises:
+            UserError: Its models were judged on other numbers of dev examples than the settings'.
+        """
         kept = cls()
+        wanted = {name: splits.test.n_examples for name, splits in opened(settings)[1].items()}
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in map(json.loads, lines):
                 if line.pop("kind") == "search":
                     losses = [(int(at), float(loss)) for at, loss in line.pop("losses")]
                     kept.courses.append(Course(losses=losses, **line))
                     continue
-                scores = scores_of(settings, line.pop("scores"), settings.judge_limit)
+                values = line.pop("scores")
+                if wanted != {name: len(next(iter(one.values()))) for name, one in values.items()}:
+                    raise gt.UserError(f"{path}: was judged on other examples; see --judge-limit")
+                scores = scores_of(settings, values, settings.judge_limit)
                 tailoring = gt.Tailoring.from_plain(line.pop("tailoring"))
                 kept.models.append((Found(tailoring=tailoring, **line), scores))
         return kept

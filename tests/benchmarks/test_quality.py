@@ -12,6 +12,7 @@ import pytest
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Measurement, Scores
+from gptailor.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("Paris", "Rome", "gold", "iron", "two", "three", "seven", "add", "print", "symbol")
@@ -106,6 +107,9 @@ def test_arms_are_run_judged_and_compared_and_go_on_after_a_stop(
     for ours, theirs in zip(again["arms"], told["arms"], strict=True):
         assert ours["acc_norm"] == theirs["acc_norm"]
         assert ours["bits"] == pytest.approx(theirs["bits"], abs=1e-4)
+    words += ["--judge-limit", 3]
+    with pytest.raises(UserError, match=r"beside\.jsonl\.gz: was judged on other examples"):
+        results()
 
 
 def test_claims_are_of_pairs_of_examples_and_of_drawn_seeds(
