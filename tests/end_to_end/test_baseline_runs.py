@@ -226,3 +226,27 @@ def test_a_wrong_request_is_answered_with_sentences(
     code, _, err = run_command("baseline", PLUS[0], config, "--out", tmp_path / "plus")
     assert code == 2
     assert f"the baseline {PLUS[0]} on base: it may cut 0 of 6 layers only" in err
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_texts_that_can_not_be_used_are_refused_before_a_run_begins(
+    lost: bool,
+    job: Callable[..., Path],
+    small: dict[str, Any],
+    tmp_path: Path,
+    run_command: Command,
+) -> None:
+    texts = tmp_path / "texts.txt"
+    if not lost:
+        texts.write_text("Gold has the symbol Au.\n\nIron has the symbol Fe.", encoding="utf-8")
+    calibration = {"texts": [str(texts)]}
+    config = job(**small | {"calibration": calibration, "repair": "none" if lost else "refit"})
+    told = "texts.txt: no such file" if lost else "a refit needs 8 rows or more, of which"
+    out = ("--out", tmp_path / "run")
+    commands = [("check", config), ("baseline", "last_n", config, *out)]
+    if not lost:  # a search without repairs does not read them
+        commands.append(("search", config, *out))
+    for words in commands:
+        code, _, err = run_command(*words)
+        assert (code, told in err) == (2, True)
+        assert not (tmp_path / "run").exists()

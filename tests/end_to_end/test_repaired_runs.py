@@ -240,7 +240,7 @@ def test_fitted_tensors_that_are_missing_or_damaged_are_told_in_one_sentence(
     shutil.copy(exported / "tailoring.yaml", tmp_path)
     words = ("export", refitted, "-o", tmp_path / "out", "--tailoring", tmp_path / "tailoring.yaml")
     for damage, told in (
-        (None, "are not there; keep the folder 'fitted'"),
+        (None, "are not there; put "),
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "is damaged, its content has another"),
         (lambda data: data[:40], "can't be read"),
         (lambda _: b"", "can't be read"),

@@ -33,7 +33,8 @@ class Repairs:
         open_calibration: Reads the calibration rows.
 
     Raises:
-        ConfigError: The architecture can't be repaired in this way, or the texts can't be read.
+        ConfigError: The architecture can't be repaired in this way, or the texts can't be read or
+            are too few.
     """
 
     config: RepairConfig
@@ -59,6 +60,7 @@ class Repairs:
             return functools.partial(scale_cuts, n_layers=family.n_layers, norms=norms)
         refitter = Refitter(self.engine, rows, ridges=_SEARCH_RIDGES)
         refitter.check()
+        _ = self._exact  # too few rows are refused now, not after the search
         family.fitted.fit = refitter.from_uncut
         return functools.partial(refit_cuts, n_layers=family.n_layers)
 

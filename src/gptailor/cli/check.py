@@ -38,6 +38,8 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
         setup = pool.setup
     # as one worker would
     assembly = assemble(loaded.model_copy(update={"workers": here}), runs=False)
+    if loaded.calibration.texts is not None:  # a search without repairs does not read them
+        _ = assembly.repairs.calibration
     device = device_of(loaded.engine.device).partition(":")[0]
     if not as_json:
         _show_plan(assembly)
