@@ -80,7 +80,7 @@ def test_a_fault_of_the_system_while_finalists_are_repaired_is_one_sentence(
     job: Callable[..., Path], run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
     budget = {"max_trials": 2, "n_examples": [4], "finalists": 1}
-    config = job(repair="refit", calibration={"n_tokens": 128}, budget=budget)
+    config = job(repair="refit", calibration={"n_tokens": 512}, budget=budget)
     run = config.parent / "runs" / "tailor"
     run.mkdir(parents=True)
     (run / "fitted").touch()  # where a folder is to be

@@ -56,7 +56,7 @@ class Refitter:
         if len(ridges) > 1 and len(rows) < _HELD_OUT:
             raise ConfigError(
                 f"calibration: a refit needs {_HELD_OUT} rows or more, of which it holds one out, "
-                f"and the texts give {len(rows)}; name more texts"
+                f"and the texts give {len(rows)}; name more texts, or raise n_tokens"
             )
         self._ridges = ridges
         self.streams = Streams(engine, rows)
