@@ -64,13 +64,13 @@ def test_cuts_are_repaired_or_the_repair_is_refused_for_the_reason_on_the_page(
     model_type: str, family: Family
 ) -> None:
     drawn = torch.Generator().manual_seed(0)
-    rows = [tuple(row) for row in torch.randint(3, 64, (36, 33), generator=drawn).tolist()]
+    rows = [tuple(row) for row in torch.randint(3, 64, (80, 33), generator=drawn).tolist()]
     engine = Engine(family)
-    streams, unseen = Streams(engine, rows[:26]), Streams(engine, rows[26:])
+    streams, unseen = Streams(engine, rows[:70]), Streams(engine, rows[70:])
     scale, refit = said()[model_type]
     if allowed(lambda: refuse_inexact_scale(streams), scale):
         hold_scale(unseen)
-    refitter = Refitter(engine, rows[:26])
+    refitter = Refitter(engine, rows[:70])
     if allowed(refitter.check, refit):
         hold_refit(refitter, unseen)
 
