@@ -225,13 +225,14 @@ def _models(
     ]
     others: list[ComparedModel] = []
     for run in runs:
-        if run.record.chosen is None:
+        chosen = run.record.chosen
+        if chosen is None:
             raise RecordError(
                 f"{run.folder}: nothing was chosen yet; finish it by the command that began it, or "
                 "leave it out"
             )
         baselines, failures = _baselines(run)
-        others += baselines if run.record.baselines else [_result(run)]
+        others += baselines if run.record.baselines else [_result(run, chosen.number)]
         notes += failures
     for file in files:
         tailoring = Tailoring.load(file)
@@ -248,15 +249,14 @@ def _models(
     return (*members, *named), notes
 
 
-def _result(run: _Run) -> ComparedModel:
-    """What a search chose, and what the whole study has cost."""
+def _result(run: _Run, number: int) -> ComparedModel:
+    """The trial that a search chose, and what the whole study has cost."""
     record = run.record
-    assert record.chosen is not None, "an unfinished run is refused before"
     tokens = sum(each.evaluation.layer_tokens for each in record.trials)
     cost = tokens, max(record.elapsed.values(), default=0.0)
     if (spent := record.spent) is not None:
         cost = spent.layer_tokens, spent.seconds
-    return run.row(record.folder.resolve().name, record.chosen.number, *cost)
+    return run.row(record.folder.resolve().name, number, *cost)
 
 
 def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:
