@@ -31,7 +31,9 @@ def test_every_part_leaves_its_figures(gpu: Any, tmp_path: Path) -> None:
         assert engine[f"{shots}_shot"]["as_a_search_asks_s"] > 0
         assert engine[f"{shots}_shot_transformers"]["apart_nats_max"] < 1e-4
         assert engine[f"{shots}_shot_transformers"]["same_choice"] == 1
-    assert any("aten::" in line for line in engine["profile"]["self_cpu_time_total"])
+    products = ("linear", "aten::mm", "aten::addmm")  # by the CPU one of them takes the time
+    lines = engine["profile"]["self_cpu_time_total"]
+    assert any(name in line for line in lines for name in products)
     demo = figures(tmp_path, "demo")
     assert "a random one" in demo["model"]
     assert 0 < demo["torch.bfloat16 on cpu"]["nats_mean"] < 0.1
