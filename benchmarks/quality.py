@@ -97,6 +97,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--suite", choices=SUITES, default="choice")
     parser.add_argument("--arms", default="*", help="names or patterns with commas between: a,b*")
     parser.add_argument("--baselines", default="*", help="names or patterns: a,b*")
+    parser.add_argument("--repairs", default="scale,refit", help="of the baselines' models")
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
     parser.add_argument("--rungs", type=_numbers, help="examples of each task")
     parser.add_argument("--remove", type=int, default=7, help="layers to cut")
@@ -137,6 +138,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
         selection=asked.selection,
         judge_limit=asked.judge_limit,
         baselines=tuple(asked.baselines.split(",")),
+        repairs=tuple(filter(None, asked.repairs.split(","))),
     )
 
 

@@ -66,6 +66,7 @@ class Settings:
     selection: float  # share of the examples on which finalists are compared
     judge_limit: int  # dev examples of each task
     baselines: tuple[str, ...] = ("*",)  # names or patterns
+    repairs: tuple[str, ...] = ("scale", "refit")  # of the baselines' models
 
     @property
     def variants(self) -> dict[str, str]:
@@ -195,6 +196,8 @@ class Arm:
         folder = self.folder(settings, seed)
         if self.search == BASELINE:
             for one in json.loads((folder / REPAIRED).read_text(encoding="utf-8")):
+                if one["arm"].partition("+")[2] not in ("", *settings.repairs):
+                    continue
                 tailoring = gt.Tailoring.from_plain(one["tailoring"])
                 yield Found(one["arm"], seed, tailoring, one["layer_tokens"], one["seconds"])
             return
@@ -216,7 +219,7 @@ def _repaired(
     """A model as it is and with each repair that changes it; the seconds and layer-tokens of it."""
     opened(settings)[0].fitted.look_in(folder)
     found = {"": (tailoring, 0.0, 0)}
-    for name in ("scale", "refit"):
+    for name in settings.repairs:
         started, repairs = time.perf_counter(), repairs_of(settings, name)
         before = repairs.engine.stream_layer_tokens
         repaired = repairs.repaired(tailoring)
