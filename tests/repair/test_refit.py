@@ -246,15 +246,38 @@ def test_a_refit_from_uncut_members_is_made_once_and_from_each_source_in_turn(
 ) -> None:
     spec = merged(1).with_repair(refit_to=3)
     assert refitter.from_uncut(spec) is refitter.from_uncut(spec)
-    states = {
-        member: list(refitter.streams.along(Tailoring.whole(member, 6)))
-        for member in ("code", "math")
-    }
-    order = ["code", "math"] * len(refitter.streams.batches)
-    before = [states[m][1][b] for b, m in enumerate(order[: len(refitter.streams.batches)])]
-    wanted = [states[m][3][b] for b, m in enumerate(order[: len(refitter.streams.batches)])]
+    streams = [
+        list(refitter.streams.along(Tailoring.whole(member, 6))) for member in ("code", "math")
+    ]
+    turn, before, wanted = 0, [], []
+    for batch, real in enumerate(refitter.streams.real):
+        for depth, states in ((1, before), (3, wanted)):
+            states.append(streams[0][depth][batch].clone())
+        for row in range(len(real)):
+            before[-1][row] = streams[turn % 2][1][batch][row]
+            wanted[-1][row] = streams[turn % 2][3][batch][row]
+            turn += 1
     own = refitter._refitted(merged(1), before, wanted)
     assert torch.equal(own[DOWN], refitter.from_uncut(spec)[DOWN])
+
+
+def test_each_source_of_a_merge_is_fitted_from_also_where_all_rows_are_one_batch(
+    refitter: Refitter,
+) -> None:
+    engine = Engine(refitter.engine.family)
+    engine.batch_tokens = 2**20
+    one = Refitter(engine, rows_of(0))
+    assert len(one.streams.batches) == 1
+    alone = {
+        member: one._refitted(
+            merged(1), *([each] for each in (states[1][0], states[3][0]))
+        )[DOWN]
+        for member in ("code", "math")
+        for states in [list(one.streams.along(Tailoring.whole(member, 6)))]
+    }
+    both = one.from_uncut(merged(1).with_repair(refit_to=3))[DOWN]
+    for fitted in alone.values():
+        assert not torch.allclose(both, fitted, rtol=1e-3, atol=1e-5)
 
 
 def test_a_model_without_cuts_is_left_as_it_is(refitter: Refitter) -> None:

@@ -6,6 +6,7 @@ behind ``down_proj``; here ``down_proj`` itself is refitted, which contains that
 towards its own weights.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -78,7 +79,7 @@ class Refitter:
             self._map(position)
 
     def from_uncut(self, spec: LayerSpec) -> Fitted:
-        """Refit a layer on streams of its sources' whole members, the batches divided evenly.
+        """Refit a layer on streams of its sources' whole members, the rows divided evenly.
 
         It is made once and kept: any candidate with this layer before a cut of this end uses it.
 
@@ -89,12 +90,8 @@ class Refitter:
         if known is not None:
             return known
         assert spec.refit_to is not None, f"{spec} is not to be refitted"
-        before: list[Tensor] = []
-        wanted: list[Tensor] = []
-        for batch in range(len(self.streams.batches)):
-            states = self._states(spec.sources[batch % len(spec.sources)].member)
-            before.append(states[spec.start][batch])
-            wanted.append(states[spec.refit_to][batch])
+        members = [source.member for source in spec.sources]
+        before, wanted = (self._dealt(members, depth) for depth in (spec.start, spec.refit_to))
         fitted = self._refitted(spec.with_repair(), before, wanted)
         self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))
         return fitted
@@ -147,6 +144,14 @@ class Refitter:
             whole = Tailoring.whole(member, self.engine.family.n_layers)
             self._whole[member] = list(self.streams.along(whole))
         return self._whole[member]
+
+    def _dealt(self, members: Sequence[str], depth: int) -> States:
+        """Whole members' streams at a depth: the rows of all batches from each in turn."""
+        turns = itertools.cycle([self._states(member)[depth] for member in members])
+        return [
+            torch.stack([next(turns)[batch][row] for row in range(len(real))])
+            for batch, real in enumerate(self.streams.real)
+        ]
 
     def _map(self, position: int) -> LastMap:
         kind = self.engine.family.kinds[position]
