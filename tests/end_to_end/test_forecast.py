@@ -17,6 +17,7 @@ from gptailor.core.trial import Job as Wanted
 from gptailor.core.trial import Scores, Trial
 from gptailor.engine import Work
 from gptailor.engine.batches import pack
+from gptailor.engine.streams import Streams
 from gptailor.forecast.dry_run import CountingPool, dry_run
 from gptailor.forecast.speed import Speed, fitted
 from gptailor.record.journal import Journal
@@ -262,3 +263,13 @@ def test_check_tells_what_workers_cost_and_on_which_assumption(
 def test_fits_are_not_counted_as_work_that_sharing_adds(job: Job) -> None:
     config = load_config(job(repair="refit", calibration={"n_tokens": 4096}))
     assert 0 < assemble(config).forecast().shared < 1
+
+
+def test_memory_is_forecast_for_the_streams_that_refits_keep(job: Job) -> None:
+    assembly = assemble(load_config(job(repair="refit", calibration={"n_tokens": 4096})))
+    streams = Streams(assembly.evaluator.engine, assembly.repairs.calibration.rows)
+    whole = [Tailoring.whole(name, assembly.plan.n_layers) for name in assembly.family.members]
+    kept = [state for one in whole for states in streams.along(one) for state in states]
+    pool = CountingPool(assembly.evaluator, A_TOKEN_A_SECOND, fits=assembly.repairs.fit_tokens)
+    dry_run(assembly.plan, assembly.searcher, pool)
+    assert pool.fit_bytes > 0.9 * sum(state.nbytes for state in kept)  # padding aside

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptailor.core.objective import Objective
-from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores, Trial
 from gptailor.engine import Evaluator, Work
 from gptailor.engine.layer_cache import LruCache
@@ -99,6 +99,28 @@ class CountingPool:
             work = Work(layer_tokens=self._fits.exact * (n_layers + 2 * n_kept))
             self.work["refits"] = self.work.get("refits", Work()) + work
             self.seconds += self._speed.seconds(work, 0)
+
+    @property
+    def fit_bytes(self) -> int:
+        """Most bytes that the fits of a repair hold in one process.
+
+        Those of a search keep whole members' streams at every depth, and what is fitted; the exact
+        ones hold three streams, and sums of products: two in float64, one of both, two in float32.
+        """
+        if self._fits is None:
+            return 0
+        engine = self.evaluator.engine
+        family, itemsize = engine.family, engine.family.dtype.itemsize
+        hidden = int(family.config.hidden_size)
+        largest = max(tensor.numel() for tensor in family.layer(Source(BASE, 0)).values())
+        held = 0
+        for known in self._fitted:
+            n_members = sum(isinstance(one, str) for one in known)
+            n_states = self._fits.search * n_members * (family.n_layers + 1)
+            fitted = (len(known) - n_members) * largest * itemsize
+            held = max(held, n_states * hidden * itemsize + min(fitted, engine.cache_bytes))
+        sums = (largest // hidden) ** 2 * (3 * 8 + 2 * 4)
+        return held + 3 * self._fits.exact * hidden * itemsize + sums
 
     def close(self) -> None:
         """Nothing to release."""

@@ -34,6 +34,9 @@ Fitted = Mapping[str, Tensor]
 class Refitter:
     """Refits layers from calibration rows.
 
+    Whole members' streams that `from_uncut` needs are kept on the engine's device: each member's
+    are (n_layers + 1) * tokens * H numbers of the family's dtype.
+
     Args:
         engine: Has the members.
         rows: Token ids, two or more each. One of 8 is held out where there are several ridges,
