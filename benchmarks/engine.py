@@ -36,9 +36,9 @@ from transformers import AutoModelForCausalLM
 from gptailor.app.assemble import Assembly, assemble, open_study
 from gptailor.app.inputs import max_length_of, open_tasks
 from gptailor.config import Config, load_config
+from gptailor.core.lru_cache import LruCache
 from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores
-from gptailor.engine.layer_cache import LruCache
 from gptailor.export.checkpoint import tailored_weights
 from gptailor.family import tailored_config
 from gptailor.family.empty_model import model_around

@@ -269,9 +269,7 @@ def test_each_source_of_a_merge_is_fitted_from_also_where_all_rows_are_one_batch
     one = Refitter(engine, rows_of(0))
     assert len(one.streams.batches) == 1
     alone = {
-        member: one._refitted(
-            merged(1), *([each] for each in (states[1][0], states[3][0]))
-        )[DOWN]
+        member: one._refitted(merged(1), *([each] for each in (states[1][0], states[3][0])))[DOWN]
         for member in ("code", "math")
         for states in [list(one.streams.along(Tailoring.whole(member, 6)))]
     }

@@ -141,3 +141,20 @@ def test_a_finalist_and_its_refit_are_one_trial_in_the_sentence() -> None:
 )
 def test_dead_is_far_above_the_base(ours: Scores, why: str | None) -> None:
     assert dead_text(ours, text_scores(repeated_4grams=0.1)) == why
+
+
+def test_a_base_that_cannot_write_is_said_and_is_tried_again(tmp_path: Path) -> None:
+    whole = Tailoring.whole(BASE, PLAN.n_layers)
+
+    def cannot(job: Job) -> str | None:
+        writes = job.split == GUARD and job.tailoring == whole
+        return "the worker was killed" if writes else None
+
+    run_study(tmp_path, pool(lambda _: False, fails=cannot), **GUARDED)
+    assert choice(read_run(tmp_path)).guard == (
+        "no text was judged, because the base can't write: the worker was killed"
+    )
+    again = pool(lambda _: False)
+    run_study(tmp_path, again, **GUARDED)
+    assert again.jobs[0].tailoring == whole
+    assert choice(read_run(tmp_path)).guard is None

@@ -108,6 +108,7 @@ class _Baselines:
             repair_tokens = repairs.engine.stream_layer_tokens - found_after
             family.check(tailoring)
             family.fitted.save(tailoring, self._fitted)
+            family.fitted.drop(spec.fitted for spec in tailoring.layers)
         except UserError as error:
             tailoring, failure = None, "; ".join(error.problems)
         entry = BaselineEntry(
@@ -117,7 +118,7 @@ class _Baselines:
             failure=failure,
             seconds=round(time.perf_counter() - started, 3),
             layer_tokens=statistics.layer_tokens - before + repair_tokens,
-            alone_layer_tokens=statistics.used + repair_tokens,
+            alone_layer_tokens=statistics.used + repair_tokens + repairs.norm_layer_tokens,
             idle_parameters=0 if tailoring is None else idle_parameters(family, tailoring),
         )
         self._journal.append(entry)

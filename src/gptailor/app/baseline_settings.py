@@ -44,7 +44,7 @@ def baseline_settings(
         f"--option {name}.{next(iter(given))}: the baseline {name} is not asked for; name it, or "
         "leave the option out"
         for name, given in options.items()
-        if name not in chosen
+        if given and name not in chosen
     ]
     if problems:
         raise ConfigError(problems)

@@ -118,30 +118,39 @@ def compare(  # noqa: PLR0913  # what may be said of a comparison
         load_config(config)  # its mistakes count also where nothing is to be measured
     opened = _same_family([read_run(run, with_evaluation=False) for run in runs], split)
     models, notes = _models(opened, tailorings)
+    row = None if against == "best" else _row_named(models, against)
     asked = _Asked(opened, tuple(tailorings), models, split)
     file, failures = _completed(asked, config, with_speed, on_message)
     scores = _recorded(asked) | file.scores.get(split, {})
-    able = [model for model in models if model.tailoring.digest in scores]
+    unscored = {
+        model.name: failures[model.tailoring.digest]
+        for model in models
+        if model.tailoring.digest not in scores
+    }
+    for name in (BASE, row):
+        if name in unscored:
+            raise RecordError(
+                f"{name} can't be scored, and others can't be compared with it: {unscored[name]}"
+            )
+    notes += [f"{name} can't be scored: {failure}" for name, failure in unscored.items()]
+    able = [model for model in models if model.name not in unscored]
     if with_speed:
         able = [replace(model, speed=_speed(asked.header, model, file)) for model in able]
     by_name = {model.name: scores[model.tailoring.digest] for model in able}
-    return _comparison(asked, able, by_name, against, (*notes, *failures))
+    return _comparison(asked, able, by_name, row, tuple(notes))
 
 
 def _comparison(
     asked: _Asked,
     models: Sequence[ComparedModel],
     scores: Mapping[str, Scores],
-    against: str,
+    row: str | None,
     notes: tuple[str, ...],
 ) -> Comparison:
     header = asked.header
-    if BASE not in scores:
-        raise RecordError([f"the base can't be compared with: {note}" for note in notes])
     metrics = {goal.task: goal.metric for goal in header.goals}
     members = [name for name in header.family.members if name in scores]
-    best = best_member({name: scores[name] for name in members}, metrics) or BASE
-    row = _row_named(models, best if against == "best" else against)
+    row = row or best_member({name: scores[name] for name in members}, metrics) or BASE
     table = score_table(
         scores,
         metrics,
@@ -297,8 +306,8 @@ def _recorded(asked: _Asked) -> dict[str, Scores]:
 
 def _completed(
     asked: _Asked, config: Path | None, with_speed: bool, on_message: Callable[[str], None]
-) -> tuple[ComparisonFile, list[str]]:
-    """Scores and times measured earlier or now, and why models have no scores."""
+) -> tuple[ComparisonFile, dict[str, str]]:
+    """Scores and times measured earlier or now; why models have no scores, by their digests."""
     first, tasks = asked.runs[0].record, _digests(asked.header, asked.split)
     file = read_comparison(first.folder, asked.header.family.digests)
     if file.tasks.get(asked.split) != tasks:
@@ -311,7 +320,7 @@ def _completed(
     shapes = {_shape(asked.header, m.tailoring): m.tailoring for m in asked.models}
     untimed = with_speed and not shapes.keys() <= file.seconds.keys()
     if not missing and not untimed:
-        return file, []
+        return file, {}
     on_message("loading the family and the tasks ...")
     from gptailor.app.measure_models import (  # slow: problems come first
         open_evaluator,
@@ -324,13 +333,13 @@ def _completed(
     for model in missing.values():
         with _naming(model.name):
             evaluator.engine.family.check(model.tailoring)
-    failures, todo = [], list(missing.values())
+    failures, todo = dict[str, str](), list(missing.values())
     for start in range(0, len(todo), _TOGETHER):
         group = todo[start : start + _TOGETHER]
         on_message(f"scoring {', '.join(model.name for model in group)} ...")
         jobs = [Job(model.tailoring, asked.n_examples, asked.split) for model in group]
         done = list(zip(group, evaluator.evaluate(jobs), strict=True))
-        failures += [f"{m.name} can't be scored: {one.failure}" for m, one in done if one.failure]
+        failures |= {m.tailoring.digest: one.failure for m, one in done if one.failure}
         new = {m.tailoring.digest: one.scores for m, one in done if one.scores is not None}
         old = file.scores.get(asked.split, {})
         scores = file.scores | {asked.split: old | new}

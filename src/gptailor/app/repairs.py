@@ -31,10 +31,6 @@ class Repairs:
         config: What is wanted.
         engine: Has the family.
         open_calibration: Reads the calibration rows.
-
-    Raises:
-        ConfigError: The architecture can't be repaired in this way, or the texts can't be read or
-            are too few.
     """
 
     config: RepairConfig
@@ -48,16 +44,19 @@ class Repairs:
 
     @functools.cached_property
     def repairer(self) -> Repairer | None:
-        """Repairs a candidate; with refits, layers are fitted when they are first evaluated."""
+        """Repairs a candidate; with refits, layers are fitted when they are first evaluated.
+
+        Raises:
+            ConfigError: The architecture can't be repaired in this way, or the texts can't be read
+                or are too few.
+        """
         family = self.engine.family
         if self.config.name == "none":
             return None
-        rows = self.calibration.first(_SEARCH_TOKENS).rows
         if self.config.name == "scale":
-            streams = Streams(self.engine, rows)
-            refuse_inexact_scale(streams)
-            norms = stream_norms(streams, family.members)
+            norms, _ = self._norms
             return functools.partial(scale_cuts, n_layers=family.n_layers, norms=norms)
+        rows = self.calibration.first(_SEARCH_TOKENS).rows
         refitter = Refitter(self.engine, rows, ridges=_SEARCH_RIDGES)
         refitter.check()
         _ = self._exact  # too few rows are refused now, not after the search
@@ -95,6 +94,20 @@ class Repairs:
         if self.config.name == "scale":
             return self.repairer(tailoring)
         return self._exact.cut_after_cut(tailoring, later_layers=self.config.later_layers)
+
+    @property
+    def norm_layer_tokens(self) -> int:
+        """Layer-tokens of the norms that every scale needs, and that are measured once."""
+        return self._norms[1] if self.config.name == "scale" else 0
+
+    @functools.cached_property
+    def _norms(self) -> tuple[dict[str, tuple[float, ...]], int]:
+        """Each member's mean norms of the streams, and the layer-tokens that they took."""
+        before = self.engine.stream_layer_tokens
+        streams = Streams(self.engine, self.calibration.first(_SEARCH_TOKENS).rows)
+        refuse_inexact_scale(streams)
+        norms = stream_norms(streams, self.engine.family.members)
+        return norms, self.engine.stream_layer_tokens - before
 
     @functools.cached_property
     def _exact(self) -> Refitter:

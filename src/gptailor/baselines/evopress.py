@@ -20,7 +20,7 @@ Cuts = tuple[int, ...]
 _N_INITIAL = 64  # random sets of cuts, of which the best is the first parent
 _N_SURVIVORS = 2  # offspring that are compared with the parent
 _MOST_SWAPS = 3
-_TRIES = 300  # draws of a set of cuts that is new
+_TRIES = 300  # draws of new sets of cuts, and ten more for each that is wanted
 
 
 def evopress(
@@ -70,7 +70,7 @@ class _Evolution:
     def distinct(self, draw: Callable[[], Cuts], n_wanted: int, *known: Cuts) -> list[Cuts]:
         """Draw sets of cuts until there are `n_wanted` new ones, or the draws are used up."""
         found = dict.fromkeys(known)
-        for _ in range(_TRIES):
+        for _ in range(_TRIES + 10 * n_wanted):
             if len(found) == len(known) + n_wanted:
                 break
             found[draw()] = None

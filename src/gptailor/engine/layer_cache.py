@@ -5,45 +5,19 @@ copied to the device. Merged and copied layers are kept in LRU caches bounded in
 """
 
 import copy
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gptailor.core.lru_cache import LruCache
 from gptailor.core.tailoring import LayerSpec
 from gptailor.family import Family
 from gptailor.family.family import layer_weights
 from gptailor.family.memory_map import let_go
 
-__all__ = ["LayerCache", "LruCache"]
-
-T = TypeVar("T")
-
-
-class LruCache(Generic[T]):
-    """One item per layer, of `limit` bytes at most or without limit; the newest always stays."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._items: OrderedDict[LayerSpec, tuple[T, int]] = OrderedDict()
-        self.n_bytes = 0
-
-    def get(self, spec: LayerSpec) -> T | None:
-        """Return a layer's item and mark it as the most recently used."""
-        if spec not in self._items:
-            return None
-        self._items.move_to_end(spec)
-        return self._items[spec][0]
-
-    def keep(self, spec: LayerSpec, item: T, n_bytes: int) -> None:
-        """Add an item; drop the least recently used until the limit holds."""
-        self._items[spec] = (item, n_bytes)
-        self.n_bytes += n_bytes
-        while self._limit is not None and self.n_bytes > self._limit and len(self._items) > 1:
-            _, (_, freed) = self._items.popitem(last=False)
-            self.n_bytes -= freed
+__all__ = ["LayerCache"]
 
 
 class LayerCache:
@@ -67,8 +41,8 @@ class LayerCache:
         self._stream: Any = None  # for copies to a GPU; torch's streams are untyped
         if self._copies and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.taken = LruCache[nn.Module](member_bytes)  # layers with one source
-        self.merged = LruCache[nn.Module](cache_bytes)
+        self.taken = LruCache[LayerSpec, nn.Module](member_bytes)  # layers with one source
+        self.merged = LruCache[LayerSpec, nn.Module](cache_bytes)
 
     def get(self, spec: LayerSpec) -> nn.Module:
         """The module of a layer, in eval mode; weights on the device are not copied."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from gptailor.core.lru_cache import LruCache
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import TailoringError
 from gptailor.files.atomic import write_atomically
@@ -21,6 +22,7 @@ from gptailor.files.atomic import write_atomically
 __all__ = ["FOLDER", "FittedWeights", "digest_of", "output_names"]
 
 FOLDER = "fitted"
+_READ_BYTES = 2**32  # most that is kept of what was read from files
 _OUTPUTS = re.compile(
     r"(^|\.)(o_proj|out_proj|dense|down_proj|fc2|fc_out|dense_4h_to_h|c_proj)(\.weight|\.bias|_bias)?$"
 )
@@ -40,6 +42,7 @@ class FittedWeights:
     def __init__(self) -> None:
         self.fit: Callable[[LayerSpec], Mapping[str, Tensor]] | None = None
         self._known: dict[str, Mapping[str, Tensor]] = {}
+        self._read_back = LruCache[str, Mapping[str, Tensor]](_READ_BYTES)
         self._folders: dict[Path, None] = {}
 
     def add(self, tensors: Mapping[str, Tensor]) -> str:
@@ -51,7 +54,7 @@ class FittedWeights:
         return digest
 
     def drop(self, digests: Iterable[str | None]) -> None:
-        """Release the memory of fitted tensors that no result names."""
+        """Release the memory of fitted tensors that no result names, or that are saved."""
         for digest in digests:
             self._known.pop(digest or "", None)
 
@@ -70,9 +73,11 @@ class FittedWeights:
         Raises:
             TailoringError: No such tensors are known, or their file is damaged.
         """
-        if digest not in self._known:
-            self._known[digest] = self._read(digest)
-        return self._known[digest]
+        found = self._known.get(digest) or self._read_back.get(digest)
+        if found is None:
+            found = self._read(digest)
+            self._read_back.keep(digest, found, sum(tensor.nbytes for tensor in found.values()))
+        return found
 
     def save(self, tailoring: Tailoring, folder: Path) -> None:
         """Write the fitted tensors that a tailoring names; files that exist are left alone."""

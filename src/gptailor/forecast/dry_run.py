@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gptailor.core.lru_cache import LruCache
 from gptailor.core.objective import Objective
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores, Trial
 from gptailor.engine import Evaluator, Work
-from gptailor.engine.layer_cache import LruCache
 from gptailor.errors import RecordError
 from gptailor.forecast.made_up_scores import MadeUpScores
 from gptailor.forecast.speed import Speed
@@ -64,7 +64,7 @@ class CountingPool:
         self.evaluator, self._speed = evaluator, speed
         n_workers = 1 if setup is None else setup.n_workers
         cache_bytes = evaluator.engine.cache_bytes
-        self._merged = [LruCache[bool](cache_bytes) for _ in range(n_workers)]
+        self._merged = [LruCache[LayerSpec, bool](cache_bytes) for _ in range(n_workers)]
         self._fits = fits
         self._fitted: list[set[LayerSpec | str]] = [set() for _ in range(n_workers)]
         self._returned = time.perf_counter()
@@ -145,7 +145,7 @@ class CountingPool:
         indices, size = tuple(range(len(jobs))), self._group_size
         return [indices[start : start + size] for start in range(0, len(jobs), size)]
 
-    def _is_made(self, spec: LayerSpec, cache: LruCache[bool]) -> bool:
+    def _is_made(self, spec: LayerSpec, cache: LruCache[LayerSpec, bool]) -> bool:
         """Whether a merged layer has to be made because the cache does not hold it."""
         if cache.get(spec) is not None:
             return False

@@ -13,10 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gptailor.core.lru_cache import LruCache
 from gptailor.core.repair import gaps_of, without_repair
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
-from gptailor.engine.layer_cache import LruCache
 from gptailor.engine.streams import Streams
 from gptailor.errors import ConfigError
 from gptailor.repair.last_map import LastMap, last_map
@@ -70,7 +70,7 @@ class Refitter:
         ]
         self._maps: dict[object, LastMap] = {}
         self._whole: dict[str, list[list[Tensor]]] = {}  # member -> states by depth
-        self._fitted = LruCache[Fitted](cache_bytes)
+        self._fitted = LruCache[LayerSpec, Fitted](cache_bytes)
 
     def check(self) -> None:
         """Refuse a family whose layers can't be refitted.

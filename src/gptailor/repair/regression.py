@@ -74,7 +74,8 @@ def fitted_change(
     ``D = (A^T A + lambda I)^-1 A^T R`` over weighted tokens, a ridge towards the map as it is. Of
     several lambdas the largest is taken that gains nearly as much on held-out tokens as the best:
     those are of texts of the same kind, and others want more of the original map. Then all tokens
-    are fitted. Where none is better than no change, or none is held out, the change is 0.
+    are fitted. Where none of them is better than no change, or no token is held out, the change
+    is 0.
 
     Args:
         tokens: For each batch the inputs A (n, F), what is missing R (n, H), weights (n,), and

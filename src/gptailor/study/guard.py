@@ -60,14 +60,22 @@ class Guard:
         self._journal, self._evaluate = journal, evaluate
         self._n_layers, self._n_examples = n_layers, n_examples
         self._dead: dict[str, tuple[int, str]] = {}  # digest -> trial, and why
+        self._failed: set[str] = set()  # digests that were tried in this process
+        self._off: str | None = None  # why the base can't write, and nobody is judged
 
     def written(self, model: str | int, tailoring: Tailoring) -> Evaluation:
-        """A whole member or a candidate on the tasks of greedy text: recorded, or new."""
+        """A whole member or a candidate on the tasks of greedy text: recorded, or new.
+
+        What failed in an earlier process is tried again.
+        """
         for entry in self._journal.of(WrittenEntry):
-            if entry.tailoring == tailoring.digest:
+            known = entry.scores is not None or entry.tailoring in self._failed
+            if known and entry.tailoring == tailoring.digest:
                 return entry.evaluation
         (done,) = self._evaluate([Job(tailoring, self._n_examples, GUARD)])
         self._journal.append(WrittenEntry.of(model, tailoring.digest, done))
+        if done.scores is None:
+            self._failed.add(tailoring.digest)
         return done
 
     def is_dead(self, number: int, tailoring: Tailoring) -> bool:
@@ -79,12 +87,13 @@ class Guard:
             number: Of its trial.
             tailoring: Its layers.
         """
-        base = self.written(BASE, Tailoring.whole(BASE, self._n_layers)).scores
+        base = self.written(BASE, Tailoring.whole(BASE, self._n_layers))
+        self._off = base.failure
+        if base.scores is None:
+            return False
         done = self.written(number, tailoring)
-        why = done.failure
-        if base is not None and done.scores is not None:
-            why = dead_text(done.scores, base)
-        if base is None or why is None:
+        why = done.failure if done.scores is None else dead_text(done.scores, base.scores)
+        if why is None:
             return False
         self._dead[tailoring.digest] = number, why
         return True
@@ -105,12 +114,14 @@ class Guard:
         self.written(number, chosen)
 
     def verdict(self, tailoring: Tailoring, cost: float) -> dict[str, Any]:
-        """The keys of a choice: a sentence on dead texts, if there are any, and their cost.
+        """The keys of a choice: a sentence on dead texts and their cost, or why none was judged.
 
         Args:
             tailoring: The model chosen.
             cost: Its loss less the lowest loss of all.
         """
+        if self._off is not None:
+            return {"guard": f"no text was judged, because the base can't write: {self._off}"}
         if not self._dead:
             return {}
         by_trial = dict(self._dead.values())  # of a trial and its repairs only the last

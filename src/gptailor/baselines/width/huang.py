@@ -14,7 +14,7 @@ from torch import Tensor
 from gptailor.baselines.context import BaselineContext
 from gptailor.baselines.width.layerwise import inputs_of, width_of
 from gptailor.core.params import Range
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.streams import Streams
 from gptailor.family.family import layer_weights
 from gptailor.family.gated_layer import DOWN
@@ -38,7 +38,7 @@ def huang(
 
     Args:
         context: What is to be pruned.
-        draws: Of pairs, each with its own seed.
+        draws: Of pairs, each with a generator of its own.
         samples: Tokens whose activations are compared.
 
     Differs from the paper: the entropy is of order 2, which needs no eigenvalues; the kernel's
@@ -50,21 +50,18 @@ def huang(
     n_neurons = width_of(context, context.share, heads=False).n_neurons
     streams = Streams(statistics.engine, statistics.rows)
     chosen: Tensor | None = None
-    kernels = []
+    generators, drawn = rng.spawn(draws), list[list[LayerSpec]]([] for _ in range(draws))
     for spec, states in zip(statistics.whole.layers, streams.along(statistics.whole), strict=False):
         inputs = inputs_of(streams, spec, states, DOWN)  # (T, F)
         if chosen is None:
             chosen = torch.from_numpy(rng.permutation(len(inputs))[:samples])
-        kernels.append(squared_kernels(inputs[chosen].cpu()))
-    statistics.spend(2 * streams.n_tokens * len(kernels))
-    tailorings = []
-    for _ in range(draws):
-        specs = []
-        for spec, kernel in zip(statistics.whole.layers, kernels, strict=True):
+        kernels = squared_kernels(inputs[chosen].cpu())  # of one layer: they are large
+        for specs, generator in zip(drawn, generators, strict=True):
             weight = layer_weights(family, spec, family.dtype)[DOWN].clone()
-            weight[:, redundant(kernel, n_neurons, samples, rng)] = 0
+            weight[:, redundant(kernels, n_neurons, samples, generator)] = 0
             specs.append(spec.with_repair(fitted=family.fitted.add({DOWN: weight})))
-        tailorings.append(context.of(specs))
+    statistics.spend(2 * streams.n_tokens * len(statistics.whole.layers))
+    tailorings = [context.of(specs) for specs in drawn]
     divergences = statistics.divergences(tailorings, statistics.minibatch(rng, _N_TOKENS))
     best = tailorings.pop(divergences.index(min(divergences)))
     kept = {spec.fitted for spec in best.layers}

@@ -82,6 +82,7 @@ def pruned(context: BaselineContext, widths: Sequence[Width], prune: Pruner) -> 
                 weight = prune(weight.to(inputs), inputs, n_columns, n_removed).to(weight)
                 statistics.spend(streams.n_tokens)
             fitted[name] = weight
+            family.fitted.drop([spec.fitted])  # of the part before
             spec = whole.with_repair(fitted=family.fitted.add(fitted))
         specs.append(spec)
         states = streams.run(spec, states)
