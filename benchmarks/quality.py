@@ -221,9 +221,10 @@ def _shares_of_smac(kept: Kept) -> dict[str, list[tuple[float, float]]]:
     """
     shares: dict[str, list[tuple[float, float]]] = {}
     smacs = {found.seed: found.layer_tokens for found, _ in kept.arms.get("smac", ())}
-    ends = {each.seed: each.losses[-1] for each in kept.courses if each.arm == "smac"}
-    for course in kept.courses:
-        if course.arm.startswith("evolution") and course.seed in smacs:
+    courses = [course for course in kept.courses if course.losses]
+    ends = {each.seed: each.losses[-1] for each in courses if each.arm == "smac"}
+    for course in courses:
+        if course.arm.startswith("evolution") and course.seed in smacs.keys() & ends.keys():
             first, wanted = ends[course.seed]
             at = next((at for at, loss in course.losses if loss <= wanted), float("inf"))
             both = (at / smacs[course.seed], at / first)

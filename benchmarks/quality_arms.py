@@ -16,7 +16,7 @@ import torch
 
 import gptailor as gt
 from gptailor.app.assemble import evaluator_on
-from gptailor.app.baseline_settings import BASELINE, baseline_settings
+from gptailor.app.baseline_settings import baseline_settings
 from gptailor.app.inputs import open_calibration
 from gptailor.app.repairs import Repairs
 from gptailor.app.run import run_search
@@ -24,6 +24,7 @@ from gptailor.config import config_of, load_config
 from gptailor.config.repair_config import RepairConfig
 from gptailor.core.plugins import BASELINES
 from gptailor.core.repair import without_repair
+from gptailor.core.specs import BASELINE
 from gptailor.core.tailoring import BASE
 from gptailor.family.dtypes import dtype_of
 from gptailor.family.fitted import FOLDER
@@ -100,6 +101,7 @@ class Found:
     tailoring: gt.Tailoring
     layer_tokens: int = 0  # that finding it took
     seconds: float = 0.0
+    n_candidates: int = 0  # that were tried, of a search
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +205,13 @@ class Arm:
             return
         chosen = gt.Tailoring.load(folder / "best.yaml")
         chosen = _renamed(chosen, self.member_of(best["member"]))
-        spent = gt.Run(folder).record.spent
+        record = gt.Run(folder).record
+        spent, n_candidates = record.spent, record.chosen.n_tried if record.chosen else 0
         assert spent is not None, "written before best.yaml"
         # that the best member is known was paid for before
         before = best["layer_tokens"] if self.member == BEST else 0
-        yield Found(self.name, seed, chosen, spent.layer_tokens + before, spent.seconds)
+        costs = spent.layer_tokens + before, spent.seconds, n_candidates
+        yield Found(self.name, seed, chosen, *costs)
         if self.repair != "none":
             yield Found(f"{self.name}, unrepaired", seed, without_repair(chosen))
 
@@ -220,12 +224,13 @@ def _repaired(
     opened(settings)[0].fitted.look_in(folder)
     found = {"": (tailoring, 0.0, 0)}
     for name in settings.repairs:
-        started, repairs = time.perf_counter(), repairs_of(settings, name)
-        before = repairs.engine.stream_layer_tokens
+        repairs = repairs_of(settings, name)
+        norm_tokens = repairs.norm_layer_tokens  # measured once, and counted for each model
+        started, before = time.perf_counter(), repairs.engine.stream_layer_tokens
         repaired = repairs.repaired(tailoring)
         if repaired != tailoring:  # else nothing is known to be cut
             repairs.engine.family.fitted.save(repaired, folder)
-            spent = repairs.engine.stream_layer_tokens - before
+            spent = repairs.engine.stream_layer_tokens - before + norm_tokens
             found[f"+{name}"] = repaired, time.perf_counter() - started, spent
     return found
 
@@ -326,6 +331,8 @@ def moments(record: RunRecord, member: str) -> list[Moment]:
 
 def few(best: Sequence[Moment]) -> list[Moment]:
     """The best candidates at a few moments: at the last one, at half its layer-tokens, ..."""
+    if not best:
+        return []
     limits = [best[-1][0] / 2**power for power in reversed(range(MOMENTS))]
     known = [[one for one in best if one[0] <= limit][-1:] for limit in limits]
     return list(dict.fromkeys(one for last in known for one in last))

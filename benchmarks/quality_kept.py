@@ -69,6 +69,7 @@ class Kept:
                 "seed": found.seed,
                 "layer_tokens": found.layer_tokens,
                 "seconds": found.seconds,
+                "n_candidates": found.n_candidates,
                 "tailoring": found.tailoring.to_plain(),
                 "scores": {
                     task: {

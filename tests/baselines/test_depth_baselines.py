@@ -139,7 +139,7 @@ def test_evopress_finds_the_least_divergence_of_all_sets(
     context: Make, statistics: Statistics
 ) -> None:
     every = list(itertools.combinations(range(8), 2))
-    lefts = [statistics.layers(sorted(set(range(8)) - set(cuts))) for cuts in every]
+    lefts = [statistics.with_layers(sorted(set(range(8)) - set(cuts))) for cuts in every]
     found = statistics.divergences(lefts, range(len(statistics.rows)))
     best = every[found.index(min(found))]
     everything = {"first_tokens": 10**6, "second_tokens": 10**6}

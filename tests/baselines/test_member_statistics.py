@@ -53,7 +53,7 @@ def test_losses_are_those_of_models_without_the_layers(
     statistics: Statistics, rows: Any, slow: Any
 ) -> None:
     cuts = [(0,), (3, 4), (7,)]
-    found = statistics.losses([statistics.layers(without(*each)) for each in cuts], 10**6)
+    found = statistics.losses([statistics.with_layers(without(*each)) for each in cuts], 10**6)
     assert found == pytest.approx([slow.loss(without(*each), rows) for each in cuts], abs=1e-4)
     few = statistics.losses([statistics.whole], 20)[0]  # two rows have 26 tokens
     assert few == pytest.approx(slow.loss(range(8), rows[:2]), abs=1e-4)
@@ -64,7 +64,7 @@ def test_divergences_are_from_the_whole_member_on_the_rows_asked(
 ) -> None:
     chosen = [4, 0, 6]
     lefts = [without(2), without(5, 6)]
-    found = statistics.divergences([statistics.layers(left) for left in lefts], chosen)
+    found = statistics.divergences([statistics.with_layers(left) for left in lefts], chosen)
     expected = [slow.divergence(left, [rows[row] for row in chosen]) for left in lefts]
     assert found == pytest.approx(expected, rel=1e-3)
     assert statistics.divergences([statistics.whole], [1])[0] == pytest.approx(0.0, abs=1e-6)

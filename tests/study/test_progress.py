@@ -8,7 +8,7 @@ from studies import FormulaPool, run_study
 
 from gptailor.core.trial import Evaluation, Job
 from gptailor.study import Progress
-from gptailor.study.plan import duration, time_left
+from gptailor.study.plan import roughly, time_left
 
 
 def test_the_forecast_counts_at_the_start_and_the_pace_at_the_end() -> None:
@@ -25,7 +25,7 @@ def test_without_a_forecast_the_pace_counts_and_a_timeout_ends_it() -> None:
     assert time_left(0.0, 1.0, expected_s=None, timeout_s=9.0) is None
     assert time_left(0.25, 10.0, expected_s=None, timeout_s=None) == 30
     assert time_left(0.25, 10.0, expected_s=None, timeout_s=25.0) == 15
-    assert (duration(89.0), duration(100.0)) == ("about 89 s", "about 2 min")
+    assert (roughly(89.0), roughly(100.0)) == ("about 89 s", "about 2 min")
 
 
 def test_a_group_that_is_evaluated_at_once_counts_as_a_whole(tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def open_study(
     if assembly.space.repair is not None:
         folder = journal.path.with_name(FOLDER)
         assembly.family.fitted.look_in(folder)
-        refit = functools.partial(assembly.repairs.refit, folder=folder)
+        refit = functools.partial(assembly.repairs.entry_of, folder=folder)
     return Study(
         journal,
         pool,

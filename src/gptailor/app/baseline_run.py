@@ -18,7 +18,7 @@ from gptailor.record.entries import BaselineEntry
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
 from gptailor.searchers.space import kept_positions
-from gptailor.study.plan import duration
+from gptailor.study.plan import roughly
 
 __all__ = ["with_baselines"]
 
@@ -84,11 +84,11 @@ class _Baselines:
         if not evaluates_apart(self._assembly.config):
             n_layers, speed = plan.n_layers, self._assembly.measure_speed(None)
             one = Work(layer_tokens=n_tokens * n_layers, n_runs=n_layers, input_tokens=n_tokens)
-            expected += f", {duration(speed.seconds(one, 0))} for a pass through a model"
+            expected += f", {roughly(speed.seconds(one, 0))} for a pass through a model"
             whole, words = Tailoring.whole(BASE, n_layers), {"test": "the test split"}
             for split, what in (words | ({GUARD: "the guard"} if plan.guard else {})).items():
                 work = self._assembly.evaluator.count([Job(whole, plan.sizes[split], split)])
-                expected += f"; {what}: {duration(speed.seconds(work, 0))} a model"
+                expected += f"; {what}: {roughly(speed.seconds(work, 0))} a model"
         self._on_message(expected)
 
     def _computed(self, name: str) -> BaselineEntry:

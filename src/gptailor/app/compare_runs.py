@@ -25,10 +25,10 @@ from gptailor.record.evaluation_file import ComparisonFile, read_comparison
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.comparison import ComparedModel, Comparison
 from gptailor.report.scores import loss_difference, parameters_of
+from gptailor.tasks.splits import SPLITS
 
 __all__ = ["compare"]
 
-SPLITS = ("search", "selection", "test")  # in the order of a task's digest
 _WHOLE = "whole member"
 _TOGETHER = 8  # models that are scored before the file is written
 
@@ -249,11 +249,11 @@ def _models(
             tailoring.check(header.family.members, n_layers)
         parameters = parameters_of([run.record for run in runs], tailoring)
         others.append(ComparedModel(str(file), tailoring, str(file), parameters))
-    unlike = {(m.name, m.origin): m for m in others}  # the same run or file twice is one row
-    shared = Counter(m.name for m in [*members, *unlike.values()])
+    distinct = {(m.name, m.origin): m for m in others}  # the same run or file twice is one row
+    shared = Counter(m.name for m in [*members, *distinct.values()])
     named = [
         replace(m, name=f"{m.name} ({m.origin})") if shared[m.name] > 1 else m
-        for m in unlike.values()
+        for m in distinct.values()
     ]
     return (*members, *named), notes
 

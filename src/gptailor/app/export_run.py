@@ -127,7 +127,7 @@ def _with_refits(found: Provenance, family: Family) -> Tailoring:
     engine = Engine(family, device=family.states[BASE][family.layout.embedding].device)
     repairs = Repairs(RepairConfig(name="refit"), engine, calibration)
     assert repairs.repairer is not None, "a refit repairs"
-    return repairs.named(found.tailoring)
+    return repairs.fitted_as_in_search(found.tailoring)
 
 
 def find_provenance(

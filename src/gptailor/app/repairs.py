@@ -63,10 +63,10 @@ class Repairs:
         family.fitted.fit = refitter.from_uncut
         return functools.partial(refit_cuts, n_layers=family.n_layers)
 
-    def refit(self, number: int, tailoring: Tailoring, *, folder: Path) -> RefittedEntry:
+    def entry_of(self, number: int, tailoring: Tailoring, *, folder: Path) -> RefittedEntry:
         """Repair a finalist as in the search and, with refits, cut after cut; save the tensors."""
         started, before = time.perf_counter(), self.engine.stream_layer_tokens
-        searched = self.named(tailoring)
+        searched = self.fitted_as_in_search(tailoring)
         refitted = self.repaired(tailoring) if self.config.name == "refit" else None
         for model in (searched, refitted):
             if model is not None:
@@ -113,7 +113,7 @@ class Repairs:
     def _exact(self) -> Refitter:
         return Refitter(self.engine, self.calibration.rows)
 
-    def named(self, tailoring: Tailoring) -> Tailoring:
+    def fitted_as_in_search(self, tailoring: Tailoring) -> Tailoring:
         """Fit, as in the search, the layers that are to be refitted and name no tensors yet."""
         store = self.engine.family.fitted
         fit = store.fit

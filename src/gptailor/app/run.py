@@ -19,7 +19,7 @@ from gptailor.record.run_record import RunRecord, read_run, run_of_lines
 from gptailor.report import write_report
 from gptailor.report.words import count
 from gptailor.study import Progress, Study
-from gptailor.study.plan import duration
+from gptailor.study.plan import roughly
 
 if TYPE_CHECKING:
     import pandas
@@ -323,7 +323,7 @@ def _expectation(assembly: "Assembly", expected: ForecastEntry | None, journal: 
     if expected is None:
         return f"expected: at most {plan.max_trials} {layers}, of which {n_done} are done"
     return (
-        f"expected: {expected.n_trials} {layers}, {duration(expected.seconds)}, "
+        f"expected: {expected.n_trials} {layers}, {roughly(expected.seconds)}, "
         f"{expected.peak_bytes / 2**20:,.0f} MiB of memory"
     )
 

@@ -23,7 +23,7 @@ from gptailor.record.entries import WrittenEntry
 from gptailor.record.evaluation_file import SampledModel, SamplesFile
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.searchers.space import Space
-from gptailor.study.plan import duration
+from gptailor.study.plan import roughly
 from gptailor.tasks.greedy_text import continued_task, own_text_task
 from gptailor.tasks.openers import GUARD_OPENERS
 from gptailor.tasks.task import Prompt
@@ -70,7 +70,7 @@ def sample(
     what = f"{n_new} tokens after each of {len(prompts)} prompts"
     if guarded := [entry.seconds for entry in record.entries if isinstance(entry, WrittenEntry)]:
         seconds = sum(guarded) / len(guarded) / len(GUARD_OPENERS) * len(prompts) * len(models)
-        what += f", {duration(seconds)} by what the run took"
+        what += f", {roughly(seconds)} by what the run took"
     on_message(f"letting {len(models)} models write {what} ...")
     texts = _texts(evaluator.engine, models, prompts)
     measured = _measured(evaluator.engine, models, prompts)

@@ -16,6 +16,9 @@ def angular(context: BaselineContext) -> Tailoring:
     first and the last among them; h_N is taken before the final norm.
 
     Differs from the paper: nothing is trained afterwards.
+
+    Raises:
+        ConfigError: Every block has a layer that 'keep' protects.
     """
     distances = context.statistics.similarities().angles
     return context.block(lambda start, end: float(distances[start, end]))

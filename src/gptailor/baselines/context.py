@@ -1,5 +1,6 @@
 """BaselineContext: what a baseline is given."""
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,25 @@ class BaselineContext:
         kinds = self.statistics.engine.family.kinds
         return not self.space.keep & {*layers} and len({kinds[layer] for layer in layers}) == 1
 
+    def neighbours(self, groups: Sequence[Collection[int]]) -> list[int]:
+        """The indices of groups of layers that may be merged with the next one.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        found = [
+            index
+            for index, (one, other) in enumerate(itertools.pairwise(groups))
+            if self.may_merge({*one, *other})
+        ]
+        if not found:
+            raise ConfigError(
+                f"with {len(groups)} layers left and {self.space.n_kept} wanted no two neighbours "
+                "may be merged: they are of other kinds, or 'keep' protects them; lower 'remove', "
+                "or use another baseline"
+            )
+        return found
+
     def free(self, protected: Collection[int] = ()) -> tuple[int, ...]:
         """The layers that may be cut, without those that the baseline itself protects.
 
@@ -57,14 +77,14 @@ class BaselineContext:
             )
         return found
 
-    def lowest(self, scores: Sequence[float], protected: Collection[int] = ()) -> Tailoring:
-        """Cut the layers with the lowest scores at once; of equal ones the earlier is cut.
+    def lowest(self, scores: Sequence[float], protected: Collection[int] = ()) -> list[int]:
+        """The layers to be cut that have the lowest scores; of equal ones the earlier.
 
         Raises:
             ConfigError: Fewer layers may be cut than are to be.
         """
         ranked = sorted(self.free(protected), key=scores.__getitem__)  # stable
-        return self.cut(ranked[: self.space.n_removed])
+        return ranked[: self.space.n_removed]
 
     def block(self, score: Callable[[int, int], float]) -> Tailoring:
         """Cut the block with the lowest ``score(start, end)``; of equal ones the first.

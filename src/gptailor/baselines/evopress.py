@@ -47,6 +47,9 @@ def evopress(
 
     Differs from the paper: a set of cuts is drawn in whole layers; the authors' code draws
     attention and MLP and then overwrites half of the draws.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.
     """
     statistics, n_cut = context.statistics, context.space.n_removed
     few = first_tokens or min(2048, -(-statistics.n_tokens // 64))
@@ -94,6 +97,7 @@ class _Evolution:
         """Those with the least divergence on one random minibatch of rows, the best first."""
         statistics, space = self._context.statistics, self._context.space
         rows = statistics.minibatch(self._rng, n_tokens)
-        found = statistics.divergences([statistics.layers(space.without(c)) for c in rivals], rows)
+        models = [statistics.with_layers(space.without(cuts)) for cuts in rivals]
+        found = statistics.divergences(models, rows)
         order = sorted(range(len(rivals)), key=found.__getitem__)
         return [rivals[index] for index in order[:n_best]]

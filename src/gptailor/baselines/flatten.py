@@ -14,7 +14,7 @@ from gptailor.baselines.width.layerwise import gram_of, inputs_of
 from gptailor.core.params import Range
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.streams import Streams
-from gptailor.errors import ConfigError, FamilyError
+from gptailor.errors import FamilyError
 from gptailor.family import Family
 from gptailor.family.architecture import norm_offset
 from gptailor.family.family import layer_weights
@@ -43,19 +43,14 @@ def flatten(
     Differs from the paper: whole kv-groups are chosen, not single heads.
 
     Raises:
+        ConfigError: No neighbours are left that may be merged.
         FamilyError: The architecture's layers can't be joined.
     """
     statistics = context.statistics
     cosines = statistics.similarities().cosines
     groups = [[layer] for layer in range(context.space.n_layers)]
     for _ in range(context.space.n_removed):
-        pairs = [
-            index
-            for index in range(len(groups) - 1)
-            if context.may_merge(groups[index] + groups[index + 1])
-        ]
-        if not pairs:
-            raise ConfigError("no two adjacent layers of one kind are left that may be merged")
+        pairs = context.neighbours(groups)
         best = max(pairs, key=lambda i: float(cosines[groups[i][0], groups[i + 1][0]]))
         groups[best : best + 2] = [groups[best] + groups[best + 1]]
     streams = Streams(statistics.engine, statistics.rows)

@@ -22,9 +22,11 @@ def fold(context: BaselineContext, *, weight: Annotated[float, Range(0.0, 1.0)] 
     Args:
         context: What is to be cut.
         weight: w; 0 gives the cut without folding.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be.
     """
-    scores = context.statistics.influences()
-    cuts = set(sorted(context.free(), key=scores.__getitem__)[: context.space.n_removed])
+    cuts = set(context.lowest(context.statistics.influences()))
     kept = context.space.without(cuts)
     groups: dict[int, list[int]] = {layer: [] for layer in kept}
     for cut in sorted(cuts):

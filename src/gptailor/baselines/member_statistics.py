@@ -91,7 +91,7 @@ class Statistics:
         self.layer_tokens += layer_tokens
         self._used["own"] = self._used.get("own", 0) + layer_tokens
 
-    def layers(self, left: Iterable[int]) -> Tailoring:
+    def with_layers(self, left: Iterable[int]) -> Tailoring:
         """The member with some of its layers."""
         return replace(self.whole, layers=tuple(self.whole.layers[layer] for layer in left))
 

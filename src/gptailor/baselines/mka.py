@@ -3,7 +3,6 @@
 Liu et al. 2024, "Pruning via Merging", https://arxiv.org/abs/2406.16330.
 """
 
-import itertools
 from typing import Annotated
 
 import torch
@@ -13,7 +12,6 @@ from gptailor.baselines.context import BaselineContext
 from gptailor.core.params import Range
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.streams import Streams
-from gptailor.errors import ConfigError
 
 __all__ = ["diffusion_map", "mka", "shared_information"]
 
@@ -35,18 +33,18 @@ def mka(context: BaselineContext, *, samples: Annotated[int, Range(8, 4096)] = 2
     correlations, normalised to ``sqrt(1 - exp(-2 I / d))``. Differs from the authors' code: that
     merges the last two layers only, whatever their similarity, by shares near 0.62 and 0.38, and
     drops the result, so that it cuts the last layers (the baseline ``tail``).
+
+    Raises:
+        ConfigError: No neighbours are left that may be merged.
     """
     statistics, space = context.statistics, context.space
     maps = _diffusion_maps(context, samples)
     groups = [{layer: 1.0} for layer in range(space.n_layers)]
     while len(groups) > space.n_kept:
         found = [
-            (shared_information(maps[max(one)], maps[max(other)]), index)
-            for index, (one, other) in enumerate(itertools.pairwise(groups))
-            if context.may_merge({*one, *other})
+            (shared_information(maps[max(groups[index])], maps[max(groups[index + 1])]), index)
+            for index in context.neighbours(groups)
         ]
-        if not found:
-            raise ConfigError("no two adjacent layers of one kind are left that may be merged")
         share, index = max(found, key=lambda pair: (pair[0], -pair[1]))
         merged = {layer: share * weight for layer, weight in groups[index].items()}
         merged |= {layer: (1 - share) * weight for layer, weight in groups[index + 1].items()}

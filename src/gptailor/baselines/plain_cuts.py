@@ -24,7 +24,10 @@ def random(context: BaselineContext) -> Tailoring:
         tailoring = context.cut(context.space.random_cuts(rng))
         if context.space.accepts(tailoring):
             return tailoring
-    raise ConfigError(f"none of {_TRIES} sets of layers drawn can be cut from this family")
+    raise ConfigError(
+        f"none of {_TRIES} sets of {context.space.n_removed} layers that were drawn can be cut "
+        "from this family; lower 'remove', or use another baseline"
+    )
 
 
 def last_n(context: BaselineContext) -> Tailoring:

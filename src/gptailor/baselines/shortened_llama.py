@@ -22,13 +22,20 @@ def shortened_ppl(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) ->
     Args:
         context: What is to be cut.
         n_tokens: Tokens that the loss is measured on.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.
     """
-    return context.lowest(_losses(context, n_tokens))
+    return context.cut(context.lowest(_losses(context, n_tokens)))
 
 
 def shortened_ppl_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) -> Tailoring:
-    """As `shortened_ppl`; the first four layers and the last two stay."""
-    return context.lowest(_losses(context, n_tokens), _plus(context))
+    """As `shortened_ppl`; the first four layers and the last two stay.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.
+    """
+    return context.cut(context.lowest(_losses(context, n_tokens), _plus(context)))
 
 
 def shortened_taylor(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) -> Tailoring:
@@ -40,19 +47,28 @@ def shortened_taylor(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS)
     Args:
         context: What is to be cut.
         n_tokens: Tokens that the gradient is measured on.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be.
+        FamilyError: The gradients of all layers do not fit into memory.
     """
-    return context.lowest(context.statistics.taylor_scores(n_tokens))
+    return context.cut(context.lowest(context.statistics.taylor_scores(n_tokens)))
 
 
 def shortened_taylor_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) -> Tailoring:
-    """As `shortened_taylor`; the first four layers and the last two stay."""
-    return context.lowest(context.statistics.taylor_scores(n_tokens), _plus(context))
+    """As `shortened_taylor`; the first four layers and the last two stay.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be.
+        FamilyError: The gradients of all layers do not fit into memory.
+    """
+    return context.cut(context.lowest(context.statistics.taylor_scores(n_tokens), _plus(context)))
 
 
 def _losses(context: BaselineContext, n_tokens: int) -> list[float]:
     n_layers, statistics = context.space.n_layers, context.statistics
     without = [[other for other in range(n_layers) if other != cut] for cut in range(n_layers)]
-    return statistics.losses([statistics.layers(left) for left in without], n_tokens)
+    return statistics.losses([statistics.with_layers(left) for left in without], n_tokens)
 
 
 def _plus(context: BaselineContext) -> set[int]:

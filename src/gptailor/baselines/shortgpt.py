@@ -15,19 +15,26 @@ def shortgpt(context: BaselineContext) -> Tailoring:
     ``BI_l = 1 - mean over tokens of cos(h_l, h_{l+1})``. Every layer may be cut.
 
     Differs from the paper: the first token of each row is left out (see `Statistics`).
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be.
     """
-    return context.lowest(context.statistics.influences())
+    return context.cut(context.lowest(context.statistics.influences()))
 
 
 def shortgpt_iterative(context: BaselineContext) -> Tailoring:
     """Cut the layer with the least Block Influence, measure those left anew, and so on.
 
     The variant of Prune&Comp (https://arxiv.org/abs/2507.18212).
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be.
     """
     statistics, left = context.statistics, list(range(context.space.n_layers))
     context.free()
     while len(left) > context.space.n_kept:
-        influences = dict(zip(left, statistics.influences(statistics.layers(left)), strict=True))
+        scores = statistics.influences(statistics.with_layers(left))
+        influences = dict(zip(left, scores, strict=True))
         free = [layer for layer in left if layer not in context.space.keep]
         left.remove(min(free, key=influences.__getitem__))
     return context.cut(context.space.without(left))

@@ -23,12 +23,15 @@ def sleb(
         context: What is to be cut.
         n_tokens: Tokens that losses are measured on; the authors' code uses four or five rows of
             2,048.
+
+    Raises:
+        ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.
     """
     statistics, left = context.statistics, list(range(context.space.n_layers))
     free = [*context.free({0, context.space.n_layers - 1})]
     while len(left) > context.space.n_kept:
         trials = [[other for other in left if other != cut] for cut in free]
-        losses = statistics.losses([statistics.layers(each) for each in trials], n_tokens)
+        losses = statistics.losses([statistics.with_layers(each) for each in trials], n_tokens)
         cut = free[losses.index(min(losses))]
         left.remove(cut)
         free.remove(cut)

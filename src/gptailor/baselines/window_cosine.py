@@ -15,6 +15,9 @@ def window_cosine(context: BaselineContext) -> Tailoring:
 
     Differs from the paper: the first token of each row is left out (see `Statistics`), and h_N is
     taken before the final norm.
+
+    Raises:
+        ConfigError: Every block has a layer that 'keep' protects.
     """
     cosines = context.statistics.similarities().cosines
     return context.block(lambda start, end: -float(cosines[start, end]))

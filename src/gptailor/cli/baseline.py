@@ -25,7 +25,7 @@ def command(  # noqa: PLR0913, PLR0917  # what the options are
     names: Annotated[str, typer.Argument(help="A baseline, several with commas, or all.")],
     config: ConfigPath,
     out: Annotated[
-        Path | None, path_option("The run's folder; runs/NAME-BASELINES beside the config.")
+        Path | None, path_option("The run's folder; runs/NAME-BASELINES-MEMBER beside the config.")
     ] = None,
     member: Annotated[str, typer.Option(help="Whose layers are cut.")] = BASE,
     seed: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gptailor.cli.console import AsJson, ConfigPath, errors, screen
-from gptailor.study.plan import duration
+from gptailor.study.plan import roughly
 
 if TYPE_CHECKING:
     from gptailor.app.assemble import Assembly
@@ -108,7 +108,7 @@ def _show_costs(expected: "ForecastEntry", setup: "WorkerSetup | None", device: 
         f"{expected.merged_bytes / 2**20:,.0f} MiB of merged layers at most; "
         f"{expected.peak_bytes / 2**20:,.0f} MiB in all{each}"
     )
-    time = duration(expected.seconds)
+    time = roughly(expected.seconds)
     if setup is not None and setup.device != device:
         time = "not known"
         assumed = f"because workers run on {setup.device}, and this machine on {device}"

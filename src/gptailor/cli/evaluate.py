@@ -60,7 +60,7 @@ def command(
         expected_work,
         save_evaluation,
     )
-    from gptailor.study.plan import duration
+    from gptailor.study.plan import roughly
 
     family = load_members(loaded)
     tasks = open_tasks(loaded, family)
@@ -74,7 +74,7 @@ def command(
     }
     work, seconds = expected_work(family, tasks, **limits)
     written = ", and what they write" if any(t.test.writes for t in tasks.values()) else ""
-    what = f"{n_models * work:,} layer-tokens, {duration(n_models * seconds)}{written}"
+    what = f"{n_models * work:,} layer-tokens, {roughly(n_models * seconds)}{written}"
     errors.print(f"expected: {n_models} models on {n_examples:,} examples, {what}", style="dim")
 
     def show(name: str) -> None:

@@ -17,7 +17,7 @@ from gptailor.cli.console import AsJson, ConfigPath, errors, path_option, screen
 from gptailor.cli.faults import one_sentence
 from gptailor.record.ranking import BEST
 from gptailor.study import Progress
-from gptailor.study.plan import duration
+from gptailor.study.plan import roughly
 
 if TYPE_CHECKING:
     from gptailor.app.run import Run
@@ -177,5 +177,5 @@ def _progress_text(progress: Progress) -> str:
         if progress.examples:
             parts.append(f"{progress.examples / max(progress.seconds, 1e-9):.0f} examples/s")
         if progress.left_s is not None:
-            parts.append(f"{duration(progress.left_s)} left")
+            parts.append(f"{roughly(progress.left_s)} left")
     return " · ".join(parts)

@@ -73,8 +73,8 @@ class LayerSpec:
         base: The layer that differences are taken from; None for the base member's layer at the
             first source's index. Only methods that need a base have one.
         gain: Factor of what the layer adds to the residual stream.
-        refit_to: The layer is refitted to replace the cut behind it too: the stream after it is
-            to be the one that enters this position of the whole model.
+        refit_to: The layer is refitted: the stream after it is to be the one that enters this
+            position of the whole model, the end of the cut behind it if there is one.
         fitted: Digest of fitted tensors that replace some of the layer's own, 16 hex digits;
             with `refit_to` alone, they are fitted from the uncut members where they are needed.
 

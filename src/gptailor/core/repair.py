@@ -101,8 +101,12 @@ def scale_cuts(
 
     The stream after a cut [s, e) would be multiplied by ``g = |h_e| / |h_s|`` of the whole model.
     A layer sees the stream through a norm, to which its scale does not matter, so the layers after
-    the cut are divided by g instead, and by those of all cuts before (Prune&Comp, arXiv 2507.18212,
-    whose own fold into the embedding changes a tied head).
+    the cut are divided by g instead, and by those of all cuts before. A cut before the first layer
+    is not repaired.
+
+    Differs from Prune&Comp (https://arxiv.org/abs/2507.18212): that takes for g the mean over
+    channels of the ratios of their mean absolute values, and folds it into the embedding, which
+    changes a tied head.
 
     Args:
         tailoring: Its own repair is replaced.

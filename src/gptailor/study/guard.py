@@ -1,7 +1,7 @@
 """The guard: is a candidate's greedy text dead beside a whole member's own?
 
 Dead is what repeats itself, ends in loops or says nothing far more often than the base, and what
-would hardly write a token of the member's own text as the member did.
+finds other tokens likelier at more than three quarters of the member's own text.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

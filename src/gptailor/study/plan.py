@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gptailor.core.objective import Goal
 from gptailor.core.trial import Trial
 
-__all__ = ["Plan", "Progress", "duration", "time_left"]
+__all__ = ["Plan", "Progress", "roughly", "time_left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,6 @@ def time_left(
     return left
 
 
-def duration(seconds: float) -> str:
+def roughly(seconds: float) -> str:
     """A time for people, such as ``about 5 min``."""
     return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"

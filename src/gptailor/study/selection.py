@@ -77,7 +77,7 @@ class Selection:
                 f"{self._journal.path}: every finalist failed on the selection split; the last: "
                 f"{last.failure}; mend that and run the same command again"
             )
-        scores = self._speaking(raced, finalists, objective)
+        scores = self._with_living_text(raced, finalists, objective)
         order = best_first(scores, objective)
         models = {finalists[n]: (n, scores[n]) for n in order}
         if self._refit is not None:
@@ -96,7 +96,7 @@ class Selection:
         self._record_chosen(trials, number, len(finalists), chosen, cost)
         return number, chosen
 
-    def _speaking(
+    def _with_living_text(
         self, raced: dict[int, Scores], finalists: Mapping[int, Tailoring], objective: Objective
     ) -> dict[int, Scores]:
         """Scores of finalists of which the best is not dead; those of all if all are."""

@@ -44,6 +44,9 @@ def huang(
     Differs from the paper: the entropy is of order 2, which needs no eigenvalues; the kernel's
     width is Silverman's, and the threshold falls as far as the number of neurons needs, where the
     authors tune both; neurons are not clustered before, which only saves time.
+
+    Raises:
+        FamilyError: Heads and neurons can't be taken out of the family's layers.
     """
     statistics, rng = context.statistics, np.random.default_rng(context.seed)
     family = statistics.engine.family

@@ -24,6 +24,9 @@ def slimgpt(context: BaselineContext) -> Tailoring:
 
     Differs from the paper: whole kv-groups go, not single heads. Neurons go in groups that begin
     with the paper's 1024 of 11008 and are halved down to 8.
+
+    Raises:
+        FamilyError: Heads and neurons can't be taken out of the family's layers.
     """
     width = width_of(context, context.share)
     return pruned(context, [width] * context.space.n_layers, without_least_error)
@@ -35,6 +38,9 @@ def slimgpt_log(context: BaselineContext) -> Tailoring:
     The share of layer i is ``r_0 + (r_{n-1} - r_0) * log(i + 1) / log(n)`` with r_0 = 0 and the
     mean share of a cut. No stock model has layers of different widths: the result is exported with
     zeros in its matrices.
+
+    Raises:
+        FamilyError: Heads and neurons can't be taken out of the family's layers.
     """
     logs = [math.log(layer + 1) for layer in range(context.space.n_layers)]
     mean = math.fsum(logs) / len(logs) or 1.0

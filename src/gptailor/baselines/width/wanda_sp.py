@@ -22,6 +22,9 @@ def wanda_sp(context: BaselineContext) -> Tailoring:
 
     Differs from the authors: whole kv-groups go, not single heads, and the parameters removed are
     those of the layers that a cut would remove.
+
+    Raises:
+        FamilyError: Heads and neurons can't be taken out of the family's layers.
     """
     width = width_of(context, context.share)
     return pruned(context, [width] * context.space.n_layers, without_lowest)
