@@ -77,8 +77,16 @@ class BaselineContext:
             )
         return found
 
-    def lowest(self, scores: Sequence[float], protected: Collection[int] = ()) -> list[int]:
-        """The layers to be cut that have the lowest scores; of equal ones the earlier.
+    def lowest(self, scores: Sequence[float], protected: Collection[int] = ()) -> Tailoring:
+        """Cut the layers with the lowest scores at once; of equal ones the earlier is cut.
+
+        Raises:
+            ConfigError: Fewer layers may be cut than are to be.
+        """
+        return self.cut(self.lowest_layers(scores, protected))
+
+    def lowest_layers(self, scores: Sequence[float], protected: Collection[int] = ()) -> list[int]:
+        """As many layers as are to be cut, those with the lowest scores; of equal ones the earlier.
 
         Raises:
             ConfigError: Fewer layers may be cut than are to be.

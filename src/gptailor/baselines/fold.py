@@ -26,7 +26,7 @@ def fold(context: BaselineContext, *, weight: Annotated[float, Range(0.0, 1.0)] 
     Raises:
         ConfigError: Fewer layers may be cut than are to be.
     """
-    cuts = set(context.lowest(context.statistics.influences()))
+    cuts = set(context.lowest_layers(context.statistics.influences()))
     kept = context.space.without(cuts)
     groups: dict[int, list[int]] = {layer: [] for layer in kept}
     for cut in sorted(cuts):

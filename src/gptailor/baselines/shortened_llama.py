@@ -26,7 +26,7 @@ def shortened_ppl(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) ->
     Raises:
         ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.
     """
-    return context.cut(context.lowest(_losses(context, n_tokens)))
+    return context.lowest(_losses(context, n_tokens))
 
 
 def shortened_ppl_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) -> Tailoring:
@@ -35,7 +35,7 @@ def shortened_ppl_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKEN
     Raises:
         ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.
     """
-    return context.cut(context.lowest(_losses(context, n_tokens), _plus(context)))
+    return context.lowest(_losses(context, n_tokens), _plus(context))
 
 
 def shortened_taylor(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) -> Tailoring:
@@ -52,7 +52,7 @@ def shortened_taylor(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS)
         ConfigError: Fewer layers may be cut than are to be.
         FamilyError: The gradients of all layers do not fit into memory.
     """
-    return context.cut(context.lowest(context.statistics.taylor_scores(n_tokens)))
+    return context.lowest(context.statistics.taylor_scores(n_tokens))
 
 
 def shortened_taylor_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) -> Tailoring:
@@ -62,7 +62,7 @@ def shortened_taylor_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TO
         ConfigError: Fewer layers may be cut than are to be.
         FamilyError: The gradients of all layers do not fit into memory.
     """
-    return context.cut(context.lowest(context.statistics.taylor_scores(n_tokens), _plus(context)))
+    return context.lowest(context.statistics.taylor_scores(n_tokens), _plus(context))
 
 
 def _losses(context: BaselineContext, n_tokens: int) -> list[float]:

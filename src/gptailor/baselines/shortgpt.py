@@ -19,7 +19,7 @@ def shortgpt(context: BaselineContext) -> Tailoring:
     Raises:
         ConfigError: Fewer layers may be cut than are to be.
     """
-    return context.cut(context.lowest(context.statistics.influences()))
+    return context.lowest(context.statistics.influences())
 
 
 def shortgpt_iterative(context: BaselineContext) -> Tailoring:
