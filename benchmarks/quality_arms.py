@@ -225,12 +225,12 @@ def _repaired(
     found = {"": (tailoring, 0.0, 0)}
     for name in settings.repairs:
         repairs = repairs_of(settings, name)
-        norm_tokens = repairs.norm_layer_tokens  # measured once, and counted for each model
+        setup_tokens = repairs.setup_layer_tokens  # measured once, and counted for each model
         started, before = time.perf_counter(), repairs.engine.stream_layer_tokens
         repaired = repairs.repaired(tailoring)
         if repaired != tailoring:  # else nothing is known to be cut
             repairs.engine.family.fitted.save(repaired, folder)
-            spent = repairs.engine.stream_layer_tokens - before + norm_tokens
+            spent = repairs.engine.stream_layer_tokens - before + setup_tokens
             found[f"+{name}"] = repaired, time.perf_counter() - started, spent
     return found
 

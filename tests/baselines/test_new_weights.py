@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gptailor.baselines import BaselineContext, Statistics
 from gptailor.baselines.flatten import FlatMerge, joined, leverage_scores, nystrom, without_gains
-from gptailor.baselines.laco import _sum_of_differences
-from gptailor.baselines.mka import diffusion_map, shared_information
+from gptailor.baselines.laco import _sum_of_differences, laco_released
+from gptailor.baselines.mka import diffusion_map, mka, shared_information
 from gptailor.core.plugins import BASELINES
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine import Engine
@@ -226,3 +226,29 @@ def test_layers_with_norms_inside_are_not_flattened(tiny_model: Any, tiny_tokeni
     family = family_of(tiny_model("qwen3"), {}, tiny_tokenizer)
     with pytest.raises(FamilyError, match=r"q_norm\.weight has a gain that no"):
         without_gains(family, LayerSpec.of("base:0"))
+
+
+@pytest.mark.parametrize("model_type", ["cohere", "olmo"])
+def test_layers_without_the_two_norms_are_not_flattened(
+    model_type: str, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    family = family_of(tiny_model(model_type), {}, tiny_tokenizer)
+    with pytest.raises(FamilyError, match=r"there is no \w+_layernorm\.weight; use another"):
+        without_gains(family, LayerSpec.of("base:0"))
+
+
+def test_laco_as_released_exchanges_the_norms_of_a_gpt2(
+    tiny_model: Any, tiny_tokenizer: Any, rows: list[tuple[int, ...]]
+) -> None:
+    family = family_of(tiny_model("gpt2", num_hidden_layers=8), {}, tiny_tokenizer)
+    statistics = Statistics(Engine(family), "base", rows)
+    found = laco_released(BaselineContext(statistics, Space(8, 3, ()), 0))
+    (merged, *_) = [spec for spec in found.layers if spec.fitted is not None]
+    tensors = family.fitted.get(merged.fitted or "")
+    assert {name.split(".")[0] for name in tensors} == {"ln_1", "ln_2"}
+
+
+def test_mka_says_that_the_texts_have_too_few_tokens(engine: Engine) -> None:
+    statistics = Statistics(engine, "math", [(5, 6, 7)])
+    with pytest.raises(ConfigError, match="mka compares layers by 3 tokens or more"):
+        mka(BaselineContext(statistics, Space(8, 2, ("math",)), 0))

@@ -17,9 +17,11 @@ from gptailor.baselines.width.slimgpt import column_errors, without_columns, wit
 from gptailor.baselines.width.wanda_sp import without_lowest
 from gptailor.core.plugins import BASELINES
 from gptailor.core.tailoring import LayerSpec
+from gptailor.engine import Engine
 from gptailor.engine.streams import Streams
+from gptailor.errors import FamilyError
 from gptailor.export.narrow import narrowing
-from gptailor.family import Family
+from gptailor.family import Family, family_of
 from gptailor.family.family import layer_weights
 from gptailor.family.gated_layer import DOWN, OUT
 from gptailor.searchers.space import Space
@@ -195,3 +197,19 @@ def test_the_logarithmic_schedule_spares_early_layers_and_removes_as_much(
     assert gone == sorted(gone)
     assert sum(gone) == pytest.approx(3 * family.layer_parameters[0], rel=0.02)
     assert narrowing(family, found) is None
+
+
+def test_layers_of_several_sizes_are_refused(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    model = tiny_model("qwen2_moe", num_hidden_layers=4, decoder_sparse_step=2)
+    family = family_of(model, {}, tiny_tokenizer)
+    statistics = Statistics(Engine(family), "base", [(3, 4, 5, 6)])
+    with pytest.raises(FamilyError, match="can't be taken out of its layers"):
+        sizes_of(BaselineContext(statistics, Space(4, 1, ()), 0))
+
+
+def test_fewer_tokens_than_samples_are_as_many_samples(context: Any) -> None:
+    n = sum(len(row) - 1 for row in context().statistics.rows)
+    huang, specs = BASELINES.get("huang"), []
+    for samples in (1024, n - 3):  # rows that begin alike share their first tokens
+        specs.append(huang(context(), samples=samples).layers)
+    assert specs[0] == specs[1]

@@ -81,3 +81,19 @@ def test_a_layer_merged_from_two_positions_keeps_its_fit_and_loses_it_when_chang
     assert found["taken", 1, "math"].layers[1].refit_to == 3
     assert found["taken", 1, "math"].layers[1].fitted is None
     assert all(kind != "put back" for kind, _, _ in found)
+
+
+def test_a_layer_with_fitted_tensors_of_its_own_keeps_them() -> None:
+    flat = LayerSpec.of("base:1").with_repair(refit_to=3, fitted=FIT)
+    result = of("base:0", flat, "base:3", "base:4")
+    changes = changes_of(result, MEMBERS, 5, {FIT})
+    found = {(c.kind, c.position, c.member): c.tailoring.layers for c in changes}
+    assert not {kind for kind, _, _ in found} & {"put back", "fitted again"}
+    assert found["dropped", 3, None][1] == flat
+    assert found["taken", 1, "base"][1] == LayerSpec.of("base:1").with_repair(refit_to=3)
+
+
+def test_a_narrowed_layer_is_also_taken_whole_from_its_own_member() -> None:
+    narrow = LayerSpec.of("base:0").with_repair(fitted=FIT)
+    changes = changes_of(of(narrow, "base:1"), MEMBERS, 2, {FIT})
+    assert ("taken", 0, "base") in {(c.kind, c.position, c.member) for c in changes}

@@ -184,3 +184,10 @@ def test_a_stream_that_grows_a_million_times_has_a_gain_of_its_own() -> None:
     norms = {"base": (1.0, 1.0, 30011.0, 1.0, 1.0, 1.0, 1.0)}
     (_, spec, *_) = scale_cuts(base(0, 2, 3, 4, 5), 6, norms).layers
     assert spec.gain == pytest.approx(1 / 30011.0, rel=1e-5)
+
+
+def test_a_model_is_not_scaled_where_the_layer_before_a_cut_may_stand_for_it() -> None:
+    flat = LayerSpec.of("base:1").with_repair(fitted="0123456789abcdef")
+    tailoring = Tailoring((LayerSpec.of("base:0"), flat, LayerSpec.of("base:4")))
+    norms = {"base": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)}
+    assert scale_cuts(tailoring, 5, norms) == tailoring

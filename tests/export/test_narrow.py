@@ -110,3 +110,9 @@ def test_other_layers_are_refused_with_the_tensor_that_prevents_it(
     wanted = "q_norm" if model_type == "olmo2" else "q_proj"
     with pytest.raises(FamilyError, match=f"can't be taken out of its layers .*{wanted}"):
         GatedLayer.of(model.config, state)
+
+
+def test_a_model_that_makes_heads_of_its_hidden_size_keeps_them_all(idle: Any) -> None:
+    family, _, tailoring = idle("stablelm", (), 4)
+    sizes = GatedLayer.of(family.config, family.layer(tailoring.layers[0].sources[0]))
+    assert head_counts(family.config, sizes) == (4,)

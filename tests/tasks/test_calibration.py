@@ -73,7 +73,7 @@ def test_texts_of_files_are_tokenised_in_turn(tmp_path: Path, tiny_tokenizer: An
     (tmp_path / "a.jsonl").write_text('{"text": "gold iron"}\n\n{"text": "Rome and"}\n', "utf-8")
     (tmp_path / "b.txt").write_text("two and three\n\nmake\nfive\n\n\n\n", "utf-8")
     paths = [tmp_path / "a.jsonl", tmp_path / "b.txt"]
-    found = calibration_of_texts(paths, tiny_tokenizer, n_tokens=1000, max_length=64)
+    found = calibration_of_texts(paths, tiny_tokenizer, n_known=10**6, n_tokens=1000, max_length=64)
     wanted = ["gold iron", "Rome and", "two and three", "make\nfive"]
     assert sorted(map(tiny_tokenizer.decode, found.rows)) == sorted(wanted)
 
@@ -99,5 +99,24 @@ def test_a_file_without_usable_texts_is_refused_in_one_sentence(
     if content is not None:
         path.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=told) as caught:
-        calibration_of_texts([path], tiny_tokenizer, n_tokens=100, max_length=16)
+        calibration_of_texts([path], tiny_tokenizer, n_known=10**6, n_tokens=100, max_length=16)
     assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\r\n\r\n", "\n \t\n", "\n\n\n"], ids=repr)
+def test_blank_lines_of_any_system_divide_paragraphs(
+    between: str, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(between.join(["a b c d", "e f g h", "i j k l"]).encode())
+    found = calibration_of_texts([path], tiny_tokenizer, n_known=10**6, n_tokens=100, max_length=16)
+    assert len(found.rows) == 3
+
+
+def test_a_token_that_the_model_does_not_know_is_refused(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("a b c d")
+    with pytest.raises(ConfigError, match=r"token \d+ .* of texts.txt has, has no row"):
+        calibration_of_texts([path], tiny_tokenizer, n_known=4, n_tokens=100, max_length=16)

@@ -118,7 +118,7 @@ class _Baselines:
             failure=failure,
             seconds=round(time.perf_counter() - started, 3),
             layer_tokens=statistics.layer_tokens - before + repair_tokens,
-            alone_layer_tokens=statistics.used + repair_tokens + repairs.norm_layer_tokens,
+            alone_layer_tokens=statistics.used + repair_tokens + repairs.setup_layer_tokens,
             idle_parameters=0 if tailoring is None else idle_parameters(family, tailoring),
         )
         self._journal.append(entry)

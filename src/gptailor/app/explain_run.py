@@ -4,7 +4,7 @@ Scores go into the run's record, so that a change that was scored is not scored 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Job
 from gptailor.engine import Evaluator
 from gptailor.errors import TailoringError
+from gptailor.family import Family
 from gptailor.record.entries import ExplainedEntry
 from gptailor.record.journal import Journal
 from gptailor.record.run_record import RunRecord, read_run
@@ -53,7 +54,8 @@ def explain(
         repair = Repairs(settings.repair, evaluator.engine, rows).repairer
     scale = repair if any(spec.gain != 1.0 for spec in result.layers) else None
     changes = []
-    for change in changes_of(result, family.members, family.n_layers):
+    own = frozenset(_own(family, result))
+    for change in changes_of(result, family.members, family.n_layers, own):
         if scale is not None:
             change = replace(change, tailoring=scale(change.tailoring))
         try:
@@ -70,6 +72,15 @@ def explain(
         )
         _score(record, evaluator, todo, on_message)
     return read_run(run)
+
+
+def _own(family: Family, result: Tailoring) -> Iterator[str]:
+    """Digests of fitted tensors that are more than a refit."""
+    for spec in result.layers:
+        if spec.fitted is not None:
+            refit = spec.refit_to is not None and len(family.fitted.get(spec.fitted)) == 1
+            if not refit:
+                yield spec.fitted
 
 
 def _score(

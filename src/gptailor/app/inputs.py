@@ -126,4 +126,5 @@ def open_calibration(
     limits = {"n_tokens": wanted.n_tokens, "max_length": row, "seed": wanted.seed}
     if wanted.texts is None:
         return calibration_of_tasks([splits.search for splits in tasks.values()], **limits)
-    return calibration_of_texts([Path(text) for text in wanted.texts], family.tokenizer, **limits)
+    paths, n_known = [Path(text) for text in wanted.texts], int(family.config.vocab_size)
+    return calibration_of_texts(paths, family.tokenizer, n_known=n_known, **limits)

@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from gptailor.app.assemble import Assembly
 from gptailor.app.targets import sizes_of
 from gptailor.config.target_config import TargetConfig
@@ -20,7 +22,10 @@ from gptailor.evaluation.timing import (
 )
 from gptailor.export import export_gguf
 from gptailor.export.checkpoint import SAVED_DTYPES
+from gptailor.export.narrow import Narrowing, narrowing
 from gptailor.family import Family
+from gptailor.family.architecture import layers_path
+from gptailor.family.empty_model import model_around
 from gptailor.record.entries import ProofEntry
 from gptailor.record.journal import Journal
 from gptailor.searchers.space import kept_positions
@@ -42,9 +47,13 @@ def record_proof(
     on_message("timing the base and the result side by side ...")
     device, engine = device_of(assembly.config.engine.device), assembly.evaluator.engine
     pair = {"base": Tailoring.whole(BASE, family.n_layers), "result": chosen}
+    narrow = narrowing(family, chosen)
     models = {name: model_of(engine, each).to(device) for name, each in pair.items()}
+    if narrow is not None:
+        models["result"] = _narrowed(models["result"], narrow).to(device)
     timed = in_turns({name: transformers_rates(model) for name, model in models.items()})
-    sizes, rates = _sizes(target, family, chosen), _named("transformers", timed)
+    sizes = _sizes(target, family, chosen, narrow)
+    rates = _named("transformers", timed)
     if has_llama_cpp():
         try:
             files, more = _on_llama_cpp(family, pair, journal.path.parent)
@@ -57,17 +66,35 @@ def record_proof(
     )
 
 
-def _sizes(target: TargetConfig, family: Family, chosen: Tailoring) -> _Sizes:
+def _narrowed(model: PreTrainedModel, narrow: Narrowing) -> PreTrainedModel:
+    """The model without the heads and neurons that are left out of its export."""
+    weights = narrow.weights(model.state_dict(), layers_path(model))
+    made = model_around(narrow.config(model.config), weights, model.dtype)
+    made.generation_config = model.generation_config
+    return made
+
+
+def _sizes(
+    target: TargetConfig, family: Family, chosen: Tailoring, narrow: Narrowing | None
+) -> _Sizes:
     """Parameters, and bytes of weights and cache, of the base and of the result."""
-    sizes, every = sizes_of(target, family), range(family.n_layers)
-    found = {n: (s.left(every), s.left(kept_positions(chosen))) for n, s in sizes.items()}
-    base, result = found["parameters"]
+    sizes, every, kept = sizes_of(target, family), range(family.n_layers), kept_positions(chosen)
+    base, result = (sizes["parameters"].left(layers) for layers in (every, kept))
+    base_bytes, result_bytes = (sizes["memory"].left(layers) for layers in (every, kept))
     dtype = target.dtype or str(family.dtype).removeprefix("torch.")
     n_bytes = SAVED_DTYPES[dtype].itemsize
+    if narrow is not None:
+        cached = result_bytes - result * n_bytes
+        result -= narrow.n_parameters
+        share = len(narrow.groups[0]) / narrow.sizes.n_groups
+        result_bytes = result * n_bytes + round(cached * share)
     return {
         "parameters": (base, result),
         f"checkpoint in {dtype}, bytes": (base * n_bytes, result * n_bytes),
-        f"weights and cache of {target.batch} x {target.context} tokens, bytes": found["memory"],
+        f"weights and cache of {target.batch} x {target.context} tokens, bytes": (
+            base_bytes,
+            result_bytes,
+        ),
     }
 
 

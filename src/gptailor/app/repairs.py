@@ -58,7 +58,6 @@ class Repairs:
             return functools.partial(scale_cuts, n_layers=family.n_layers, norms=norms)
         rows = self.calibration.first(_SEARCH_TOKENS).rows
         refitter = Refitter(self.engine, rows, ridges=_SEARCH_RIDGES)
-        refitter.check()
         _ = self._exact  # too few rows are refused now, not after the search
         family.fitted.fit = refitter.from_uncut
         return functools.partial(refit_cuts, n_layers=family.n_layers)
@@ -93,12 +92,15 @@ class Repairs:
             return tailoring
         if self.config.name == "scale":
             return self.repairer(tailoring)
-        return self._exact.cut_after_cut(tailoring, later_layers=self.config.later_layers)
+        refitter, _ = self._exact
+        return refitter.cut_after_cut(tailoring, later_layers=self.config.later_layers)
 
     @property
-    def norm_layer_tokens(self) -> int:
-        """Layer-tokens of the norms that every scale needs, and that are measured once."""
-        return self._norms[1] if self.config.name == "scale" else 0
+    def setup_layer_tokens(self) -> int:
+        """Layer-tokens of what each repair needs and is measured once: norms, how layers end."""
+        if self.config.name == "none":
+            return 0
+        return self._norms[1] if self.config.name == "scale" else self._exact[1]
 
     @functools.cached_property
     def _norms(self) -> tuple[dict[str, tuple[float, ...]], int]:
@@ -110,8 +112,12 @@ class Repairs:
         return norms, self.engine.stream_layer_tokens - before
 
     @functools.cached_property
-    def _exact(self) -> Refitter:
-        return Refitter(self.engine, self.calibration.rows)
+    def _exact(self) -> tuple[Refitter, int]:
+        """Refits cut after cut, and the layer-tokens that a look at how layers end took."""
+        before = self.engine.stream_layer_tokens
+        refitter = Refitter(self.engine, self.calibration.rows)
+        refitter.check()
+        return refitter, self.engine.stream_layer_tokens - before
 
     def fitted_as_in_search(self, tailoring: Tailoring) -> Tailoring:
         """Fit, as in the search, the layers that are to be refitted and name no tensors yet."""

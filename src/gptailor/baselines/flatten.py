@@ -116,16 +116,19 @@ def without_gains(family: Family, spec: LayerSpec) -> dict[str, Tensor]:
     """A layer's tensors in float32 with its norms' gains in the matrices that read them.
 
     Raises:
-        FamilyError: It has norms other than the two before attention and FFN, or no heads and
+        FamilyError: Its norms are not the two before attention and FFN, or it has no heads and
             neurons that can be distinguished.
     """
     tensors = {n: t.float() for n, t in layer_weights(family, spec, torch.float32).items()}
     GatedLayer.of(family.config, tensors)
     others = [name for name in tensors if "norm" in name and name not in READERS]
-    if others or norm_offset(family.config):
+    missing = [name for name in READERS if name not in tensors]
+    if others or missing or norm_offset(family.config):
+        why = f"{others[0] if others else 'its norms'} has a gain that no matrix can take over"
+        why = f"there is no {missing[0]}" if missing else why
         raise FamilyError(
-            f"{family.config.model_type}: layers can't be joined side by side: "
-            f"{others[0] if others else 'its norms'} has a gain that no matrix can take over"
+            f"{family.config.model_type}: layers can't be joined side by side: {why}; use another "
+            "baseline"
         )
     for norm, readers in READERS.items():
         for reader in readers:

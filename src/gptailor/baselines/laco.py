@@ -3,6 +3,7 @@
 Yang et al. 2024, https://arxiv.org/abs/2402.11187.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -24,6 +25,7 @@ layer of the norms with 0 and the layer of the projections with 1."""
 
 _N_STEPS = 12  # halvings of the threshold's range [-1, 1]
 _N_ROWS = 8
+_NORM = re.compile(r"norm|(^|\.)ln_")  # in the name of a tensor
 _Merged = Annotated[int, Range(2, 1000)]
 
 
@@ -138,10 +140,9 @@ class _Walk:
         if len(factors) == 1:
             return own
         if factors == {merged[0][0]: 0, last: 1}:
-            norms = family.layer(Source(member, merged[0][0]))
-            return own.with_repair(
-                fitted=family.fitted.add({n: t for n, t in norms.items() if "norm" in n})
-            )
+            first = family.layer(Source(member, merged[0][0]))
+            norms = {name: tensor for name, tensor in first.items() if _NORM.search(name)}
+            return own.with_repair(fitted=family.fitted.add(norms)) if norms else own
         sources = [layer for layer, factor in factors.items() if factor == 1]
         bases = [layer for layer in factors if layer not in sources]
         if [factors[layer] for layer in bases] == [1 - len(sources)]:
@@ -154,8 +155,8 @@ class _Walk:
             for name in layers[last]
         }
         tensors = {name: torch.as_tensor(found).to(family.dtype) for name, found in sums.items()}
-        first = LayerSpec((Source(member, merged[0][0]),))  # where it stands, as other merges do
-        return first.with_repair(fitted=family.fitted.add(tensors))
+        stands = LayerSpec((Source(member, merged[0][0]),))  # where other merges do
+        return stands.with_repair(fitted=family.fitted.add(tensors))
 
 
 def _sum_of_differences(window: Sequence[Merged]) -> Merged:

@@ -12,6 +12,7 @@ from gptailor.baselines.context import BaselineContext
 from gptailor.core.params import Range
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.streams import Streams
+from gptailor.errors import ConfigError
 
 __all__ = ["diffusion_map", "mka", "shared_information"]
 
@@ -35,7 +36,7 @@ def mka(context: BaselineContext, *, samples: Annotated[int, Range(8, 4096)] = 2
     drops the result, so that it cuts the last layers (the baseline ``tail``).
 
     Raises:
-        ConfigError: No neighbours are left that may be merged.
+        ConfigError: No neighbours are left that may be merged, or the texts have too few tokens.
     """
     statistics, space = context.statistics, context.space
     maps = _diffusion_maps(context, samples)
@@ -91,6 +92,11 @@ def _diffusion_maps(context: BaselineContext, n_samples: int) -> list[Tensor]:
     maps = []
     for states in streams.along(statistics.whole):
         tokens = torch.cat([x[kept] for x, kept in zip(states, streams.kept, strict=True)])
+        if len(tokens) <= _N_AXES:
+            raise ConfigError(
+                f"calibration: mka compares layers by {_N_AXES + 1} tokens or more, and the texts "
+                f"give {len(tokens)}; name longer texts"
+            )
         step = max(1, len(tokens) // n_samples)
         maps.append(diffusion_map(tokens[::step][:n_samples].cpu()))
     return maps[1:]

@@ -4,7 +4,7 @@ Scored beside the tailoring itself, they show what each of its layers is worth.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -26,7 +26,9 @@ class Change:
     tailoring: Tailoring
 
 
-def changes_of(result: Tailoring, members: Sequence[str], n_layers: int) -> tuple[Change, ...]:
+def changes_of(
+    result: Tailoring, members: Sequence[str], n_layers: int, own: Collection[str] = ()
+) -> tuple[Change, ...]:
     """Every change of a tailoring by one layer, the first layers first.
 
     Each layer that stays is taken from each member whole, at its own position, and dropped; each
@@ -36,14 +38,22 @@ def changes_of(result: Tailoring, members: Sequence[str], n_layers: int) -> tupl
 
     Nothing is put back where layers are moved, used twice or merged from several positions, and
     nothing is fitted again where they are moved or used twice.
+
+    Args:
+        result: What is changed.
+        members: Of the family.
+        n_layers: Of each member.
+        own: Digests of fitted tensors that are more than a refit, such as those of a merge over
+            positions: layers that have them keep them, and nothing is put back behind them.
     """
     positions = [spec.position for spec in result.layers]
     rising = all(low < high for low, high in itertools.pairwise(positions))
-    found = [*_changes_of_kept(result, members)]
+    found = [*_changes_of_kept(result, members, own)]
     if rising:
-        found += _put_back(result, n_layers)
+        found += _put_back(result, n_layers, own)
         found = [
-            replace(one, tailoring=refitted_again(one.tailoring, result, n_layers)) for one in found
+            replace(one, tailoring=refitted_again(one.tailoring, result, n_layers, own))
+            for one in found
         ]
     else:
         found = [one for one in found if one.kind != "fitted again"]
@@ -51,18 +61,23 @@ def changes_of(result: Tailoring, members: Sequence[str], n_layers: int) -> tupl
     return tuple(change for change in found if change.tailoring != result)
 
 
-def refitted_again(changed: Tailoring, result: Tailoring, n_layers: int) -> Tailoring:
+def refitted_again(
+    changed: Tailoring, result: Tailoring, n_layers: int, own: Collection[str] = ()
+) -> Tailoring:
     """Bring the refits of a changed tailoring in line with its cuts.
 
-    Where neither a layer nor the cut behind it changed, it keeps its fitted weights. Any other
-    layer is marked to be refitted for the cut behind it, or has its own weights if there is none.
-    A result without refits gets none, and gains stay as they are.
+    Where neither a layer nor the cut behind it changed, it keeps its fitted weights, and so does a
+    layer with fitted tensors of its own. Any other layer is marked to be refitted for the cut
+    behind it, or has its own weights if there is none. A result without refits gets none, and gains
+    stay as they are.
     """
     if all(spec.refit_to is None for spec in result.layers):
         return changed
     kept = dict(_with_ends(result, n_layers))
     layers = tuple(
-        spec if kept.get(spec, -1) == end else spec.with_repair(gain=spec.gain, refit_to=end)
+        spec
+        if kept.get(spec, -1) == end or spec.fitted in own
+        else spec.with_repair(gain=spec.gain, refit_to=end)
         for spec, end in _with_ends(changed, n_layers)
     )
     return replace(changed, layers=layers)
@@ -75,7 +90,9 @@ def _with_ends(tailoring: Tailoring, n_layers: int) -> Iterator[tuple[LayerSpec,
         yield spec, ends.get(index)
 
 
-def _changes_of_kept(result: Tailoring, members: Sequence[str]) -> Iterator[Change]:
+def _changes_of_kept(
+    result: Tailoring, members: Sequence[str], own: Collection[str]
+) -> Iterator[Change]:
     for index, spec in enumerate(result.layers):
         before, after = result.layers[:index], result.layers[index + 1 :]
 
@@ -85,16 +102,19 @@ def _changes_of_kept(result: Tailoring, members: Sequence[str]) -> Iterator[Chan
 
         for member in members:
             taken = LayerSpec((Source(member, spec.position),))
-            if taken != spec.with_repair():
+            if taken != spec.with_repair() or spec.fitted in own:
                 yield put(taken, kind="taken", member=member)
-        if spec.refit_to is not None and spec.refit_to > spec.position + 1:  # there is a cut
+        behind = spec.refit_to is not None and spec.refit_to > spec.position + 1  # a cut
+        if behind and spec.fitted not in own:
             yield put(spec.with_repair(), kind="fitted again")
         if len(result.layers) > 1:
             yield put(kind="dropped")
 
 
-def _put_back(result: Tailoring, n_layers: int) -> Iterator[Change]:
+def _put_back(result: Tailoring, n_layers: int, own: Collection[str]) -> Iterator[Change]:
     for cut in cuts_of(result, n_layers):
+        if cut.before is not None and result.layers[cut.before].fitted in own:
+            continue
         model = result.layers[cut.before or 0].with_repair()
         split = 0 if cut.before is None else cut.before + 1
         for position in range(cut.start, cut.end):

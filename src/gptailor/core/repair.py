@@ -102,7 +102,8 @@ def scale_cuts(
     The stream after a cut [s, e) would be multiplied by ``g = |h_e| / |h_s|`` of the whole model.
     A layer sees the stream through a norm, to which its scale does not matter, so the layers after
     the cut are divided by g instead, and by those of all cuts before. A cut before the first layer
-    is not repaired.
+    is not repaired, nor is a model in which a layer before a cut has fitted tensors of its own: it
+    may be a merge that stands for the cut, too.
 
     Differs from Prune&Comp (https://arxiv.org/abs/2507.18212): that takes for g the mean over
     channels of the ratios of their mean absolute values, and folds it into the embedding, which
@@ -119,13 +120,14 @@ def scale_cuts(
     """
     layers = [_unrepaired(spec) for spec in tailoring.layers]
     factors = [1.0] * len(layers)
-    for cut in cuts_of(tailoring, n_layers):
-        if cut.before is None:
-            continue
-        members = [source.member for source in layers[cut.before].sources]
+    cuts = [(cut, cut.before) for cut in cuts_of(tailoring, n_layers) if cut.before is not None]
+    if any(layers[before].fitted is not None for _, before in cuts):
+        cuts = []
+    for cut, before in cuts:
+        members = [source.member for source in layers[before].sources]
         ratios = [math.log(norms[each][cut.end] / norms[each][cut.start]) for each in members]
         g = math.exp(math.fsum(ratios) / len(ratios))
-        for index in range(cut.before + 1, len(layers)):
+        for index in range(before + 1, len(layers)):
             factors[index] /= g
     scaled = (
         spec.with_repair(gain=float(f"{factor:.6g}"), fitted=spec.fitted)

@@ -8,12 +8,14 @@ neurons for all layers: as many are left out as are idle in every layer; further
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import FamilyError
 from gptailor.family import Family
+from gptailor.family.empty_model import skeleton_of
 from gptailor.family.family import layer_weights
 from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
 
@@ -74,14 +76,25 @@ class Narrowing:
 def head_counts(config: PreTrainedConfig, sizes: GatedLayer) -> tuple[int, ...]:
     """Numbers of kv-groups that a stock model of this config can have, in ascending order.
 
-    Configs such as Llama's take only numbers of heads that divide the hidden size.
+    Configs such as Llama's take only numbers of heads that divide the hidden size; a model that
+    makes heads of hidden size / number of heads, whatever `head_dim` says, keeps all of them.
     """
+    if not _takes_head_dim(config, sizes):
+        return (sizes.n_groups,)
     each = sizes.n_heads // sizes.n_groups
     return tuple(
         n_groups
         for n_groups in range(1, sizes.n_groups + 1)
         if config.model_type in _ANY_HEADS or sizes.hidden % (n_groups * each) == 0
     )
+
+
+def _takes_head_dim(config: PreTrainedConfig, sizes: GatedLayer) -> bool:
+    wide = 2 * sizes.head_dim
+    wider = type(config).from_dict(config.to_dict() | {"head_dim": wide})
+    shapes = skeleton_of(wider, torch.float32).state_dict()  # no weights
+    found = {tensor.shape[1] for name, tensor in shapes.items() if name.endswith(OUT)}
+    return found == {sizes.n_heads * wide}
 
 
 def narrowing(family: Family, tailoring: Tailoring) -> Narrowing | None:

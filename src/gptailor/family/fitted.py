@@ -73,7 +73,7 @@ class FittedWeights:
         Raises:
             TailoringError: No such tensors are known, or their file is damaged.
         """
-        found = self._known.get(digest) or self._read_back.get(digest)
+        found = self._known.get(digest, self._read_back.get(digest))
         if found is None:
             found = self._read(digest)
             self._read_back.keep(digest, found, sum(tensor.nbytes for tensor in found.values()))

@@ -50,13 +50,16 @@ class Evidence:
 def parameters_of(runs: Sequence[RunRecord], tailoring: Tailoring) -> int | None:
     """Parameters of a tailoring; None where the records do not have them per layer.
 
-    Heads and neurons that a baseline of one of the runs took out do not count.
+    Heads and neurons that a baseline of one of the runs took out do not count; None where no run
+    knows the tailoring and each of its layers has fitted tensors that may be narrower.
     """
     header = runs[0].header
     per_layer = header.family.layer_parameters
     baselines = (each for run in runs for each in run.baselines.values())
-    idle = next((each.idle_parameters for each in baselines if each.tailoring == tailoring), 0)
-    if len(per_layer) != header.family.n_layers or not header.family.parameters:
+    maybe_narrow = all(spec.fitted and spec.refit_to is None for spec in tailoring.layers)
+    known = (each.idle_parameters for each in baselines if each.tailoring == tailoring)
+    idle = next(known, None if maybe_narrow else 0)
+    if idle is None or len(per_layer) != header.family.n_layers or not header.family.parameters:
         return None
     outside = header.family.parameters - sum(per_layer) - idle
     return outside + sum(per_layer[spec.sources[0].layer or 0] for spec in tailoring.layers)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ Row = tuple[int, ...]
 _MOST_BYTES = 2**30
 _SHORTEST = 3  # tokens of a row
 _JSON_LINES = (".jsonl", ".ndjson")
+_BLANK_LINES = re.compile(r"\n[ \t\r]*\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +76,45 @@ def calibration_of_tasks(
     return _calibration(texts, n_tokens, max_length, seed, f"the search examples of {names}")
 
 
-def calibration_of_texts(
-    paths: Sequence[Path], tokenizer: Any, *, n_tokens: int, max_length: int, seed: int = 0
+def calibration_of_texts(  # as in `calibration_of_tasks`, and what reads texts
+    paths: Sequence[Path],
+    tokenizer: Any,
+    *,
+    n_known: int,
+    n_tokens: int,
+    max_length: int,
+    seed: int = 0,
 ) -> Calibration:
-    """Tokenise files of texts; arguments as in `calibration_of_tasks`.
+    """Tokenise files of texts; other arguments as in `calibration_of_tasks`.
 
     A file is JSON lines with a key ``text``, or plain text whose paragraphs are divided by blank
     lines; a text at a time is taken from each file in turn.
 
+    Args:
+        paths: The files.
+        tokenizer: The family's.
+        n_known: Rows of the model's embedding: tokens that it knows.
+        n_tokens: The most tokens in all.
+        max_length: The most tokens of a row.
+        seed: Of the order.
+
     Raises:
-        ConfigError: A file can't be read or has no text.
+        ConfigError: A file can't be read or has no text, or a text has a token that the model
+            doesn't know.
     """
-    turns = texts_in_turns(paths, seed)
-    tokens = (tuple(tokenizer(text)["input_ids"]) for text in turns)
     names = ", ".join(path.name for path in paths)
+
+    def tokens_of(text: str) -> Row:
+        tokens = tuple(tokenizer(text)["input_ids"])
+        if (most := max(tokens, default=0)) >= n_known:
+            raise ConfigError(
+                f"calibration: the tokenizer's token {most} ({tokenizer.decode(most)!r}), which a "
+                f"text of {names} has, has no row in the model's embedding of {n_known}; take such "
+                "texts out, or use the base's tokenizer"
+            )
+        return tokens
+
+    tokens = map(tokens_of, texts_in_turns(paths, seed))
     return _calibration(tokens, n_tokens, max_length, seed, names)
 
 
@@ -150,7 +177,7 @@ def _texts(path: Path) -> list[str]:
         raise ConfigError(f"{path}: texts are JSON lines (.jsonl) or plain text; name such a file")
     content = read_text(path, most=_MOST_BYTES, noun="file of texts", error_type=ConfigError)
     is_json = path.suffix.lower() in _JSON_LINES
-    found = list(_json_texts(path, content) if is_json else content.split("\n\n"))
+    found = list(_json_texts(path, content) if is_json else _BLANK_LINES.split(content))
     texts = [text for text in found if text.strip()]
     if not texts:
         raise ConfigError(f"{path}: has no text; name another file")

@@ -61,7 +61,7 @@ def huang(
         kernels = squared_kernels(inputs[chosen].cpu())  # of one layer: they are large
         for specs, generator in zip(drawn, generators, strict=True):
             weight = layer_weights(family, spec, family.dtype)[DOWN].clone()
-            weight[:, redundant(kernels, n_neurons, samples, generator)] = 0
+            weight[:, redundant(kernels, n_neurons, len(chosen), generator)] = 0
             specs.append(spec.with_repair(fitted=family.fitted.add({DOWN: weight})))
     statistics.spend(2 * streams.n_tokens * len(statistics.whole.layers))
     tailorings = [context.of(specs) for specs in drawn]

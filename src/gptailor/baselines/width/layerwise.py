@@ -12,6 +12,7 @@ from torch import Tensor
 from gptailor.baselines.context import BaselineContext
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.streams import Streams
+from gptailor.errors import FamilyError
 from gptailor.export.narrow import head_counts
 from gptailor.family.family import layer_weights
 from gptailor.family.gated_layer import DOWN, OUT, GatedLayer
@@ -40,10 +41,17 @@ def sizes_of(context: BaselineContext) -> GatedLayer:
     """The sizes of the family's layers.
 
     Raises:
-        FamilyError: Heads and neurons can't be taken out of them.
+        FamilyError: Heads and neurons can't be taken out of them, or they are not all of one size.
     """
-    family = context.statistics.engine.family
-    return GatedLayer.of(family.config, family.layer(Source(context.statistics.member, 0)))
+    family, member = context.statistics.engine.family, context.statistics.member
+    layers = [family.layer(Source(member, position)) for position in range(family.n_layers)]
+    first, *others = dict.fromkeys(GatedLayer.of(family.config, layer) for layer in layers)
+    if others:
+        raise FamilyError(
+            f"{family.config.model_type}: its layers are not all of one size; use a baseline that "
+            "cuts whole layers"
+        )
+    return first
 
 
 def width_of(context: BaselineContext, share: float, *, heads: bool = True) -> Width:
