@@ -75,3 +75,19 @@ def test_a_speedup_is_measured_once_and_then_taken_from_the_record(
     code, _, err = run_command("search", config, "--out", run)
     assert code == 2
     assert "target.speedup was 1.2 when this record began and is now None" in err
+
+
+def test_a_narrow_model_is_proved_as_narrow_as_it_is_exported(
+    job: Callable[..., Path], tmp_path: Path, run_command: Command
+) -> None:
+    config, run, model = job(budget=BUDGET), tmp_path / "run", tmp_path / "model"
+    aim(config, memory="130KB", context=100, dtype="bfloat16")
+    for words in (("baseline", "wanda_sp", config, "--out", run), ("export", run, "-o", model)):
+        code, _, err = run_command(*words)
+        assert code == 0, err
+    proof, shape = read_run(run).proof, json.loads((model / "config.json").read_text())
+    assert proof is not None
+    n_parameters = sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
+    cache = 100 * 6 * 2 * shape["num_key_value_heads"] * 8 * 2
+    assert proof.sizes["parameters"][1] == n_parameters < proof.sizes["parameters"][0]
+    assert proof.sizes["weights and cache of 1 x 100 tokens, bytes"][1] == 2 * n_parameters + cache
