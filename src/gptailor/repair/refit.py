@@ -157,9 +157,10 @@ class Refitter:
         ]
 
     def _map(self, position: int) -> LastMap:
-        kind = self.engine.family.kinds[position]
-        if kind not in self._maps:
-            self._maps[kind] = last_map(self.streams, position)
+        kinds = self.engine.family.kinds
+        kind = kinds[position]
+        if kind not in self._maps:  # of the first layer of its kind, whichever is asked for
+            self._maps[kind] = last_map(self.streams, kinds.index(kind))
         return self._maps[kind]
 
     @torch.inference_mode()
