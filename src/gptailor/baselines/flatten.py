@@ -124,8 +124,8 @@ def without_gains(family: Family, spec: LayerSpec) -> dict[str, Tensor]:
     others = [name for name in tensors if "norm" in name and name not in READERS]
     missing = [name for name in READERS if name not in tensors]
     if others or missing or norm_offset(family.config):
-        why = f"{others[0] if others else 'its norms'} has a gain that no matrix can take over"
-        why = f"there is no {missing[0]}" if missing else why
+        gain = f"{others[0] if others else 'its norms'} has a gain that no matrix can take over"
+        why = f"there is no {missing[0]}" if missing else gain
         raise FamilyError(
             f"{family.config.model_type}: layers can't be joined side by side: {why}; use another "
             "baseline"

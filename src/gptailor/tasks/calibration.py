@@ -13,6 +13,7 @@ import numpy as np
 
 from gptailor.errors import ConfigError
 from gptailor.files.safe_read import read_text
+from gptailor.tasks.encoding import beyond
 from gptailor.tasks.task import Outcome, Task
 
 __all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts", "texts_in_turns"]
@@ -76,7 +77,7 @@ def calibration_of_tasks(
     return _calibration(texts, n_tokens, max_length, seed, f"the search examples of {names}")
 
 
-def calibration_of_texts(  # as in `calibration_of_tasks`, and what reads texts
+def calibration_of_texts(
     paths: Sequence[Path],
     tokenizer: Any,
     *,
@@ -85,7 +86,7 @@ def calibration_of_texts(  # as in `calibration_of_tasks`, and what reads texts
     max_length: int,
     seed: int = 0,
 ) -> Calibration:
-    """Tokenise files of texts; other arguments as in `calibration_of_tasks`.
+    """Tokenise files of texts.
 
     A file is JSON lines with a key ``text``, or plain text whose paragraphs are divided by blank
     lines; a text at a time is taken from each file in turn.
@@ -106,11 +107,9 @@ def calibration_of_texts(  # as in `calibration_of_tasks`, and what reads texts
 
     def tokens_of(text: str) -> Row:
         tokens = tuple(tokenizer(text)["input_ids"])
-        if (most := max(tokens, default=0)) >= n_known:
+        if why := beyond(tokens, tokenizer, n_known, f", which a text of {names} has,"):
             raise ConfigError(
-                f"calibration: the tokenizer's token {most} ({tokenizer.decode(most)!r}), which a "
-                f"text of {names} has, has no row in the model's embedding of {n_known}; take such "
-                "texts out, or use the base's tokenizer"
+                f"calibration: {why}; take such texts out, or use the base's tokenizer"
             )
         return tokens
 

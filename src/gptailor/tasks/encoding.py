@@ -6,7 +6,7 @@ from typing import Any
 
 from gptailor.errors import TaskError
 
-__all__ = ["Encoder", "rolling_windows"]
+__all__ = ["Encoder", "beyond", "rolling_windows"]
 
 Tokens = tuple[int, ...]
 
@@ -110,13 +110,23 @@ class Encoder:
             special = False
         options = {} if special is None else {"add_special_tokens": special}
         tokens = list(self.tokenizer.encode(text, **options))
-        if self.n_tokens is not None and max(tokens, default=0) >= self.n_tokens:
-            beyond = next(token for token in tokens if token >= self.n_tokens)
-            raise TaskError(
-                f"the tokenizer's token {beyond} ({self.tokenizer.decode(beyond)!r}) has no row in "
-                f"the model's embedding of {self.n_tokens}"
-            )
+        if self.n_tokens is not None and (why := beyond(tokens, self.tokenizer, self.n_tokens)):
+            raise TaskError(why)
         return tokens
+
+
+def beyond(tokens: Sequence[int], tokenizer: Any, n_known: int, whose: str = "") -> str | None:
+    """Say which token the model's embedding of `n_known` rows has no row for; None if it has all.
+
+    `whose` follows the token in the sentence.
+    """
+    if max(tokens, default=0) < n_known:
+        return None
+    first = next(token for token in tokens if token >= n_known)
+    return (
+        f"the tokenizer's token {first} ({tokenizer.decode(first)!r}){whose} has no row in the "
+        f"model's embedding of {n_known}"
+    )
 
 
 def _refuse_long(context: str) -> None:
