@@ -35,7 +35,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def study(registry: Registry, name: str, folder: Path) -> tuple[list[Tailoring], int]:
     """Run a small study; the tailorings tried, and the number of the chosen trial."""
 
-    def make(objective: Objective, _: Mapping[str, Scores]) -> Searcher:
+    def make(objective: Objective, _: Mapping[str, Scores], __: object) -> Searcher:
         context = SearchContext(SPACE, objective, PLAN.rungs, PLAN.max_trials, seed=3)
         return make_searcher(registry.load(name), context, {"neighbours": 5})
 

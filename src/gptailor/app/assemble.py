@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptailor.app.coefficient_slopes import CoefficientSlopes, fits_coefficients, n_steps_of
 from gptailor.app.expressible import expressible, outer_variants
 from gptailor.app.greedy_tasks import guard_tasks, texts_member, with_generation, written_texts
 from gptailor.app.header import header_of, task_digest
@@ -38,6 +39,7 @@ from gptailor.record.compatibility import check_header
 from gptailor.record.entries import Entry, ForecastEntry, OwnTextsEntry
 from gptailor.record.journal import Journal
 from gptailor.searchers.searcher import (
+    FittedWhole,
     SearchContext,
     Searcher,
     SearchFunction,
@@ -73,6 +75,7 @@ class Assembly:
     space: Space
     plan: Plan
     repairs: Repairs
+    slopes: CoefficientSlopes  # by which merging coefficients are fitted, in `plan.n_steps`
     measure_speed: Callable[[WorkerSetup | None], Speed]  # of worker processes, or of this one
     target: str = ""  # how it was resolved, a sentence; empty where it was before, or is none
     own_texts: tuple[OwnText, ...] = ()  # of a whole member; none without guard and objective
@@ -80,16 +83,26 @@ class Assembly:
     earlier: tuple[Trial, ...] = ()  # of the same ladder, with fewer layers cut
     known: tuple[Entry, ...] = ()  # of whole members, that the ladder has measured already
 
-    def searcher(self, objective: Objective, references: Mapping[str, Scores]) -> Searcher:
+    def searcher(
+        self,
+        objective: Objective,
+        references: Mapping[str, Scores],
+        fitted: FittedWhole | None,
+    ) -> Searcher:
         """Make the configured searcher, or that of `proposals`."""
-        chosen = self.config.search
+        chosen, layer_tokens = self.config.search, self.plan.layer_tokens
+        if layer_tokens is not None and fitted is not None:
+            layer_tokens = max(1, layer_tokens - fitted.layer_tokens)
+        space = self.space
+        if fitted is not None:
+            space = dataclasses.replace(space, fitted=fitted.tailoring)
         context = SearchContext(
-            space=self.space,
+            space=space,
             objective=objective,
             rungs=self.plan.rungs,
             max_trials=self.plan.max_trials,
             seed=self.config.seed,
-            layer_tokens=self.plan.layer_tokens,
+            layer_tokens=layer_tokens,
             example_tokens=self.evaluator.tokens("search", 0, self.plan.rungs[-1])
             / self.plan.rungs[-1],
             references=references,
@@ -114,7 +127,15 @@ class Assembly:
         group_size = self.config.workers.options.get("group_size", 16)
         speed = self.measure_speed(setup)
         fits = self.repairs.fit_tokens if self.proposals is None else None
-        pool = CountingPool(self.evaluator, speed, setup=setup, group_size=group_size, fits=fits)
+        step_tokens = self.slopes.layer_tokens if self.plan.n_steps else 0
+        pool = CountingPool(
+            self.evaluator,
+            speed,
+            setup=setup,
+            group_size=group_size,
+            fits=fits,
+            step_tokens=step_tokens,
+        )
         return forecast(self.plan, self.searcher, pool, self.known)
 
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
@@ -225,6 +246,10 @@ def assemble(
         outer_variants=outer_variants(family),
         repair=repairs.repairer,
     )
+    slopes = CoefficientSlopes(engine, [splits.search for splits in tasks.values()], plan.goals)
+    if fits_coefficients(config, plan):
+        n_steps = n_steps_of(config.budget, slopes.layer_tokens, plan, evaluator)
+        plan = dataclasses.replace(plan, n_steps=n_steps)
     if config.search.name != BASELINE:
         check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
     dtype = str(family.dtype).removeprefix("torch.")
@@ -241,6 +266,7 @@ def assemble(
         space,
         plan,
         repairs,
+        slopes,
         functools.cache(speed),
         target,
         own_texts,
@@ -354,6 +380,7 @@ def open_study(
         assembly.searcher,
         plan=assembly.plan,
         refit=refit,
+        slopes=assembly.slopes,
         on_chosen=on_chosen,
         on_progress=on_progress,
     )

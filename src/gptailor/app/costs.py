@@ -10,6 +10,7 @@ from gptailor.record.entries import (
     ModelEntry,
     OwnTextsEntry,
     RefittedEntry,
+    SlopeEntry,
     SpentEntry,
     TrialEntry,
     WrittenEntry,
@@ -38,15 +39,16 @@ def record_forecast(journal: Journal, assembly: Assembly) -> ForecastEntry | Non
 def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
     """Write the costs so far, over all starts; nothing if they did not change.
 
-    The seconds are the wall-clock time of the search and those of all other evaluations and refits;
-    the memory is the most of any start that finished.
+    The seconds are the wall-clock time of the search, and those of all other evaluations, of fits
+    and refits; the memory is the most of any start that finished.
 
     Returns:
         What the record has now.
     """
     trials = list(journal.of(TrialEntry))
     others = [*journal.of(ModelEntry), *journal.of(WrittenEntry)]
-    repairs = list(journal.of(RefittedEntry))
+    fits: list[RefittedEntry | SlopeEntry] = list(journal.of(RefittedEntry))
+    fits += journal.of(SlopeEntry)
     asked = {p.number: p.tailoring for entry in journal.of(AskedEntry) for p in entry.proposals}
     searched = max((entry.elapsed for entry in trials), default=0.0)
     earlier = list(journal.of(SpentEntry))
@@ -55,11 +57,9 @@ def record_costs(journal: Journal, assembly: Assembly) -> SpentEntry:
         n_trials=len(trials),
         n_candidates=len({asked[entry.number] for entry in trials}),
         layer_tokens=sum(entry.layer_tokens for entry in [*trials, *others])
-        + sum(entry.layer_tokens for entry in repairs)
+        + sum(entry.layer_tokens for entry in fits)
         + sum(entry.layer_tokens for entry in journal.of(BaselineEntry)),
-        seconds=round(
-            searched + sum(e.seconds for e in others) + sum(e.seconds for e in repairs), 3
-        ),
+        seconds=round(searched + sum(e.seconds for e in others) + sum(e.seconds for e in fits), 3),
         peak_bytes=max(before, peak_bytes(device_of(assembly.config.engine.device))),
     )
     if earlier and earlier[-1].model_copy(update={"peak_bytes": spent.peak_bytes}) == spent:

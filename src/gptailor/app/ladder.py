@@ -26,6 +26,8 @@ def at_depth(assembly: Assembly, depth: int) -> Assembly:
         max_trials=max(1, round(part * budget.max_trials)),
         layer_tokens=budget.layer_tokens and max(1, round(part * budget.layer_tokens)),
         timeout_s=budget.timeout_s and part * budget.timeout_s,
+        # later searches start from the results of the first
+        n_steps=0 if assembly.earlier else round(part * assembly.plan.n_steps),
     )
     return replace(assembly, plan=plan, space=replace(assembly.space, n_removed=depth))
 

@@ -62,11 +62,16 @@ class Repairs:
         family.fitted.fit = refitter.from_uncut
         return functools.partial(refit_cuts, n_layers=family.n_layers)
 
-    def entry_of(self, number: int, tailoring: Tailoring, *, folder: Path) -> RefittedEntry:
-        """Repair a finalist as in the search and, with refits, cut after cut; save the tensors."""
+    def entry_of(
+        self, number: int, tailoring: Tailoring, fitted: Tailoring | None, *, folder: Path
+    ) -> RefittedEntry:
+        """Repair a finalist as in the search and, with refits, cut after cut; save the tensors.
+
+        `fitted` is the whole model with fitted coefficients, whose layers are put back.
+        """
         started, before = time.perf_counter(), self.engine.stream_layer_tokens
         searched = self.fitted_as_in_search(tailoring)
-        refitted = self.repaired(tailoring) if self.config.name == "refit" else None
+        refitted = self.repaired(tailoring, fitted) if self.config.name == "refit" else None
         for model in (searched, refitted):
             if model is not None:
                 self.engine.family.fitted.save(model, folder)
@@ -86,14 +91,18 @@ class Repairs:
             return None
         return FitTokens(self.calibration.first(_SEARCH_TOKENS).n_tokens, self.calibration.n_tokens)
 
-    def repaired(self, tailoring: Tailoring) -> Tailoring:
-        """Repair a tailoring that no search chooses among; refits are made cut after cut."""
+    def repaired(self, tailoring: Tailoring, fitted: Tailoring | None = None) -> Tailoring:
+        """Repair a tailoring that no search chooses among; refits are made cut after cut.
+
+        They are towards the model without cuts, see `whole_of`.
+        """
         if self.repairer is None:
             return tailoring
         if self.config.name == "scale":
             return self.repairer(tailoring)
         refitter, _ = self._exact
-        return refitter.cut_after_cut(tailoring, later_layers=self.config.later_layers)
+        later_layers = self.config.later_layers
+        return refitter.cut_after_cut(tailoring, later_layers=later_layers, fitted=fitted)
 
     @property
     def setup_layer_tokens(self) -> int:

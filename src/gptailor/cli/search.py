@@ -30,6 +30,7 @@ __all__ = ["command", "plain_result", "run_shown"]
 
 _PHASES = {
     "references": "scoring the whole members",
+    "coefficients": "fitting merging coefficients",
     "search": "searching",
     "selection": "choosing among the finalists",
     "repair": "refitting a finalist",

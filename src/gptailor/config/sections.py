@@ -99,6 +99,15 @@ class BudgetConfig(Frozen):
             description="Examples of each task: fewest and most, or every rung, rising.",
         ),
     ] = (10, 270)
+    coefficients: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Part of the budget that fits merging coefficients by gradients, before "
+            "the search; 0 for none.",
+        ),
+    ] = 0.3
     finalists: Annotated[
         int, Field(gt=0, le=1000, description="Candidates compared on the selection split.")
     ] = 8

@@ -17,7 +17,7 @@ __all__ = ["MergeSpec", "Value", "merge_method", "merge_spec", "method_name"]
 
 Value = float | int | tuple[float, ...]
 
-_WEIGHT = Range(0.0, 1e6, default=1.0)
+_WEIGHT = Range(-1e6, 1e6, default=1.0)
 _RESERVED = ("base", "fitted", "gain", "merge", "refit_to", "source", "sources")  # YAML keys
 
 
@@ -32,7 +32,7 @@ class MergeSpec:
         needs_base: Whether it works on differences from the base's layer.
         symmetric: Whether the order of the sources has no effect.
         max_sources: The most sources it merges; None for any number.
-        weighted: Whether it has ``weights``, one number per source.
+        weighted: Whether it has ``weights``, one number per source; they sum to more than 0.
         scale: The parameter that multiplies the differences; at 0 the merge is the base's layer.
         identity: Parameter to value to the index of the source that the merge then equals.
     """
@@ -119,10 +119,14 @@ class MergeSpec:
             raise MergeError(f"{self.name}: weights {problem}")
         for weight in weights:
             if _WEIGHT.problem(weight) is not None:
-                problem = f"must be numbers from 0 to {_WEIGHT.high:g}, not {weight!r}"
+                problem = (
+                    f"must be numbers from {_WEIGHT.low:g} to {_WEIGHT.high:g}, not {weight!r}"
+                )
                 raise MergeError(f"{self.name}: weights {problem}")
         if math.fsum(weights) <= 0:
-            raise MergeError(f"{self.name}: weights must not sum to 0; give a source some weight")
+            raise MergeError(
+                f"{self.name}: weights must sum to more than 0; give a source more weight"
+            )
         return tuple(map(float, weights))
 
 

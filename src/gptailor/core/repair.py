@@ -14,6 +14,7 @@ __all__ = [
     "Repairer",
     "cuts_of",
     "gaps_of",
+    "put_back",
     "refit_cuts",
     "repair_sentence",
     "scale_cuts",
@@ -71,6 +72,19 @@ def gaps_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         if start < end
     )
+
+
+def put_back(model: LayerSpec, position: int, fitted: Tailoring | None) -> LayerSpec:
+    """A layer that is cut, made as another one is.
+
+    Args:
+        model: The other one, without repair.
+        position: Of the layer.
+        fitted: A whole model; where `model` is one of its layers, the layer is another one of them.
+    """
+    if fitted is not None and fitted.layers[model.position] == model:
+        return fitted.layers[position]
+    return model.moved(position - model.position)
 
 
 def without_repair(tailoring: Tailoring) -> Tailoring:

@@ -51,15 +51,23 @@ class LayerCache:
         module = kept.get(spec)
         if module is not None:
             return module
+        module, n_bytes = self._made(spec)
+        kept.keep(spec, module, n_bytes)
+        return module
+
+    def made(self, spec: LayerSpec) -> nn.Module:
+        """The same module where it is kept, else a new one that is not: for a single use."""
+        kept = self.merged.get(spec) or self.taken.get(spec)
+        return self._made(spec)[0] if kept is None else kept
+
+    def _made(self, spec: LayerSpec) -> tuple[nn.Module, int]:
+        """A new module, and the bytes of its weights that are not a member's own."""
         tensors = self.weights(spec)
         module = copy.deepcopy(self._templates[spec.position])
         module.load_state_dict(tensors, strict=True, assign=True)
         module.eval().requires_grad_(False)
         shared = {tensor.data_ptr() for tensor in self._family.layer(spec.sources[0]).values()}
-        kept.keep(
-            spec, module, sum(t.nbytes for t in tensors.values() if t.data_ptr() not in shared)
-        )
-        return module
+        return module, sum(t.nbytes for t in tensors.values() if t.data_ptr() not in shared)
 
     def weights(self, spec: LayerSpec) -> Mapping[str, Tensor]:
         """The tensors of a layer on the device, made now."""

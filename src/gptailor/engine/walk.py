@@ -19,7 +19,7 @@ from gptailor.engine.layer_cache import LayerCache
 from gptailor.engine.skeleton import Inputs, Skeleton
 from gptailor.tasks.divergence import Teacher
 
-__all__ = ["Item", "Result", "Work", "count", "forward", "run_layer", "walk"]
+__all__ = ["Item", "Result", "Work", "count", "forward", "hidden_of", "run_layer", "walk"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,9 +179,13 @@ def _run_all(
 
 def run_layer(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     """Run one layer; a few architectures' layers return a tuple with the hidden state first."""
-    out = layer(hidden, **arguments)
-    result: Tensor = out if isinstance(out, Tensor) else out[0]
-    return result
+    return hidden_of(layer(hidden, **arguments))
+
+
+def hidden_of(answer: Any) -> Tensor:
+    """The hidden state in what a layer returned."""
+    hidden: Tensor = answer if isinstance(answer, Tensor) else answer[0]
+    return hidden
 
 
 def _scored(

@@ -18,8 +18,8 @@ from gptailor.engine import Evaluator, Work
 from gptailor.errors import RecordError
 from gptailor.forecast.made_up_scores import MadeUpScores
 from gptailor.forecast.speed import Speed
-from gptailor.record.entries import Entry, EntryT, of_type
-from gptailor.searchers.searcher import MakeSearcher, Searcher
+from gptailor.record.entries import Entry, EntryT, SlopeEntry, of_type
+from gptailor.searchers.searcher import FittedWhole, MakeSearcher, Searcher
 from gptailor.study import Plan, Progress, Study
 from gptailor.workers import WorkerSetup
 from gptailor.workers.grouping import divided
@@ -44,6 +44,7 @@ class CountingPool:
         setup: The processes that will evaluate; None if it is this one.
         group_size: Most candidates evaluated together.
         fits: The fits of a repair, if there is one.
+        step_tokens: Layer-tokens of a step in which merging coefficients are fitted.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class CountingPool:
         setup: WorkerSetup | None = None,
         group_size: int = 16,
         fits: FitTokens | None = None,
+        step_tokens: int = 0,
     ) -> None:
         self.phase = "references"  # of the study, that the next jobs are part of
         self.seconds = 0.0  # wall-clock time so far: of all jobs, and of searchers between them
@@ -65,7 +67,7 @@ class CountingPool:
         n_workers = 1 if setup is None else setup.n_workers
         cache_bytes = evaluator.engine.cache_bytes
         self._merged = [LruCache[LayerSpec, bool](cache_bytes) for _ in range(n_workers)]
-        self._fits = fits
+        self._fits, self._step_tokens = fits, step_tokens
         self._fitted: list[set[LayerSpec | str]] = [set() for _ in range(n_workers)]
         self._returned = time.perf_counter()
 
@@ -99,6 +101,15 @@ class CountingPool:
             work = Work(layer_tokens=self._fits.exact * (n_layers + 2 * n_kept))
             self.work["refits"] = self.work.get("refits", Work()) + work
             self.seconds += self._speed.seconds(work, 0)
+
+    def slopes(self, tailoring: Tailoring, step: int) -> SlopeEntry:
+        """Count a step in which merging coefficients are fitted; the slopes are 0."""
+        work = Work(layer_tokens=self._step_tokens)
+        self.work["coefficients"] = self.work.get("coefficients", Work()) + work
+        self.seconds += self._speed.seconds(work, 2 * len(tailoring.layers))
+        n_members = len(self.evaluator.engine.family.members) - 1
+        flat = ((0.0,) * n_members,) * len(tailoring.layers)
+        return SlopeEntry(step=step, loss=0.0, slopes=flat, layer_tokens=work.layer_tokens)
 
     @property
     def fit_bytes(self) -> int:
@@ -183,9 +194,11 @@ def dry_run(
     Scores that `journal` has are not measured again, and the study's own are added.
     """
 
-    def searcher(objective: Objective, references: Mapping[str, Scores]) -> Searcher:
+    def searcher(
+        objective: Objective, references: Mapping[str, Scores], fitted: FittedWhole | None
+    ) -> Searcher:
         pool.phase = "search"
-        return make_searcher(objective, references)
+        return make_searcher(objective, references, fitted)
 
     def note(progress: Progress) -> None:
         pool.phase = progress.phase
@@ -195,6 +208,7 @@ def dry_run(
         pool,
         searcher,
         plan=plan,
+        slopes=pool.slopes,
         on_progress=note,
         clock=lambda: pool.seconds,
     )

@@ -13,9 +13,10 @@ __all__ = ["linear"]
 def linear(tensors: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
     """Average the sources, each by its share of the weights.
 
-    ``sum(w * t) / sum(w)``; Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. Computed as the
-    first source plus the sum of the others' shares of their differences from it, so that equal
-    sources are returned to the bit; it is task arithmetic on the first source.
+    ``sum(w * t) / sum(w)``; Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. Weights may be
+    negative, but not their sum. Computed as the first source plus the sum of the others' shares of
+    their differences from it, so that equal sources are returned to the bit; it is task arithmetic
+    on the first source.
     """
     first, sum_of_weights = tensors[0], math.fsum(weights)
     return first + total(

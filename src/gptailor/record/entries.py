@@ -45,6 +45,7 @@ __all__ = [
     "ProofEntry",
     "RefittedEntry",
     "ResumedEntry",
+    "SlopeEntry",
     "SpentEntry",
     "TaskFacts",
     "TrialEntry",
@@ -214,6 +215,21 @@ class WrittenEntry(_NamedEntry):
         return cls(tailoring=tailoring, **_name(model), **_flat(evaluation))
 
 
+class SlopeEntry(_Entry):
+    """Slopes of the loss by the merging coefficients of the uncut model, at one step of their fit.
+
+    Written before the step is taken. The loss is the weighted mean over tasks of the logarithm of
+    the nats of gold answers and texts.
+    """
+
+    kind: Literal["slopes"] = "slopes"
+    step: NonNegativeInt
+    loss: FiniteFloat
+    slopes: tuple[tuple[FiniteFloat, ...], ...]  # (n_layers, n_variants)
+    seconds: Seconds = 0.0
+    layer_tokens: NonNegativeInt = 0  # tokens times layers run; backwards counts twice
+
+
 class AskedProposal(Part):
     """One proposal of a group, with the number of its trial."""
 
@@ -365,6 +381,7 @@ Entry: TypeAlias = (
     | ForecastEntry
     | SpentEntry
     | ModelEntry
+    | SlopeEntry
     | AskedEntry
     | BaselineEntry
     | TrialEntry

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptailor.core.lru_cache import LruCache
-from gptailor.core.repair import gaps_of, without_repair
+from gptailor.core.repair import gaps_of, put_back, without_repair
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.streams import Streams
@@ -99,7 +99,9 @@ class Refitter:
         self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))
         return fitted
 
-    def cut_after_cut(self, tailoring: Tailoring, *, later_layers: bool = False) -> Tailoring:
+    def cut_after_cut(
+        self, tailoring: Tailoring, *, later_layers: bool = False, fitted: Tailoring | None = None
+    ) -> Tailoring:
         """Refit each cut on the model repaired so far, towards the same model without cuts.
 
         A layer before a cut keeps what other fitted tensors it has.
@@ -108,6 +110,7 @@ class Refitter:
             tailoring: Its own repair is replaced.
             later_layers: Also refit each layer behind the first cut to the whole model's stream,
                 unless it has fitted tensors of its own.
+            fitted: A whole model of which the tailoring has layers, see `whole_of`.
 
         Returns:
             The tailoring; its refitted layers name the fitted tensors, which the family has.
@@ -121,7 +124,7 @@ class Refitter:
         if not cuts:
             return plain
         ends = {cut.before: cut.end for cut in cuts}
-        model = whole_of(plain, n_layers)
+        model = whole_of(plain, n_layers, fitted)
         whole = self.streams.along(model)
         depth, wanted = 0, next(whole)
         states: States = wanted
@@ -133,8 +136,8 @@ class Refitter:
                 depth, wanted = depth + 1, next(whole)
             if index in ends or (cut and later_layers and spec.fitted is None):
                 own = {} if spec.fitted is None else self.engine.family.fitted.get(spec.fitted)
-                fitted = self._refitted(spec, states, wanted)
-                digest = self.engine.family.fitted.add({**own, **fitted})
+                refitted = self._refitted(spec, states, wanted)
+                digest = self.engine.family.fitted.add({**own, **refitted})
                 spec = spec.with_repair(refit_to=end, fitted=digest)
             cut = cut or spec != model.layers[spec.start]
             layers.append(spec)
@@ -191,11 +194,12 @@ class Refitter:
             yield inputs[real], missing, weights, held_out
 
 
-def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
+def whole_of(tailoring: Tailoring, n_layers: int, fitted: Tailoring | None = None) -> Tailoring:
     """The same model with its cut layers put back, each made as the kept layer before it is.
 
-    Those before the first kept layer are made as that one; no layer has fitted tensors. In place
-    of a layer merged from several positions are its member's own layers.
+    Behind a layer that is as in the whole model `fitted` they are those of this model. Those before
+    the first kept layer are made as that one; no layer has fitted tensors. In place of a layer
+    merged from several positions are its member's own layers.
     """
     plain = without_repair(tailoring)
     models = [
@@ -208,5 +212,5 @@ def whole_of(tailoring: Tailoring, n_layers: int) -> Tailoring:
     for cut in gaps_of(plain, n_layers):
         model = models[cut.before or 0]
         for position in range(cut.start, cut.end):
-            by_position[position] = model.moved(position - model.position)
+            by_position[position] = put_back(model, position, fitted)
     return replace(tailoring, layers=tuple(by_position[each] for each in sorted(by_position)))

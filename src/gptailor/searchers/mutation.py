@@ -11,6 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from gptailor.core.merge_spec import merge_spec
+from gptailor.core.repair import put_back
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring, Value
 from gptailor.searchers.space import Space, layers_by_position, on_step, shares
 
@@ -139,7 +140,7 @@ def _swap(space: Space, child: _Child, late: float, rng: Generator) -> None:
     if rng.random() < 0.5:  # nearby layers are alike: half of the swaps are with the nearest
         gone = min(kept, key=lambda layer: (abs(layer - back), rng.random()))
     neighbour = min(layers, key=lambda layer: (abs(layer - back), rng.random()))
-    layers[back] = _moved(layers[neighbour], back)
+    layers[back] = put_back(layers[neighbour], back, space.fitted)
     del layers[gone]
 
 
@@ -153,7 +154,7 @@ def _period_swap(space: Space, child: _Child, rng: Generator) -> None:
         return
     for back in returned:
         neighbour = min(layers, key=lambda layer: (abs(layer - back), layer))
-        layers[back] = _moved(layers[neighbour], back)
+        layers[back] = put_back(layers[neighbour], back, space.fitted)
     for gone in runs[rng.integers(len(runs))]:
         del layers[gone]
 
@@ -246,8 +247,11 @@ def _with_noise(spec: LayerSpec, rng: Generator) -> LayerSpec:
             params[name] = on_step(limits, share + _NOISE * float(rng.standard_normal()))
     weights = params.get("weights")
     if isinstance(weights, tuple):
-        noise = _NOISE * rng.standard_normal(len(weights))
-        params["weights"] = shares(np.maximum(np.array(weights) + noise, 0.01))
+        noisy = np.array(weights) + _NOISE * rng.standard_normal(len(weights))
+        if min(weights) < 0:  # fitted ones
+            params["weights"] = tuple(np.round(noisy / noisy.sum(), 4).tolist())
+        else:
+            params["weights"] = shares(np.maximum(noisy, 0.01))
     return LayerSpec(spec.sources, spec.method, tuple(params.items()))
 
 

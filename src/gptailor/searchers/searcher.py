@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from gptailor.core.objective import Objective
 from gptailor.core.params import Choice, Range
 from gptailor.core.plugins import option_problems, options_of
+from gptailor.core.tailoring import Tailoring
 from gptailor.core.trial import Proposal, Scores, Trial
 from gptailor.errors import ConfigError, GPTailorError
 from gptailor.searchers.history import History
 from gptailor.searchers.space import Space
 
 __all__ = [
+    "FittedWhole",
     "Group",
     "MakeSearcher",
     "ProposalGenerator",
@@ -34,9 +36,18 @@ _MAX_IDLE = 20  # groups in a row without a new proposal: the space is used up
 
 Group = tuple[Proposal, ...]
 ProposalGenerator = Generator[Group, tuple[Trial, ...], None]
-# of the objective and the scores of whole members on the search split, as far as they are known
-MakeSearcher = Callable[[Objective, Mapping[str, Scores]], "Searcher"]
+# of the objective; the scores of whole members on the search split, as far as they are known; and
+# the uncut model with fitted merging coefficients, where they were fitted
+MakeSearcher = Callable[[Objective, Mapping[str, Scores], "FittedWhole | None"], "Searcher"]
 SearchFunction = Callable[..., ProposalGenerator]  # (context, *, option=default, ...)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedWhole:
+    """The uncut model with merging coefficients that were fitted by gradients."""
+
+    tailoring: Tailoring
+    layer_tokens: int  # that the fit took
 
 
 @dataclass(frozen=True)

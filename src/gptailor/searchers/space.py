@@ -47,6 +47,8 @@ class Space:
         outer_variants: Variants that embedding, norm and head may come from; all when None. Leave
             out those whose parts equal the base's: taking them changes nothing and costs a trial.
         repair: Repairs the cuts of every tailoring made here; None for no repair.
+        fitted: The whole model with fitted merging coefficients, which a search starts from; None
+            where none were fitted.
 
     Raises:
         ConfigError: More layers are to be cut than may be, or a method is unknown.
@@ -63,6 +65,7 @@ class Space:
     allowed: Callable[[Tailoring], bool] | None = None
     outer_variants: tuple[str, ...] | None = None
     repair: Repairer | None = None
+    fitted: Tailoring | None = None
 
     def __post_init__(self) -> None:
         for method in self.methods:

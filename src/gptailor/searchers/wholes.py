@@ -1,4 +1,4 @@
-"""Whole models that a search starts from: members, and all variants merged alike in every layer.
+"""Whole models that a search starts from: members, uniform merges of all variants, a fitted one.
 
 Nothing is cut in them. Members' scores are known before the search; merges are evaluated on as many
 examples as a small part of the budget pays.
@@ -22,7 +22,7 @@ _SCALES = (0.5, 0.7, 0.3, 1.0)  # of merges, the likeliest first
 def rank_wholes(
     judge: Judge, budget: float
 ) -> Generator[Group, tuple[Trial, ...], list[Tailoring]]:
-    """Rank members and uniform merges by the proxy metric, the best first.
+    """Rank the fitted whole, members and uniform merges by the proxy metric, the best first.
 
     Args:
         judge: Has the objective and the members' scores.
@@ -32,7 +32,8 @@ def rank_wholes(
     context = judge.context
     space, objective = context.space, context.objective
     members = {name: space.uniform((), () if name == BASE else (name,)) for name in space.members}
-    wholes = list(dict.fromkeys([*members.values(), *_merges(space)]))
+    fitted = [] if space.fitted is None else [space.fitted]
+    wholes = list(dict.fromkeys([*fitted, *members.values(), *_merges(space)]))
     scores = {members[name]: known for name, known in context.references.items()}
     new = [whole for whole in wholes if whole not in scores and space.accepts(whole)]
     most = min((known.n_examples for known in scores.values()), default=context.rungs[-1])

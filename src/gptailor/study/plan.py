@@ -26,6 +26,7 @@ class Plan:
         finalists: How many candidates are compared on the selection split.
         guard: Whether a candidate whose greedy text is dead is chosen only if all are.
         tests_all: Whether every candidate is scored on the test split, not only the chosen one.
+        n_steps: In which the merging coefficients of the uncut model are fitted first.
     """
 
     goals: tuple[Goal, ...]
@@ -40,6 +41,7 @@ class Plan:
     finalists: int = 8
     guard: bool = False
     tests_all: bool = False
+    n_steps: int = 0
 
     @property
     def n_kept(self) -> int:
@@ -51,7 +53,8 @@ class Plan:
 class Progress:
     """How far a study is."""
 
-    phase: str  # ``references``, ``search``, ``selection``, ``repair``, ``test`` or ``done``
+    # ``references``, ``coefficients``, ``search``, ``selection``, ``repair``, ``test`` or ``done``
+    phase: str
     n_trials: int  # trials finished so far
     max_trials: int  # trials in all
     share: float  # of the budget that is spent: of trials, or of layer-tokens if that is more

@@ -14,8 +14,10 @@ from gptailor.study.plan import Plan
 from gptailor.study.racing import best_first, of_unlike_cuts, stages, still_racing
 from gptailor.study.scorer import Scorer
 
-__all__ = ["N_REFITTED", "Selection"]
+__all__ = ["N_REFITTED", "Refit", "Selection"]
 
+# a finalist's number, its tailoring, and the whole model with fitted coefficients, if there is one
+Refit = Callable[[int, Tailoring, Tailoring | None], RefittedEntry]
 N_REFITTED = 2  # finalists at most, the best of unlike cuts, that are refitted on more tokens
 
 
@@ -27,7 +29,7 @@ class Selection:
         scorer: Scores models, each once.
         plan: Has the goals and the number of finalists.
         guard: Judges their texts; None for no guard.
-        refit: Makes the repairs of a finalist, its number given; None for no repair.
+        refit: Makes the repairs of a finalist; None for no repair.
         on_phase: Called with ``repair`` before one is made, and with ``selection`` afterwards.
     """
 
@@ -37,20 +39,21 @@ class Selection:
         scorer: Scorer,
         plan: Plan,
         guard: Guard | None,
-        refit: Callable[[int, Tailoring], RefittedEntry] | None,
+        refit: Refit | None,
         on_phase: Callable[[str], None],
     ) -> None:
         self._journal, self._scorer, self._plan = journal, scorer, plan
         self._guard, self._refit, self._on_phase = guard, refit, on_phase
 
     def choose(
-        self, trials: Sequence[Trial], best_trials: Sequence[Trial]
+        self, trials: Sequence[Trial], best_trials: Sequence[Trial], fitted: Tailoring | None
     ) -> tuple[int, Tailoring]:
         """Compare the best candidates on the selection split, and record the choice.
 
         Args:
             trials: All of the search.
             best_trials: Those that can be chosen, the best first.
+            fitted: The whole model whose coefficients were fitted; None without.
 
         Returns:
             The number of the chosen trial, and its model, repaired.
@@ -82,7 +85,7 @@ class Selection:
         models = {finalists[n]: (n, scores[n]) for n in order}
         if self._refit is not None:
             unlike = of_unlike_cuts(order, finalists, N_REFITTED)
-            repairs = self._repairs({each: finalists[each] for each in unlike})
+            repairs = self._repairs({each: finalists[each] for each in unlike}, fitted)
             models = {each.searched: (n, scores[n]) for n, each in repairs.items()}
             refits = {n: each.refitted for n, each in repairs.items() if each.refitted}
             refit_scores = self._raced("refitted", refits, objective)
@@ -128,14 +131,16 @@ class Selection:
             left = still_racing(scores, objective, n_kept) if scores else []
         return scores
 
-    def _repairs(self, tailorings: Mapping[int, Tailoring]) -> dict[int, RefittedEntry]:
+    def _repairs(
+        self, tailorings: Mapping[int, Tailoring], fitted: Tailoring | None
+    ) -> dict[int, RefittedEntry]:
         """The repairs of finalists: recorded ones, or new ones."""
         assert self._refit is not None, "asked for repairs of a study without one"
         known = {entry.number: entry for entry in self._journal.of(RefittedEntry)}
         for number, tailoring in tailorings.items():
             if number not in known:
                 self._on_phase("repair")
-                known[number] = self._refit(number, tailoring)
+                known[number] = self._refit(number, tailoring, fitted)
                 self._journal.append(known[number])
         self._on_phase("selection")
         return {number: known[number] for number in tailorings}

@@ -17,16 +17,17 @@ from gptailor.record.entries import (
     AskedEntry,
     AskedProposal,
     ForecastEntry,
-    RefittedEntry,
+    SlopeEntry,
     TrialEntry,
 )
 from gptailor.record.ranking import front_of, is_sized, ranked
-from gptailor.searchers.searcher import MakeSearcher, Searcher
+from gptailor.searchers.searcher import FittedWhole, MakeSearcher, Searcher
+from gptailor.study.coefficients import MeasureSlopes, fit_coefficients
 from gptailor.study.failures import refuse_hopeless
 from gptailor.study.guard import Guard, StudyJournal
 from gptailor.study.plan import Plan, Progress, time_left
 from gptailor.study.scorer import Scorer
-from gptailor.study.selection import Selection
+from gptailor.study.selection import Refit, Selection
 from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
@@ -40,7 +41,8 @@ class Study:
         pool: Where evaluations run.
         make_searcher: Makes the searcher, once the whole members are scored.
         plan: What is to be done.
-        refit: Makes the repairs of a finalist, its number given; None for no repair.
+        refit: Makes the repairs of a finalist; None for no repair.
+        slopes: Measures slopes of the loss by merging coefficients; None where none are fitted.
         on_chosen: Called with the study and the model chosen, before the test split is scored.
         on_progress: Called at every step.
         clock: The time in seconds.
@@ -56,14 +58,15 @@ class Study:
         make_searcher: MakeSearcher,
         *,
         plan: Plan,
-        refit: Callable[[int, Tailoring], RefittedEntry] | None = None,
+        refit: Refit | None = None,
+        slopes: MeasureSlopes | None = None,
         on_chosen: Callable[["Study", Tailoring], None] = lambda _study, _chosen: None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._journal, self._plan, self._scorer = journal, plan, Scorer(journal, pool, plan)
         self._make_searcher, self._on_progress, self._clock = make_searcher, on_progress, clock
-        self._on_chosen = on_chosen
+        self._on_chosen, self._slopes = on_chosen, slopes
         self._guard: Guard | None = None
         if plan.guard:
             evaluate = self._scorer.evaluate
@@ -115,9 +118,12 @@ class Study:
         references = scorer.scores("reference", wholes)
         self._objective = Objective(plan.goals, references[BASE])
         members = {str(model): scores for model, scores in references.items()}
-        self._search(self._make_searcher(self._objective, members))
+        fitted = self._fitted_whole()
+        self._search(self._make_searcher(self._objective, members, fitted))
         self._show("selection")
-        number, chosen = self._selection.choose(self._trials, self._ranked(self._trials))
+        number, chosen = self._selection.choose(
+            self._trials, self._ranked(self._trials), None if fitted is None else fitted.tailoring
+        )
         self._on_chosen(self, chosen)
         self._show("test")
         n_examples = plan.sizes["test"]
@@ -135,6 +141,27 @@ class Study:
             self._guard.write_for_report(tested, plan.goals, number, chosen)
         self._show("done")
         return number, chosen
+
+    def _fitted_whole(self) -> FittedWhole | None:
+        """Fit the merging coefficients of the uncut model, or go on with that."""
+        plan = self._plan
+        if not plan.n_steps:
+            return None
+        assert self._slopes is not None, "a plan with steps needs slopes"
+        self._show("coefficients")
+
+        def record(entry: SlopeEntry) -> None:
+            self._journal.append(entry)
+            self._show("coefficients")
+
+        return fit_coefficients(
+            self._slopes,
+            plan.members[1:],
+            n_layers=plan.n_layers,
+            n_steps=plan.n_steps,
+            recorded=list(self._journal.of(SlopeEntry)),
+            record=record,
+        )
 
     def _read(self) -> None:
         """Take up what an earlier start recorded."""

@@ -14,7 +14,8 @@ import numpy as np
 from gptailor.errors import ConfigError
 from gptailor.files.safe_read import read_text
 from gptailor.tasks.encoding import beyond
-from gptailor.tasks.task import Outcome, Task
+from gptailor.tasks.gold import gold_passages
+from gptailor.tasks.task import Task
 
 __all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts", "texts_in_turns"]
 
@@ -160,15 +161,12 @@ def _calibration(
 def _gold_tokens(task: Task, example: int) -> Row:
     """The context and the first gold answer of an example, or its one text."""
     one = task.examples[example]
-    pairs = [(p.context, c) for p in one.passages for c in p.continuations]
-    if not pairs:
+    passages = gold_passages(one)
+    if not passages:
         return () if one.prompt is None else one.prompt.tokens
-    if len(pairs) > 1 and one.output_type != "multiple_choice":  # windows of one text
-        return tuple(token for _, continuation in pairs for token in continuation)
-    numbers = itertools.count()
-    grid = [[Outcome(next(numbers), False) for _ in p.continuations] for p in one.passages]
-    context, continuation = pairs[int(one.in_order(grid)[one.gold[0]].logprob)]
-    return context + continuation
+    if len(passages) > 1:  # windows of one text
+        return tuple(itertools.chain.from_iterable(p.continuations[0] for p in passages))
+    return passages[0].context + passages[0].continuations[0]
 
 
 def _texts(path: Path) -> list[str]:

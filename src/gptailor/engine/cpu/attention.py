@@ -66,6 +66,7 @@ def _attend(  # noqa: PLR0913, PLR0917  # transformers' interface
     row_bytes = query.shape[1] * query.shape[2] * key.shape[2] * query.element_size()
     fast = query.dtype == torch.float32  # fused attention is faster over short rows too
     fast = fast or (query.dtype == torch.bfloat16 and has_bfloat16_tiles())
+    fast = fast or torch.is_grad_enabled()  # what follows has no gradients
     if fast or row_bytes > _MOST_BYTES:
         fused = scaled_dot_product_attention(
             query, key, value, mask, scale=scaling, enable_gqa=True

@@ -24,7 +24,7 @@ class OnednnLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if input.dtype != torch.float32:
+        if input.dtype != torch.float32 or torch.is_grad_enabled():  # it has no gradients
             return super().forward(input)
         result: Tensor = torch.ops.mkldnn._linear_pointwise(
             input, self.weight, self.bias, "none", [], ""

@@ -1,0 +1,80 @@
+"""Fit the merging coefficients of every layer of the uncut model, by gradients of the loss.
+
+Layer l is ``base + sum over variants v of c[l, v] * (v - base)``, a `linear` merge. The slopes of
+the loss by the coefficients c are measured on a few search examples a step, and recorded before
+they are used: a fit that was stopped is replayed like a search. AdaMerging (arXiv 2310.02575) fits
+such coefficients to the entropy of predictions on test data; here search examples have answers, and
+a model that is cut afterwards is repaired towards the one found.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.record.entries import SlopeEntry
+from gptailor.searchers.searcher import FittedWhole
+
+__all__ = ["MeasureSlopes", "fit_coefficients", "with_coefficients"]
+
+# a model and the number of a step -> the slopes of the loss on that step's examples
+MeasureSlopes = Callable[[Tailoring, int], SlopeEntry]
+
+_MOST, _SUM = 0.5, 1.5  # of a coefficient at the start, and of those of all variants
+# by so much a coefficient changes in the first steps, about; so far it could go in all of them
+_RATES, _REACH = (0.03, 0.1), 2.0
+_FIRST, _SECOND = 0.9, 0.98  # how slowly Adam's moments forget
+_DECIMALS = 4  # of a coefficient, in the tailoring
+
+Floats = NDArray[np.float64]
+
+
+def fit_coefficients(
+    measure: MeasureSlopes,
+    variants: Sequence[str],
+    *,
+    n_layers: int,
+    n_steps: int,
+    recorded: Iterable[SlopeEntry],
+    record: Callable[[SlopeEntry], None],
+) -> FittedWhole:
+    """Take steps of Adam (arXiv 1412.6980) whose rate falls to 0 along half a cosine.
+
+    Args:
+        measure: Measures slopes.
+        variants: Their names.
+        n_layers: Of each member.
+        n_steps: How many.
+        recorded: Slopes of the first steps, from an earlier start.
+        record: Called with the slopes of each further step, before it is taken.
+    """
+    coefficients = np.full((n_layers, len(variants)), min(_MOST, _SUM / len(variants)))
+    mean, square = np.zeros_like(coefficients), np.zeros_like(coefficients)
+    known, layer_tokens = iter(recorded), 0
+    highest = float(np.clip(_REACH / n_steps, *_RATES))
+    for step in range(n_steps):
+        entry = next(known, None)
+        if entry is None:
+            entry = measure(with_coefficients(coefficients, variants), step)
+            record(entry)
+        layer_tokens += entry.layer_tokens
+        slopes = np.array(entry.slopes)
+        mean = _FIRST * mean + (1 - _FIRST) * slopes
+        square = _SECOND * square + (1 - _SECOND) * slopes**2
+        unbiased = mean / (1 - _FIRST ** (step + 1))
+        size = np.sqrt(square / (1 - _SECOND ** (step + 1))) + 1e-12
+        coefficients -= highest * 0.5 * (1 + math.cos(math.pi * step / n_steps)) * unbiased / size
+    return FittedWhole(with_coefficients(coefficients, variants), layer_tokens)
+
+
+def with_coefficients(coefficients: Floats, variants: Sequence[str]) -> Tailoring:
+    """The uncut model with coefficients of variants, (n_layers, n_variants)."""
+    layers = []
+    for position, row in enumerate(coefficients):
+        rounded = [round(float(one), _DECIMALS) for one in row]
+        weights = (round(1.0 - math.fsum(rounded), _DECIMALS), *rounded)
+        sources = tuple(Source(member, position) for member in (BASE, *variants))
+        layers.append(LayerSpec(sources, "linear", (("weights", weights),)))
+    return Tailoring(tuple(layers))
