@@ -27,7 +27,8 @@ def rank_wholes(
     Args:
         judge: Has the objective and the members' scores.
         budget: The most that evaluations may cost, in the unit of `SearchContext.cost`; it may not
-            pay all merges. What has no scores comes last.
+            pay all merges. The fitted whole is evaluated in any case. What has no scores comes
+            last.
     """
     context = judge.context
     space, objective = context.space, context.objective
@@ -37,8 +38,9 @@ def rank_wholes(
     scores = {members[name]: known for name, known in context.references.items()}
     new = [whole for whole in wholes if whole not in scores and space.accepts(whole)]
     most = min((known.n_examples for known in scores.values()), default=context.rungs[-1])
-    new = new[: int(budget / context.cost(context.rungs[0]))]
+    new = new[: max(len(fitted), int(budget / context.cost(context.rungs[0])))]
     paid = [n for n in context.rungs if n <= most and len(new) * context.cost(n) <= budget]
+    paid = paid or list(context.rungs[: len(fitted)])
     if new and paid:
         yield tuple(Proposal(whole, paid[-1], "nothing cut") for whole in new)
         found = {whole: context.history.scores(whole, paid[-1]) for whole in new}

@@ -1,0 +1,70 @@
+"""Merging coefficients are fitted on search examples before a search, where there is a way to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gptailor as gt
+from gptailor.app.assemble import assemble
+from gptailor.config import load_config
+from gptailor.record.entries import SlopeEntry
+from gptailor.study.coefficients import with_coefficients
+
+Job = Callable[..., Path]
+BUDGET = {"max_trials": 12, "layer_tokens": 2_000_000, "n_examples": [2, 6], "finalists": 2}
+
+
+def n_steps(config: Path) -> int:
+    return assemble(load_config(config)).plan.n_steps
+
+
+def test_slopes_are_differences_of_the_loss(job: Job) -> None:
+    assembly = assemble(load_config(job()))
+    members, n_layers = assembly.family.members[1:], assembly.plan.n_layers
+    middle = np.linspace(-0.3, 0.9, n_layers * len(members)).reshape(n_layers, -1)
+    found = np.array(assembly.slopes(with_coefficients(middle, members), 1).slopes)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        step = 0.02 * rng.standard_normal(middle.shape).round(2)
+        high, low = (
+            assembly.slopes(with_coefficients(middle + sign * step, members), 1).loss
+            for sign in (1, -1)
+        )
+        assert high - low == pytest.approx(2 * float((found * step).sum()), rel=0.05, abs=2e-5)
+
+
+def test_a_search_fits_first_and_counts_it(job: Job, tmp_path: Path) -> None:
+    config = job(budget=BUDGET, repair="refit", calibration={"n_tokens": 2000, "max_length": 32})
+    run = gt.search(config, tmp_path / "run")
+    slopes = [entry for entry in run.record.entries if isinstance(entry, SlopeEntry)]
+    assert len(slopes) == n_steps(config) >= 8
+    spent = run.record.spent
+    assert spent is not None
+    fitted = sum(entry.layer_tokens for entry in slopes)
+    assert 0.2 * BUDGET["layer_tokens"] < fitted < 0.4 * BUDGET["layer_tokens"]
+    assert spent.layer_tokens > fitted + sum(t.evaluation.layer_tokens for t in run.trials)
+    starts = [trial for trial in run.trials if trial.proposal.origin == "nothing cut"]
+    assert starts[0].tailoring.layers[0].method == "linear"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"merge": ["ties"]},
+        {"merge": []},
+        {"search": {"name": "random"}},
+        {"budget": BUDGET | {"coefficients": 0}},
+        {"budget": BUDGET | {"layer_tokens": 20_000}},
+        {"budget": {"max_trials": 3, "n_examples": [2]}},
+    ],
+)
+def test_without_a_way_or_the_means_nothing_is_fitted(job: Job, change: dict[str, Any]) -> None:
+    assert n_steps(job(**{"budget": BUDGET} | change)) == 0
+
+
+def test_goals_that_no_answer_decides_are_not_fitted(job: Job) -> None:
+    task = {"name": "./tasks/texts.yaml", "metric": "divergence", "member": "math"}
+    assert n_steps(job(budget=BUDGET, tasks=[task])) == 0
