@@ -133,7 +133,9 @@ def overhead(n_layers: int, n_members: int, n_trials: int) -> dict[str, Any]:
     return {"layers": n_layers, "members": n_members, "trials": n_trials, "ms_a_trial": tenths}
 
 
-def _searcher(name: str, space: Space, plan: Plan, objective: Any, references: Any) -> Searcher:
+def _searcher(
+    name: str, space: Space, plan: Plan, objective: Any, references: Any, _: object
+) -> Searcher:
     context = SearchContext(
         space=space,
         objective=objective,

@@ -38,7 +38,7 @@ def test_a_weight_of_zero_leaves_its_source_out() -> None:
         1.0,
         "ab",
         [0, 0],
-        [-1, 2],
+        [-2, 1],
         [float("nan"), 1],
         [float("inf"), 1],
         [True, 1],
@@ -47,3 +47,8 @@ def test_a_weight_of_zero_leaves_its_source_out() -> None:
 def test_weights_that_make_no_shares_are_refused(weights: object) -> None:
     with pytest.raises(MergeError, match="linear: weights must"):
         merge("linear", [torch.ones(2), torch.zeros(2)], weights=weights)
+
+
+def test_a_source_of_negative_weight_is_subtracted() -> None:
+    found = merge("linear", [torch.tensor([4.0, 0.0]), torch.tensor([1.0, 1.0])], weights=[3, -1])
+    assert found.tolist() == [5.5, -0.5]

@@ -26,6 +26,7 @@ from gptailor.record.entries import (
     ProofEntry,
     RefittedEntry,
     ResumedEntry,
+    SlopeEntry,
     SpentEntry,
     TrialEntry,
     TruncatedEntry,
@@ -47,6 +48,7 @@ ENTRIES: list[Entry] = [
     ModelEntry.of("finalist", 0, Evaluation(failure="out of memory")),
     ModelEntry.of("test", 0, SCORED),
     AskedEntry(proposals=(AskedProposal.of(0, PROPOSAL),)),
+    SlopeEntry(step=3, loss=4.5, slopes=((0.25, -0.5), (0.0, 1e-7)), seconds=1.5, layer_tokens=120),
     BaselineEntry(
         name="sleb",
         member="base",

@@ -1,5 +1,6 @@
 """What drives a generator function by ask and tell."""
 
+import dataclasses
 from typing import Annotated
 
 import numpy as np
@@ -78,6 +79,22 @@ def test_a_group_is_cut_to_the_layer_tokens_that_are_left() -> None:
         sizes.append(len(group))
         searcher.tell([Trial(0, p, Evaluation(SCORES, layer_tokens=240)) for p in group])
     assert sizes == [4, 1]  # 960 of 1,000 are spent after four: the last one ends it
+
+
+def test_layer_tokens_end_no_search_without_a_result() -> None:
+    def whole_first(about: SearchContext) -> ProposalGenerator:
+        for _ in range(2):
+            yield (Proposal(about.space.uniform(()), 2), Proposal(about.space.uniform(()), 4))
+        for cut in range(4):
+            yield (Proposal(about.space.uniform((cut,)), 2),)
+
+    about = dataclasses.replace(context(max_trials=9), layer_tokens=100)
+    searcher, sizes = make_searcher(whole_first, about), []
+    while group := searcher.ask():
+        sizes += [len(proposal.tailoring.layers) for proposal in group]
+        trials = [Trial(0, each, Evaluation(SCORES, layer_tokens=90)) for each in group]
+        searcher.tell(trials)
+    assert sizes == [4, 4, 3]
 
 
 def test_the_rest_of_a_group_is_asked_before_the_searcher_goes_on() -> None:

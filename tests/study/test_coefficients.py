@@ -79,6 +79,15 @@ def asked(folder: Path) -> list[object]:
     return [line for line in lines if line["kind"] in ("slopes", "asked")]
 
 
+def test_a_search_that_began_keeps_its_start(tmp_path: Path) -> None:
+    fitted, bare = tmp_path / "fitted", tmp_path / "bare"
+    run_study(fitted, FormulaPool(), slopes=Bowl(), n_steps=N_STEPS)
+    run_study(fitted, FormulaPool(), slopes=Bowl(kill_at=0), n_steps=2 * N_STEPS)
+    run_study(bare, FormulaPool())
+    run_study(bare, FormulaPool(), slopes=Bowl(kill_at=0), n_steps=N_STEPS)
+    assert not any("slopes" in str(line) for line in asked(bare))
+
+
 def test_a_search_starts_from_what_was_fitted(tmp_path: Path) -> None:
     study, _ = run_study(tmp_path, FormulaPool(), slopes=Bowl(), n_steps=N_STEPS)
     whole = [trial for trial in study.trials if len(trial.tailoring.layers) == PLAN.n_layers]

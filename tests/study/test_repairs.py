@@ -54,7 +54,7 @@ def run(
         refitted = any(spec.fitted == REFITTED for spec in job.tailoring.layers)
         return "non-finite" if fails and refitted else None
 
-    def refit(number: int, tailoring: Tailoring) -> RefittedEntry:
+    def refit(number: int, tailoring: Tailoring, _: Tailoring | None) -> RefittedEntry:
         repaired.append(number)
         models = fitted(tailoring, SEARCHED), fitted(tailoring, REFITTED)
         return RefittedEntry(

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 
 __all__ = [
     "Cut",
     "Repairer",
     "cuts_of",
+    "fitted_from",
     "gaps_of",
     "put_back",
     "refit_cuts",
@@ -72,6 +73,15 @@ def gaps_of(tailoring: Tailoring, n_layers: int) -> tuple[Cut, ...]:
         for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         if start < end
     )
+
+
+def fitted_from(spec: LayerSpec) -> list[str]:
+    """The members on whose streams a layer is refitted in a search, one for each source.
+
+    Of a merge of variants and the base those of the variants alone: a stream of each is run.
+    """
+    members = [source.member for source in spec.sources]
+    return [member for member in members if member != BASE] or members
 
 
 def put_back(model: LayerSpec, position: int, fitted: Tailoring | None) -> LayerSpec:

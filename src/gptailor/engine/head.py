@@ -13,7 +13,7 @@ from gptailor.engine.device import moved
 from gptailor.engine.skeleton import Skeleton
 from gptailor.tasks.divergence import Teacher, compact, divergence
 
-__all__ = ["Targets", "score", "teach"]
+__all__ = ["Targets", "score", "slopes", "teach"]
 
 _LOGIT_BYTES = 256 * 2**20  # float32 logits made at a time
 _CACHED_ROWS = 32  # rows of probabilities that fit a CPU's cache
@@ -79,6 +79,28 @@ def score(
 def teach(skeleton: Skeleton, tailoring: Tailoring, hidden: Tensor) -> Teacher:
     """What a model predicts at positions whose hidden states are (M, H), in compact form."""
     return Teacher.joined([compact(logits) for _, logits in _logits(skeleton, tailoring, hidden)])
+
+
+def slopes(
+    skeleton: Skeleton, tailoring: Tailoring, hidden: Tensor, batch: Batch, by_target: Tensor
+) -> Tensor:
+    """The gradient of a loss by the hidden states at ``batch.gather``, (G, H) in their dtype.
+
+    `by_target` is the loss's derivative by the log-probability of each target, float32 (M,).
+    """
+    states = hidden.detach().clone().requires_grad_()
+    total = torch.zeros_like(states)
+    place, token = (
+        moved(batch.target_place, hidden.device),
+        moved(batch.target_token, hidden.device),
+    )
+    weights = moved(by_target, hidden.device)
+    with torch.enable_grad():
+        for low, logits in _logits(skeleton, tailoring, states):
+            here = (place >= low) & (place < low + len(logits))
+            logprobs = logits.float().log_softmax(dim=-1)[place[here] - low, token[here]]
+            total += torch.autograd.grad((logprobs * weights[here]).sum(), states)[0]
+    return total
 
 
 def _logits(

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine.batches import Batch
 from gptailor.engine.engine import Engine
+from gptailor.engine.head import score, slopes
 from gptailor.engine.skeleton import Inputs
 from gptailor.engine.walk import hidden_of, run_layer
 from gptailor.tasks.task import Passage
@@ -82,18 +83,25 @@ def _from_the_head(
     loss: Callable[[Tensor], Tensor],
 ) -> tuple[float, list[Tensor]]:
     """The loss, and its gradients by the last states of each batch."""
-    leaves = [each.detach().clone().requires_grad_() for each in states]
     sums = torch.zeros(sum(len(batch.passages) for batch in batches))
+    owners = []
+    for batch, hidden in zip(batches, states, strict=True):
+        numbers = torch.tensor([batch.numbers[passage] for passage, _ in batch.spans])
+        owners.append(numbers[batch.target_span])
+        with torch.no_grad():
+            targets = score(engine.skeleton, tailoring, batch.gathered(hidden), batch, None)
+        sums.index_add_(0, owners[-1], targets.logprob.cpu())
     with torch.enable_grad():
-        for batch, hidden in zip(batches, leaves, strict=True):
-            logits = engine.skeleton.logits(tailoring, batch.gathered(hidden))
-            logprobs = logits.float().log_softmax(dim=-1)[
-                batch.target_place.to(hidden.device), batch.target_token.to(hidden.device)
-            ]
-            numbers = torch.tensor([batch.numbers[passage] for passage, _ in batch.spans])
-            sums = sums.index_add(0, numbers[batch.target_span], logprobs.cpu())
-        value = loss(sums)
-        return float(value.detach()), list(torch.autograd.grad(value, leaves))
+        value = loss(sums.requires_grad_())
+    (by_passage,) = torch.autograd.grad(value, sums)
+    outer = []
+    for batch, hidden, owner in zip(batches, states, owners, strict=True):
+        gathered, by_target = batch.gathered(hidden), by_passage[owner]
+        found = slopes(engine.skeleton, tailoring, gathered, batch, by_target)
+        places = batch.gather.to(hidden.device)
+        flat = torch.zeros_like(hidden).flatten(0, 1).index_copy(0, places, found)
+        outer.append(flat.view_as(hidden))
+    return float(value.detach()), outer
 
 
 def _through(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gptailor.core.lru_cache import LruCache
 from gptailor.core.objective import Objective
+from gptailor.core.repair import fitted_from
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores, Trial
 from gptailor.engine import Evaluator, Work
@@ -143,7 +144,7 @@ class CountingPool:
         known = self._fitted[worker]
         specs = {spec for each in tailorings for spec in each.layers}
         new = {spec for spec in specs if spec.refit_to is not None and spec.fitted is None} - known
-        members = {source.member for spec in new for source in spec.sources} - known
+        members = {member for spec in new for member in fitted_from(spec)} - known
         known |= new | members
         n_runs = len(new) + len(members) * self.evaluator.engine.family.n_layers
         layer_tokens = self._fits.search * n_runs

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptailor.core.lru_cache import LruCache
-from gptailor.core.repair import gaps_of, put_back, without_repair
+from gptailor.core.repair import fitted_from, gaps_of, put_back, without_repair
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.streams import Streams
@@ -82,7 +82,7 @@ class Refitter:
             self._map(position)
 
     def from_uncut(self, spec: LayerSpec) -> Fitted:
-        """Refit a layer on streams of its sources' whole members, the rows divided evenly.
+        """Refit a layer on streams of whole members, the rows divided evenly: see `fitted_from`.
 
         It is made once and kept: any candidate with this layer before a cut of this end uses it.
 
@@ -93,7 +93,7 @@ class Refitter:
         if known is not None:
             return known
         assert spec.refit_to is not None, f"{spec} is not to be refitted"
-        members = [source.member for source in spec.sources]
+        members = fitted_from(spec)
         before, wanted = (self._dealt(members, depth) for depth in (spec.start, spec.refit_to))
         fitted = self._refitted(spec.with_repair(), before, wanted)
         self._fitted.keep(spec, fitted, sum(tensor.nbytes for tensor in fitted.values()))

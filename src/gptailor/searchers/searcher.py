@@ -106,6 +106,17 @@ class SearchContext:
         unspent = 1.0 - self.history.layer_tokens / self.layer_tokens
         return min(left, int(unspent * self.max_trials))
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may be asked any more.
+
+        Layer-tokens do not end a search that has scored no candidate with the layers wanted.
+        """
+        if self.left > 0 or len(self.history) >= self.max_trials:
+            return self.left <= 0
+        sizes = {len(trial.tailoring.layers) for trial in self.history.complete()}
+        return self.space.n_kept in sizes
+
     def cost(self, n_examples: int, known: int = 0) -> float:
         """What a proposal is expected to take of `left`; 1 without a budget of layer-tokens.
 
@@ -158,7 +169,7 @@ class Searcher:
         if self._asked:
             raise GPTailorError("ask was called twice; tell the trials of the last group first")
         for _ in range(_MAX_IDLE):
-            if self._finished or self._context.left <= 0:
+            if self._finished or self._context.is_over:
                 break
             # a group may have cost less than expected: then the rest of it is asked now
             if not self._new_proposals() and not self._advance():

@@ -144,8 +144,9 @@ class Study:
 
     def _fitted_whole(self) -> FittedWhole | None:
         """Fit the merging coefficients of the uncut model, or go on with that."""
-        plan = self._plan
-        if not plan.n_steps:
+        plan, recorded = self._plan, list(self._journal.of(SlopeEntry))
+        n_steps = len(recorded) if self._asked else plan.n_steps  # a search has begun from these
+        if not n_steps:
             return None
         assert self._slopes is not None, "a plan with steps needs slopes"
         self._show("coefficients")
@@ -158,8 +159,8 @@ class Study:
             self._slopes,
             plan.members[1:],
             n_layers=plan.n_layers,
-            n_steps=plan.n_steps,
-            recorded=list(self._journal.of(SlopeEntry)),
+            n_steps=n_steps,
+            recorded=recorded,
             record=record,
         )
 
