@@ -68,3 +68,14 @@ def test_without_a_way_or_the_means_nothing_is_fitted(job: Job, change: dict[str
 def test_goals_that_no_answer_decides_are_not_fitted(job: Job) -> None:
     task = {"name": "./tasks/texts.yaml", "metric": "divergence", "member": "math"}
     assert n_steps(job(budget=BUDGET, tasks=[task])) == 0
+
+
+def test_a_model_of_huge_weights_gives_no_slopes_and_says_so(job: Job, pico_family: Any) -> None:
+    variants = {"math": str(pico_family.variants["math"])}
+    family = {"base": str(pico_family.base), "variants": variants, "dtype": "float16"}
+    assembly = assemble(load_config(job(family=family)))
+    huge = with_coefficients(np.full((assembly.plan.n_layers, 1), 3e5), ["math"])
+    entry = assembly.slopes(huge, 0)
+    assert entry.loss is None
+    assert entry.failure == "the loss or a slope is not finite"
+    assert not np.any(entry.slopes)

@@ -52,6 +52,8 @@ def test_the_fit_finds_what_is_best() -> None:
     fitted = fit_coefficients(Bowl(), VARIANTS, **sizes, recorded=(), record=recorded.append)
     assert fitted.layer_tokens == 7 * N_STEPS == sum(entry.layer_tokens for entry in recorded)
     np.testing.assert_allclose(coefficients(fitted.tailoring), BEST, atol=0.1)
+    assert recorded[0].loss is not None
+    assert recorded[-1].loss is not None
     assert recorded[0].loss > 100 * recorded[-1].loss
 
 

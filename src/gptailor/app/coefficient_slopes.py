@@ -1,5 +1,7 @@
 """Slopes of the loss by merging coefficients, on the search examples of tasks."""
 
+import itertools
+import math
 import time
 from collections.abc import Sequence
 
@@ -11,7 +13,8 @@ from gptailor.config.sections import BudgetConfig
 from gptailor.core.objective import Goal
 from gptailor.core.tailoring import Tailoring
 from gptailor.engine import Engine, Evaluator
-from gptailor.engine.slopes import PASSES, member_slopes
+from gptailor.engine.slopes import PASSES, Slopes, member_slopes
+from gptailor.errors import is_out_of_memory
 from gptailor.record.entries import SlopeEntry
 from gptailor.study import Plan
 from gptailor.tasks.gold import gold_passages
@@ -81,14 +84,24 @@ class CoefficientSlopes:
             nats = torch.zeros(len(self._tasks)).index_add(0, torch.tensor(owners), -logprobs)
             return (self._weights * nats.clamp_min(_LEAST_NATS).log())[known].sum()
 
-        members = self._engine.family.members[1:]
-        found = member_slopes(self._engine, tailoring, members, passages, loss)
+        variants = self._engine.family.members[1:]
+        found, failure = None, None
+        try:
+            found = member_slopes(self._engine, tailoring, variants, passages, loss)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = "out of memory"
+        if found is not None and not _is_finite(found):
+            found, failure = None, "the loss or a slope is not finite"
+        flat = ((0.0,) * len(variants),) * len(tailoring.layers)
         return SlopeEntry(
             step=step,
-            loss=found.loss,
-            slopes=found.by_layer,
+            loss=None if found is None else found.loss,
+            failure=failure,
+            slopes=flat if found is None else found.by_layer,
             seconds=round(time.perf_counter() - started, 3),
-            layer_tokens=found.layer_tokens,
+            layer_tokens=0 if found is None else found.layer_tokens,
         )
 
     @property
@@ -107,3 +120,8 @@ class CoefficientSlopes:
                 passages += found
                 owners += [index] * len(found)
         return passages, owners
+
+
+def _is_finite(found: Slopes) -> bool:
+    numbers = itertools.chain([found.loss], *found.by_layer)
+    return all(map(math.isfinite, numbers))

@@ -219,12 +219,14 @@ class SlopeEntry(_Entry):
     """Slopes of the loss by the merging coefficients of the uncut model, at one step of their fit.
 
     Written before the step is taken. The loss is the weighted mean over tasks of the logarithm of
-    the nats of gold answers and texts.
+    the nats of gold answers and texts. Where they could not be measured there is no loss, and all
+    slopes are 0.
     """
 
     kind: Literal["slopes"] = "slopes"
     step: NonNegativeInt
-    loss: FiniteFloat
+    loss: FiniteFloat | None = None
+    failure: str | None = None  # why there is no loss
     slopes: tuple[tuple[FiniteFloat, ...], ...]  # (n_layers, n_variants)
     seconds: Seconds = 0.0
     layer_tokens: NonNegativeInt = 0  # tokens times layers run; backwards counts twice
