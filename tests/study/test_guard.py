@@ -21,9 +21,12 @@ from gptailor.tasks.greedy_text import FAULTS, GREEDY_TEXT
 GUARDED = {"guard": True, "sizes": {**PLAN.sizes, GUARD: 8}}
 
 
-def text_scores(flips: float = 0.1, n: int = 8, **shares: float) -> Scores:
-    """Greedy text of n prompts with these shares of faults, the others 0."""
+def text_scores(
+    flips: float = 0.1, n: int = 8, flags: Sequence[float] = (), **shares: float
+) -> Scores:
+    """Greedy text of n prompts with these shares of faults, or flags of loops; the others 0."""
     faults = {metric: (shares.get(metric, 0.0),) * n for metric in FAULTS}
+    faults["loops"] = tuple(map(float, flags)) or faults["loops"]
     return Scores(
         {
             GREEDY_TEXT: {metric: Measurement(metric, v) for metric, v in faults.items()},
@@ -126,6 +129,29 @@ def test_a_finalist_and_its_refit_are_one_trial_in_the_sentence() -> None:
         assert guard.is_dead(number, Tailoring(kept))
     sentence = guard.verdict(whole, 0.5)["guard"]
     assert sentence.count("trial 3") == sentence.count("trial 5") == 1
+
+
+@pytest.mark.parametrize(("living", "better"), [(0.55, False), (0.05, True)])
+def test_loss_is_given_up_only_for_a_text_that_is_shown_to_be_better(
+    living: float, better: bool
+) -> None:
+    whole = Tailoring.whole(BASE, PLAN.n_layers)
+    dead, alive = (Tailoring(whole.layers[:n]) for n in (4, 5))
+    texts = {  # the dead one loops in ten of sixteen, the base in one
+        whole: text_scores(n=16, flags=[1] + [0] * 15),
+        dead: text_scores(n=16, flags=[1] * 10 + [0] * 6),
+        alive: text_scores(n=16, flags=[0] * (16 - round(16 * living)) + [1] * round(16 * living)),
+    }
+
+    def evaluate(jobs: Sequence[Job]) -> Iterator[Evaluation]:
+        return (Evaluation(scores=texts[job.tailoring]) for job in jobs)
+
+    guard = Guard(MemoryJournal(), evaluate, PLAN.n_layers, 16)
+    assert guard.is_dead(3, dead)
+    assert not guard.is_dead(4, alive)
+    assert guard.writes_better(alive, dead) == better
+    told = "its greedy text is dead (loops 62%, the base 6%), and no other is shown to be better"
+    assert (guard.verdict(dead, 0.0)["guard"] == told) != better
 
 
 @pytest.mark.parametrize(

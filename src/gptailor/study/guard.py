@@ -22,7 +22,9 @@ __all__ = ["Guard", "StudyJournal", "dead_text"]
 
 _MARGINS = {"repeated_4grams": 0.4, "loops": 0.5, "empty": 0.3}  # above the base's share
 _Z = 3.0  # standard errors of the paired difference
+_BETTER_Z = 2.0  # the same, of a text for which loss is given up
 _MOST_FLIPS = 0.75
+_FAULTS = (*((GREEDY_TEXT, metric) for metric in _MARGINS), (GENERATION, "flip_rate"))
 _WORDS = {"repeated_4grams": "repeated 4-grams", "loops": "loops", "empty": "empty texts"}
 
 
@@ -61,6 +63,7 @@ class Guard:
         self._n_layers, self._n_examples = n_layers, n_examples
         self._dead: dict[str, tuple[int, str]] = {}  # digest -> trial, and why
         self._failed: set[str] = set()  # digests that were tried in this process
+        self._alike = False  # whether a living text was not shown to be better than a dead one
         self._off: str | None = None  # why the base can't write, and nobody is judged
 
     def written(self, model: str | int, tailoring: Tailoring) -> Evaluation:
@@ -98,6 +101,19 @@ class Guard:
         self._dead[tailoring.digest] = number, why
         return True
 
+    def writes_better(self, ours: Tailoring, dead: Tailoring) -> bool:
+        """Whether a living text is shown to have fewer faults than a dead one with a lower loss.
+
+        Both were judged. A share of 32 texts is not known well: a little above a margin and a
+        little below it are the same.
+        """
+        texts = [self.written(self._dead[dead.digest][0], each).scores for each in (ours, dead)]
+        if texts[0] is None or texts[1] is None:
+            return True
+        better = any(_is_lower(texts[0], texts[1], task, name) for task, name in _FAULTS)
+        self._alike = self._alike or not better
+        return better
+
     def write_for_report(
         self, members: Mapping[str, Scores], goals: Sequence[Goal], number: int, chosen: Tailoring
     ) -> None:
@@ -126,6 +142,9 @@ class Guard:
             return {}
         by_trial = dict(self._dead.values())  # of a trial and its repairs only the last
         listed = "; ".join(f"trial {number}: {why}" for number, why in by_trial.items())
+        if tailoring.digest in self._dead and self._alike:
+            why = self._dead[tailoring.digest][1]
+            return {"guard": f"its greedy text is dead ({why}), and no other is shown to be better"}
         if tailoring.digest in self._dead:
             return {"guard": f"the greedy text of every finalist is dead ({listed})"}
         text = f"passed over because their greedy text is dead: {listed}"
@@ -133,6 +152,14 @@ class Guard:
             "guard": f"{text}; the loss of the pick is {cost:.4f} above the lowest",
             "guard_cost": round(cost, 6),
         }
+
+
+def _is_lower(ours: Scores, theirs: Scores, task: str, metric: str) -> bool:
+    """Whether a fault is rarer in our texts by two standard errors of the paired difference."""
+    here, there = (each.tasks[task][metric].values for each in (ours, theirs))
+    gaps = np.array(there) - np.array(here)
+    error = gaps.std(ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+    return bool(gaps.mean() > _BETTER_Z * error)
 
 
 def dead_text(ours: Scores, base: Scores) -> str | None:

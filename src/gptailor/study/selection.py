@@ -91,8 +91,7 @@ class Selection:
             refit_scores = self._raced("refitted", refits, objective)
             models |= {refits[n]: (n, each) for n, each in refit_scores.items()}
         ranked = best_first({model: each for model, (_, each) in models.items()}, objective)
-        alive = (model for model in ranked if not self._is_dead(models[model][0], model))
-        chosen = next(alive, ranked[0])
+        chosen = self._written_best(ranked, {model: n for model, (n, _) in models.items()})
         number, found = models[chosen]
         compared = [*raced.values(), *(each for _, each in models.values())]
         cost = objective.scalar(found) - min(map(objective.scalar, compared))
@@ -111,6 +110,19 @@ class Selection:
             if not scores:  # the others failed
                 return raced
         return scores
+
+    def _written_best(
+        self, ranked: Sequence[Tailoring], numbers: Mapping[Tailoring, int]
+    ) -> Tailoring:
+        """The best model; if its text is dead, the best of which the text is shown to be better."""
+        best, *others = ranked
+        if not self._is_dead(numbers[best], best) or self._guard is None:
+            return best
+        for model in others:
+            alive = not self._is_dead(numbers[model], model)
+            if alive and self._guard.writes_better(model, best):
+                return model
+        return best
 
     def _is_dead(self, number: int, tailoring: Tailoring) -> bool:
         return self._guard is not None and self._guard.is_dead(number, tailoring)
