@@ -113,6 +113,7 @@ class Arm:
     member: str | None = None  # whose layers alone are cut; None: those of the whole family
     merge: tuple[str, ...] = ("task_arithmetic",)
     repair: str = "none"
+    coefficients: float | None = None  # of the budget, for fitting them; None: the default
 
     def folder(self, settings: Settings, seed: int) -> Path:
         """Its run's folder."""
@@ -126,11 +127,14 @@ class Arm:
     def config(self, settings: Settings, seed: int, best: str) -> dict[str, Any]:
         """Its ``tailor.yaml``."""
         base, variants, rungs = settings.base, settings.variants, list(settings.rungs)
-        selection, budget = settings.selection, {"max_trials": settings.smac_trials}
+        selection = settings.selection
+        budget: dict[str, Any] = {"max_trials": settings.smac_trials}
         if self.search == BASELINE:  # scores decide nothing here
             rungs, selection = rungs[:1], 0.01
         elif self.search != "smac":
             budget = {"max_trials": 100_000, "layer_tokens": settings.layer_tokens}
+        if self.coefficients is not None:
+            budget["coefficients"] = self.coefficients
         if self.search != BASELINE and self.member is not None:
             variants = {}
             if self.member_of(best) != BASE:
@@ -247,6 +251,8 @@ for _end, _repair in {"": "none", "+refit": "refit"}.items():
         _ARMS.append(Arm(f"evolution-cut@{_member}{_end}", "evolution", _member, (), _repair))
     _ARMS.append(Arm(f"evolution-select{_end}", "evolution", merge=(), repair=_repair))
     _ARMS.append(Arm(f"evolution-all{_end}", "evolution", repair=_repair))
+    # the same without slopes
+    _ARMS.append(Arm(f"evolution-scores{_end}", "evolution", repair=_repair, coefficients=0.0))
 ARMS = {arm.name: arm for arm in _ARMS}
 
 

@@ -108,7 +108,7 @@ class Quality:
         pairs.append((REPAIRED, f"{REPAIRED}, unrepaired", "better"))
         wanted = "not shown to be worse" if all(self.chances.values()) else "better"
         for end in ("", "+refit"):
-            for cut in ("cut@best", "cut@base", "select"):
+            for cut in ("scores", "cut@best", "cut@base", "select"):
                 pairs.append((OURS + end, f"evolution-{cut}{end}", wanted))
         for ours, theirs, target in pairs:
             if ours in self.arms and theirs in self.arms:

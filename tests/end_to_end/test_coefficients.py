@@ -46,6 +46,8 @@ def test_a_search_fits_first_and_counts_it(job: Job, tmp_path: Path) -> None:
     fitted = sum(entry.layer_tokens for entry in slopes)
     assert 0.2 * BUDGET["layer_tokens"] < fitted < 0.4 * BUDGET["layer_tokens"]
     assert spent.layer_tokens > fitted + sum(t.evaluation.layer_tokens for t in run.trials)
+    page = run.report().read_text(encoding="utf-8")
+    assert f"were fitted in {len(slopes)} steps by gradients" in page
     starts = [trial for trial in run.trials if trial.proposal.origin == "nothing cut"]
     assert starts[0].tailoring.layers[0].method == "linear"
 

@@ -30,6 +30,7 @@ from gptailor.record.entries import (
     ProofEntry,
     RefittedEntry,
     ResumedEntry,
+    SlopeEntry,
     SpentEntry,
     TrialEntry,
     TruncatedEntry,
@@ -117,6 +118,11 @@ class RunRecord:
     def resumed(self) -> list[ResumedEntry]:
         """One entry a restart."""
         return self._of(ResumedEntry)
+
+    @property
+    def slopes(self) -> list[SlopeEntry]:
+        """One entry a step in which merging coefficients were fitted."""
+        return self._of(SlopeEntry)
 
     @property
     def baselines(self) -> dict[str, BaselineEntry]:
