@@ -24,7 +24,7 @@ class Bowl:
     """A loss that is least at `BEST`, and its slopes; killed at a step, if one is given."""
 
     def __init__(self, kill_at: int | None = None) -> None:
-        self.kill_at, self.steps = kill_at, list[int]()
+        self.kill_at, self.steps, self.losses = kill_at, list[int](), list[float]()
 
     def __call__(self, tailoring: Tailoring, step: int) -> SlopeEntry:
         if step == self.kill_at:
@@ -32,8 +32,10 @@ class Bowl:
         self.steps.append(step)
         gap = coefficients(tailoring) - BEST
         slopes = tuple(map(tuple, (2 * gap).tolist()))
-        loss = float((gap**2).sum())
-        return SlopeEntry(step=step, loss=loss, slopes=slopes, seconds=0.5, layer_tokens=7)
+        self.losses.append(float((gap**2).sum()))
+        return SlopeEntry(
+            step=step, loss=self.losses[-1], slopes=slopes, seconds=0.5, layer_tokens=7
+        )
 
 
 def coefficients(tailoring: Tailoring) -> np.ndarray:
@@ -47,14 +49,11 @@ def coefficients(tailoring: Tailoring) -> np.ndarray:
 
 
 def test_the_fit_finds_what_is_best() -> None:
-    recorded: list[SlopeEntry] = []
-    sizes = {"n_layers": PLAN.n_layers, "n_steps": N_STEPS}
-    fitted = fit_coefficients(Bowl(), VARIANTS, **sizes, recorded=(), record=recorded.append)
-    assert fitted.layer_tokens == 7 * N_STEPS == sum(entry.layer_tokens for entry in recorded)
+    bowl = Bowl()
+    fitted = fit_coefficients(bowl, VARIANTS, n_layers=PLAN.n_layers, n_steps=N_STEPS)
+    assert fitted.layer_tokens == 7 * N_STEPS
     np.testing.assert_allclose(coefficients(fitted.tailoring), BEST, atol=0.1)
-    assert recorded[0].loss is not None
-    assert recorded[-1].loss is not None
-    assert recorded[0].loss > 100 * recorded[-1].loss
+    assert bowl.losses[0] > 100 * bowl.losses[-1]
 
 
 def test_the_base_has_the_rest() -> None:
@@ -79,6 +78,13 @@ def asked(folder: Path) -> list[object]:
     """All that a study recorded of slopes and proposals."""
     lines = map(json.loads, (folder / "record.jsonl").read_text().splitlines())
     return [line for line in lines if line["kind"] in ("slopes", "asked")]
+
+
+def test_a_time_limit_makes_fewer_steps_and_their_rate_falls_all_the_same() -> None:
+    bowl, n_layers = Bowl(), PLAN.n_layers
+    short = fit_coefficients(bowl, VARIANTS, n_layers=n_layers, n_steps=N_STEPS, timeout_s=10.2)
+    assert len(bowl.steps) == 20  # of half a second each
+    assert fit_coefficients(Bowl(), VARIANTS, n_layers=n_layers, n_steps=20) == short
 
 
 def test_a_search_that_began_keeps_its_start(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def assemble(
     slopes = CoefficientSlopes(engine, [splits.search for splits in tasks.values()], plan.goals)
     if fits_coefficients(config, plan):
         n_steps = n_steps_of(config.budget, slopes.layer_tokens, plan, evaluator)
-        plan = dataclasses.replace(plan, n_steps=n_steps)
+        plan = dataclasses.replace(plan, n_steps=n_steps, fit_part=config.budget.coefficients)
     if config.search.name != BASELINE:
         check_options(SEARCHERS.get(config.search.name), config.search.options, space, plan.rungs)
     dtype = str(family.dtype).removeprefix("torch.")

@@ -20,7 +20,7 @@ from gptailor.study import Plan
 from gptailor.tasks.gold import gold_passages
 from gptailor.tasks.task import Passage, Task
 
-__all__ = ["CoefficientSlopes", "fits_coefficients", "n_steps_of"]
+__all__ = ["CoefficientSlopes", "enough_steps", "fits_coefficients", "n_steps_of"]
 
 _EXAMPLES = 36  # of a step, of all tasks together
 _LEAST_STEPS, _MOST_STEPS = 8, 100  # fewer change little; more change nothing, either
@@ -52,8 +52,12 @@ def n_steps_of(budget: BudgetConfig, step_tokens: int, plan: Plan, evaluator: Ev
     if layer_tokens is None:
         trial = evaluator.tokens("search", 0, plan.rungs[0]) * plan.n_kept * _UNSHARED
         layer_tokens = round(trial * plan.max_trials)
-    n_steps = min(_MOST_STEPS, int(budget.coefficients * layer_tokens / max(1, step_tokens)))
-    return n_steps if n_steps >= _LEAST_STEPS else 0
+    return enough_steps(budget.coefficients * layer_tokens / max(1, step_tokens))
+
+
+def enough_steps(paid: float) -> int:
+    """As many steps as are paid, within limits; none where they are too few."""
+    return min(_MOST_STEPS, int(paid)) if paid >= _LEAST_STEPS else 0
 
 
 class CoefficientSlopes:

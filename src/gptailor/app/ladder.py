@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from gptailor.app.assemble import Assembly
+from gptailor.app.coefficient_slopes import enough_steps
 from gptailor.core.specs import BASELINE
 from gptailor.core.trial import Trial
 from gptailor.record.entries import Entry, ForecastEntry, ModelEntry, WrittenEntry
@@ -27,7 +28,7 @@ def at_depth(assembly: Assembly, depth: int) -> Assembly:
         layer_tokens=budget.layer_tokens and max(1, round(part * budget.layer_tokens)),
         timeout_s=budget.timeout_s and part * budget.timeout_s,
         # later searches start from the results of the first
-        n_steps=0 if assembly.earlier else round(part * assembly.plan.n_steps),
+        n_steps=0 if assembly.earlier else enough_steps(part * assembly.plan.n_steps),
     )
     return replace(assembly, plan=plan, space=replace(assembly.space, n_removed=depth))
 

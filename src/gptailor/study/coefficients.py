@@ -37,35 +37,38 @@ def fit_coefficients(
     *,
     n_layers: int,
     n_steps: int,
-    recorded: Iterable[SlopeEntry],
-    record: Callable[[SlopeEntry], None],
+    timeout_s: float | None = None,
+    recorded: Iterable[SlopeEntry] = (),
 ) -> FittedWhole:
     """Take steps of Adam (arXiv 1412.6980) whose rate falls to 0 along half a cosine.
 
     Args:
-        measure: Measures slopes.
+        measure: Measures slopes, and records them.
         variants: Their names.
         n_layers: Of each member.
         n_steps: How many.
+        timeout_s: Seconds that all steps may take, judged by the first; None for no limit.
         recorded: Slopes of the first steps, from an earlier start.
-        record: Called with the slopes of each further step, before it is taken.
     """
     coefficients = np.full((n_layers, len(variants)), min(_MOST, _SUM / len(variants)))
     mean, square = np.zeros_like(coefficients), np.zeros_like(coefficients)
     known, layer_tokens = iter(recorded), 0
-    highest = float(np.clip(_REACH / n_steps, *_RATES))
-    for step in range(n_steps):
+    step = 0
+    while step < n_steps:
         entry = next(known, None)
         if entry is None:
             entry = measure(with_coefficients(coefficients, variants), step)
-            record(entry)
+        if step == 0 and timeout_s is not None:
+            n_steps = max(1, min(n_steps, int(timeout_s / max(entry.seconds, 1e-3))))
         layer_tokens += entry.layer_tokens
         slopes = np.array(entry.slopes)
         mean = _FIRST * mean + (1 - _FIRST) * slopes
         square = _SECOND * square + (1 - _SECOND) * slopes**2
         unbiased = mean / (1 - _FIRST ** (step + 1))
         size = np.sqrt(square / (1 - _SECOND ** (step + 1))) + 1e-12
-        coefficients -= highest * 0.5 * (1 + math.cos(math.pi * step / n_steps)) * unbiased / size
+        rate = float(np.clip(_REACH / n_steps, *_RATES))  # the highest
+        coefficients -= rate * 0.5 * (1 + math.cos(math.pi * step / n_steps)) * unbiased / size
+        step += 1
     return FittedWhole(with_coefficients(coefficients, variants), layer_tokens)
 
 

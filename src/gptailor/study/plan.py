@@ -27,6 +27,7 @@ class Plan:
         guard: Whether a candidate whose greedy text is dead is chosen only if all are.
         tests_all: Whether every candidate is scored on the test split, not only the chosen one.
         n_steps: In which the merging coefficients of the uncut model are fitted first.
+        fit_part: Part of `timeout_s` that they may take.
     """
 
     goals: tuple[Goal, ...]
@@ -42,6 +43,7 @@ class Plan:
     guard: bool = False
     tests_all: bool = False
     n_steps: int = 0
+    fit_part: float = 0.0
 
     @property
     def n_kept(self) -> int:

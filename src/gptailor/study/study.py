@@ -148,20 +148,23 @@ class Study:
         n_steps = len(recorded) if self._asked else plan.n_steps  # a search has begun from these
         if not n_steps:
             return None
-        assert self._slopes is not None, "a plan with steps needs slopes"
+        slopes = self._slopes
+        assert slopes is not None, "a plan with steps needs slopes"
         self._show("coefficients")
 
-        def record(entry: SlopeEntry) -> None:
+        def measure(tailoring: Tailoring, step: int) -> SlopeEntry:
+            entry = slopes(tailoring, step)
             self._journal.append(entry)
             self._show("coefficients")
+            return entry
 
         return fit_coefficients(
-            self._slopes,
+            measure,
             plan.members[1:],
             n_layers=plan.n_layers,
             n_steps=n_steps,
+            timeout_s=plan.timeout_s and plan.fit_part * plan.timeout_s,
             recorded=recorded,
-            record=record,
         )
 
     def _read(self) -> None:
@@ -200,7 +203,8 @@ class Study:
     def _out_of_time(self) -> bool:
         """Whether the time is up; what is recorded is replayed in any case."""
         timeout_s, replayed = self._plan.timeout_s, len(self._trials) >= len(self._asked)
-        return replayed and timeout_s is not None and self._elapsed() >= timeout_s
+        fitted_s = sum(entry.seconds for entry in self._journal.of(SlopeEntry))
+        return replayed and timeout_s is not None and fitted_s + self._elapsed() >= timeout_s
 
     def _record_asked(self, first: int, proposals: Sequence[Proposal]) -> None:
         """Record what is asked; on a replay, compare it with what was recorded."""
