@@ -9,7 +9,7 @@ from torch import Tensor
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.engine.engine import Engine
 from gptailor.engine.slopes import member_slopes
-from gptailor.family import Family
+from gptailor.family import Family, MemberSpec, load_family
 from gptailor.family.empty_model import model_around
 from gptailor.merge import merge_layer
 from gptailor.tasks.task import Passage
@@ -90,3 +90,24 @@ def test_they_are_those_of_a_stock_model(family_of: Callable[..., Family], model
     torch.testing.assert_close(
         torch.tensor(found.by_layer), torch.tensor(slopes), rtol=2e-3, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_sixteen_bits_they_are_nearly_the_same(
+    family_of: Callable[..., Family], dtype: torch.dtype
+) -> None:
+    family = family_of("llama")
+    specs = {name: MemberSpec(path=path) for name, path in family.paths.items()}
+    half = load_family(specs.pop("base"), specs, dtype=dtype)
+    small = [
+        torch.tensor(
+            member_slopes(Engine(each), mixed(6), ["math", "code"], PASSAGES, tiny).by_layer
+        )
+        for each in (family, half)
+    ]
+    assert torch.linalg.vector_norm(small[0] - small[1]) < 0.1 * torch.linalg.vector_norm(small[0])
+
+
+def tiny(logprobs: Tensor) -> Tensor:
+    """A loss whose gradients are below what float16 can express well."""
+    return 1e-4 * loss(logprobs)

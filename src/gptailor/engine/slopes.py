@@ -25,6 +25,8 @@ __all__ = ["PASSES", "Slopes", "member_slopes"]
 
 PASSES = 4  # forwards that one takes: without gradients; with them, and a backward of two
 
+_FLOAT16_SCALE = 2.0**10  # of gradients in float16, which has few small numbers
+
 Weights = dict[str, Tensor]
 
 
@@ -63,13 +65,14 @@ def member_slopes(
         for spec in tailoring.layers:
             layer, before = engine.layers.made(spec), zip(states[-1], inputs, strict=True)
             states.append([run_layer(layer, h, i.arguments[spec.position]) for h, i in before])
-    value, outer = _from_the_head(engine, tailoring, batches, states.pop(), loss)
+    scale = _FLOAT16_SCALE if engine.family.dtype == torch.float16 else 1.0
+    value, outer = _from_the_head(engine, tailoring, batches, states.pop(), loss, scale)
     by_layer: list[tuple[float, ...]] = []
     for spec in reversed(tailoring.layers):
         gradients, outer = _through(engine.layers.made(spec), spec, states.pop(), inputs, outer)
         fitted = engine.family.fitted.get(spec.fitted) if spec.fitted is not None else {}
         own = {name: each for name, each in gradients.items() if name not in fitted}
-        by_layer.append(_along(engine, spec, members, own))
+        by_layer.append(tuple(each / scale for each in _along(engine, spec, members, own)))
     n_tokens = sum(batch.n_tokens for batch in batches)
     layer_tokens = PASSES * n_tokens * len(tailoring.layers)
     return Slopes(value, tuple(reversed(by_layer)), layer_tokens)
@@ -81,8 +84,9 @@ def _from_the_head(
     batches: Sequence[Batch],
     states: Sequence[Tensor],
     loss: Callable[[Tensor], Tensor],
+    scale: float,
 ) -> tuple[float, list[Tensor]]:
-    """The loss, and its gradients by the last states of each batch."""
+    """The loss, and its gradients by the last states of each batch, times `scale`."""
     sums = torch.zeros(sum(len(batch.passages) for batch in batches))
     owners = []
     for batch, hidden in zip(batches, states, strict=True):
@@ -96,7 +100,7 @@ def _from_the_head(
     (by_passage,) = torch.autograd.grad(value, sums)
     outer = []
     for batch, hidden, owner in zip(batches, states, owners, strict=True):
-        gathered, by_target = batch.gathered(hidden), by_passage[owner]
+        gathered, by_target = batch.gathered(hidden), by_passage[owner] * scale
         found = slopes(engine.skeleton, tailoring, gathered, batch, by_target)
         places = batch.gather.to(hidden.device)
         flat = torch.zeros_like(hidden).flatten(0, 1).index_copy(0, places, found)
