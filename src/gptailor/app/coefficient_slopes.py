@@ -28,8 +28,8 @@ _LEAST_NATS = 1e-6  # of all gold answers of a task in a step
 _UNSHARED = 0.6  # share of a trial's layer-tokens that prefixes do not save
 _METHODS = ("linear", "task_arithmetic")  # that such a merge is one of
 # metrics that the log-likelihood of gold answers, or of texts, decides
-_LIKELIHOODS = (
-    *("gold_bits_per_byte", "bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity"),
+_LIKELIHOODS = frozenset(
+    {"gold_bits_per_byte", "bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity"}
 )
 
 
@@ -40,7 +40,7 @@ def fits_coefficients(config: Config, plan: Plan) -> bool:
     """
     merges = bool(config.family.variants) and bool(set(config.merge) & set(_METHODS))
     measured = [goal.measured(proxy=True).partition(",")[0] for goal in plan.goals]
-    return config.search.name == "evolution" and merges and set(measured) <= set(_LIKELIHOODS)
+    return config.search.name == "evolution" and merges and set(measured) <= _LIKELIHOODS
 
 
 def n_steps_of(budget: BudgetConfig, step_tokens: int, plan: Plan, evaluator: Evaluator) -> int:

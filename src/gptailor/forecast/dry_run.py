@@ -16,6 +16,7 @@ from gptailor.core.repair import fitted_from
 from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.core.trial import Evaluation, Job, Scores, Trial
 from gptailor.engine import Evaluator, Work
+from gptailor.engine.slopes import PASSES
 from gptailor.errors import RecordError
 from gptailor.forecast.made_up_scores import MadeUpScores
 from gptailor.forecast.speed import Speed
@@ -111,6 +112,20 @@ class CountingPool:
         n_members = len(self.evaluator.engine.family.members) - 1
         flat = ((0.0,) * n_members,) * len(tailoring.layers)
         return SlopeEntry(step=step, loss=0.0, slopes=flat, layer_tokens=work.layer_tokens)
+
+    @property
+    def step_bytes(self) -> int:
+        """Most bytes that a step of the fit of coefficients holds.
+
+        The streams at every depth; of one layer its weights, and gradients in float32 and in the
+        family's dtype.
+        """
+        family = self.evaluator.engine.family
+        itemsize, depths = family.dtype.itemsize, family.n_layers + 1
+        n_tokens = self._step_tokens // (PASSES * family.n_layers)
+        states = n_tokens * depths * int(family.config.hidden_size) * itemsize
+        layer = max(family.layer_parameters) * (4 + 2 * itemsize)
+        return (states + layer) if n_tokens else 0
 
     @property
     def fit_bytes(self) -> int:

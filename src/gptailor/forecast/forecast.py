@@ -51,6 +51,7 @@ def forecast(
     pool.refit(plan.n_layers, plan.n_kept)  # one finalist: those of a search that ended are alike
     search, total = pool.work.get("search", Work()), sum(pool.work.values(), Work())
     grown = pool.merged_bytes + total.n_bytes + pool.made_up.n_numbers * _NUMBER_BYTES
+    grown = max(grown, pool.step_bytes)  # before the search, so not beside its layers
     grown += pool.fit_bytes + (engine.member_bytes or 0) + _ALLOCATOR_BYTES
     entry = ForecastEntry(
         n_trials=len(trials),

@@ -225,6 +225,7 @@ class SlopeEntry(_Entry):
 
     kind: Literal["slopes"] = "slopes"
     step: NonNegativeInt
+    n_steps: PositiveInt = 1  # in all
     loss: FiniteFloat | None = None
     failure: str | None = None  # why there is no loss
     slopes: tuple[tuple[FiniteFloat, ...], ...]  # (n_layers, n_variants)

@@ -247,11 +247,12 @@ def _with_noise(spec: LayerSpec, rng: Generator) -> LayerSpec:
             params[name] = on_step(limits, share + _NOISE * float(rng.standard_normal()))
     weights = params.get("weights")
     if isinstance(weights, tuple):
-        noisy = np.array(weights) + _NOISE * rng.standard_normal(len(weights))
-        if min(weights) < 0:  # fitted ones
-            params["weights"] = tuple(np.round(noisy / noisy.sum(), 4).tolist())
+        noise = _NOISE * rng.standard_normal(len(weights))
+        if min(weights) < 0:  # fitted ones: their sum stays
+            noisy = np.array(weights) + noise - noise.mean()
+            params["weights"] = tuple(np.round(noisy, 4).tolist())
         else:
-            params["weights"] = shares(np.maximum(noisy, 0.01))
+            params["weights"] = shares(np.maximum(np.array(weights) + noise, 0.01))
     return LayerSpec(spec.sources, spec.method, tuple(params.items()))
 
 

@@ -7,6 +7,7 @@ such coefficients to the entropy of predictions on test data; here search exampl
 a model that is cut afterwards is repaired towards the one found.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -36,31 +37,26 @@ def fit_coefficients(
     variants: Sequence[str],
     *,
     n_layers: int,
-    n_steps: int,
-    timeout_s: float | None = None,
     recorded: Iterable[SlopeEntry] = (),
-) -> FittedWhole:
+) -> FittedWhole | None:
     """Take steps of Adam (arXiv 1412.6980) whose rate falls to 0 along half a cosine.
 
     Args:
-        measure: Measures slopes, and records them.
+        measure: Measures slopes, and records them; the first ones say how many steps there are.
         variants: Their names.
         n_layers: Of each member.
-        n_steps: How many.
-        timeout_s: Seconds that all steps may take, judged by the first; None for no limit.
         recorded: Slopes of the first steps, from an earlier start.
+
+    Returns:
+        None where no slopes could be measured.
     """
     coefficients = np.full((n_layers, len(variants)), min(_MOST, _SUM / len(variants)))
     mean, square = np.zeros_like(coefficients), np.zeros_like(coefficients)
-    known, layer_tokens = iter(recorded), 0
-    step = 0
-    while step < n_steps:
-        entry = next(known, None)
-        if entry is None:
-            entry = measure(with_coefficients(coefficients, variants), step)
-        if step == 0 and timeout_s is not None:
-            n_steps = max(1, min(n_steps, int(timeout_s / max(entry.seconds, 1e-3))))
-        layer_tokens += entry.layer_tokens
+    entries = list(recorded)
+    for step in itertools.count():
+        if step == len(entries):
+            entries.append(measure(with_coefficients(coefficients, variants), step))
+        entry, n_steps = entries[step], entries[0].n_steps
         slopes = np.array(entry.slopes)
         mean = _FIRST * mean + (1 - _FIRST) * slopes
         square = _SECOND * square + (1 - _SECOND) * slopes**2
@@ -68,7 +64,11 @@ def fit_coefficients(
         size = np.sqrt(square / (1 - _SECOND ** (step + 1))) + 1e-12
         rate = float(np.clip(_REACH / n_steps, *_RATES))  # the highest
         coefficients -= rate * 0.5 * (1 + math.cos(math.pi * step / n_steps)) * unbiased / size
-        step += 1
+        if step + 1 >= n_steps:
+            break
+    if all(entry.failure is not None for entry in entries):
+        return None
+    layer_tokens = sum(entry.layer_tokens for entry in entries)
     return FittedWhole(with_coefficients(coefficients, variants), layer_tokens)
 
 

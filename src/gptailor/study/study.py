@@ -32,6 +32,8 @@ from gptailor.workers import WorkerPool
 
 __all__ = ["Study", "StudyJournal"]
 
+_LEAST_SECONDS = 1e-3  # that a step takes
+
 
 class Study:
     """Run a plan, writing every step into a record before acting on it.
@@ -143,29 +145,32 @@ class Study:
         return number, chosen
 
     def _fitted_whole(self) -> FittedWhole | None:
-        """Fit the merging coefficients of the uncut model, or go on with that."""
+        """Fit the merging coefficients of the uncut model, or go on with that.
+
+        A fit that was given up before the search began is not taken up again.
+        """
         plan, recorded = self._plan, list(self._journal.of(SlopeEntry))
-        n_steps = len(recorded) if self._asked else plan.n_steps  # a search has begun from these
-        if not n_steps:
+        ended = bool(recorded) and len(recorded) >= recorded[0].n_steps
+        slopes, n_steps = self._slopes, recorded[0].n_steps if recorded else plan.n_steps
+        if slopes is None or not (ended or (plan.n_steps and not self._asked)):
             return None
-        slopes = self._slopes
-        assert slopes is not None, "a plan with steps needs slopes"
         self._show("coefficients")
 
         def measure(tailoring: Tailoring, step: int) -> SlopeEntry:
+            nonlocal n_steps
             entry = slopes(tailoring, step)
+            if step == 0 and plan.timeout_s is not None:
+                paid = plan.fit_part * plan.timeout_s / max(entry.seconds, _LEAST_SECONDS)
+                n_steps = max(1, min(n_steps, int(paid)))
+            entry = entry.model_copy(update={"n_steps": n_steps})
             self._journal.append(entry)
+            self._layer_tokens += entry.layer_tokens
             self._show("coefficients")
             return entry
 
-        return fit_coefficients(
-            measure,
-            plan.members[1:],
-            n_layers=plan.n_layers,
-            n_steps=n_steps,
-            timeout_s=plan.timeout_s and plan.fit_part * plan.timeout_s,
-            recorded=recorded,
-        )
+        self._layer_tokens += sum(entry.layer_tokens for entry in recorded)
+        variants, n_layers = plan.members[1:], plan.n_layers
+        return fit_coefficients(measure, variants, n_layers=n_layers, recorded=recorded)
 
     def _read(self) -> None:
         """Take up what an earlier start recorded."""
