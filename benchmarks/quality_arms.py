@@ -317,12 +317,13 @@ def moments(record: RunRecord, member: str) -> list[Moment]:
     """Each new best candidate of a search: layer-tokens so far, proxy loss, tailoring.
 
     Only candidates on all search examples are compared; the layer-tokens are those of the whole
-    members and of the trials. The run's base is `member` of the family.
+    members, of fitted coefficients and of the trials. The run's base is `member` of the family.
     """
     objective, rung = record.objective, record.header.rungs[-1]
     assert objective is not None, "a finished run scored the base"
     members = [entry for entry in record.entries if isinstance(entry, ModelEntry)]
     spent = sum(entry.layer_tokens for entry in members if entry.kind == "reference")
+    spent += sum(entry.layer_tokens for entry in record.slopes)
     best: list[Moment] = []
     for trial in record.trials:
         spent += trial.evaluation.layer_tokens
