@@ -36,8 +36,13 @@ def test_slopes_are_differences_of_the_loss(job: Job) -> None:
         assert high - low == pytest.approx(2 * float((found * step).sum()), rel=0.05, abs=2e-5)
 
 
-def test_a_search_fits_first_and_counts_it(job: Job, tmp_path: Path) -> None:
+def test_a_search_fits_first_and_counts_it(
+    job: Job, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
     config = job(budget=BUDGET, repair="refit", calibration={"n_tokens": 2000, "max_length": 32})
+    code, out, _ = run_command("check", config)
+    assert code == 0
+    assert f"fit:      merging coefficients, in {n_steps(config)} steps by gradients" in out
     run = gt.search(config, tmp_path / "run")
     slopes = [entry for entry in run.record.entries if isinstance(entry, SlopeEntry)]
     assert len(slopes) == n_steps(config) >= 8

@@ -88,6 +88,12 @@ def _show_search(assembly: "Assembly", expected: "ForecastEntry") -> None:
     part = f", with {PART:.0%} of the budget" if assembly.config.ladder else ""
     share = sum(sorted(family.layer_parameters)[: plan.n_removed]) / family.parameters
     screen.print(f"remove:   {plan.n_removed} layers, {share:.1%} of the parameters{part}")
+    if plan.n_steps:
+        layer_tokens = plan.n_steps * assembly.slopes.layer_tokens
+        screen.print(
+            f"fit:      merging coefficients, in {plan.n_steps} steps by gradients, of "
+            f"{layer_tokens:,} layer-tokens"
+        )
     screen.print(
         f"search:   {assembly.config.search.name}, {count(expected.n_trials, 'trial')} of about "
         f"{count(expected.n_candidates, 'candidate')}; {expected.layer_tokens:,} layer-tokens in "
