@@ -1,5 +1,6 @@
 """Slopes of the loss by merging coefficients, on the search examples of tasks."""
 
+import functools
 import itertools
 import math
 import time
@@ -108,7 +109,7 @@ class CoefficientSlopes:
             layer_tokens=0 if found is None else found.layer_tokens,
         )
 
-    @property
+    @functools.cached_property
     def layer_tokens(self) -> int:
         """Of the first step; the others take about as many."""
         batches = self._engine.pack(self._passages(0)[0])

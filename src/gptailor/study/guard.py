@@ -156,10 +156,16 @@ class Guard:
 
 def _is_lower(ours: Scores, theirs: Scores, task: str, metric: str) -> bool:
     """Whether a fault is rarer in our texts by two standard errors of the paired difference."""
+    gap, error = _paired(theirs, ours, task, metric)
+    return gap > _BETTER_Z * error
+
+
+def _paired(ours: Scores, theirs: Scores, task: str, metric: str) -> tuple[float, float]:
+    """The mean of our values less theirs, text by text, and its standard error."""
     here, there = (each.tasks[task][metric].values for each in (ours, theirs))
-    gaps = np.array(there) - np.array(here)
+    gaps = np.array(here) - np.array(there)
     error = gaps.std(ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
-    return bool(gaps.mean() > _BETTER_Z * error)
+    return float(gaps.mean()), float(error)
 
 
 def dead_text(ours: Scores, base: Scores) -> str | None:
@@ -168,11 +174,10 @@ def dead_text(ours: Scores, base: Scores) -> str | None:
     Both are scores of the tasks of greedy text; `base` is the whole base's.
     """
     for metric, margin in _MARGINS.items():
-        here, there = (each.tasks[GREEDY_TEXT][metric] for each in (ours, base))
-        gaps = np.array(here.values) - np.array(there.values)
-        error = gaps.std(ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
-        if gaps.mean() > max(margin, _Z * error):
-            return f"{_WORDS[metric]} {here.value:.0%}, the base {there.value:.0%}"
+        gap, error = _paired(ours, base, GREEDY_TEXT, metric)
+        if gap > max(margin, _Z * error):
+            here, there = (each.value(GREEDY_TEXT, metric) for each in (ours, base))
+            return f"{_WORDS[metric]} {here:.0%}, the base {there:.0%}"
     flips = ours.value(GENERATION, "flip_rate")
     if flips > _MOST_FLIPS:
         return f"{flips:.0%} of a whole member's own tokens are not its likeliest"

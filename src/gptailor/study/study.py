@@ -82,6 +82,7 @@ class Study:
         self._layer_tokens = 0
         self._started = self._clock()
         self._before = 0.0  # seconds of search in earlier starts
+        self._fit_s = 0.0  # seconds of the fit of coefficients, over all starts
         self._expected_s: float | None = None  # of the whole study, as forecast
         self._objective: Objective | None = None
         self._read()
@@ -165,6 +166,7 @@ class Study:
             entry = entry.model_copy(update={"n_steps": n_steps})
             self._journal.append(entry)
             self._layer_tokens += entry.layer_tokens
+            self._fit_s += entry.seconds
             self._show("coefficients")
             return entry
 
@@ -174,6 +176,7 @@ class Study:
 
     def _read(self) -> None:
         """Take up what an earlier start recorded."""
+        self._fit_s = sum(entry.seconds for entry in self._journal.of(SlopeEntry))
         for asked in self._journal.of(AskedEntry):
             self._asked |= {each.number: each.proposal for each in asked.proposals}
         for entry in self._journal.of(TrialEntry):
@@ -208,8 +211,7 @@ class Study:
     def _out_of_time(self) -> bool:
         """Whether the time is up; what is recorded is replayed in any case."""
         timeout_s, replayed = self._plan.timeout_s, len(self._trials) >= len(self._asked)
-        fitted_s = sum(entry.seconds for entry in self._journal.of(SlopeEntry))
-        return replayed and timeout_s is not None and fitted_s + self._elapsed() >= timeout_s
+        return replayed and timeout_s is not None and self._fit_s + self._elapsed() >= timeout_s
 
     def _record_asked(self, first: int, proposals: Sequence[Proposal]) -> None:
         """Record what is asked; on a replay, compare it with what was recorded."""
