@@ -17,11 +17,12 @@ from gptailor.app.greedy_tasks import guard_tasks, texts_member, with_generation
 from gptailor.app.header import header_of, task_digest
 from gptailor.app.inputs import load_members, open_calibration, open_tasks
 from gptailor.app.repairs import Repairs
+from gptailor.app.study_plan import by_split, plan_of
 from gptailor.app.targets import resolve_target
 from gptailor.app.teachers import with_teachers
 from gptailor.config import Config
 from gptailor.config.sections import PluginConfig
-from gptailor.core.objective import Goal, Objective
+from gptailor.core.objective import Objective
 from gptailor.core.plugins import MERGE_METHODS, SEARCHERS, WORKERS
 from gptailor.core.specs import BASELINE, GENERATION
 from gptailor.core.tailoring import BASE, Tailoring
@@ -49,7 +50,7 @@ from gptailor.searchers.searcher import (
 from gptailor.searchers.space import Space
 from gptailor.study import Plan, Progress, Study
 from gptailor.tasks.greedy_text import OwnText
-from gptailor.tasks.splits import SPLITS, TaskSplits
+from gptailor.tasks.splits import TaskSplits
 from gptailor.tasks.task import Task
 from gptailor.workers import WorkerPool, WorkerSetup
 
@@ -231,7 +232,7 @@ def assemble(
     own_texts = own_texts or written_texts(engine, config, made_up=not runs)
     tasks = with_generation(config, with_teachers(engine, tasks), own_texts)
     guarded = guard_tasks(engine, own_texts) if config.guard else []
-    plan = _plan(config, family, tasks, guarded)
+    plan = plan_of(config, family, tasks, guarded)
     member = texts_member(config)
     evaluator = evaluator_on(engine, tasks, rungs=plan.rungs, guarded=guarded, member=member)
     space = Space(
@@ -290,7 +291,7 @@ def evaluator_on(
     teachers = {name: s.spec.member for name, s in tasks.items() if s.spec.member is not None}
     if guarded:
         teachers[GENERATION] = member
-    splits = {**_by_split(tasks), GUARD: guarded}
+    splits = {**by_split(tasks), GUARD: guarded}
     return Evaluator(engine, splits, rungs=rungs, teachers=teachers)
 
 
@@ -384,40 +385,3 @@ def open_study(
         on_chosen=on_chosen,
         on_progress=on_progress,
     )
-
-
-def _plan(
-    config: Config,
-    family: Family,
-    tasks: Mapping[str, TaskSplits],
-    guarded: Sequence[Task],
-) -> Plan:
-    splits = {**_by_split(tasks), GUARD: guarded}
-    sizes = {name: max((t.n_examples for t in split), default=0) for name, split in splits.items()}
-    specs, budget = zip(tasks, config.tasks, strict=True), config.budget
-    return Plan(
-        goals=tuple(
-            Goal(
-                name,
-                spec.metric,
-                spec.weight,
-                tasks[name].search.proxy(spec.metric),
-                worst=config.worst_domain and spec.metric == "divergence",
-            )
-            for name, spec in specs
-        ),
-        members=family.members,
-        n_layers=family.n_layers,
-        n_removed=config.depths(family.n_layers)[0],
-        rungs=tuple(sorted({min(rung, sizes["search"]) for rung in budget.rungs})),
-        sizes=sizes,
-        max_trials=budget.max_trials,
-        layer_tokens=budget.layer_tokens,
-        timeout_s=budget.timeout_s,
-        finalists=budget.finalists,
-        guard=config.guard,
-    )
-
-
-def _by_split(tasks: Mapping[str, TaskSplits]) -> dict[str, list[Task]]:
-    return {name: [splits.by_name[name] for splits in tasks.values()] for name in SPLITS}

@@ -4,7 +4,6 @@ A key without a value is left out of a line. A reader passes over keys and kinds
 know, so that a record of a later version can still be read.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -22,8 +21,9 @@ from pydantic_core import PydanticCustomError
 from gptailor.core.changes import Change, ChangeKind
 from gptailor.core.objective import Goal
 from gptailor.core.trial import Evaluation, Proposal, Trial
-from gptailor.record.fields import Part, ScoresField, Seconds, TailoringField
+from gptailor.record.fields import Part, Seconds, TailoringField
 from gptailor.record.header_facts import FamilyFacts, MetricFacts, TaskFacts, compared
+from gptailor.record.lines import EvaluatedEntry, Line, NamedEntry, flat, name_of
 
 __all__ = [
     "RECORD_FORMAT",
@@ -58,54 +58,11 @@ __all__ = [
 RECORD_FORMAT: Literal["gptailor-record/1"] = "gptailor-record/1"
 
 
-class _Entry(Part):
-    """One line of a record."""
-
-    def to_plain(self) -> dict[str, Any]:
-        """The JSON form."""
-        return self.model_dump(exclude_none=True)
-
-    def to_line(self) -> bytes:
-        """The line, its end included; a number that is infinite or NaN is refused."""
-        compact: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
-        return json.dumps(self.to_plain(), allow_nan=False, **compact).encode() + b"\n"
-
-
-class _EvaluatedEntry(_Entry):
-    """The JSON form of an `Evaluation`, flat in its entry."""
-
-    scores: ScoresField | None = None
-    failure: str | None = None
-    seconds: Seconds = 0.0
-    layer_tokens: NonNegativeInt = 0
-
-    @model_validator(mode="after")
-    def _scored_or_failed(self) -> "_EvaluatedEntry":
-        if (self.scores is None) == (self.failure is None):
-            raise PydanticCustomError("evaluated", "must have scores or a failure, and not both")
-        return self
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """What came of the evaluation."""
-        return Evaluation(self.scores, self.failure, self.seconds, self.layer_tokens)
-
-
-def _flat(evaluation: Evaluation) -> dict[str, Any]:
-    """The keys of an evaluation, its seconds rounded."""
-    return {
-        "scores": evaluation.scores,
-        "failure": evaluation.failure,
-        "seconds": round(evaluation.seconds, 4),
-        "layer_tokens": evaluation.layer_tokens,
-    }
-
-
 _Ids = tuple[NonNegativeInt, ...]
 ModelKind = Literal["reference", "finalist", "refitted", "test"]
 
 
-class Header(_Entry):
+class Header(Line):
     """The first line: what the study is."""
 
     kind: Literal["header"] = "header"
@@ -130,7 +87,7 @@ class Header(_Entry):
         return {task: facts.chance.get(split, ()) for task, facts in self.tasks.items()}
 
 
-class Costs(_Entry):
+class Costs(Line):
     """The costs of a whole study: members, search, selection and test."""
 
     n_trials: NonNegativeInt  # evaluations in the search
@@ -155,30 +112,7 @@ class SpentEntry(Costs):
     kind: Literal["spent"] = "spent"
 
 
-class _NamedEntry(_EvaluatedEntry):
-    """A whole member or a candidate evaluated outside the search."""
-
-    member: str | None = None  # None for a candidate
-    number: NonNegativeInt | None = None  # of a candidate's trial; None for a member
-
-    @model_validator(mode="after")
-    def _named(self) -> "_NamedEntry":
-        if (self.member is None) == (self.number is None):
-            raise PydanticCustomError("named", "must have a member or the number of a trial")
-        return self
-
-    @property
-    def model(self) -> str | int:
-        """The member's name, or the candidate's trial."""
-        return self.member if self.member is not None else self.number or 0
-
-
-def _name(model: str | int) -> dict[str, Any]:
-    """The keys of a member or of a trial's candidate."""
-    return {"member": model} if isinstance(model, str) else {"number": model}
-
-
-class ModelEntry(_NamedEntry):
+class ModelEntry(NamedEntry):
     """A whole member or a candidate on examples of the tasks.
 
     ``reference`` is a member on the search split, ``finalist`` the base or a candidate on the
@@ -191,10 +125,10 @@ class ModelEntry(_NamedEntry):
     @classmethod
     def of(cls, kind: ModelKind, model: str | int, evaluation: Evaluation) -> "ModelEntry":
         """Make the entry of a member or of a trial's candidate."""
-        return cls(kind=kind, **_name(model), **_flat(evaluation))
+        return cls(kind=kind, **name_of(model), **flat(evaluation))
 
 
-class OwnTextsEntry(_Entry):
+class OwnTextsEntry(Line):
     """What a whole member wrote, made once; candidates are compared with it."""
 
     kind: Literal["own_texts"] = "own_texts"
@@ -203,7 +137,7 @@ class OwnTextsEntry(_Entry):
     texts: tuple[tuple[_Ids, _Ids, _Ids], ...]
 
 
-class WrittenEntry(_NamedEntry):
+class WrittenEntry(NamedEntry):
     """A whole member or a candidate on the tasks of greedy text, which a guard looks at."""
 
     kind: Literal["written"] = "written"
@@ -212,10 +146,10 @@ class WrittenEntry(_NamedEntry):
     @classmethod
     def of(cls, model: str | int, tailoring: str, evaluation: Evaluation) -> "WrittenEntry":
         """Make the entry of a member or of a trial's candidate."""
-        return cls(tailoring=tailoring, **_name(model), **_flat(evaluation))
+        return cls(tailoring=tailoring, **name_of(model), **flat(evaluation))
 
 
-class SlopeEntry(_Entry):
+class SlopeEntry(Line):
     """Slopes of the loss by the merging coefficients of the uncut model, at one step of their fit.
 
     Written before the step is taken. The loss is the weighted mean over tasks of the logarithm of
@@ -257,14 +191,14 @@ class AskedProposal(Part):
         return Proposal(self.tailoring, self.n_examples, self.origin)
 
 
-class AskedEntry(_Entry):
+class AskedEntry(Line):
     """A group of proposals, written before any of them is evaluated."""
 
     kind: Literal["asked"] = "asked"
     proposals: tuple[AskedProposal, ...]
 
 
-class BaselineEntry(_Entry):
+class BaselineEntry(Line):
     """The outcome of a baseline, written before its tailoring is asked as a trial.
 
     Baselines with equal tailorings share one trial.
@@ -287,7 +221,7 @@ class BaselineEntry(_Entry):
         return self
 
 
-class TrialEntry(_EvaluatedEntry):
+class TrialEntry(EvaluatedEntry):
     """The outcome of one trial; `elapsed` is seconds of search over all starts."""
 
     kind: Literal["trial"] = "trial"
@@ -297,14 +231,14 @@ class TrialEntry(_EvaluatedEntry):
     @classmethod
     def of(cls, number: int, evaluation: Evaluation, elapsed: float) -> "TrialEntry":
         """Make the entry of an evaluation."""
-        return cls(number=number, elapsed=round(elapsed, 3), **_flat(evaluation))
+        return cls(number=number, elapsed=round(elapsed, 3), **flat(evaluation))
 
     def trial(self, proposal: Proposal) -> Trial:
         """The trial of what was asked."""
         return Trial(self.number, proposal, self.evaluation)
 
 
-class ResumedEntry(_Entry):
+class ResumedEntry(Line):
     """The study went on after a stop, having searched for `elapsed` seconds before."""
 
     kind: Literal["resumed"] = "resumed"
@@ -312,14 +246,14 @@ class ResumedEntry(_Entry):
     elapsed: Seconds
 
 
-class TruncatedEntry(_Entry):
+class TruncatedEntry(Line):
     """A torn last line was taken off at a restart."""
 
     kind: Literal["truncated"] = "truncated"
     dropped_bytes: NonNegativeInt
 
 
-class RefittedEntry(_Entry):
+class RefittedEntry(Line):
     """The repairs of a finalist, written before they are scored; they name fitted tensors."""
 
     kind: Literal["refits"] = "refits"
@@ -331,7 +265,7 @@ class RefittedEntry(_Entry):
     layer_tokens: NonNegativeInt = 0  # tokens times layers run for it
 
 
-class ChosenEntry(_Entry):
+class ChosenEntry(Line):
     """The pick among the finalists."""
 
     kind: Literal["chosen"] = "chosen"
@@ -344,7 +278,7 @@ class ChosenEntry(_Entry):
     tailoring: TailoringField | None = None  # with its fitted tensors; None where it has none
 
 
-class ExplainedEntry(_EvaluatedEntry):
+class ExplainedEntry(EvaluatedEntry):
     """A tailoring with one layer changed, evaluated on the test split; see `Change`."""
 
     kind: Literal["explained"] = "explained"
@@ -363,11 +297,11 @@ class ExplainedEntry(_EvaluatedEntry):
             position=change.position,
             member=change.member,
             tailoring=change.tailoring,
-            **_flat(evaluation),
+            **flat(evaluation),
         )
 
 
-class ProofEntry(_Entry):
+class ProofEntry(Line):
     """Base and result measured side by side, where a target was given; each pair in this order."""
 
     kind: Literal["proof"] = "proof"
