@@ -97,3 +97,13 @@ def test_a_narrowed_layer_is_also_taken_whole_from_its_own_member() -> None:
     narrow = LayerSpec.of("base:0").with_repair(fitted=FIT)
     changes = changes_of(of(narrow, "base:1"), MEMBERS, 2, {FIT})
     assert ("taken", 0, "base") in {(c.kind, c.position, c.member) for c in changes}
+
+
+def test_a_layer_behind_one_of_a_fitted_model_comes_back_from_that() -> None:
+    layers = [
+        LayerSpec.of(f"base:{at}", f"math:{at}", merge="linear", weights=(1.0 - w, w))
+        for at, w in enumerate((0.2, 0.4, 0.6))
+    ]
+    changes = changes_of(of(layers[0], layers[2]), MEMBERS, 3, fitted=of(*layers))
+    (back,) = (change.tailoring for change in changes if change.kind == "put back")
+    assert back == of(*layers)

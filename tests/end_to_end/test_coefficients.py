@@ -9,9 +9,10 @@ import pytest
 
 import gptailor as gt
 from gptailor.app.assemble import assemble
+from gptailor.app.ladder import after, at_depth
 from gptailor.config import load_config
 from gptailor.record.entries import SlopeEntry
-from gptailor.study.coefficients import with_coefficients
+from gptailor.study.coefficients import fitted_before, with_coefficients
 
 Job = Callable[..., Path]
 BUDGET = {"max_trials": 12, "layer_tokens": 2_000_000, "n_examples": [2, 6], "finalists": 2}
@@ -66,6 +67,7 @@ def test_a_search_fits_first_and_counts_it(
         {"budget": BUDGET | {"coefficients": 0}},
         {"budget": BUDGET | {"layer_tokens": 20_000}},
         {"budget": {"max_trials": 3, "n_examples": [2]}},
+        {"budget": BUDGET | {"max_trials": 1}},
     ],
 )
 def test_without_a_way_or_the_means_nothing_is_fitted(job: Job, change: dict[str, Any]) -> None:
@@ -85,4 +87,29 @@ def test_a_model_of_huge_weights_gives_no_slopes_and_says_so(job: Job, pico_fami
     entry = assembly.slopes(huge, 0)
     assert entry.loss is None
     assert entry.failure == "the loss or a slope is not finite"
+    assert entry.layer_tokens == assembly.slopes.layer_tokens  # they were run all the same
     assert not np.any(entry.slopes)
+
+
+def test_all_searches_of_a_ladder_have_what_the_first_one_fitted(job: Job) -> None:
+    config = job(remove="1..2", budget=BUDGET | {"layer_tokens": 20_000_000})
+    first = at_depth(assemble(load_config(config)), 1)
+    assert first.plan.n_steps == 100  # 35 % of the budget pays them, too
+    flat = ((0.1,) * (len(first.plan.members) - 1),) * first.plan.n_layers
+    steps = [SlopeEntry(step=n, n_steps=9, loss=1.0, slopes=flat, layer_tokens=5) for n in range(9)]
+    second = at_depth(after(first, (), steps), 2)
+    assert second.plan.n_steps == 0
+    fitted = fitted_before(steps, first.plan.members[1:], n_layers=first.plan.n_layers)
+    assert fitted is not None
+    assert second.fitted is not None
+    assert second.fitted.tailoring == fitted.tailoring
+    assert second.fitted.layer_tokens == 0  # paid by the first search
+
+
+def test_check_says_how_many_steps_a_time_limit_pays(
+    job: Job, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    config = job(budget=BUDGET | {"layer_tokens": 20_000_000, "timeout_s": 0.01})
+    assert n_steps(config) == 100
+    _, out, _ = run_command("check", config)
+    assert "in 1 step by gradients" in out

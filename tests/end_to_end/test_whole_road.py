@@ -44,7 +44,9 @@ def test_the_main_job_runs_from_check_to_report(
     printed, told = apart("search", config, "--json", cwd=tmp_path)
     searched = json.loads(printed)
     assert told.startswith("loading 4 members and 2 tasks ...")
-    assert re.search(r"expected: \d+ trials of 4 out of 6 layers, about \d+ s, [\d,]+ MiB", told)
+    assert re.search(
+        r"expected: \d+ trials for a model of 4 of 6 layers, about \d+ s, [\d,]+ MiB", told
+    )
     assert re.search(r"searching: 0/\d+ trials about \d+ s left", told)
     here("export", run, "-o", out)
     evaluated = run_python(None, "-m", "gptailor", "evaluate", out, "--run", run, folder=tmp_path)

@@ -44,9 +44,9 @@ ENTRIES: list[Entry] = [
     HEADER,
     ForecastEntry(**COSTS, shared=0.5, family_bytes=1, merged_bytes=2),
     SpentEntry(**COSTS),
-    ModelEntry.of("reference", "base", SCORED),
-    ModelEntry.of("finalist", 0, Evaluation(failure="out of memory")),
-    ModelEntry.of("test", 0, SCORED),
+    ModelEntry.of("reference", "base", "0" * 16, SCORED),
+    ModelEntry.of("finalist", 0, "1" * 16, Evaluation(failure="out of memory")),
+    ModelEntry.of("test", 0, "1" * 16, SCORED),
     AskedEntry(proposals=(AskedProposal.of(0, PROPOSAL),)),
     SlopeEntry(step=3, loss=4.5, slopes=((0.25, -0.5), (0.0, 1e-7)), seconds=1.5, layer_tokens=120),
     BaselineEntry(

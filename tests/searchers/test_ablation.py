@@ -1,11 +1,13 @@
 """Ablations: how many, of what, and which cuts they lead to."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gptailor.core.trial import Evaluation, Proposal, Trial
 from gptailor.searchers.evolution import evolution
+from gptailor.searchers.initial_designs import late_blocks
 from gptailor.searchers.searcher import SearchContext, make_searcher
 from gptailor.searchers.space import Space, kept_positions
 
@@ -101,3 +103,29 @@ def test_a_deeper_cut_starts_from_the_best_shallower_one_and_asks_nothing_again(
     asked = [(t.tailoring, t.proposal.n_examples) for group in told for t in group]
     assert len(asked) == 60
     assert not {(t.tailoring, t.proposal.n_examples) for t in earlier} & set(asked)
+
+
+def test_one_cut_is_ablated_too(landscapes: list[Any]) -> None:
+    told = groups(landscapes[0], landscapes[0].space(1), max_trials=60)
+    ablated = [group for group in told if is_ablation(group[0].proposal)]
+    assert [len(group) for group in ablated] == [30]
+
+
+def test_cuts_of_few_ablations_are_used(landscapes: list[Any]) -> None:
+    landscape = landscapes[0]
+    space = replace(landscape.space(3), variants=(), keep=frozenset(range(5, 30)))
+    ablations, designs, *_ = groups(landscape, space, max_trials=9)
+    assert [is_ablation(trial.proposal) for trial in ablations] == [True] * 5  # too few for a model
+    objective = landscape.objective(RUNGS[-1])
+    losses = [objective.scalar(trial.scores, proxy=True) for trial in ablations if trial.scores]
+    least = set(sorted(range(5), key=losses.__getitem__)[:3])
+    assert set(range(30)) - set(kept_positions(designs[0].tailoring)) == least
+
+
+def test_without_ablations_late_blocks_of_what_was_fitted_are_cut(landscapes: list[Any]) -> None:
+    landscape = landscapes[0]
+    space = landscape.space()
+    whole = space.uniform((), space.variants, "linear")  # as if it had been fitted
+    told = groups(landscape, replace(space, fitted=whole), max_trials=60, ablation_fraction=0.0)
+    designs = {t.tailoring for t in told[1] if t.proposal.origin == "late block"}
+    assert space.cut(whole, late_blocks(space)[0]) in designs

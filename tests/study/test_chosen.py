@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from studies import HEADER, PLAN, FormulaPool, searcher
 
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Evaluation, Job
 from gptailor.errors import RecordError
+from gptailor.forecast.dry_run import MemoryJournal
+from gptailor.record.entries import ModelEntry
 from gptailor.record.journal import Journal
 from gptailor.record.ranking import write_results
 from gptailor.record.run_record import read_run
 from gptailor.study import Study
+from gptailor.study.scorer import Scorer
 
 
 class BrokenPool(FormulaPool):
@@ -56,3 +59,15 @@ def test_a_choice_is_on_disk_before_the_test_split_is_scored(
     assert number is not None
     assert (again, chosen) == (number.number, best)
     assert (tmp_path / "front.yaml").read_bytes() == front
+
+
+def test_scores_of_a_trial_are_those_of_the_model_asked_for() -> None:
+    journal = MemoryJournal()
+    whole = Tailoring.whole(BASE, PLAN.n_layers)
+    first, second = (Tailoring(whole.layers[:n]) for n in (4, 5))  # as if one were the refit
+    found = [
+        Scorer(journal, FormulaPool(), PLAN).scores("test", {3: Job(model, 7, "test")})[3]
+        for model in (first, second, first)
+    ]
+    assert found[0] == found[2] != found[1]
+    assert len(list(journal.of(ModelEntry, "test"))) == 2

@@ -10,7 +10,7 @@ from studies import PLAN, FormulaPool, run_study
 
 from gptailor.core.tailoring import Tailoring
 from gptailor.record.entries import SlopeEntry
-from gptailor.study.coefficients import fit_coefficients, with_coefficients
+from gptailor.study.coefficients import fit_coefficients, fitted_before, with_coefficients
 
 VARIANTS = PLAN.members[1:]
 BEST = np.linspace(-0.4, 1.2, PLAN.n_layers * len(VARIANTS)).reshape(PLAN.n_layers, -1)
@@ -133,3 +133,23 @@ def test_a_search_starts_from_what_was_fitted(tmp_path: Path) -> None:
     study, _ = run_study(tmp_path, FormulaPool(), slopes=Bowl(), n_steps=N_STEPS)
     whole = [trial for trial in study.trials if len(trial.tailoring.layers) == PLAN.n_layers]
     assert coefficients(whole[0].tailoring) == pytest.approx(BEST, abs=0.1)
+
+
+def test_a_fit_that_fails_from_the_start_ends_early(tmp_path: Path) -> None:
+    bowl = Bowl(fails=True)
+    run_study(tmp_path, FormulaPool(), slopes=bowl, n_steps=N_STEPS)
+    assert bowl.steps == [0, 1, 2]
+    run_study(tmp_path, FormulaPool(), slopes=Bowl(kill_at=0), n_steps=N_STEPS)
+
+
+def test_a_fit_is_read_from_its_steps_once_it_has_ended() -> None:
+    bowl, entries = Bowl(), list[SlopeEntry]()
+
+    def measure(tailoring: Tailoring, step: int) -> SlopeEntry:
+        entries.append(bowl(tailoring, step))
+        return entries[-1]
+
+    fitted = fit_coefficients(measure, VARIANTS, n_layers=PLAN.n_layers)
+    assert fitted_before(entries, VARIANTS, n_layers=PLAN.n_layers) == fitted
+    assert fitted_before(entries[:-1], VARIANTS, n_layers=PLAN.n_layers) is None
+    assert fitted_before([], VARIANTS, n_layers=PLAN.n_layers) is None

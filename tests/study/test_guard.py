@@ -127,8 +127,10 @@ def test_a_finalist_and_its_refit_are_one_trial_in_the_sentence() -> None:
     for number, cut in ((3, 1), (3, 2), (5, 3)):  # as if trial 3 were there with two repairs
         kept = (*whole.layers[:cut], *whole.layers[cut + 1 :])
         assert guard.is_dead(number, Tailoring(kept))
-    sentence = guard.verdict(whole, 0.5)["guard"]
-    assert sentence.count("trial 3") == sentence.count("trial 5") == 1
+    sentence = guard.verdict(7, whole, 0.5)["guard"]
+    assert sentence.count("trial 3: ") == sentence.count("trial 5: ") == 1
+    sentence = guard.verdict(5, whole, 0.5)["guard"]  # trial 5 is chosen, repaired otherwise
+    assert sentence.count("trial 3: ") == sentence.count("trial 5 with another repair: ") == 1
 
 
 @pytest.mark.parametrize(("living", "better"), [(0.55, False), (0.05, True)])
@@ -151,7 +153,7 @@ def test_loss_is_given_up_only_for_a_text_that_is_shown_to_be_better(
     assert not guard.is_dead(4, alive)
     assert guard.writes_better(alive, dead) == better
     told = "its greedy text is dead (loops 62%, the base 6%), and no other is shown to be better"
-    assert (guard.verdict(dead, 0.0)["guard"] == told) != better
+    assert (guard.verdict(3, dead, 0.0)["guard"] == told) != better
 
 
 @pytest.mark.parametrize(

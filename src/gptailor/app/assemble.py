@@ -82,6 +82,7 @@ class Assembly:
     own_texts: tuple[OwnText, ...] = ()  # of a whole member; none without guard and objective
     proposals: SearchFunction | None = None  # instead of the configured searcher, if given
     earlier: tuple[Trial, ...] = ()  # of the same ladder, with fewer layers cut
+    fitted: FittedWhole | None = None  # by the first search of the ladder
     known: tuple[Entry, ...] = ()  # of whole members, that the ladder has measured already
 
     def searcher(
@@ -137,7 +138,7 @@ class Assembly:
             fits=fits,
             step_tokens=step_tokens,
         )
-        return forecast(self.plan, self.searcher, pool, self.known)
+        return forecast(self.plan, self.searcher, pool, self.known, self.fitted)
 
     def evaluator_factory(self) -> "ConfigEvaluatorFactory":
         """How another process, here or elsewhere, makes this evaluator."""
@@ -382,6 +383,7 @@ def open_study(
         plan=assembly.plan,
         refit=refit,
         slopes=assembly.slopes,
+        fitted=assembly.fitted,
         on_chosen=on_chosen,
         on_progress=on_progress,
     )

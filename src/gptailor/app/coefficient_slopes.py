@@ -17,16 +17,16 @@ from gptailor.engine import Engine, Evaluator
 from gptailor.engine.slopes import PASSES, Slopes, member_slopes
 from gptailor.errors import is_out_of_memory
 from gptailor.record.entries import SlopeEntry
+from gptailor.searchers.searcher import UNSHARED
 from gptailor.study import Plan
 from gptailor.tasks.gold import gold_passages
 from gptailor.tasks.task import Passage, Task
 
-__all__ = ["CoefficientSlopes", "enough_steps", "fits_coefficients", "n_steps_of"]
+__all__ = ["CoefficientSlopes", "fits_coefficients", "n_steps_of"]
 
 _EXAMPLES = 36  # of a step, of all tasks together
 _LEAST_STEPS, _MOST_STEPS = 8, 100  # fewer change little; more change nothing, either
 _LEAST_NATS = 1e-6  # of all gold answers of a task in a step
-_UNSHARED = 0.6  # share of a trial's layer-tokens that prefixes do not save
 _METHODS = ("linear", "task_arithmetic")  # that such a merge is one of
 # metrics that the log-likelihood of gold answers, or of texts, decides
 _LIKELIHOODS = frozenset(
@@ -47,18 +47,15 @@ def fits_coefficients(config: Config, plan: Plan) -> bool:
 def n_steps_of(budget: BudgetConfig, step_tokens: int, plan: Plan, evaluator: Evaluator) -> int:
     """In how many steps coefficients are fitted; none where the budget pays too few.
 
-    Without layer-tokens in the budget it is what all trials on the fewest examples would take.
+    Without layer-tokens in the budget it is what all trials on the fewest examples would take. A
+    single trial is left to a candidate.
     """
-    layer_tokens = plan.layer_tokens
+    layer_tokens: float | None = plan.layer_tokens
     if layer_tokens is None:
-        trial = evaluator.tokens("search", 0, plan.rungs[0]) * plan.n_kept * _UNSHARED
-        layer_tokens = round(trial * plan.max_trials)
-    return enough_steps(budget.coefficients * layer_tokens / max(1, step_tokens))
-
-
-def enough_steps(paid: float) -> int:
-    """As many steps as are paid, within limits; none where they are too few."""
-    return min(_MOST_STEPS, int(paid)) if paid >= _LEAST_STEPS else 0
+        trial = evaluator.tokens("search", 0, plan.rungs[0]) * plan.n_kept * UNSHARED
+        layer_tokens = trial * plan.max_trials
+    paid = budget.coefficients * layer_tokens / max(1, step_tokens)
+    return min(_MOST_STEPS, int(paid)) if paid >= _LEAST_STEPS and plan.max_trials > 1 else 0
 
 
 class CoefficientSlopes:
@@ -90,9 +87,10 @@ class CoefficientSlopes:
             return (self._weights * nats.clamp_min(_LEAST_NATS).log())[known].sum()
 
         variants = self._engine.family.members[1:]
-        found, failure = None, None
+        found, failure, layer_tokens = None, None, 0
         try:
             found = member_slopes(self._engine, tailoring, variants, passages, loss)
+            layer_tokens = found.layer_tokens
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -106,7 +104,7 @@ class CoefficientSlopes:
             failure=failure,
             slopes=flat if found is None else found.by_layer,
             seconds=round(time.perf_counter() - started, 3),
-            layer_tokens=0 if found is None else found.layer_tokens,
+            layer_tokens=layer_tokens,
         )
 
     @functools.cached_property

@@ -22,6 +22,7 @@ from gptailor.record.entries import ExplainedEntry
 from gptailor.record.journal import Journal
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.words import amount, count, duration
+from gptailor.study.coefficients import fitted_before
 
 __all__ = ["explain"]
 
@@ -55,7 +56,9 @@ def explain(
     scale = repair if any(spec.gain != 1.0 for spec in result.layers) else None
     changes = []
     own = frozenset(_own(family, result))
-    for change in changes_of(result, family.members, family.n_layers, own):
+    fit = fitted_before(record.slopes, family.members[1:], n_layers=family.n_layers)
+    fitted = None if fit is None else fit.tailoring
+    for change in changes_of(result, family.members, family.n_layers, own, fitted):
         if scale is not None:
             change = replace(change, tailoring=scale(change.tailoring))
         try:

@@ -319,11 +319,16 @@ def _run_one(
 def _expectation(assembly: "Assembly", expected: ForecastEntry | None, journal: Journal) -> str:
     """What a study will take, as far as it is known; a sentence."""
     plan, n_done = assembly.plan, sum(1 for _ in journal.of(TrialEntry))
-    layers = f"trials of {plan.n_kept} out of {plan.n_layers} layers"
+    wanted = f"for a model of {plan.n_kept} of {plan.n_layers} layers"
     if expected is None:
-        return f"expected: at most {plan.max_trials} {layers}, of which {n_done} are done"
+        from gptailor.app.assemble import evaluates_apart
+
+        trials = count(plan.max_trials, "trial")
+        fit = f"; coefficients are fitted first, in {plan.n_steps} steps on the CPU"
+        first = fit if plan.n_steps and not n_done and evaluates_apart(assembly.config) else ""
+        return f"expected: at most {trials} {wanted}, of which {n_done} are done{first}"
     return (
-        f"expected: {expected.n_trials} {layers}, {roughly(expected.seconds)}, "
+        f"expected: {count(expected.n_trials, 'trial')} {wanted}, {roughly(expected.seconds)}, "
         f"{expected.peak_bytes / 2**20:,.0f} MiB of memory"
     )
 

@@ -50,7 +50,7 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
         plain.append(expected.model_dump(exclude={"kind"}) | {"workers": workers} | depth)
         if not as_json:
             _show_search(step, expected)
-            _show_costs(expected, setup, device)
+            _show_costs(expected, setup, device, fits=step.plan.n_steps > 0)
     if as_json:
         typer.echo(json.dumps(plain if loaded.ladder else plain[0]))
 
@@ -89,10 +89,10 @@ def _show_search(assembly: "Assembly", expected: "ForecastEntry") -> None:
     share = sum(sorted(family.layer_parameters)[: plan.n_removed]) / family.parameters
     screen.print(f"remove:   {plan.n_removed} layers, {share:.1%} of the parameters{part}")
     if plan.n_steps:
-        layer_tokens = plan.n_steps * assembly.slopes.layer_tokens
+        steps, layer_tokens = count(plan.n_steps, "step"), assembly.slopes.layer_tokens
         screen.print(
-            f"fit:      merging coefficients, in {plan.n_steps} steps by gradients, of "
-            f"{layer_tokens:,} layer-tokens"
+            f"fit:      merging coefficients, in {steps} by gradients, of "
+            f"{plan.n_steps * layer_tokens:,} layer-tokens"
         )
     screen.print(
         f"search:   {assembly.config.search.name}, {count(expected.n_trials, 'trial')} of about "
@@ -101,7 +101,9 @@ def _show_search(assembly: "Assembly", expected: "ForecastEntry") -> None:
     )
 
 
-def _show_costs(expected: "ForecastEntry", setup: "WorkerSetup | None", device: str) -> None:
+def _show_costs(
+    expected: "ForecastEntry", setup: "WorkerSetup | None", device: str, *, fits: bool
+) -> None:
     """Memory and time, and what they assume where other processes evaluate."""
     each, assumed = "", "at the speed measured here"
     if setup is not None:
@@ -118,4 +120,7 @@ def _show_costs(expected: "ForecastEntry", setup: "WorkerSetup | None", device: 
     if setup is not None and setup.device != device:
         time = "not known"
         assumed = f"because workers run on {setup.device}, and this machine on {device}"
+    elif setup is not None and fits and setup.device != "cpu":
+        time = "not known"
+        assumed = "because merging coefficients are fitted on the CPU, before the workers begin"
     screen.print(f"time:     {time} {assumed}")

@@ -152,13 +152,15 @@ def _progress_display() -> Iterator[Callable[[Progress], None]]:
     def show(progress: Progress) -> None:
         nonlocal last_phase, last_line
         phase, text, now = _PHASES[progress.phase], _progress_text(progress), time.monotonic()
-        n, most = progress.n_trials, progress.max_trials
+        (n, most), unit = (progress.n_trials, progress.max_trials), "trials"
+        if progress.steps is not None:
+            (n, most), unit = progress.steps, "steps"
         bar.start()  # does nothing from the second time on
         bar.start_task(task)
         bar.update(task, description=phase, completed=n, total=most, text=text)
         if not live and (phase != last_phase or now - last_line > _QUIET_S):
             last_line = now
-            errors.print(f"{phase}: {n}/{most} trials {text}")
+            errors.print(f"{phase}: {n}/{most} {unit} {text}")
         last_phase = phase
 
     try:

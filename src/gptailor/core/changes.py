@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from gptailor.core.repair import cuts_of, gaps_of
+from gptailor.core.repair import cuts_of, gaps_of, put_back
 from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 
 __all__ = ["Change", "ChangeKind", "changes_of", "refitted_again"]
@@ -27,7 +27,11 @@ class Change:
 
 
 def changes_of(
-    result: Tailoring, members: Sequence[str], n_layers: int, own: Collection[str] = ()
+    result: Tailoring,
+    members: Sequence[str],
+    n_layers: int,
+    own: Collection[str] = (),
+    fitted: Tailoring | None = None,
 ) -> tuple[Change, ...]:
     """Every change of a tailoring by one layer, the first layers first.
 
@@ -45,12 +49,14 @@ def changes_of(
         n_layers: Of each member.
         own: Digests of fitted tensors that are more than a refit, such as those of a merge over
             positions: layers that have them keep them, and nothing is put back behind them.
+        fitted: A whole model of which the result has layers: those behind them are put back from
+            it, see `put_back`.
     """
     positions = [spec.position for spec in result.layers]
     rising = all(low < high for low, high in itertools.pairwise(positions))
     found = [*_changes_of_kept(result, members, own)]
     if rising:
-        found += _put_back(result, n_layers, own)
+        found += _put_back(result, n_layers, own, fitted)
         found = [
             replace(one, tailoring=refitted_again(one.tailoring, result, n_layers, own))
             for one in found
@@ -111,13 +117,15 @@ def _changes_of_kept(
             yield put(kind="dropped")
 
 
-def _put_back(result: Tailoring, n_layers: int, own: Collection[str]) -> Iterator[Change]:
+def _put_back(
+    result: Tailoring, n_layers: int, own: Collection[str], fitted: Tailoring | None
+) -> Iterator[Change]:
     for cut in cuts_of(result, n_layers):
         if cut.before is not None and result.layers[cut.before].fitted in own:
             continue
         model = result.layers[cut.before or 0].with_repair()
         split = 0 if cut.before is None else cut.before + 1
         for position in range(cut.start, cut.end):
-            layer = model.moved(position - model.position)
+            layer = put_back(model, position, fitted)
             layers = (*result.layers[:split], layer, *result.layers[split:])
             yield Change("put back", position, None, replace(result, layers=layers))

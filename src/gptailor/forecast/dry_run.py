@@ -108,10 +108,13 @@ class CountingPool:
         """Count a step in which merging coefficients are fitted; the slopes are 0."""
         work = Work(layer_tokens=self._step_tokens)
         self.work["coefficients"] = self.work.get("coefficients", Work()) + work
-        self.seconds += self._speed.seconds(work, 2 * len(tailoring.layers))
+        seconds = self._speed.seconds(work, 2 * len(tailoring.layers))
+        self.seconds += seconds
         n_members = len(self.evaluator.engine.family.members) - 1
         flat = ((0.0,) * n_members,) * len(tailoring.layers)
-        return SlopeEntry(step=step, loss=0.0, slopes=flat, layer_tokens=work.layer_tokens)
+        return SlopeEntry(
+            step=step, loss=0.0, slopes=flat, seconds=seconds, layer_tokens=work.layer_tokens
+        )
 
     @property
     def step_bytes(self) -> int:
@@ -204,10 +207,12 @@ def dry_run(
     make_searcher: MakeSearcher,
     pool: CountingPool,
     journal: MemoryJournal | None = None,
+    fitted: FittedWhole | None = None,
 ) -> tuple[Trial, ...]:
     """Run a whole study with a new pool; the trials of its search, with made-up scores.
 
-    Scores that `journal` has are not measured again, and the study's own are added.
+    Scores that `journal` has are not measured again, and the study's own are added. What an earlier
+    search has `fitted` is not fitted again.
     """
 
     def searcher(
@@ -225,6 +230,7 @@ def dry_run(
         searcher,
         plan=plan,
         slopes=pool.slopes,
+        fitted=fitted,
         on_progress=note,
         clock=lambda: pool.seconds,
     )

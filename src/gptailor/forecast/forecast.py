@@ -15,7 +15,7 @@ from gptailor.forecast.dry_run import CountingPool, MemoryJournal, dry_run
 from gptailor.forecast.memory import held_bytes, peak_bytes
 from gptailor.forecast.speed import Speed, measure_speed
 from gptailor.record.entries import Entry, ForecastEntry
-from gptailor.searchers.searcher import MakeSearcher
+from gptailor.searchers.searcher import FittedWhole, MakeSearcher
 from gptailor.searchers.space import Space
 from gptailor.study import Plan
 from gptailor.workers import WorkerSetup
@@ -31,6 +31,7 @@ def forecast(
     make_searcher: MakeSearcher,
     pool: CountingPool,
     known: Iterable[Entry] = (),
+    fitted: FittedWhole | None = None,
 ) -> tuple[ForecastEntry, tuple[Trial, ...], MemoryJournal]:
     """Run the study without models.
 
@@ -39,6 +40,7 @@ def forecast(
         make_searcher: Makes its searcher.
         pool: A new one; counts what is evaluated.
         known: Scores that are not measured again.
+        fitted: The model that an earlier search has fitted.
 
     Returns:
         The costs; the trials of the search and the record, with made-up scores.
@@ -47,7 +49,7 @@ def forecast(
     engine = evaluator.engine
     device = str(engine.device)
     held, journal = held_bytes(device), MemoryJournal(known)
-    trials = dry_run(plan, make_searcher, pool, journal)
+    trials = dry_run(plan, make_searcher, pool, journal, fitted)
     pool.refit(plan.n_layers, plan.n_kept)  # one finalist: those of a search that ended are alike
     search, total = pool.work.get("search", Work()), sum(pool.work.values(), Work())
     grown = pool.merged_bytes + total.n_bytes + pool.made_up.n_numbers * _NUMBER_BYTES

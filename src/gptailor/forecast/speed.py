@@ -111,12 +111,16 @@ def fitted(units: Floats, times: Floats) -> Floats:
 
 
 def _seconds_a_merge(space: Space, engine: Engine) -> float:
-    """Mean over merges, drawn as a search draws them, of the best time of each."""
-    if not space.merges:
+    """Mean over merges, most often drawn as a search draws them, of the best time of each."""
+    if not space.variants:
         return 0.0
     rng = np.random.default_rng(0)
     layers = np.linspace(0, space.n_layers - 1, _MERGES).astype(int).tolist()
-    specs = [space.random_merge(layer, rng) for layer in layers]
+    if space.merges:
+        specs = [space.random_merge(layer, rng) for layer in layers]
+    else:  # one variant is merged only by fitted coefficients
+        members = (BASE, *space.variants[:1])
+        specs = [LayerSpec(tuple(Source(m, at) for m in members), "linear") for at in layers]
     calls = [partial(_merged, engine, spec) for spec in specs]
     return float(_rounds(calls).min(axis=0).mean())
 

@@ -121,11 +121,14 @@ class ModelEntry(NamedEntry):
     """
 
     kind: ModelKind
+    tailoring: str | None = None  # digest of what was scored, its repair included
 
     @classmethod
-    def of(cls, kind: ModelKind, model: str | int, evaluation: Evaluation) -> "ModelEntry":
+    def of(
+        cls, kind: ModelKind, model: str | int, tailoring: str, evaluation: Evaluation
+    ) -> "ModelEntry":
         """Make the entry of a member or of a trial's candidate."""
-        return cls(kind=kind, **name_of(model), **flat(evaluation))
+        return cls(kind=kind, tailoring=tailoring, **name_of(model), **flat(evaluation))
 
 
 class OwnTextsEntry(Line):

@@ -16,7 +16,7 @@ from gptailor.searchers.initial_designs import Cuts
 from gptailor.searchers.searcher import Group
 from gptailor.searchers.space import Space, kept_positions
 
-__all__ = ["ablate", "ablation_designs"]
+__all__ = ["ablate", "cut_designs"]
 
 
 def ablate(
@@ -34,15 +34,15 @@ def ablate(
         start: The model whose layers are cut.
 
     Returns:
-        The cuts found; none where fewer than two layers are cut in all, or the first round costs
-        more than `budget`, or the family does not allow an ablated candidate, or all failed.
+        The cuts found; none where nothing is cut, or the first round costs more than `budget`, or
+        the family does not allow an ablated candidate, or all failed.
     """
     space, none = judge.context.space, ()
     n_trials = int(budget / judge.context.cost(judge.context.rungs[0]))
     layers = [layer for layer in kept_positions(start) if layer not in space.keep]
     n_cuts = len(start.layers) - space.n_kept
     half = max(n_cuts, len(layers) // 2)
-    if space.n_removed < 2 or len(layers) > n_trials:
+    if n_cuts < 1 or len(layers) > n_trials:
         return none
     cuts: Cuts = none
     n_rounds = min(1 + (n_trials - len(layers)) // half, n_cuts)
@@ -63,10 +63,10 @@ def ablate(
     return cuts
 
 
-def ablation_designs(
+def cut_designs(
     space: Space, starts: Sequence[Tailoring], cuts: Iterable[Cuts]
 ) -> Iterator[Tailoring]:
-    """Initial designs with good cuts, the best first.
+    """Models with sets of cuts, the likeliest first.
 
     Args:
         space: What is possible.

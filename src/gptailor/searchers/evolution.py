@@ -14,9 +14,9 @@ from numpy.random import Generator
 
 from gptailor.core.params import Choice, Range
 from gptailor.core.tailoring import Tailoring
-from gptailor.searchers.ablation import ablate, ablation_designs
+from gptailor.searchers.ablation import ablate, cut_designs
 from gptailor.searchers.halving import Judge, SuccessiveHalving
-from gptailor.searchers.initial_designs import Cuts, first_designs
+from gptailor.searchers.initial_designs import Cuts, first_designs, late_blocks
 from gptailor.searchers.offspring import Offspring
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
 from gptailor.searchers.space import Space, kept_positions
@@ -121,14 +121,17 @@ def _initial_designs(
 ) -> Iterator[tuple[Tailoring, str]]:
     """Initial designs and their origins, the likeliest first, without end.
 
-    Where ablation found `cuts`, the first ones have these, or are drawn from the surrogate.
+    Where ablation found `cuts`, the first ones have these, or are drawn from the surrogate; else
+    late blocks are cut from the starts.
     """
+    sets: Iterator[Cuts] = iter([cuts] if cuts else late_blocks(space))
     if surrogate is not None:
         drawn = (
             _cheapest_cuts(starts[0], space, surrogate.draw(rng)) for _ in range(2 * n_initial)
         )
-        for design in ablation_designs(space, starts, itertools.chain([cuts], drawn)):
-            yield design, "design by ablation"
+        sets = itertools.chain(sets, drawn)
+    for design in cut_designs(space, starts, sets):
+        yield design, "design by ablation" if cuts else "late block"
     for design in first_designs(space, rng):
         yield design, "initial design"
 
@@ -147,7 +150,7 @@ def _fewest_layers(context: SearchContext) -> int:
 
 
 def _elite(judge: Judge, n_kept: int) -> list[Tailoring]:
-    """Rank the results that were evaluated on the most examples; ablations are no results."""
+    """Rank the candidates with so many layers that were evaluated on the most examples."""
     context = judge.context
     for n_examples in reversed(context.rungs):
         evaluated = (trial.tailoring for trial in context.history.complete(n_examples))

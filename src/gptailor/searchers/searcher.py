@@ -18,6 +18,7 @@ from gptailor.searchers.history import History
 from gptailor.searchers.space import Space
 
 __all__ = [
+    "UNSHARED",
     "FittedWhole",
     "Group",
     "MakeSearcher",
@@ -31,7 +32,7 @@ __all__ = [
     "rung_index",
 ]
 
-_UNSHARED = 0.6  # share of layer-tokens that prefixes do not save, before the first trial
+UNSHARED = 0.6  # share of layer-tokens that prefixes do not save, before the first trial
 _MAX_IDLE = 20  # groups in a row without a new proposal: the space is used up
 
 Group = tuple[Proposal, ...]
@@ -129,7 +130,7 @@ class SearchContext:
         if self.layer_tokens is None:
             return 1.0
         history, n_layers = self.history, (n_examples - known) * self.space.n_kept
-        expected = _UNSHARED * self.example_tokens
+        expected = UNSHARED * self.example_tokens
         if history.layer_examples:
             expected = history.layer_tokens / history.layer_examples
         return max(1.0, expected * n_layers / self.layer_tokens * self.max_trials)

@@ -18,7 +18,7 @@ from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.record.entries import SlopeEntry
 from gptailor.searchers.searcher import FittedWhole
 
-__all__ = ["MeasureSlopes", "fit_coefficients", "with_coefficients"]
+__all__ = ["MeasureSlopes", "fit_coefficients", "fitted_before", "with_coefficients"]
 
 # a model and the number of a step -> the slopes of the loss on that step's examples
 MeasureSlopes = Callable[[Tailoring, int], SlopeEntry]
@@ -28,6 +28,7 @@ _MOST, _SUM = 0.5, 1.5  # of a coefficient at the start, and of those of all var
 _RATES, _REACH = (0.03, 0.1), 2.0
 _FIRST, _SECOND = 0.9, 0.98  # how slowly Adam's moments forget
 _DECIMALS = 4  # of a coefficient, in the tailoring
+_MOST_FAILED = 3  # first steps that all fail, after which the others would, too
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ def fit_coefficients(
         recorded: Slopes of the first steps, from an earlier start.
 
     Returns:
-        None where no slopes could be measured.
+        None where the slopes of no step, or of none of the first three, could be measured.
     """
     coefficients = np.full((n_layers, len(variants)), min(_MOST, _SUM / len(variants)))
     mean, square = np.zeros_like(coefficients), np.zeros_like(coefficients)
@@ -64,12 +65,32 @@ def fit_coefficients(
         size = np.sqrt(square / (1 - _SECOND ** (step + 1))) + 1e-12
         rate = float(np.clip(_REACH / n_steps, *_RATES))  # the highest
         coefficients -= rate * 0.5 * (1 + math.cos(math.pi * step / n_steps)) * unbiased / size
+        failed = all(entry.failure is not None for entry in entries[: step + 1])
+        if failed and step + 1 >= min(n_steps, _MOST_FAILED):
+            return None
         if step + 1 >= n_steps:
             break
-    if all(entry.failure is not None for entry in entries):
-        return None
     layer_tokens = sum(entry.layer_tokens for entry in entries)
     return FittedWhole(with_coefficients(coefficients, variants), layer_tokens)
+
+
+def fitted_before(
+    recorded: Sequence[SlopeEntry], variants: Sequence[str], *, n_layers: int
+) -> FittedWhole | None:
+    """The model of a fit that has ended; None where there was none, or it did not come to its end.
+
+    Args:
+        recorded: Slopes of its steps.
+        variants: Their names.
+        n_layers: Of each member.
+    """
+    if not recorded or len(recorded) < recorded[0].n_steps:
+        return None
+
+    def measured(_: Tailoring, step: int) -> SlopeEntry:
+        raise AssertionError(f"step {step} is behind the last one")
+
+    return fit_coefficients(measured, variants, n_layers=n_layers, recorded=recorded)
 
 
 def with_coefficients(coefficients: Floats, variants: Sequence[str]) -> Tailoring:

@@ -129,11 +129,12 @@ class Guard:
         self.written(best, Tailoring.whole(best, self._n_layers))
         self.written(number, chosen)
 
-    def verdict(self, tailoring: Tailoring, cost: float) -> dict[str, Any]:
+    def verdict(self, number: int, tailoring: Tailoring, cost: float) -> dict[str, Any]:
         """The keys of a choice: a sentence on dead texts and their cost, or why none was judged.
 
         Args:
-            tailoring: The model chosen.
+            number: Of the chosen trial.
+            tailoring: Its model, repaired.
             cost: Its loss less the lowest loss of all.
         """
         if self._off is not None:
@@ -141,7 +142,11 @@ class Guard:
         if not self._dead:
             return {}
         by_trial = dict(self._dead.values())  # of a trial and its repairs only the last
-        listed = "; ".join(f"trial {number}: {why}" for number, why in by_trial.items())
+        alive = None if tailoring.digest in self._dead else number
+        listed = "; ".join(
+            f"trial {each}{' with another repair' if each == alive else ''}: {why}"
+            for each, why in by_trial.items()
+        )
         if tailoring.digest in self._dead and self._alike:
             why = self._dead[tailoring.digest][1]
             return {"guard": f"its greedy text is dead ({why}), and no other is shown to be better"}

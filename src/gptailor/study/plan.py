@@ -69,6 +69,7 @@ class Progress:
     last: Trial | None = None  # the trial that just finished; None at a change of phase
     left_s: float | None = None  # seconds left, as expected; None where nothing is known
     relative: bool = True  # whether losses are shares of the base's scores
+    steps: tuple[int, int] | None = None  # of the fit of coefficients, while it lasts: done, in all
 
 
 def time_left(

@@ -63,13 +63,16 @@ class Scorer:
         """The entries of one kind: recorded scores, or new ones; what failed is tried again."""
         known: dict[str | int, ModelEntry] = {}
         for e in self._journal.of(ModelEntry, kind):  # of one model, those on fewer examples first
-            wanted = jobs[e.model].n_examples if e.model in jobs else 0
-            if e.scores is not None and e.scores.n_examples >= wanted:
+            job = jobs.get(e.model)
+            # a trial has several models: as in the search, and refitted
+            if job is None or e.tailoring not in (None, job.tailoring.digest):
+                continue
+            if e.scores is not None and e.scores.n_examples >= job.n_examples:
                 known.setdefault(e.model, e)
         missing = [model for model in jobs if model not in known]
         done = self.evaluate([jobs[model] for model in missing])
         for model, evaluation in zip(missing, done, strict=True):
-            known[model] = ModelEntry.of(kind, model, evaluation)
+            known[model] = ModelEntry.of(kind, model, jobs[model].tailoring.digest, evaluation)
             self._journal.append(known[model])
         return {model: known[model] for model in jobs}
 

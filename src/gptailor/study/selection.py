@@ -174,7 +174,7 @@ class Selection:
             n_tried=len({trial.tailoring for trial in able}),
             n_trials=len(trials),
             reason=f"best of {finalists} on examples the search did not see",
-            **({} if self._guard is None else self._guard.verdict(tailoring, cost)),
+            **({} if self._guard is None else self._guard.verdict(number, tailoring, cost)),
             tailoring=None if self._refit is None else tailoring,
         )
         if [*self._journal.of(ChosenEntry)][-1:] != [chosen]:

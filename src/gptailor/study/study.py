@@ -45,6 +45,7 @@ class Study:
         plan: What is to be done.
         refit: Makes the repairs of a finalist; None for no repair.
         slopes: Measures slopes of the loss by merging coefficients; None where none are fitted.
+        fitted: The model that an earlier search of the same ladder has fitted.
         on_chosen: Called with the study and the model chosen, before the test split is scored.
         on_progress: Called at every step.
         clock: The time in seconds.
@@ -62,13 +63,14 @@ class Study:
         plan: Plan,
         refit: Refit | None = None,
         slopes: MeasureSlopes | None = None,
+        fitted: FittedWhole | None = None,
         on_chosen: Callable[["Study", Tailoring], None] = lambda _study, _chosen: None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._journal, self._plan, self._scorer = journal, plan, Scorer(journal, pool, plan)
         self._make_searcher, self._on_progress, self._clock = make_searcher, on_progress, clock
-        self._on_chosen, self._slopes = on_chosen, slopes
+        self._on_chosen, self._slopes, self._fitted = on_chosen, slopes, fitted
         self._guard: Guard | None = None
         if plan.guard:
             evaluate = self._scorer.evaluate
@@ -150,6 +152,8 @@ class Study:
 
         A fit that was given up before the search began is not taken up again.
         """
+        if self._fitted is not None:
+            return self._fitted
         plan, recorded = self._plan, list(self._journal.of(SlopeEntry))
         ended = bool(recorded) and len(recorded) >= recorded[0].n_steps
         slopes, n_steps = self._slopes, recorded[0].n_steps if recorded else plan.n_steps
@@ -262,7 +266,10 @@ class Study:
         return is_sized(trial.tailoring, self._plan.n_kept)
 
     def _show(self, phase: str, last: Trial | None = None) -> None:
-        best, plan, elapsed = None, self._plan, self._elapsed()
+        best, plan, elapsed, steps = None, self._plan, self._elapsed(), None
+        if phase == "coefficients":
+            slopes = list(self._journal.of(SlopeEntry))
+            steps = len(slopes), slopes[0].n_steps if slopes else plan.n_steps
         if self._best is not None and self._best.scores is not None:
             scores = self._best.scores
             best = (self._best.number, self.objective.scalar(scores), scores.n_examples)
@@ -271,7 +278,8 @@ class Study:
         if plan.layer_tokens is not None:
             share = max(share, self._layer_tokens / plan.layer_tokens)
         share = min(1.0, share)
-        left_s = time_left(share, elapsed, expected_s=self._expected_s, timeout_s=plan.timeout_s)
+        spent_s = self._fit_s + elapsed
+        left_s = time_left(share, spent_s, expected_s=self._expected_s, timeout_s=plan.timeout_s)
         self._on_progress(
             Progress(
                 phase,
@@ -285,5 +293,6 @@ class Study:
                 last=last,
                 left_s=left_s,
                 relative=self._objective is None or self._objective.is_relative,
+                steps=steps,
             )
         )
