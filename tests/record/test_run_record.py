@@ -100,6 +100,20 @@ def test_a_result_that_was_chosen_before_gives_way(make_run: MakeRun) -> None:
     assert run.test_scores["result"].to_plain() == result["scores"]
 
 
+def test_scores_of_another_repair_of_the_chosen_trial_are_not_its_own(make_run: MakeRun) -> None:
+    folder = make_run(n_trials=20, failing=0)
+    chosen = read_run(folder).result
+    assert chosen is not None
+    lines = lines_of(folder)
+    tests = [line for line in lines if line["kind"] == "test"]
+    result = next(line for line in tests if "number" in line)
+    base = next(line for line in tests if line.get("member") == "base")
+    result["tailoring"] = chosen.digest
+    lines.append(result | {"tailoring": "0" * 16, "scores": base["scores"]})
+    rewrite(folder, lines)
+    assert read_run(folder).test_scores["result"].to_plain() == result["scores"]
+
+
 def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no such folder"):
         read_run(tmp_path / "absent")

@@ -85,7 +85,18 @@ class RunRecord:
     @cached_property
     def on_test(self) -> dict[str | int, Scores]:
         """Chosen trial's number, or a member, to its scores on the test split."""
-        return self._models("test")
+        found = of_type(self.entries, ModelEntry, "test")
+        return {
+            entry.model: entry.scores
+            for entry in found
+            if entry.scores is not None and self._is_of_result(entry)
+        }
+
+    def _is_of_result(self, entry: ModelEntry) -> bool:
+        """Whether a member was scored, or a trial with the repair that it was chosen with."""
+        if entry.number is None or entry.tailoring is None:
+            return True
+        return entry.tailoring == self.tailoring_of(entry.number).digest
 
     def _models(self, kind: ModelKind) -> dict[str | int, Scores]:
         found = of_type(self.entries, ModelEntry, kind)
