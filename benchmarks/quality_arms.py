@@ -313,11 +313,14 @@ def _weights(settings: Settings, base: str) -> dict[str, float]:
     return values
 
 
-def moments(record: RunRecord, member: str) -> list[Moment]:
+def moments(record: RunRecord, member: str) -> tuple[list[Moment], int]:
     """Each new best candidate of a search: layer-tokens so far, proxy loss, tailoring.
 
     Only candidates on all search examples are compared; the layer-tokens are those of the whole
     members, of fitted coefficients and of the trials. The run's base is `member` of the family.
+
+    Returns:
+        The candidates, and the layer-tokens of the whole search.
     """
     objective, rung = record.objective, record.header.rungs[-1]
     assert objective is not None, "a finished run scored the base"
@@ -333,7 +336,7 @@ def moments(record: RunRecord, member: str) -> list[Moment]:
         loss = objective.scalar(trial.scores, proxy=True)
         if not best or loss < best[-1][1]:
             best.append((spent, loss, _renamed(trial.tailoring, member)))
-    return best
+    return best, spent
 
 
 def few(best: Sequence[Moment]) -> list[Moment]:

@@ -8,7 +8,7 @@ a search: its best candidates along the way.
 import gzip
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Course:
     seed: int
     losses: list[tuple[int, float]]  # layer-tokens so far, proxy loss of each new best
     points: list[dict[str, Any]]  # a few of them judged, by the keys of the JSON
+    layer_tokens: int = 0  # of all trials, the fit and the whole members; 0 where not known
 
 
 @dataclass(slots=True)
@@ -81,8 +82,7 @@ class Kept:
                 },
             }
         for course in self.courses:
-            told = {"arm": course.arm, "seed": course.seed, "losses": course.losses}
-            yield {"kind": "search", **told, "points": course.points}
+            yield {"kind": "search", **asdict(course)}
 
     @classmethod
     def load(cls, path: Path, settings: Settings) -> "Kept":

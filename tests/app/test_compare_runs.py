@@ -1,5 +1,6 @@
 """Models side by side, from what runs have recorded: nothing is loaded or scored here."""
 
+import itertools
 import json
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from gptailor.core.metrics import aggregate
 from gptailor.core.score_table import MeanScore
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError, RecordError, TailoringError
+from gptailor.record.ladder_folder import depth_folder
 from gptailor.record.run_record import read_run
 from gptailor.report.comparison import Comparison, write_comparison
 
@@ -65,6 +67,21 @@ def test_the_cost_of_a_run_is_that_of_its_trials_where_no_other_is_recorded(
     assert model.layer_tokens == sum(trial.evaluation.layer_tokens for trial in run.trials)
     assert model.seconds == max(run.elapsed.values())
     assert both.models[0].layer_tokens is None
+
+
+def test_a_depth_of_a_ladder_has_cost_what_the_searches_before_it_have(tmp_path: Path) -> None:
+    runs = [
+        write_run(depth_folder(tmp_path, depth), Sketch(n_trials=6, remove=depth, seed=depth))
+        for depth in (2, 3, 4)
+    ]
+    costs = [compare([run], with_speed=False).models[-1] for run in runs]
+    alone = [
+        compare([run.rename(tmp_path / f"run {n}")], with_speed=False).models[-1]
+        for n, run in enumerate(runs)
+    ]
+    for what in ("layer_tokens", "seconds"):
+        total = itertools.accumulate(getattr(each, what) for each in alone)
+        assert [getattr(each, what) for each in costs] == pytest.approx(list(total))
 
 
 def test_a_metric_of_all_tasks_is_averaged_over_them(

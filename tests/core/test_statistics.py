@@ -8,7 +8,7 @@ from intervals import average_retention, bootstrap_interval, paired_difference, 
 
 from gptailor.core.metrics import METRICS, aggregate
 from gptailor.core.objective import retention
-from gptailor.core.statistics import Estimate, together
+from gptailor.core.statistics import Estimate, kept_shares, together
 from gptailor.core.trial import Measurement
 from gptailor.errors import RecordError
 
@@ -189,3 +189,9 @@ def test_a_band_of_what_never_varies_is_a_point_and_of_the_infinite_has_no_limit
     assert point == Estimate(0.5, 0.5, 0.5)
     assert [alone] == together([varied])
     assert endless == Estimate(np.inf, -np.inf, np.inf)
+
+
+def test_a_draw_below_0_does_not_turn_a_share_upside_down() -> None:
+    shares = kept_shares(np.array([0.06, 0.05]), np.array([0.09, -0.01]), "acc")
+    assert shares is not None
+    assert shares[0] == pytest.approx(retention(0.06, 0.09, "acc")) == pytest.approx(2 / 3)

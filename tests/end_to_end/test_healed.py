@@ -102,6 +102,18 @@ def test_a_run_is_exported_first_and_a_stopped_healing_goes_on(
     code, _, err = run_command(*command, *SHORT, "--seed", 1)
     assert code == 2
     assert "healed.healing: was begun with another texts and training" in err
+    other = tmp_path / "other"  # as if another run's result had been begun with this name
+    shutil.copytree(run, other)
+    record = (other / "record.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    chosen = next(json.loads(line) for line in record if '"chosen"' in line)
+    numbers = {json.loads(line)["number"] for line in record if '"kind":"trial"' in line}
+    able = min(numbers - {chosen["number"]})
+    changed = chosen | {"number": able}
+    changed.pop("tailoring", None)
+    (other / "record.jsonl").write_text("".join([*record, json.dumps(changed) + "\n"]), "utf-8")
+    code, _, err = run_command("heal", other, *command[2:], *SHORT)
+    assert code == 2
+    assert f"healed.healing: was begun with another result than that of {other}" in err
     code, stdout, err = run_command(*command, *SHORT, "--json")
     assert code == 0, err
     assert "exporting" not in err

@@ -65,12 +65,13 @@ def test_chance_is_gold_answers_by_choices_and_one_number_where_all_have_the_sam
         "even": (choice(1), choice(2)),
         "mixed": (choice(1), both),
         "text": (choice(1), text),
+        "own": (choice(1), dataclasses.replace(choice(2), own=lambda _: {"acc": 0.3})),
     }
     chances = {
         name: Task(name, ("acc",), examples, (("t", 0),) * 2).chance
         for name, examples in made.items()
     }
-    assert chances == {"even": (0.5,), "mixed": (0.5, 1.0), "text": ()}
+    assert chances == {"even": (0.5,), "mixed": (0.5, 1.0), "text": (), "own": ()}
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

@@ -22,6 +22,7 @@ from gptailor.core.trial import Job, Scores
 from gptailor.errors import ConfigError, RecordError, TailoringError, unknown
 from gptailor.record.entries import Header
 from gptailor.record.evaluation_file import ComparisonFile, read_comparison
+from gptailor.record.ladder_folder import depth_folder, ladder_of
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.comparison import ComparedModel, Comparison
 from gptailor.report.scores import loss_difference, parameters_of
@@ -259,13 +260,26 @@ def _models(
 
 
 def _result(run: _Run, number: int) -> ComparedModel:
-    """The trial that a search chose, and what the whole study has cost."""
+    """The trial that a search chose, and what the study has cost.
+
+    In a depth ladder the searches before it, whose results it starts from, are counted too.
+    """
     record = run.record
+    folder = record.folder.resolve()
+    n_cut = record.header.family.n_layers - record.header.n_kept
+    ladder = {depth: each for depth, each in ladder_of(folder.parent).items() if depth < n_cut}
+    before = ladder.values() if folder == depth_folder(folder.parent, n_cut) else ()
+    costs = [_cost(each) for each in [*map(read_run, before), record]]
+    layer_tokens, seconds = map(sum, zip(*costs, strict=True))
+    return run.row(folder.name, number, layer_tokens, seconds)
+
+
+def _cost(record: RunRecord) -> tuple[int, float]:
+    """Layer-tokens and seconds of a study, finished or not."""
+    if record.spent is not None:
+        return record.spent.layer_tokens, record.spent.seconds
     tokens = sum(each.evaluation.layer_tokens for each in record.trials)
-    cost = tokens, max(record.elapsed.values(), default=0.0)
-    if (spent := record.spent) is not None:
-        cost = spent.layer_tokens, spent.seconds
-    return run.row(record.folder.resolve().name, number, *cost)
+    return tokens, max(record.elapsed.values(), default=0.0)
 
 
 def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:

@@ -165,5 +165,5 @@ def find_provenance(
             {goal.task: goal.metric for goal in record.goals},
             chances=record.header.chances("test"),
         )
-    n_tried = None if chosen is None else chosen.n_tried
+    n_tried = None if chosen is None or trial != chosen.number else chosen.n_tried
     return Provenance(config, record.tailoring_of(trial), record, scores, n_tried)

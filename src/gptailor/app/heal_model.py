@@ -184,7 +184,8 @@ def _opened(  # noqa: PLR0913, PLR0917  # the arguments of `heal`
             "--run"
         )
     if model == run:
-        folder = _exported(run, work, on_message)
+        assert record is not None, "read above"
+        folder = _exported(record, work, on_message)
     on_message("loading the model and its teacher ...")
     student = _loaded(folder)
     layers, tailoring = None, _tailoring_of(folder)
@@ -202,12 +203,21 @@ def _member_specs(record: RunRecord) -> dict[str, MemberSpec]:
     return {BASE: family.base, **family.variants}
 
 
-def _exported(run: Path, work: Path, on_message: Callable[[str], None]) -> Path:
-    """Export the result of a run into the working folder, unless a killed start did so."""
+def _exported(record: RunRecord, work: Path, on_message: Callable[[str], None]) -> Path:
+    """Export the result of a run into the working folder, unless a killed start did so.
+
+    Raises:
+        ExportError: The killed start was that of another result.
+    """
     folder = work / "model"
     if not folder.is_dir():
-        on_message(f"exporting the result of {run} ...")
-        export(run, folder, ExportOptions.of("hf", folder))
+        on_message(f"exporting the result of {record.folder} ...")
+        export(record.folder, folder, ExportOptions.of("hf", folder))
+    elif record.result is not None and _tailoring_of(folder) != record.result:
+        raise ExportError(
+            f"{work}: was begun with another result than that of {record.folder}; remove the "
+            "folder, or give -o another one"
+        )
     return folder
 
 

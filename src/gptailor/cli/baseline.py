@@ -87,22 +87,22 @@ def _option(text: str) -> tuple[str, str, object]:
 def _rows(record: "RunRecord") -> list[dict[str, Any]]:
     """A row a baseline: its trial, its cuts, its loss on the test split and its costs."""
     from gptailor.core.objective import Objective
-    from gptailor.searchers.space import kept_positions
 
     objective = Objective(record.goals, record.on_test[BASE])
     numbers = {trial.tailoring: trial.number for trial in record.trials}
     rows = []
     for entry in record.baselines.values():
-        number, failure, scores, kept = None, entry.failure, None, tuple[int, ...]()
+        number, failure, scores, kept = None, entry.failure, None, set[int]()
         if entry.tailoring is not None:
-            number, kept = numbers[entry.tailoring], kept_positions(entry.tailoring)
+            number = numbers[entry.tailoring]
+            kept = {spec.start for spec in entry.tailoring.layers}  # of merged ones the first
             failure, scores = record.trials[number].failure, record.on_test.get(number)
         rows.append(
             entry.to_plain()
             | {
                 "number": number,
                 "failure": failure,
-                "cuts": sorted(set(range(record.header.family.n_layers)) - set(kept)),
+                "cuts": sorted(set(range(record.header.family.n_layers)) - kept),
                 "loss": None if scores is None else objective.scalar(scores),
             }
         )

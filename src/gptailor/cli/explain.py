@@ -47,10 +47,12 @@ def command(
     for column in asked or found.totals:
         show_grid(explanation_grid(record, found, column))
     screen.print(explanation_sentence(found))
+    relative = record.objective is not None and record.objective.is_relative
+    hundredth = ": 0.01 is a hundredth of its score" if relative else ""
     screen.print(
         f"differences from the result on {found.n_examples} test examples, in pairs, with 95 % "
         "intervals that all hold at once (sup-t bands over all changes; of a task over all changes "
-        "and tasks);\na loss is relative to the base: 0.01 is a hundredth of its score; "
+        f"and tasks);\na loss is relative to the base{hundredth}; "
         "empty: the layer is so already\nin the report: gptailor report " + str(run)
     )
     for note in found.notes:

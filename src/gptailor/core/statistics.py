@@ -202,7 +202,7 @@ def kept_shares(ours: Floats, reference: Floats, metric: str) -> Floats | None:
     """
     if not METRICS[metric].relative:
         return None
-    upside_down = not METRICS[metric].higher_is_better or bool(np.any(reference < 0))
+    upside_down = not METRICS[metric].higher_is_better or bool(reference[0] < 0)
     above, below = (reference, ours) if upside_down else (ours, reference)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares: Floats = above / below

@@ -284,7 +284,7 @@ def _layers(facts: CardFacts) -> str:
     layers = facts.tailoring.layers
     rows = [(str(index), *_source(spec)) for index, spec in enumerate(layers)]
     rows += [(part, *_source(spec)) for part, spec in facts.tailoring.outer_parts.items()]
-    used = {source.layer for spec in layers for source in spec.sources}
+    used = {source.layer for spec in layers for source in spec.all_sources}
     cut = [layer for layer in range(facts.n_layers) if layer not in used]
     text = f"Cut: {spans(cut)}." if cut else "No layer was cut."
     if len(cut) + len(layers) != facts.n_layers:

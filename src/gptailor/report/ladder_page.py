@@ -74,9 +74,9 @@ def ladder_rows(run: RunRecord) -> Iterator[LadderRow]:
     if run.baselines:
         numbers = {trial.tailoring: trial.number for trial in run.trials}
         for entry in run.baselines.values():
-            if entry.tailoring is not None and (
-                scores := run.on_test.get(numbers[entry.tailoring])
-            ):
+            number = None if entry.tailoring is None else numbers.get(entry.tailoring)
+            if number is not None and (scores := run.on_test.get(number)):
+                assert entry.tailoring is not None, "it has a number"
                 named[f"{entry.name} on {entry.member}"] = entry.tailoring, scores
     elif run.result is not None and RESULT in run.test_scores:
         named[RESULT] = run.result, run.test_scores[RESULT]

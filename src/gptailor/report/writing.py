@@ -1,6 +1,6 @@
 """What base, best member, last layers cut and result write: texts, faults and scores."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gptailor.core.metrics import METRICS
@@ -72,10 +72,18 @@ def writing(run: RunRecord) -> Writing | None:
         _about(first, run.samples),
         guard,
         Grid("Greedy texts", ("", *names), tuple(rows)),
-        _scores(sampled, goals) if sampled else None,
+        _scores(sampled | _on_test(run, sampled), goals) if sampled else None,
         () if run.samples is None else _texts(run.samples),
         tuple(_notes(run, first, guarded)),
     )
+
+
+def _on_test(run: RunRecord, models: Iterable[str]) -> dict[str, Scores]:
+    """Scores on the test split of those that the run scored there.
+
+    What was sampled may have a goal's name, ``generation``, but is of other prompts.
+    """
+    return {name: run.test_scores[name] for name in models if name in run.test_scores}
 
 
 def _guarded(run: RunRecord) -> dict[str, Scores]:

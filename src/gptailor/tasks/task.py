@@ -154,9 +154,11 @@ class Task:
     def chance(self) -> tuple[float, ...]:
         """How probable a guess is right: one number an example, or one for all; none, no choices.
 
-        Of n choices with k gold answers it is k / n.
+        Of n choices with k gold answers it is k / n; not known where the task itself says what is
+        right, in a function of its own.
         """
-        if any(example.output_type != "multiple_choice" for example in self.examples):
+        kinds = {(one.output_type, getattr(one, "own", None) is None) for one in self.examples}
+        if kinds != {("multiple_choice", True)}:
             return ()
         shares = [len(set(example.gold)) / len(example.texts) for example in self.examples]
         return tuple(shares if len(set(shares)) > 1 else shares[:1])
