@@ -16,7 +16,7 @@ from gptailor.core.metrics import aggregate
 from gptailor.core.score_table import MeanScore
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError, RecordError, TailoringError
-from gptailor.record.ladder_folder import depth_folder
+from gptailor.record.ladder_folder import depth_folder, earlier_runs
 from gptailor.record.run_record import read_run
 from gptailor.report.comparison import Comparison, write_comparison
 
@@ -74,6 +74,7 @@ def test_a_depth_of_a_ladder_has_cost_what_the_searches_before_it_have(tmp_path:
         write_run(depth_folder(tmp_path, depth), Sketch(n_trials=6, remove=depth, seed=depth))
         for depth in (2, 3, 4)
     ]
+    assert [earlier_runs(run) for run in runs] == [[], runs[:1], runs[:2]]
     costs = [compare([run], with_speed=False).models[-1] for run in runs]
     alone = [
         compare([run.rename(tmp_path / f"run {n}")], with_speed=False).models[-1]

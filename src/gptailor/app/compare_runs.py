@@ -22,7 +22,7 @@ from gptailor.core.trial import Job, Scores
 from gptailor.errors import ConfigError, RecordError, TailoringError, unknown
 from gptailor.record.entries import Header
 from gptailor.record.evaluation_file import ComparisonFile, read_comparison
-from gptailor.record.ladder_folder import depth_folder, ladder_of
+from gptailor.record.ladder_folder import earlier_runs
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.comparison import ComparedModel, Comparison
 from gptailor.report.scores import loss_difference, parameters_of
@@ -265,13 +265,9 @@ def _result(run: _Run, number: int) -> ComparedModel:
     In a depth ladder the searches before it, whose results it starts from, are counted too.
     """
     record = run.record
-    folder = record.folder.resolve()
-    n_cut = record.header.family.n_layers - record.header.n_kept
-    ladder = {depth: each for depth, each in ladder_of(folder.parent).items() if depth < n_cut}
-    before = ladder.values() if folder == depth_folder(folder.parent, n_cut) else ()
-    costs = [_cost(each) for each in [*map(read_run, before), record]]
+    costs = [_cost(each) for each in [*map(read_run, earlier_runs(record.folder)), record]]
     layer_tokens, seconds = map(sum, zip(*costs, strict=True))
-    return run.row(folder.name, number, layer_tokens, seconds)
+    return run.row(record.folder.resolve().name, number, layer_tokens, seconds)
 
 
 def _cost(record: RunRecord) -> tuple[int, float]:

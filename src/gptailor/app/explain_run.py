@@ -20,6 +20,7 @@ from gptailor.errors import TailoringError
 from gptailor.family import Family
 from gptailor.record.entries import ExplainedEntry
 from gptailor.record.journal import Journal
+from gptailor.record.ladder_folder import earlier_runs
 from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.words import amount, count, duration
 from gptailor.study.coefficients import fitted_before
@@ -56,7 +57,8 @@ def explain(
     scale = repair if any(spec.gain != 1.0 for spec in result.layers) else None
     changes = []
     own = frozenset(_own(family, result))
-    fit = fitted_before(record.slopes, family.members[1:], n_layers=family.n_layers)
+    first = next(iter(map(read_run, earlier_runs(run))), record)  # of a ladder it alone fits
+    fit = fitted_before(first.slopes, family.members[1:], n_layers=family.n_layers)
     fitted = None if fit is None else fit.tailoring
     for change in changes_of(result, family.members, family.n_layers, own, fitted):
         if scale is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from gptailor.errors import ConfigError, RecordError
 from gptailor.record.journal import RECORD
 
-__all__ = ["depth_folder", "ladder_of", "refuse_other_form", "run_at"]
+__all__ = ["depth_folder", "earlier_runs", "ladder_of", "refuse_other_form", "run_at"]
 
 _DEPTH = re.compile(r"remove-([1-9][0-9]{0,4})", re.ASCII)
 
@@ -23,6 +23,13 @@ def ladder_of(folder: Path) -> dict[int, Path]:
     found = ((_DEPTH.fullmatch(path.name), path) for path in folder.iterdir())
     runs = {int(match[1]): path for match, path in found if match and (path / RECORD).exists()}
     return dict(sorted(runs.items()))
+
+
+def earlier_runs(folder: Path) -> list[Path]:
+    """The runs of the same ladder that cut fewer layers, rising; none where it is in no ladder."""
+    folder = folder.resolve()
+    match, runs = _DEPTH.fullmatch(folder.name), ladder_of(folder.parent)
+    return [] if match is None else [run for depth, run in runs.items() if depth < int(match[1])]
 
 
 def run_at(folder: Path, depth: int | None) -> Path:
