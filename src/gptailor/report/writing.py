@@ -83,7 +83,8 @@ def _on_test(run: RunRecord, models: Iterable[str]) -> dict[str, Scores]:
 
     What was sampled may have a goal's name, ``generation``, but is of other prompts.
     """
-    return {name: run.test_scores[name] for name in models if name in run.test_scores}
+    tested = run.test_scores
+    return {name: tested[name] for name in models if name in tested}
 
 
 def _guarded(run: RunRecord) -> dict[str, Scores]:

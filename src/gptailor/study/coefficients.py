@@ -18,7 +18,13 @@ from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.record.entries import SlopeEntry
 from gptailor.searchers.searcher import FittedWhole
 
-__all__ = ["MeasureSlopes", "fit_coefficients", "fitted_before", "with_coefficients"]
+__all__ = [
+    "MeasureSlopes",
+    "fit_coefficients",
+    "fit_ended",
+    "fitted_before",
+    "with_coefficients",
+]
 
 # a model and the number of a step -> the slopes of the loss on that step's examples
 MeasureSlopes = Callable[[Tailoring, int], SlopeEntry]
@@ -74,6 +80,11 @@ def fit_coefficients(
     return FittedWhole(with_coefficients(coefficients, variants), layer_tokens)
 
 
+def fit_ended(recorded: Sequence[SlopeEntry]) -> bool:
+    """Whether a fit was begun and has all its steps."""
+    return bool(recorded) and len(recorded) >= recorded[0].n_steps
+
+
 def fitted_before(
     recorded: Sequence[SlopeEntry], variants: Sequence[str], *, n_layers: int
 ) -> FittedWhole | None:
@@ -84,7 +95,7 @@ def fitted_before(
         variants: Their names.
         n_layers: Of each member.
     """
-    if not recorded or len(recorded) < recorded[0].n_steps:
+    if not fit_ended(recorded):
         return None
 
     def measured(_: Tailoring, step: int) -> SlopeEntry:

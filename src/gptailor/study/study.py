@@ -22,7 +22,7 @@ from gptailor.record.entries import (
 )
 from gptailor.record.ranking import front_of, is_sized, ranked
 from gptailor.searchers.searcher import FittedWhole, MakeSearcher, Searcher
-from gptailor.study.coefficients import MeasureSlopes, fit_coefficients
+from gptailor.study.coefficients import MeasureSlopes, fit_coefficients, fit_ended
 from gptailor.study.failures import refuse_hopeless
 from gptailor.study.guard import Guard, StudyJournal
 from gptailor.study.plan import Plan, Progress, time_left
@@ -155,9 +155,8 @@ class Study:
         if self._fitted is not None:
             return self._fitted
         plan, recorded = self._plan, list(self._journal.of(SlopeEntry))
-        ended = bool(recorded) and len(recorded) >= recorded[0].n_steps
         slopes, n_steps = self._slopes, recorded[0].n_steps if recorded else plan.n_steps
-        if slopes is None or not (ended or (plan.n_steps and not self._asked)):
+        if slopes is None or not (fit_ended(recorded) or (plan.n_steps and not self._asked)):
             return None
         self._show("coefficients")
 
