@@ -11,6 +11,7 @@ import pytest
 
 from gptailor.core.metrics import aggregate
 from gptailor.core.specs import TaskSpec
+from gptailor.errors import TaskError
 from gptailor.tasks.lm_eval.load_tasks import load_tasks
 from gptailor.tasks.splits import TaskSplits
 
@@ -244,3 +245,42 @@ def test_a_tokenizer_that_adds_its_own_beginning_is_followed(
     theirs = by_document(bench.theirs(path))
     convert = {"bits_per_byte": lambda pair: -pair[0] / pair[1] / math.log(2)}
     check_parts(parts, theirs, convert, bench.measure)
+
+
+def _contexts(part: Any, tokenizer: Any) -> str:
+    passages = [passage for example in part.examples for passage in example.passages]
+    return "\n".join(tokenizer.decode(passage.context) for passage in passages)
+
+
+def test_worked_examples_of_the_search_are_search_examples(
+    write_task: Any, questions: Any, bench: Bench
+) -> None:
+    short = [one for one in questions(80, 1) if len(one["query"]) < 60]
+    data = {"train": short[:20], "test": short[20:]}
+    path = write_task("quiz", data, test_split="test", training_split="train", num_fewshot=2)
+
+    parts = load(path, "acc", bench.tokenizer, split="train", test_split="test")
+    queries = [short[index]["query"].strip() for _, index in parts.selection.origins]
+    for part in (parts.search, parts.selection):
+        text = _contexts(part, bench.tokenizer)
+        asked = part is parts.selection  # each question stands in its own contexts
+        counts = [text.count(query) for query in queries]
+        own = [len(short[index]["choices"]) for _, index in parts.selection.origins]
+        assert counts == (own if asked else [0] * len(queries))
+    # those of test examples are lm-eval's own draws
+    assert any(query in _contexts(parts.test, bench.tokenizer) for query in queries)
+
+
+def test_worked_examples_are_not_the_test_examples_of_another_task(
+    write_task: Any, questions: Any, tiny_tokenizer: Any
+) -> None:
+    data = {"train": questions(20, 1), "test": questions(12, 51)}
+    keys = {"validation_split": "train", "test_split": "test"}
+    searched = write_task("quiz", data, **keys, fewshot_split="test", num_fewshot=2)
+    tested = str(write_task("exam", {"test": data["test"][:9]}))
+    parts = load(searched, "acc", tiny_tokenizer, split="train", test_task=tested)
+    text = _contexts(parts.search, tiny_tokenizer)
+    assert not any(one["query"].strip() in text for one in data["test"][:9])
+    tested = str(write_task("exam", {"test": data["test"][:11]}))
+    with pytest.raises(TaskError, match=r"of which 1 examples are kept neither .* 2 are needed"):
+        load(searched, "acc", tiny_tokenizer, split="train", test_task=tested)

@@ -31,6 +31,7 @@ __all__ = [
     "LmEvalTask",
     "build_examples",
     "common_metrics",
+    "document_of",
     "example_label",
     "list_documents",
     "one_line",
@@ -81,6 +82,7 @@ class LmEvalTask(Protocol):
     OUTPUT_TYPE: str
     config: _Config
     fewshot_cfg: _FewshotConfig
+    sampler: Any  # draws few-shot examples
     dataset: Mapping[str, Any]
     features: list[str]
     eval_docs: Any  # a `datasets.Dataset` or a list of documents
@@ -119,7 +121,7 @@ def why_not_made(label: str, error: BaseException) -> str:
 def why_refused(task: LmEvalTask, doc: Mapping[str, Any]) -> str | None:
     """What is wrong with a document, in a sentence; None where nothing is found."""
     try:
-        context, choices, target = _document("", task, 0, doc).raw
+        context, choices, target = document_of("", task, 0, doc).raw
         if choices is not None:
             _refuse_unanswerable(choices, context if task.multiple_input else target)
     except (TaskError, *BUILD_ERRORS) as error:
@@ -151,7 +153,7 @@ def list_documents(name: str, task: LmEvalTask, label: str) -> list[Document]:
     found = []
     for index, doc in enumerate(task.eval_docs):
         with _about(label, task, index):
-            found.append(_document(name, task, index, doc))
+            found.append(document_of(name, task, index, doc))
     if not found:
         raise TaskError(f"{label}: its split {task.config.test_split!r} has no examples")
     return found
@@ -205,7 +207,12 @@ def common_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
     )
 
 
-def _document(name: str, task: LmEvalTask, index: int, doc: Mapping[str, Any]) -> Document:
+def document_of(name: str, task: LmEvalTask, index: int, doc: Mapping[str, Any]) -> Document:
+    """A document of a subtask, with all that a model could be shown of it.
+
+    Raises:
+        TaskError: It lacks something; so may any of `BUILD_ERRORS` say.
+    """
     target = task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         _refuse_none("text", target)

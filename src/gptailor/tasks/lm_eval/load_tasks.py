@@ -22,6 +22,7 @@ from gptailor.tasks.lm_eval.open_task import (
     open_task,
     open_test_task,
 )
+from gptailor.tasks.lm_eval.shots import without
 from gptailor.tasks.splits import Document, TaskSplits, divide, limited
 from gptailor.tasks.task import Task, made_up_outcomes
 
@@ -101,10 +102,12 @@ def _load(
         shares=shares,
         seed=seed,
     )
+    held_out = documents.selection + documents.test
     documents = limited(opened.name, documents, spec.limit, spec.test_limit)
     encoder = replace(encoder, long=set())
-    search = _build_task(opened, documents.search, encoder, chat, spec)
-    selection = _build_task(opened, documents.selection, encoder, chat, spec)
+    with without(held_out, opened, elsewhere=spec.test_task is not None):
+        search = _build_task(opened, documents.search, encoder, chat, spec)
+        selection = _build_task(opened, documents.selection, encoder, chat, spec)
     test = _build_task(apart or opened, documents.test, encoder, chat, spec)
     test = replace(test, name=opened.name)  # scores of all splits are kept by the task's name
     _refuse_unmeasured(spec, search, [m for m in search.metrics if m in test.metrics])
