@@ -73,6 +73,12 @@ def test_cuts_are_repaired_or_the_repair_is_refused_for_the_reason_on_the_page(
     refitter = Refitter(engine, rows[:70])
     if allowed(refitter.check, refit):
         hold_refit(refitter, unseen)
+        return
+    instead = (
+        "try repair: scale, which this type allows" if scale == "yes" else "write repair: none"
+    )
+    with pytest.raises(ConfigError, match=f"; {instead}"):
+        refitter.check()
 
 
 def allowed(check: Callable[[], None], answer: str) -> bool:

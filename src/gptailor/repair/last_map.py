@@ -12,6 +12,7 @@ from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
 from gptailor.engine.streams import Streams
 from gptailor.engine.walk import run_layer
 from gptailor.errors import ConfigError
+from gptailor.repair.scale import refuse_inexact_scale
 
 __all__ = ["LastMap", "last_map"]
 
@@ -47,20 +48,19 @@ def last_map(streams: Streams, position: int) -> LastMap:
         ConfigError: The layer has none that could be refitted; says why.
     """
     family = streams.engine.family
-    kind = family.config.model_type
     names = list(family.layer(Source(BASE, position)))
     found = [name for name in names if _NAMES.search(name)]
     if any(_EXPERTS.search(name) for name in names):
-        raise _refusal(kind, position, "is made of experts, each of which sees other tokens")
+        raise _refusal(streams, position, "is made of experts, each of which sees other tokens")
     if len(found) != 1:
-        raise _refusal(kind, position, "has no single linear map at its end")
+        raise _refusal(streams, position, "has no single linear map at its end")
     name = found[0].removesuffix(".weight")
     spec = LayerSpec((Source(BASE, position),))
     transposed = isinstance(streams.engine.layers.get(spec).get_submodule(name), Conv1D)
     plain = LastMap(name, transposed, factor=1.0)
     factor = _factor(streams, position, plain)
     if factor is None:
-        raise _refusal(kind, position, f"does not add the outputs of {name} as they are")
+        raise _refusal(streams, position, f"does not add the outputs of {name} as they are")
     return replace(plain, factor=factor)
 
 
@@ -98,8 +98,15 @@ def _factor(streams: Streams, position: int, last: LastMap) -> float | None:
     return factor if error < _TOLERANCE and factor > 0 else None
 
 
-def _refusal(kind: str, position: int, why: str) -> ConfigError:
+def _refusal(streams: Streams, position: int, why: str) -> ConfigError:
+    """Say why layers can't be refitted, and which repair the family allows instead."""
+    kind = streams.engine.family.config.model_type
+    try:
+        refuse_inexact_scale(streams)
+        instead = "try repair: scale, which this type allows, or repair: none"
+    except ConfigError:
+        instead = "write repair: none"
     return ConfigError(
-        f"repair: refit is not possible for models of type {kind!r}: layer {position} {why}; leave "
-        "repair out, or try repair: scale, which more types allow"
+        f"repair: refit is not possible for models of type {kind!r}: layer {position} {why}; "
+        f"{instead}"
     )

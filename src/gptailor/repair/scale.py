@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from gptailor.core.tailoring import BASE, LayerSpec, Source, Tailoring
+from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.engine.streams import Streams
 from gptailor.errors import ConfigError
 
@@ -32,26 +32,25 @@ def stream_norms(streams: Streams, members: Iterable[str]) -> dict[str, tuple[fl
 def refuse_inexact_scale(streams: Streams) -> None:
     """Refuse a family in which a layer's view of the stream depends on the stream's scale.
 
-    The last layer of each kind of the base is run on half the stream with half of what it adds: the
-    result must be half of the original. (Streams that enter first layers may be so small that the
-    epsilon of a norm counts.)
+    The last layer of each kind of the base is run on half the stream with half of what it adds, on
+    one batch: the result must be half of the original. (Streams that enter first layers may be so
+    small that the epsilon of a norm counts.)
 
     Raises:
         ConfigError: It is not.
     """
     family = streams.engine.family
     last = {kind: position for position, kind in enumerate(family.kinds)}
-    for position, states in zip(
-        range(family.n_layers), streams.along(Tailoring.whole(BASE, family.n_layers)), strict=False
-    ):
+    base, kept = Tailoring.whole(BASE, family.n_layers), streams.kept[0]
+    after = streams.embedded(base)[0]
+    for position, spec in enumerate(base.layers):
+        before = after
+        (after,) = streams.run(spec, [before])
         if last[family.kinds[position]] != position:
             continue
-        spec = LayerSpec((Source(BASE, position),))
-        (whole,) = streams.run(spec, states[:1])
-        (half,) = streams.run(spec.with_repair(gain=1 / _FACTOR), [states[0] / _FACTOR])
-        kept = streams.kept[0]
-        added = (whole - states[0])[kept].float()
-        error = (half * _FACTOR - whole)[kept].float().norm() / added.norm()
+        (half,) = streams.run(spec.with_repair(gain=1 / _FACTOR), [before / _FACTOR])
+        added = (after - before)[kept].float()
+        error = (half * _FACTOR - after)[kept].float().norm() / added.norm()
         if float(error) > _TOLERANCE:
             raise ConfigError(
                 f"repair: scale is not exact for models of type {family.config.model_type!r}: "
