@@ -1,5 +1,6 @@
 """The sections ``repair`` and ``calibration`` of ``tailor.yaml``."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -55,4 +56,17 @@ class RepairConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _name_alone(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, Mapping | RepairConfig):
+            shown = "null" if value is None else f"{value!r:.60}"
+            raise ValueError(
+                "must be none, scale or refit, or a mapping with name, such as {name: refit}, "
+                f"not {shown}"
+            )
+        if isinstance(value, Mapping) and "later_layers" in value and "name" not in value:
+            raise ValueError(
+                "later_layers says nothing without a name; name the repair, such as "
+                "{name: refit, later_layers: true}"
+            )
+        return value
