@@ -65,7 +65,7 @@ def _show(run: "Run") -> None:
     """The baselines of one run, and what to do with it."""
     screen.print(_drawn(_rows(run.record)))
     screen.print(
-        "loss: relative to the base, on the test split; the best on the selection split is "
+        "loss: relative to the base, on the test split; chosen on the selection split: "
         f"trial {run.best.number}, {run.best.proposal.origin}"
     )
     screen.print(f"the run:       {run.folder}")

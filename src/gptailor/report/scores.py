@@ -145,7 +145,7 @@ class FinalistRow:
     search_loss: float | None  # mean loss on the search split
     # mean loss on the selection split; None where the base was not scored there
     selection_loss: float | None
-    # its selection loss less the pick's, in pairs; None for the pick itself
+    # its selection loss less the pick's, in pairs, below 0 where the proxy chose; None for the pick
     behind: Estimate | None
     values: tuple[float, ...]  # the user's metric on the selection split, one a task
 
@@ -157,7 +157,7 @@ def loss_difference(objective: Objective, ours: Scores, theirs: Scores) -> Estim
 
 
 def finalists(run: RunRecord) -> list[FinalistRow]:
-    """Compare the finalists, the best on the selection split first."""
+    """Compare the finalists, the lowest loss on the selection split first."""
     base = run.on_selection.get(BASE)
     objective = None if base is None else Objective(run.goals, base)
     rows = [_row(run, trial, objective) for trial in run.trials if trial.number in run.on_selection]
