@@ -3,11 +3,13 @@
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from intervals import paired_difference
 from recorded_runs import Sketch, record_of, write_lines, write_run
 
@@ -16,6 +18,7 @@ from gptailor.core.metrics import aggregate
 from gptailor.core.score_table import MeanScore
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError, RecordError, TailoringError
+from gptailor.family.fitted import FittedWeights
 from gptailor.record.ladder_folder import depth_folder, earlier_runs
 from gptailor.record.run_record import read_run
 from gptailor.report.comparison import Comparison, write_comparison
@@ -147,6 +150,43 @@ def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path)
         f"laco on math ({run}): no such layer",
         f"cut 0 on math ({run}): out of memory",
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "the fitted weights {0} are not there; put {0}.safetensors back"),
+     (b"damaged", "{0}.safetensors: can't be read")],
+)  # fmt: skip
+def test_a_file_without_its_fitted_weights_is_refused_though_its_scores_are_recorded(
+    content: bytes | None, told: str, tmp_path: Path, run_command: Callable[..., Any]
+) -> None:
+    fitted = FittedWeights()
+    digest = fitted.add({"mlp.down_proj.weight": torch.ones(2, 3)})
+
+    def refit(lines: Lines) -> None:
+        chosen = next(line for line in lines if line["kind"] == "chosen")
+        tailoring = read_run(plain).result or read_run(plain).tailoring_of(chosen["number"])
+        first, *rest = tailoring.layers
+        repaired = replace(tailoring, layers=(first.with_repair(refit_to=2, fitted=digest), *rest))
+        chosen["tailoring"] = repaired.to_plain()
+
+    plain = write_run(tmp_path / "plain", Sketch(n_trials=6))
+    run = changed(tmp_path / "run", refit)
+    result = read_run(run).result
+    assert result is not None
+    file, weights = run / "best.yaml", run / "fitted" / f"{digest}.safetensors"
+    result.save(file)
+    fitted.save(result, run / "fitted")
+    words = ("compare", run, "--tailoring", file, "--no-speed")
+    code, _, err = run_command(*words)
+    assert code == 0, err
+    weights.unlink()
+    if content is not None:
+        weights.write_bytes(content)
+    code, _, err = run_command(*words)
+    assert code == 2
+    assert f"{file}: layers[0]: " in err
+    assert told.format(digest) in err
 
 
 def test_a_repaired_result_is_compared_as_it_was_repaired(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptailor.app.settings import config_of_run, with_recorded_settings
+from gptailor.app.tailoring_file import refuse_unreadable
 from gptailor.config import load_config
 from gptailor.core.objective import Objective
 from gptailor.core.score_table import best_member, mean_scores, score_table
@@ -248,6 +249,7 @@ def _models(
         tailoring = Tailoring.load(file)
         with _naming(str(file)):
             tailoring.check(header.family.members, n_layers)
+            refuse_unreadable(tailoring, [file.parent, *(run.record.folder for run in runs)])
         parameters = parameters_of([run.record for run in runs], tailoring)
         others.append(ComparedModel(str(file), tailoring, str(file), parameters))
     distinct = {(m.name, m.origin): m for m in others}  # the same run or file twice is one row

@@ -1,6 +1,6 @@
-"""Read a tailoring from a file, also one that is written as a recipe for mergekit."""
+"""Read a tailoring from a file, or a recipe for mergekit; check the weights beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gptailor.config import Config
@@ -9,7 +9,7 @@ from gptailor.core.tailoring import BASE, Tailoring, is_recipe
 from gptailor.errors import TailoringError
 from gptailor.files.yaml import read_yaml
 
-__all__ = ["load_tailoring"]
+__all__ = ["load_tailoring", "refuse_unreadable"]
 
 
 def load_tailoring(path: Path, config: Config, n_layers: Callable[[], int]) -> Tailoring:
@@ -31,6 +31,22 @@ def load_tailoring(path: Path, config: Config, n_layers: Callable[[], int]) -> T
             if (there := Path(spec.path).expanduser()).exists():
                 members |= {one: name for one in _ways_to(there, folder)}
     return tailoring_of_recipe(plain, members, str(path), n_layers)
+
+
+def refuse_unreadable(tailoring: Tailoring, folders: Iterable[Path]) -> None:
+    """Refuse a tailoring whose fitted weights are not beside it, in one of the folders, or damaged.
+
+    Raises:
+        TailoringError: Names the files.
+    """
+    if all(spec.fitted is None for spec in tailoring.layers):
+        return
+    from gptailor.family.fitted import FOLDER, FittedWeights  # slow
+
+    store = FittedWeights()
+    for folder in folders:
+        store.look_in(folder / FOLDER)
+    store.refuse_unreadable(tailoring)
 
 
 def _ways_to(there: Path, folder: Path) -> list[str]:

@@ -87,6 +87,16 @@ class FittedWeights:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, save(dict(self.get(digest))))
 
+    def refuse_unreadable(self, tailoring: Tailoring) -> None:
+        """Read the fitted tensors that a tailoring names.
+
+        Raises:
+            TailoringError: Some are not known, or their files are damaged.
+        """
+        layers = enumerate(tailoring.layers)
+        if problems := [each for index, spec in layers for each in self._unreadable(index, spec)]:
+            raise TailoringError(problems)
+
     def problems(self, tailoring: Tailoring, shapes: Iterable[Mapping[str, Tensor]]) -> list[str]:
         """What is wrong with the repairs of a tailoring, a sentence each.
 
@@ -101,11 +111,10 @@ class FittedWeights:
                 )
             if spec.fitted is None:
                 continue
-            try:
-                tensors = self.get(spec.fitted)
-            except TailoringError as error:
-                problems += [f"layers[{index}]: {problem}" for problem in error.problems]
+            if unreadable := self._unreadable(index, spec):
+                problems += unreadable
                 continue
+            tensors = self.get(spec.fitted)
             problems += [
                 f"layers[{index}]: fitted weights {spec.fitted} do not fit this layer's {name}; "
                 "name those that were made for it"
@@ -134,6 +143,15 @@ class FittedWeights:
         if spec.gain != 1.0:
             repaired |= _scaled(repaired, spec.gain, norm_offset)
         return repaired
+
+    def _unreadable(self, index: int, spec: LayerSpec) -> list[str]:
+        """Why the fitted tensors of a layer can't be read, as a sentence; nothing if they can."""
+        try:
+            if spec.fitted is not None:
+                self.get(spec.fitted)
+        except TailoringError as error:
+            return [f"layers[{index}]: {problem}" for problem in error.problems]
+        return []
 
     def _read(self, digest: str) -> Mapping[str, Tensor]:
         name = f"{digest}.safetensors"
