@@ -42,6 +42,21 @@ def test_a_group_that_is_evaluated_at_once_counts_as_a_whole(tmp_path: Path) -> 
     assert first.left_s < 3 * ends
 
 
+def test_a_study_that_goes_on_begins_with_the_trials_that_are_recorded(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_study(whole, FormulaPool())
+    lines = (whole / "record.jsonl").read_bytes().splitlines(keepends=True)
+    trials = [place for place, line in enumerate(lines) if b'"kind":"trial"' in line]
+    cut.mkdir()
+    (cut / "record.jsonl").write_bytes(b"".join(lines[: trials[6] + 1]))
+    seen: list[Progress] = []
+    run_study(cut, FormulaPool(), on_progress=seen.append)
+    counts = [each.n_trials for each in seen]
+    assert counts[0] == 7
+    assert counts == sorted(counts)
+    assert counts[-1] == 30
+
+
 class SlowPool(FormulaPool):
     """Takes 5 ms a candidate by a clock of its own, and returns a group when all of it is done."""
 

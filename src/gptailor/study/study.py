@@ -88,6 +88,7 @@ class Study:
         self._expected_s: float | None = None  # of the whole study, as forecast
         self._objective: Objective | None = None
         self._read()
+        self._n_replayed = len(self._recorded)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -278,11 +279,12 @@ class Study:
             share = max(share, self._layer_tokens / plan.layer_tokens)
         share = min(1.0, share)
         spent_s = self._fit_s + elapsed
+        n_trials = len(self._trials) if last is None else last.number + 1
         left_s = time_left(share, spent_s, expected_s=self._expected_s, timeout_s=plan.timeout_s)
         self._on_progress(
             Progress(
                 phase,
-                len(self._trials) if last is None else last.number + 1,
+                max(n_trials, self._n_replayed),
                 plan.max_trials,
                 share=share,
                 elapsed=elapsed,
