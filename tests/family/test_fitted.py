@@ -1,9 +1,11 @@
 """Fitted tensors: named by their bytes, kept in files, put in place of a layer's own."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gptailor.core.tailoring import LayerSpec, Tailoring
 from gptailor.errors import TailoringError
@@ -85,6 +87,41 @@ def test_what_does_not_fit_a_layer_is_refused_in_one_sentence_each(pico: Family)
         strict=True,
     ):
         assert told in problem
+
+
+def test_files_name_what_they_were_fitted_on_and_other_weights_are_refused(
+    pico: Family, tmp_path: Path
+) -> None:
+    plain = layer_weights(pico, SPEC, pico.dtype)
+    pico.fitted.fitted_on = lambda: pico.fitted_on("rows")
+    digest = pico.fitted.add({DOWN: plain[DOWN] + 1})
+    tailoring = Tailoring((SPEC.with_repair(fitted=digest),))
+    pico.fitted.save(tailoring, tmp_path)
+
+    def moved(**changed: float) -> Family:
+        states = {
+            name: {key: tensor + changed.get(name, 0.0) for key, tensor in state.items()}
+            for name, state in pico.states.items()
+        }
+        family = dataclasses.replace(pico, states=states, fitted=FittedWeights())
+        family.fitted.look_in(tmp_path)
+        return family
+
+    there = moved(other=1.0)
+    there.check(tailoring)
+    assert there.fitted.origin(digest) == {
+        "calibration": "rows",
+        "dtype": str(pico.dtype),
+        **{f"member {name}": pico.digests[name] for name in pico.members},
+    }
+    with pytest.raises(TailoringError) as caught:
+        moved(code=1.0).check(tailoring)
+    (problem,) = caught.value.problems
+    assert f"fitted weights {digest} were fitted with other weights of 'code' than" in problem
+    # what is known of one dtype says nothing of another, nor does a file without a note
+    dataclasses.replace(moved(code=1.0), dtype=torch.float16).check(tailoring)
+    save_file(dict(pico.fitted.get(digest)), tmp_path / f"{digest}.safetensors")
+    moved(code=1.0).check(tailoring)
 
 
 def test_a_refit_without_anything_to_fit_it_from_is_refused() -> None:

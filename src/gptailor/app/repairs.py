@@ -39,8 +39,10 @@ class Repairs:
 
     @functools.cached_property
     def calibration(self) -> Calibration:
-        """All calibration rows."""
-        return self.open_calibration()
+        """All calibration rows; what is fitted from now on is fitted on them."""
+        found, family = self.open_calibration(), self.engine.family
+        family.fitted.fitted_on = lambda: family.fitted_on(found.digest)  # reads all weights
+        return found
 
     @functools.cached_property
     def repairer(self) -> Repairer | None:

@@ -223,10 +223,34 @@ class Family:
                 problems.append(f"layers[{index}]: {spec} merges layers of unlike kind ({unlike})")
         layers = self._layers[BASE]
         problems += self.fitted.problems(tailoring, [layers[s.position] for s in tailoring.layers])
+        problems = problems or self._fitted_on_others(tailoring)
         if problems:
             raise TailoringError(problems)
         if len(set(self.kinds)) > 1:
             tailored_config(self.config, [spec.position for spec in tailoring.layers])
+
+    def fitted_on(self, calibration: str) -> dict[str, str]:
+        """What is fitted to this family's streams of calibration rows is fitted on, by digests."""
+        members = {f"member {name}": digest for name, digest in self.digests.items()}
+        return {"calibration": calibration, "dtype": str(self.dtype), **members}
+
+    def _fitted_on_others(self, tailoring: Tailoring) -> list[str]:
+        """Which layers' fitted tensors were made for other weights of a member, a sentence each."""
+        problems = []
+        for index, spec in enumerate(tailoring.layers):
+            if spec.fitted is None:
+                continue
+            origin = self.fitted.origin(spec.fitted)
+            if origin.get("dtype") != str(self.dtype):
+                continue  # digests are of bytes
+            for name in dict.fromkeys(source.member for source in spec.all_sources):
+                if origin.get(f"member {name}") not in (None, self.digests[name]):
+                    problems.append(
+                        f"layers[{index}]: its fitted weights {spec.fitted} were fitted with other "
+                        f"weights of {name!r} than those of {self.paths[name]}; name the "
+                        "checkpoint that they were fitted with"
+                    )
+        return problems
 
     def __repr__(self) -> str:
         return (

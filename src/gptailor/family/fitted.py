@@ -1,16 +1,18 @@
 """Fitted tensors, which replace some of a layer's own, and the scale of what a layer adds.
 
 Fitted tensors are named by a digest of their bytes. On disk each digest is one file in a folder
-``fitted`` beside the tailoring.yaml that names it.
+``fitted`` beside the tailoring.yaml that names it; its metadata name by digest what they were
+fitted on.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -23,6 +25,7 @@ __all__ = ["FOLDER", "FittedWeights", "digest_of", "output_names"]
 
 FOLDER = "fitted"
 _READ_BYTES = 2**32  # most that is kept of what was read from files
+_FITTED_ON = "fitted_on"  # a file's metadata: JSON, for their order in a file is not known
 _OUTPUTS = re.compile(
     r"(^|\.)(o_proj|out_proj|dense|down_proj|fc2|fc_out|dense_4h_to_h|c_proj)(\.weight|\.bias|_bias)?$"
 )
@@ -36,11 +39,14 @@ class FittedWeights:
     """Fitted tensors by digest, from memory, from files, or fitted when they are first needed.
 
     `fit` makes the tensors of a layer that is to be refitted and names no digest; None where there
-    are no statistics to fit it from.
+    are no statistics to fit it from. `fitted_on` gives digests of what tensors that are added are
+    fitted on: ``calibration``, of the rows; ``member NAME``, of weights in the ``dtype``.
     """
 
     def __init__(self) -> None:
         self.fit: Callable[[LayerSpec], Mapping[str, Tensor]] | None = None
+        self.fitted_on: Callable[[], Mapping[str, str]] = dict
+        self._origins: dict[str, Callable[[], Mapping[str, str]]] = {}
         self._known: dict[str, Mapping[str, Tensor]] = {}
         self._read_back = LruCache[str, Mapping[str, Tensor]](_READ_BYTES)
         self._folders: dict[Path, None] = {}
@@ -51,6 +57,7 @@ class FittedWeights:
             kept = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         digest = digest_of(kept)
         self._known.setdefault(digest, kept)
+        self._origins.setdefault(digest, self.fitted_on)
         return digest
 
     def drop(self, digests: Iterable[str | None]) -> None:
@@ -79,13 +86,24 @@ class FittedWeights:
             self._read_back.keep(digest, found, sum(tensor.nbytes for tensor in found.values()))
         return found
 
+    def origin(self, digest: str) -> Mapping[str, str]:
+        """What tensors were fitted on, as `fitted_on` says it; nothing where that is not known.
+
+        Raises:
+            TailoringError: No such tensors are known, or their file is damaged.
+        """
+        if digest not in self._origins:
+            self.get(digest)
+        return self._origins[digest]()
+
     def save(self, tailoring: Tailoring, folder: Path) -> None:
         """Write the fitted tensors that a tailoring names; files that exist are left alone."""
         for digest in dict.fromkeys(s.fitted for s in tailoring.layers if s.fitted is not None):
             path = folder / f"{digest}.safetensors"
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, save(dict(self.get(digest))))
+                tensors, origin = dict(self.get(digest)), self.origin(digest)
+                write_atomically(path, save(tensors, {_FITTED_ON: json.dumps(origin)}))
 
     def refuse_unreadable(self, tailoring: Tailoring) -> None:
         """Read the fitted tensors that a tailoring names.
@@ -163,12 +181,15 @@ class FittedWeights:
             )
         try:
             tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
+            with safe_open(path, framework="pt") as file:
+                origin = dict(json.loads((file.metadata() or {}).get(_FITTED_ON, "{}")))
+        except (OSError, SafetensorError, TypeError, ValueError) as error:
             raise TailoringError(f"{path}: can't be read: {error}; copy it again") from None
         if digest_of(tensors) != digest:
             raise TailoringError(
                 f"{path}: is damaged, its content has another digest; copy it again"
             )
+        self._origins[digest] = lambda: origin
         return tensors
 
 
