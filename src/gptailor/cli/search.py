@@ -87,7 +87,7 @@ def run_shown(settings: "Config", folder: Path) -> "dict[int, Run]":
 
 def _show(run: "Run") -> None:
     """What a search has found and what it cost."""
-    from gptailor.report.words import count, share_lines
+    from gptailor.report.words import count, shares_text
 
     record, chosen = run.record, run.record.chosen
     assert chosen is not None, "a search that ends has chosen"
@@ -97,9 +97,7 @@ def _show(run: "Run") -> None:
         f"trial {chosen.number} is the best"
     )
     mean = _kept(record)
-    shares = share_lines(mean.of_base, mean.of_best)
-    texts = [f"{what} ({limits})" if limits else what for what, limits in shares]
-    screen.print(f"keeps, unseen: {', '.join(texts)}")
+    screen.print(f"keeps, unseen: {shares_text(mean.of_base, mean.of_best)}")
     if chosen.guard is not None:
         screen.print(f"the guard:     {chosen.guard}")
     screen.print(f"the run:       {run.folder}")

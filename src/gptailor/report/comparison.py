@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.score_table import MeanScore, ScoreTable, Share, plain_estimate
+from gptailor.core.score_table import MeanScore, ScoreTable, plain_estimate
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import Tailoring
 from gptailor.record.entries import Header
-from gptailor.report.grid import Grid, difference_text, estimated
+from gptailor.report.grid import Grid, difference_text, estimated, share_cells
 from gptailor.report.page import write_page
-from gptailor.report.words import amount, decimal, duration, percent
+from gptailor.report.words import amount, decimal, duration
 
 __all__ = [
     "PAGE",
@@ -108,7 +108,7 @@ def _kept(comparison: Comparison) -> Grid:
         mean = comparison.table.means[model.name]
         shares = (mean.of_base, mean.of_best)[: len(members)]
         loss = difference_text(comparison.losses.get(model.name), higher_is_better=False)
-        rows.append((model.name, *(cell for share in shares for cell in _cells(share)), loss))
+        rows.append((model.name, *(cell for share in shares for cell in share_cells(share)), loss))
     loss_head = f"loss, from\n{comparison.against}"
     return Grid("What is kept, mean over the tasks", ("model", *head, loss_head), tuple(rows))
 
@@ -165,22 +165,10 @@ def _tasks(comparison: Comparison) -> Grid:
     return Grid("Task by task", ("model", *head), tuple(rows))
 
 
-def _cells(share: Share | None) -> tuple[str, str]:
-    """The share of a member's score, and that above chance."""
-    if share is None:
-        return "", ""
-    kept, above = (estimated(one, percent, _whole) for one in (share.kept, share.above_chance))
-    return kept, "at chance" if share.at_chance else above
-
-
 def _scored(score: Estimate, difference: Estimate | None, metric: str) -> str:
     better = METRICS[metric].higher_is_better
     lines = estimated(score, decimal), difference_text(difference, higher_is_better=better)
     return "\n".join(line for line in lines if line)
-
-
-def _whole(share: float) -> str:
-    return percent(share, digits=0)
 
 
 def _direction(metric: str) -> str:

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from gptailor.core.score_table import ScoreTable
+from gptailor.core.score_table import MeanRow, ScoreRow, ScoreTable
 from gptailor.core.statistics import RESULT, Estimate
 from gptailor.core.tailoring import BASE
 from gptailor.report.svg import Axes, Scale, dot, picture, square, tag, text
-from gptailor.report.words import percent, shortened
+from gptailor.report.words import shares_text, shortened
 
 __all__ = ["forest"]
 
@@ -24,11 +24,14 @@ def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
     result, or a base that scored 0.
     """
     tasks = [row.task for row in table.tasks]
-    kept = {
-        model: [*(row.retention if row else None for row in rows), table.averages.get(model)]
+    found = {
+        model: [*(table.row(model, task) for task in tasks), table.means.get(model)]
         for model in table.models
         if model != BASE
-        for rows in [[table.row(model, task) for task in tasks]]
+    }
+    kept = {
+        model: [row.of_base.kept if row and row.of_base else None for row in rows]
+        for model, rows in found.items()
     }
     result = kept.pop(RESULT, [])
     if not any(result):
@@ -46,7 +49,7 @@ def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
         for model, shares in kept.items():
             share, color = shares[index], members.index(model) % 9 if model in members else 0
             if share is not None:
-                title = f"{model}: {_words(share)}"
+                title = f"{model}: {_words(found[model][index])}"
                 drawn.append(square(axes.x(share.value), y, 8, f"m{color}", title))
         share = result[index]
         if share is None:
@@ -58,10 +61,10 @@ def forest(table: ScoreTable, members: Sequence[str]) -> Markup | None:
                 tag("line", x1=start, x2=stop, y1=y - half, y2=y + half, class_="whisker")
                 for start, stop, half in ends
             ]
-            title = f"result, {name}: {_words(share)}"
+            title = f"result, {name}: {_words(found[RESULT][index])}"
             drawn.append(dot(axes.x(share.value), y, 5, "dot top", title))
     about = "A line at 100% is the base. " + " ".join(
-        f"{name}: {_words(share)}." for name, share in zip(names, result, strict=False)
+        f"{name}: {_words(row)}." for name, row in zip(names, found[RESULT], strict=False)
     )
     title = "Share of the base's score that the result keeps"
     return picture(_WIDTH, foot + 42, drawn, title=title, about=about)
@@ -77,7 +80,7 @@ def _scale(
     return Scale(min(shown) - margin, max(shown) + margin, left, _RIGHT)
 
 
-def _words(share: Estimate | None) -> str:
-    if share is None:
-        return "not known"
-    return f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
+def _words(row: ScoreRow | MeanRow | None) -> str:
+    """The share of the base's score and that above chance."""
+    share = None if row is None else row.of_base
+    return "not known" if share is None or share.kept is None else shares_text(share)

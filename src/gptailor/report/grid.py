@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gptailor.core.score_table import Share
 from gptailor.core.statistics import Estimate
-from gptailor.report.words import decimal, interval
+from gptailor.report.words import decimal, interval, percent
 
-__all__ = ["Grid", "difference_text", "estimated"]
+__all__ = ["Grid", "difference_text", "estimated", "share_cells"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,15 @@ def estimated(
 ) -> str:
     """A value above its limits; "" where there is none."""
     return "" if found is None else f"{form(found.value)}\n{interval(found, limits or form)}"
+
+
+def share_cells(share: Share | None) -> tuple[str, str]:
+    """The share of a member's score, and that above chance."""
+    if share is None:
+        return "", ""
+    kept, above = (estimated(one, percent, _whole) for one in (share.kept, share.above_chance))
+    return kept, "at chance" if share.at_chance else above
+
+
+def _whole(share: float) -> str:
+    return percent(share, digits=0)

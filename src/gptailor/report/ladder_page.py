@@ -16,7 +16,7 @@ from gptailor.record.run_record import RunRecord, read_run
 from gptailor.report.chat_use import chat_use
 from gptailor.report.scores import parameters_of
 from gptailor.report.svg import Axes, Scale, dot, path, picture, tag, text
-from gptailor.report.words import amount, count, percent, share_lines
+from gptailor.report.words import amount, count, share_lines, shares_text
 
 __all__ = ["LadderRow", "curve", "ladder_facts", "ladder_rows"]
 
@@ -130,7 +130,7 @@ def _line(axes: Axes, name: str, rows: Sequence[LadderRow]) -> list[Markup]:
         low, high = axes.y(row.kept.low), axes.y(row.kept.high)
         class_ = "whisker" if chosen else "thread"
         drawn.append(tag("line", x1=x, x2=x, y1=low, y2=high, class_=class_))
-        title = f"{name}, {count(row.depth, 'layer')} cut: {percent(row.kept.value)} of the base"
+        title = f"{name}, {count(row.depth, 'layer')} cut: {shares_text(*row.shares)}"
         drawn.append(dot(x, y, 5 if chosen else 4, "dot top" if chosen else "dot", title))
     x, y = places[-1]
     drawn.append(text(x + 10, y + 4, name, class_="note strong" if chosen else "note"))

@@ -19,6 +19,7 @@ __all__ = [
     "listed",
     "percent",
     "share_lines",
+    "shares_text",
     "shortened",
     "spans",
 ]
@@ -57,6 +58,17 @@ def share_lines(*shares: Share | None) -> list[tuple[str, str]]:
         elif above is not None:
             lines.append((f"{percent(above.value)} above chance", interval(above)))
     return lines
+
+
+def shares_text(*shares: Share | None) -> str:
+    """The same in one line.
+
+    Example:
+        >>> shares_text(Share("base", Estimate(0.4, 0.3, 0.5), at_chance=True))
+        '40.0% of base (30.0% to 50.0%), base is not above chance'
+    """
+    lines = share_lines(*shares)
+    return ", ".join(f"{what} ({limits})" if limits else what for what, limits in lines)
 
 
 def interval(found: Estimate, form: Callable[[float], str] = percent) -> str:

@@ -11,7 +11,7 @@ from gptailor.core.tailoring import BASE
 from gptailor.core.trial import Scores
 from gptailor.record.evaluation_file import SamplesFile
 from gptailor.record.run_record import RunRecord
-from gptailor.report.grid import Grid, difference_text
+from gptailor.report.grid import Grid, difference_text, share_cells
 from gptailor.report.words import decimal, interval, percent
 from gptailor.tasks.greedy_text import FAULTS, GREEDY_TEXT, PROBE
 
@@ -35,6 +35,10 @@ _NAMES = {
 _LAST_N = (
     "last_n: the base without the layers before its last one, as many as the result lacks, and "
     "nothing repaired"
+)
+_ABOVE_CHANCE = (
+    "above chance: the share of what the whole member scores above a guess by the number of "
+    "choices; at chance: the member's own score is not surely above it"
 )
 _INTERVALS = (
     "below a value is its 95 % interval over the texts; better and worse: than the base, in pairs, "
@@ -64,15 +68,15 @@ def writing(run: RunRecord) -> Writing | None:
     guarded = _guarded(run)
     if not (first := sampled or guarded):
         return None
-    names = tuple(first)
+    names, tested = tuple(first), sampled | _on_test(run, sampled)
     rows = _rows(first, (*_FAULTS, *_FLIPS), names) + _rows(guarded, _GUARDS, names)
-    goals = {goal.task: goal.metric for goal in run.goals}
+    scores = _scores(run, tested) if sampled else None
     guard = "" if run.chosen is None else run.chosen.guard or ""
     return Writing(
         _about(first, run.samples),
         guard,
         Grid("Greedy texts", ("", *names), tuple(rows)),
-        _scores(sampled | _on_test(run, sampled), goals) if sampled else None,
+        scores,
         () if run.samples is None else _texts(run.samples),
         tuple(_notes(run, first, guarded)),
     )
@@ -130,6 +134,8 @@ def _notes(
             f"divergence (from {member}, in its own texts) and {PROBE} are of the guard's "
             f"{n_openers} openers and its short lines"
         )
+    if run.samples is not None and any(run.header.chances("test").values()):
+        notes.append(_ABOVE_CHANCE)
     return [*notes, _INTERVALS]
 
 
@@ -140,13 +146,22 @@ def _texts(samples: SamplesFile) -> tuple[tuple[str, tuple[tuple[str, str], ...]
     )
 
 
-def _scores(models: Mapping[str, Scores], goals: Mapping[str, str]) -> Grid:
-    table = score_table(models, goals)
-    rows = [("score kept, mean", *(_cell(table.averages.get(name), percent) for name in models))]
+def _scores(run: RunRecord, models: Mapping[str, Scores]) -> Grid:
+    goals = {goal.task: goal.metric for goal in run.goals}
+    chances, members = run.header.chances("test"), run.header.family.members
+    table = score_table(models, goals, chances=chances, members=members)
+    means, rows = [table.means[name] for name in models], list[tuple[str, ...]]()
+    shares = [mean.of_base for mean in means], [mean.of_best for mean in means]
+    for member, each in zip(table.references, shares, strict=False):
+        kept, above = zip(*map(share_cells, each), strict=True)
+        rows.append((f"score kept, mean\nof {member}", *kept))
+        if any(above):
+            rows.append((f"above chance\nof {member}", *above))
+    chance = {row.task: f"\nchance {decimal(row.chance)}" for row in table.rows if row.chance}
     for task, metric in goals.items():
         found = [table.row(name, task) for name in models]
         cells = [_cell(None if row is None else row.score, decimal) for row in found]
-        rows.append((f"{task}\n{metric} {_arrow(metric)}", *cells))
+        rows.append((f"{task}\n{metric} {_arrow(metric)}{chance.get(task, '')}", *cells))
     return Grid("Scores on unseen examples", ("", *models), tuple(rows))
 
 
