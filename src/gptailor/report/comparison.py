@@ -11,7 +11,7 @@ from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import Tailoring
 from gptailor.record.entries import Header
 from gptailor.report.grid import Grid, difference_text, estimated, share_cells
-from gptailor.report.page import write_page
+from gptailor.report.template import write_page
 from gptailor.report.words import amount, decimal, duration
 
 __all__ = [

@@ -1,22 +1,14 @@
 """Write the page: one file that fetches nothing and runs nothing but its own script."""
 
-import base64
-import hashlib
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from gptailor.core.metrics import METRICS
 from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE
-from gptailor.errors import RecordError
-from gptailor.files.atomic import write_atomically
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.proof import proof_rows
 from gptailor.record.run_record import RunRecord, read_run
@@ -29,25 +21,14 @@ from gptailor.report.layer_map import layer_picture
 from gptailor.report.progress import rung_radius, search_chart
 from gptailor.report.repeating import repeating_config, repeating_steps
 from gptailor.report.scores import evidence, finalists, parameters_of, table_of, values_of
-from gptailor.report.words import (
-    amount,
-    cost_rows,
-    count,
-    decimal,
-    duration,
-    interval,
-    listed,
-    percent,
-    share_lines,
-)
+from gptailor.report.template import write_page
+from gptailor.report.words import cost_rows, share_lines
 from gptailor.report.writing import writing
 
-__all__ = ["write_page", "write_report"]
+__all__ = ["write_report"]
 
-_GENERATOR = b'<meta name="generator" content="GPTailor">'  # as the template writes it
 _FILE = "report.html"
 _SHOWN_FAILURES = 50
-_FILTERS = (amount, count, decimal, duration, interval, listed, percent)
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -72,41 +53,6 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     run = read_run(run_folder)
     write_page(path, "page.html.jinja", lambda: _facts(run))
     return path
-
-
-def write_page(path: Path, template: str, facts: Callable[[], Mapping[str, Any]]) -> None:
-    """Fill a template of this package in, and replace no file but a page of ours.
-
-    Raises:
-        RecordError: The file is not ours.
-    """
-    if path.is_dir():
-        raise RecordError(f"{path}: is a folder; name the HTML file to write")
-    if path.exists() and not path.is_file():
-        raise RecordError(f"{path}: is no plain file; name the HTML file to write")
-    if path.exists() and _GENERATOR not in path.read_bytes()[:4096]:
-        raise RecordError(f"{path}: exists and is no report of ours; name another file")
-    compiled, look = _template(template)
-    write_atomically(path, compiled.render(**facts(), **look))
-
-
-@cache
-def _template(name: str) -> tuple[jinja2.Template, dict[str, Markup]]:
-    """A template, compiled once, and the style and script: files of this package."""
-    loader = jinja2.PackageLoader("gptailor.report")
-    environment = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update({form.__name__: form for form in _FILTERS})
-    files = {"style": "page.css", "script": "page.js"}
-    look = {key: Markup(loader.get_source(environment, name)[0]) for key, name in files.items()}
-    digest = base64.b64encode(hashlib.sha256(look["script"].encode()).digest()).decode()
-    look["script_digest"] = Markup(digest)
-    return environment.get_template(name), look
 
 
 def _facts(run: RunRecord) -> dict[str, Any]:
