@@ -80,6 +80,10 @@ def test_all_baselines_are_one_run_that_goes_on_and_is_reported_and_exported(
     assert lines_of(run) == before
     assert "computing" not in err
     assert run_command("report", run)[0] == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    section = page[page.index('id="baselines"') :].partition("</section>")[0]
+    assert [name for name in BASELINES.names if f">{name} on base</th>" not in section] == []
+    assert section.count("it may cut 0 of 6 layers only") == len(PLUS)
     assert list((run / "fitted").glob("*.safetensors"))
     narrow = rows["slimgpt"]["number"]  # made of the fitted tensors in the run's folder
     code, _, err = run_command("export", run, "-o", tmp_path / "model", "--trial", narrow)

@@ -4,7 +4,6 @@ Scores that a run has recorded are used; what is missing is scored and timed onc
 ``compare.json`` beside the first run.
 """
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,8 +14,6 @@ from pathlib import Path
 from gptailor.app.settings import config_of_run, with_recorded_settings
 from gptailor.app.tailoring_file import refuse_unreadable
 from gptailor.config import load_config
-from gptailor.core.objective import Objective
-from gptailor.core.score_table import best_member, mean_scores, score_table
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.core.trial import Job, Scores
@@ -25,8 +22,9 @@ from gptailor.record.entries import Header
 from gptailor.record.evaluation_file import ComparisonFile, read_comparison
 from gptailor.record.ladder_folder import earlier_runs
 from gptailor.record.run_record import RunRecord, read_run
-from gptailor.report.comparison import ComparedModel, Comparison
-from gptailor.report.scores import loss_difference, parameters_of
+from gptailor.report.baselines import run_baselines
+from gptailor.report.comparison import ComparedModel, Comparison, compared
+from gptailor.report.scores import parameters_of
 from gptailor.tasks.splits import SPLITS
 
 __all__ = ["compare"]
@@ -139,39 +137,7 @@ def compare(  # noqa: PLR0913  # what may be said of a comparison
     if with_speed:
         able = [replace(model, speed=_speed(asked.header, model, file)) for model in able]
     by_name = {model.name: scores[model.tailoring.digest] for model in able}
-    return _comparison(asked, able, by_name, row, tuple(notes))
-
-
-def _comparison(
-    asked: _Asked,
-    models: Sequence[ComparedModel],
-    scores: Mapping[str, Scores],
-    row: str | None,
-    notes: tuple[str, ...],
-) -> Comparison:
-    header = asked.header
-    metrics = {goal.task: goal.metric for goal in header.goals}
-    members = [name for name in header.family.members if name in scores]
-    row = row or best_member({name: scores[name] for name in members}, metrics) or BASE
-    table = score_table(
-        scores,
-        metrics,
-        chances=header.chances(asked.split),
-        members=members,
-        against=row,
-    )
-    objective = Objective(header.goals, scores[BASE])
-    losses = {name: loss_difference(objective, one, scores[row]) for name, one in scores.items()}
-    return Comparison(
-        header,
-        asked.split,
-        tuple(models),
-        row,
-        table,
-        mean_scores(scores, row),
-        {name: loss for name, loss in losses.items() if math.isfinite(loss.value)},
-        notes,
-    )
+    return compared(asked.header, able, by_name, split=split, against=row, notes=tuple(notes))
 
 
 def _row_named(models: Sequence[ComparedModel], wanted: str) -> str:
@@ -282,21 +248,13 @@ def _cost(record: RunRecord) -> tuple[int, float]:
 
 def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:
     """The baselines of a run as they were scored, repaired or not; why others have no scores."""
-    named = {f"{entry.name} on {entry.member}": entry for entry in run.record.baselines.values()}
-    # baselines with equal tailorings share one trial, named by the first of them
-    trials = {
-        named[trial.proposal.origin].tailoring: trial
-        for trial in run.record.trials
-        if trial.proposal.origin in named
-    }
     models, notes = [], []
-    for name, entry in named.items():
-        trial = trials.get(entry.tailoring)
-        failure = entry.failure or (trial.failure if trial else "not scored yet")
-        if trial is None or failure is not None:
-            notes.append(f"{name} ({run.folder}): {failure}")
-            continue
-        models.append(run.row(name, trial.number, entry.alone_layer_tokens, entry.seconds))
+    for each in run_baselines(run.record):
+        if each.trial is None:
+            notes.append(f"{each.name} ({run.folder}): {each.failure}")
+        else:
+            costs = each.entry.alone_layer_tokens, each.entry.seconds
+            models.append(run.row(each.name, each.trial.number, *costs))
     return models, notes
 
 

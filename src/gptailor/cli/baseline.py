@@ -87,22 +87,24 @@ def _option(text: str) -> tuple[str, str, object]:
 def _rows(record: "RunRecord") -> list[dict[str, Any]]:
     """A row a baseline: its trial, its cuts, its loss on the test split and its costs."""
     from gptailor.core.objective import Objective
+    from gptailor.report.baselines import cut_layers
 
+    n_layers = record.header.family.n_layers
     objective = Objective(record.goals, record.on_test[BASE])
     numbers = {trial.tailoring: trial.number for trial in record.trials}
     rows = []
     for entry in record.baselines.values():
-        number, failure, scores, kept = None, entry.failure, None, set[int]()
+        number, failure, scores, cuts = None, entry.failure, None, list(range(n_layers))
         if entry.tailoring is not None:
             number = numbers[entry.tailoring]
-            kept = {spec.start for spec in entry.tailoring.layers}  # of merged ones the first
+            cuts = cut_layers(entry.tailoring, n_layers)
             failure, scores = record.trials[number].failure, record.on_test.get(number)
         rows.append(
             entry.to_plain()
             | {
                 "number": number,
                 "failure": failure,
-                "cuts": sorted(set(range(record.header.family.n_layers)) - kept),
+                "cuts": cuts,
                 "loss": None if scores is None else objective.scalar(scores),
             }
         )

@@ -1,16 +1,27 @@
 """Members, baselines, results of runs and tailorings side by side, as tables, JSON and a page."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gptailor.core.metrics import METRICS
-from gptailor.core.score_table import MeanScore, ScoreTable, plain_estimate
+from gptailor.core.objective import Objective
+from gptailor.core.score_table import (
+    MeanScore,
+    ScoreTable,
+    best_member,
+    mean_scores,
+    plain_estimate,
+    score_table,
+)
 from gptailor.core.statistics import Estimate
-from gptailor.core.tailoring import Tailoring
+from gptailor.core.tailoring import BASE, Tailoring
+from gptailor.core.trial import Scores
 from gptailor.record.entries import Header
 from gptailor.report.grid import Grid, difference_text, estimated, share_cells
+from gptailor.report.scores import loss_difference
 from gptailor.report.template import write_page
 from gptailor.report.words import amount, decimal, duration
 
@@ -18,7 +29,10 @@ __all__ = [
     "PAGE",
     "ComparedModel",
     "Comparison",
+    "compared",
     "grids",
+    "kept_grid",
+    "task_grids",
     "write_comparison",
 ]
 
@@ -83,9 +97,69 @@ class Comparison:
         }
 
 
+def compared(
+    header: Header,
+    models: Sequence[ComparedModel],
+    scores: Mapping[str, Scores],
+    *,
+    split: str,
+    against: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> Comparison:
+    """Compare models by their scores on the same examples.
+
+    Args:
+        header: Of the first run.
+        models: The rows.
+        scores: Names of rows, and of whole members, to their scores; those of the base among them.
+        split: Which examples they are scored on.
+        against: The row or member that differences are taken from; the best member if absent.
+        notes: What people are to know of rows that are not there.
+
+    Raises:
+        RecordError: Two models were not measured on the same examples.
+    """
+    metrics = {goal.task: goal.metric for goal in header.goals}
+    members = [name for name in header.family.members if name in scores]
+    row = against or best_member({name: scores[name] for name in members}, metrics) or BASE
+    chances = header.chances(split)
+    table = score_table(scores, metrics, chances=chances, members=members, against=row)
+    objective = Objective(header.goals, scores[BASE])
+    losses = {name: loss_difference(objective, one, scores[row]) for name, one in scores.items()}
+    return Comparison(
+        header,
+        split,
+        tuple(models),
+        row,
+        table,
+        mean_scores(scores, row),
+        {name: loss for name, loss in losses.items() if math.isfinite(loss.value)},
+        notes,
+    )
+
+
 def grids(comparison: Comparison) -> tuple[Grid, ...]:
     """The tables of a comparison: what models keep, means of metrics, tasks, costs."""
-    made = _kept(comparison), _means(comparison), _tasks(comparison), _costs(comparison)
+    return kept_grid(comparison), *task_grids(comparison), _costs(comparison)
+
+
+def kept_grid(comparison: Comparison) -> Grid:
+    """What models keep of the base's and the best member's scores, and their losses."""
+    members = comparison.table.references
+    head = [text for name in members for text in (f"of {name}", "above chance")]
+    rows = []
+    for model in comparison.models:
+        mean = comparison.table.means[model.name]
+        shares = (mean.of_base, mean.of_best)[: len(members)]
+        loss = difference_text(comparison.losses.get(model.name), higher_is_better=False)
+        rows.append((model.name, *(cell for share in shares for cell in share_cells(share)), loss))
+    loss_head = f"loss, from\n{comparison.against}"
+    return Grid("What is kept, mean over the tasks", ("model", *head, loss_head), tuple(rows))
+
+
+def task_grids(comparison: Comparison) -> tuple[Grid, ...]:
+    """Means of metrics that all tasks have, if there are any, and the scores task by task."""
+    made = _means(comparison), _tasks(comparison)
     return tuple(grid for grid in made if len(grid.head) > 1)
 
 
@@ -98,19 +172,6 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
     facts = {"comparison": comparison, "header": comparison.header, "grids": grids(comparison)}
     write_page(path, "comparison.html.jinja", lambda: facts)
     return path
-
-
-def _kept(comparison: Comparison) -> Grid:
-    members = comparison.table.references
-    head = [text for name in members for text in (f"of {name}", "above chance")]
-    rows = []
-    for model in comparison.models:
-        mean = comparison.table.means[model.name]
-        shares = (mean.of_base, mean.of_best)[: len(members)]
-        loss = difference_text(comparison.losses.get(model.name), higher_is_better=False)
-        rows.append((model.name, *(cell for share in shares for cell in share_cells(share)), loss))
-    loss_head = f"loss, from\n{comparison.against}"
-    return Grid("What is kept, mean over the tasks", ("model", *head, loss_head), tuple(rows))
 
 
 def _costs(comparison: Comparison) -> Grid:

@@ -13,6 +13,7 @@ from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.core.trial import Scores
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.baselines import run_baselines
 from gptailor.report.chat_use import chat_use
 from gptailor.report.scores import parameters_of
 from gptailor.report.svg import Axes, Scale, dot, path, picture, tag, text
@@ -72,12 +73,9 @@ def ladder_rows(run: RunRecord) -> Iterator[LadderRow]:
     header = run.header
     named: dict[str, tuple[Tailoring, Scores]] = {}
     if run.baselines:
-        numbers = {trial.tailoring: trial.number for trial in run.trials}
-        for entry in run.baselines.values():
-            number = None if entry.tailoring is None else numbers.get(entry.tailoring)
-            if number is not None and (scores := run.on_test.get(number)):
-                assert entry.tailoring is not None, "it has a number"
-                named[f"{entry.name} on {entry.member}"] = entry.tailoring, scores
+        for each in run_baselines(run):
+            if each.trial is not None and (scores := run.on_test.get(each.trial.number)):
+                named[each.name] = each.trial.tailoring, scores
     elif run.result is not None and RESULT in run.test_scores:
         named[RESULT] = run.result, run.test_scores[RESULT]
     members = {name: run.test_scores[name] for name in header.family.members if name in run.on_test}

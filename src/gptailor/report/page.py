@@ -12,6 +12,7 @@ from gptailor.core.tailoring import BASE
 from gptailor.record.ladder_folder import ladder_of
 from gptailor.record.proof import proof_rows
 from gptailor.record.run_record import RunRecord, read_run
+from gptailor.report.baselines import baseline_tables
 from gptailor.report.chat_use import chat_use
 from gptailor.report.explanation import explanation, explanation_grid, explanation_sentence
 from gptailor.report.forest import forest
@@ -83,6 +84,7 @@ def _facts(run: RunRecord) -> dict[str, Any]:
         "table": table,
         "forest": None if table is None else forest(table, members),
         "best": best,
+        "baselines": baseline_tables(run),
         "writing": writing(run),
         "layers": None if result is None else layer_picture(result, members, n_layers),
         "explained": explained,
