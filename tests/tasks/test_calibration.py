@@ -120,3 +120,29 @@ def test_a_token_that_the_model_does_not_know_is_refused(
     path.write_text("a b c d")
     with pytest.raises(ConfigError, match=r"token \d+ .* of texts.txt has, has no row"):
         calibration_of_texts([path], tiny_tokenizer, n_known=4, n_tokens=100, max_length=16)
+
+
+def test_texts_with_held_out_examples_are_left_out(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    ask = "please answer this question as well as you can and say nothing else at all: "
+    stories = [f"{ask}who of the {n} sisters of {n + 1} kings went to {n} towns" for n in (2, 9)]
+    tokens = [tuple(tiny_tokenizer(each)["input_ids"]) for each in stories + 3 * [ask]]
+    windows = [(Passage((), (each,)),) for each in tokens]
+    kept = [RollingExample(each, {"bits_per_byte": 4}, (SIZE,)) for each in windows]
+    texts = tmp_path / "texts.txt"
+    others = [f"{ask} where is the {n}th of many houses by the sea" for n in range(5)]
+    near = f"Earlier. {stories[1].upper()}? Later."
+    texts.write_text("\n\n".join([*others, stories[0], near]), encoding="utf-8")
+    plain = calibration_of_texts(
+        [texts], tiny_tokenizer, n_known=10**6, n_tokens=10**6, max_length=10**6
+    )
+    assert (len(plain.rows), plain.notes) == (7, ())
+    found = calibration_of_texts(
+        [texts], tiny_tokenizer, n_known=10**6, n_tokens=10**6, max_length=10**6,
+        held_out=[task("stories", kept)],
+    )  # fmt: skip
+    assert {tiny_tokenizer.decode(row) for row in found.rows} == {
+        tiny_tokenizer.decode(tiny_tokenizer(each)["input_ids"]) for each in others
+    }
+    assert found.notes == (
+        "calibration: 2 texts of texts.txt have selection or test examples: left out",
+    )

@@ -50,7 +50,7 @@ def explain(
     family = evaluator.engine.family
     repair: Repairer | None = None
     if any(spec.repaired for spec in result.layers):
-        tasks = open_tasks(settings, family) if settings.calibration.texts is None else {}
+        tasks = open_tasks(settings, family)
         rows = functools.partial(open_calibration, settings, family, tasks)
         # with refits, this is what fits a layer when it is first needed
         repair = Repairs(settings.repair, evaluator.engine, rows).repairer

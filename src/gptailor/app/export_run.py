@@ -122,7 +122,7 @@ def _with_refits(found: Provenance, family: Family) -> Tailoring:
     """The tailoring, with the layers fitted that were to be fitted in the search."""
     if all(spec.refit_to is None or spec.fitted is not None for spec in found.tailoring.layers):
         return found.tailoring
-    tasks = open_tasks(found.config, family) if found.config.calibration.texts is None else {}
+    tasks = open_tasks(found.config, family)
     calibration = functools.partial(open_calibration, found.config, family, tasks)
     engine = Engine(family, device=family.states[BASE][family.layout.embedding].device)
     repairs = Repairs(RepairConfig(name="refit"), engine, calibration)

@@ -120,11 +120,17 @@ def max_length_of(family: Family, wanted: int | None) -> int:
 def open_calibration(
     config: Config, family: Family, tasks: Mapping[str, TaskSplits]
 ) -> Calibration:
-    """Read the calibration texts of a config; the search examples where it names none."""
+    """Read the calibration texts of a config; the search examples where it names none.
+
+    Texts that have selection or test examples of the tasks are left out.
+    """
     wanted = config.calibration
     row = min(wanted.max_length, max_length_of(family, config.engine.max_length))
     limits = {"n_tokens": wanted.n_tokens, "max_length": row, "seed": wanted.seed}
     if wanted.texts is None:
         return calibration_of_tasks([splits.search for splits in tasks.values()], **limits)
     paths, n_known = [Path(text) for text in wanted.texts], int(family.config.vocab_size)
-    return calibration_of_texts(paths, family.tokenizer, n_known=n_known, **limits)
+    held_out = [part for each in tasks.values() for part in (each.selection, each.test)]
+    return calibration_of_texts(
+        paths, family.tokenizer, n_known=n_known, held_out=held_out, **limits
+    )

@@ -259,6 +259,8 @@ def run_depths(
             assembly.family.fitted.look_in(each.resolve() / FOLDER)
         with closing(assembly.pool()) as pool:
             notes = [note for splits in assembly.tasks.values() for note in splits.notes]
+            if assembly.space.repair is not None:
+                notes += assembly.repairs.calibration.notes
             for note in (*assembly.family.notes, *notes):
                 on_message(f"note: {note}")
             depths = config.ladder or (assembly.plan.n_removed,)

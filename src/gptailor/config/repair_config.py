@@ -17,7 +17,7 @@ class CalibrationConfig(Frozen):
         tuple[str, ...] | None,
         Field(
             description="Files: JSON lines with a key text, or plain text; the search examples if "
-            "absent. Give none whose texts are in the selection or test split."
+            "absent. Those that have selection or test examples are left out."
         ),
     ] = None
     n_tokens: Annotated[int, Field(ge=64, le=10**9, description="Tokens in all.")] = 65536

@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gptailor.errors import ConfigError
 from gptailor.files.safe_read import read_text
 from gptailor.tasks.encoding import beyond
 from gptailor.tasks.gold import gold_passages
+from gptailor.tasks.held_out import HeldOutTexts
 from gptailor.tasks.task import Task
 
 __all__ = ["Calibration", "calibration_of_tasks", "calibration_of_texts", "texts_in_turns"]
@@ -35,6 +36,7 @@ class Calibration:
     """
 
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()  # for the user
 
     @property
     def n_tokens(self) -> int:
@@ -78,7 +80,7 @@ def calibration_of_tasks(
     return _calibration(texts, n_tokens, max_length, seed, f"the search examples of {names}")
 
 
-def calibration_of_texts(
+def calibration_of_texts(  # noqa: PLR0913  # a section of the config, and what it may not have
     paths: Sequence[Path],
     tokenizer: Any,
     *,
@@ -86,8 +88,9 @@ def calibration_of_texts(
     n_tokens: int,
     max_length: int,
     seed: int = 0,
+    held_out: Sequence[Task] = (),
 ) -> Calibration:
-    """Tokenise files of texts.
+    """Tokenise files of texts, but none that has a held-out example.
 
     A file is JSON lines with a key ``text``, or plain text whose paragraphs are divided by blank
     lines; a text at a time is taken from each file in turn.
@@ -99,12 +102,25 @@ def calibration_of_texts(
         n_tokens: The most tokens in all.
         max_length: The most tokens of a row.
         seed: Of the order.
+        held_out: With the examples for choosing and for the test.
 
     Raises:
         ConfigError: A file can't be read or has no text, or a text has a token that the model
             doesn't know.
     """
     names = ", ".join(path.name for path in paths)
+    examples = HeldOutTexts(
+        tokenizer.decode(_gold_tokens(task, number), skip_special_tokens=True)
+        for task in held_out
+        for number in range(task.n_examples)
+    )
+    n_left_out = 0
+
+    def usable(text: str) -> bool:
+        nonlocal n_left_out
+        known = examples.stand_in(text)
+        n_left_out += known
+        return not known
 
     def tokens_of(text: str) -> Row:
         tokens = tuple(tokenizer(text)["input_ids"])
@@ -114,8 +130,12 @@ def calibration_of_texts(
             )
         return tokens
 
-    tokens = map(tokens_of, texts_in_turns(paths, seed))
-    return _calibration(tokens, n_tokens, max_length, seed, names)
+    tokens = map(tokens_of, filter(usable, texts_in_turns(paths, seed)))
+    found = _calibration(tokens, n_tokens, max_length, seed, names)
+    if not n_left_out:
+        return found
+    note = f"calibration: {n_left_out} texts of {names} have selection or test examples: left out"
+    return replace(found, notes=(note,))
 
 
 def texts_in_turns(paths: Sequence[Path], seed: int) -> Iterator[str]:
