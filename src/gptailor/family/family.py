@@ -235,15 +235,19 @@ class Family:
         return {"calibration": calibration, "dtype": str(self.dtype), **members}
 
     def _fitted_on_others(self, tailoring: Tailoring) -> list[str]:
-        """Which layers' fitted tensors were made for other weights of a member, a sentence each."""
+        """Which layers' fitted tensors were made for other weights of a member, a sentence each.
+
+        A fit looks at the streams of the model, so any of its members counts.
+        """
         problems = []
+        used = dict.fromkeys(name for spec in tailoring.layers for name in spec.members)
         for index, spec in enumerate(tailoring.layers):
             if spec.fitted is None:
                 continue
             origin = self.fitted.origin(spec.fitted)
             if origin.get("dtype") != str(self.dtype):
                 continue  # digests are of bytes
-            for name in dict.fromkeys(source.member for source in spec.all_sources):
+            for name in used:
                 if origin.get(f"member {name}") not in (None, self.digests[name]):
                     problems.append(
                         f"layers[{index}]: its fitted weights {spec.fitted} were fitted with other "
