@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from intervals import paired_difference
-from recorded_runs import Sketch, record_of, write_lines, write_run
+from recorded_runs import Sketch, make_baselines, record_of, write_lines, write_run
 
 from gptailor.app.compare_runs import compare
 from gptailor.core.metrics import aggregate
@@ -124,20 +124,10 @@ def test_the_loss_is_the_objective_s_less_that_of_the_row_compared_with(
 
 def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path) -> None:
     def name_them(lines: Lines) -> None:
-        asked = [line["proposals"][0] for line in lines if line["kind"] == "asked"]
         tested = next(line for line in lines if line["kind"] == "test" and "number" in line)
         trials = [line for line in lines if line["kind"] == "trial"]
         lines[-1:] = [tested | {"number": trial["number"]} for trial in trials[1:]]
-        del trials[0]["scores"]
-        trials[0]["failure"] = "out of memory"
-        cost = {"kind": "baseline", "member": "math", "seconds": 2.5, "layer_tokens": 7}
-        cost |= {"alone_layer_tokens": 9, "idle_parameters": 60}
-        baselines = [cost | {"name": "laco", "failure": "no such layer"}]
-        for proposal in asked:
-            name = f"cut {proposal['number']}"
-            proposal["origin"] = f"{name} on math"
-            baselines.append(cost | {"name": name, "tailoring": proposal["tailoring"]})
-        lines[1:1] = [*baselines, baselines[4] | {"name": "twin"}]  # shares the trial of cut 3
+        make_baselines(lines, failure="out of memory", layer_tokens=9)
 
     run = changed(tmp_path / "run", name_them, failing=0.0)
     comparison = compare([run], with_speed=False)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recorded_runs import Sketch, record_of, write_lines
+from recorded_runs import Sketch, make_baselines, record_of, write_lines
 
 from gptailor.app.compare_runs import compare
 from gptailor.record.run_record import read_run
@@ -18,23 +18,12 @@ Lines = list[dict[str, Any]]
 def baseline_run(folder: Path, n_tested: int = 5) -> Path:
     """Six trials are baselines: the first failed, so many after it are scored on the test split."""
     lines: Lines = record_of(Sketch(n_trials=6, rungs=(27,), failing=0.0))
-    asked = [line["proposals"][0] for line in lines if line["kind"] == "asked"]
     tested = lines.pop()  # of the result
     lines += [tested | {"number": number} for number in range(1, n_tested + 1)]
     if not n_tested:
         lines = [line for line in lines if line["kind"] != "test"]
-    first = next(line for line in lines if line["kind"] == "trial")
-    del first["scores"]
-    first["failure"] = "out of <memory>"
     next(line for line in lines if line["kind"] == "chosen")["number"] = 3
-    cost = {"kind": "baseline", "member": "math", "seconds": 2.5, "layer_tokens": 7}
-    cost |= {"alone_layer_tokens": 9000, "idle_parameters": 60}
-    baselines = [cost | {"name": "laco", "failure": "no such layer"}]
-    for proposal in asked:
-        name = f"cut {proposal['number']}"
-        proposal["origin"] = f"{name} on math"
-        baselines.append(cost | {"name": name, "tailoring": proposal["tailoring"]})
-    lines[1:1] = [*baselines, baselines[4] | {"name": "twin"}]  # shares the trial of cut 3
+    make_baselines(lines, failure="out of <memory>", layer_tokens=9000)
     write_lines(folder, lines)
     return folder
 
