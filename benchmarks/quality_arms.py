@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import scored
 
 import gptailor as gt
 from gptailor.app.assemble import evaluator_on
@@ -261,7 +262,7 @@ def opened(settings: Settings) -> tuple[gt.Family, dict[str, TaskSplits]]:
     """The whole family, and the tasks: search and selection on calib, test on dev."""
     torch.set_num_threads(1)
     variants = {name: gt.MemberSpec(path=path) for name, path in settings.variants.items()}
-    dtype = dtype_of("auto", torch.device("cpu"))
+    dtype = dtype_of("auto", "cpu")
     family = gt.load_family(gt.MemberSpec(path=settings.base), variants, dtype=dtype)
     specs = settings.task_specs(test_limit=settings.judge_limit)
     return family, gt.load_tasks(specs, family, shares=(0.9, 0.1, 0.1))
@@ -284,7 +285,7 @@ def best_member(settings: Settings) -> dict[str, Any]:
         wholes = [gt.Tailoring.whole(member, family.n_layers) for member in family.members]
         jobs = [gt.Job(whole, settings.rungs[-1]) for whole in wholes]
         done = evaluator_on(gt.Engine(family), tasks).evaluate(jobs)
-        scores = {name: each.scores for name, each in zip(family.members, done, strict=True)}
+        scores = {name: scored(each) for name, each in zip(family.members, done, strict=True)}
         goals = [gt.Goal(name, splits.spec.metric) for name, splits in tasks.items()]
         objective = gt.Objective(goals, scores[BASE])
         losses = {name: objective.scalar(each) for name, each in scores.items()}

@@ -67,7 +67,8 @@ class Quality:
         rng = np.random.default_rng(zlib.crc32(arm.encode()))
         drawn = rng.integers(means.shape[1], size=means.shape)
         drawn[0] = np.arange(means.shape[1])
-        return np.take_along_axis(means, drawn, axis=1).mean(axis=1)
+        found: Floats = np.take_along_axis(means, drawn, axis=1).mean(axis=1)
+        return found
 
     def row(self, arm: str) -> dict[str, Any]:
         """Everything about an arm, for the JSON."""

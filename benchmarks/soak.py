@@ -63,7 +63,8 @@ def soak(folder: Path, n_trials: int, from_trial: int) -> dict[str, Any]:
     run = folder / "run"
     with Journal(run) as journal:
         study = open_study(assembly, journal, on_progress=look)
-        write_results(run, study.run(), study.front(), study.objective)
+        _, chosen = study.run()
+        write_results(run, chosen, study.front(), study.objective)
     done = len(study.trials)
     started = time.perf_counter()
     entries = read_record(run / RECORD)

@@ -27,10 +27,11 @@ def best_of_eight(
     while True:
         drawn = [context.space.random(rng) for _ in range(8)]
         trials = yield tuple(gt.Proposal(one, context.rungs[0], "drawn") for one in drawn)
-        scored = [trial for trial in trials if trial.complete]  # a failed trial has no scores
-        best = min(scored, key=lambda trial: context.objective.scalar(trial.scores), default=None)
-        if best is not None:
-            yield (gt.Proposal(best.tailoring, context.rungs[-1], "best of eight"),)
+        loss = context.objective.scalar  # a failed trial has no scores
+        losses = {each.tailoring: loss(each.scores) for each in trials if each.scores}
+        if losses:
+            best = min(losses, key=losses.__getitem__)
+            yield (gt.Proposal(best, context.rungs[-1], "best of eight"),)
 
 
 def search(base: Any, variants: dict[str, Any], tokenizer: Any, folder: Path) -> gt.Run:

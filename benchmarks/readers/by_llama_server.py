@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 program = os.environ["LLAMA_SERVER"]
 ask = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
@@ -20,22 +21,23 @@ CACHE = "--cache-type-k f32 --cache-type-v f32"
 STARTS_WITHIN_S = 60
 
 
-def post(address: str, plain: dict) -> dict:
+def post(address: str, plain: dict[str, Any]) -> dict[str, Any]:
     """Send JSON and read JSON."""
     body = json.dumps(plain).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+        told: dict[str, Any] = json.load(answer)
+        return told
 
 
 def free_port() -> int:
     """A port that nobody listens at."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        return int(one.getsockname()[1])
 
 
-def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the server has read its model."""
     end = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < end:
@@ -51,7 +53,7 @@ def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     raise RuntimeError("the server did not start in time")
 
 
-def answers_of(file: str) -> dict:
+def answers_of(file: str) -> dict[str, Any]:
     """What the server makes of one file."""
     port, log = free_port(), Path(f"{file}.log")
     address = f"http://127.0.0.1:{port}"

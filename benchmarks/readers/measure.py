@@ -165,7 +165,8 @@ def _spec(layer: int) -> LayerSpec:
 @cache
 def model_table() -> Mapping[str, Any]:
     """The tiny model of every type."""
-    return yaml.safe_load((HERE / "models.yaml").read_text(encoding="utf-8"))
+    known: Mapping[str, Any] = yaml.safe_load((HERE / "models.yaml").read_text(encoding="utf-8"))
+    return known
 
 
 def made_family(
@@ -221,7 +222,7 @@ def _read(
 
     A reader that ends before its last model is started again with those after the one it ended at.
     """
-    found, told, left = "", {}, list(names)
+    found, told, left = "", dict[str, dict[str, Any]](), list(names)
     command, env = reader.command(envs)
     ask = str(place / "ask.json")
     while left:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def figures(folder: Path, part: str) -> dict[str, Any]:
 
 
 def test_every_part_leaves_its_figures(gpu: Any, tmp_path: Path) -> None:
-    gpu.main(["--tiny", "--out", str(tmp_path)], start="fork")
+    gpu.main(["--tiny", "--out", str(tmp_path)], start=ForkProcess)
     engine = figures(tmp_path, "engine")
     for shots in (0, 5):
         assert engine[f"{shots}_shot"]["failed"] == []
@@ -58,7 +59,7 @@ def test_a_part_that_fails_or_takes_too_long_leaves_a_reason_and_the_others_run(
     monkeypatch.setitem(parts, "demo", measured_then(importlib.import_module("signal").pause))
     monkeypatch.setitem(gpu.LIMITS_S, "demo", 0.5)
     names = ["engine", "demo", "compile"]
-    gpu.main(["--tiny", "--out", str(tmp_path), "--parts", *names], start="fork")
+    gpu.main(["--tiny", "--out", str(tmp_path), "--parts", *names], start=ForkProcess)
     failed, stopped, skipped = (figures(tmp_path, part) for part in names)
     assert failed["known"] == stopped["known"] == 1
     assert failed["outcome"].startswith("failed in")
