@@ -14,7 +14,8 @@ A `UserError` may carry several problems; each is one sentence.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 __all__ = [
     "ConfigError",
@@ -28,6 +29,7 @@ __all__ = [
     "UserError",
     "is_out_of_memory",
     "listed",
+    "naming",
     "one_line",
     "unknown",
 ]
@@ -101,6 +103,15 @@ def unknown(noun: str, name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown {noun} {name!r}; {hint}known: {', '.join(names)}"
+
+
+@contextmanager
+def naming(model: str) -> Iterator[None]:
+    """Put a model's name or file before what is wrong with its tailoring."""
+    try:
+        yield
+    except TailoringError as error:
+        raise TailoringError([f"{model}: {problem}" for problem in error.problems]) from None
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:

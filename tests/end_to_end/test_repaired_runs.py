@@ -286,6 +286,35 @@ def test_another_trial_is_refitted_again(refitted: Path, exported: Path, tmp_pat
             assert torch.equal(states[f"model.layers.{index}.{DOWN}"], fitted[DOWN])
 
 
+def test_what_is_fitted_again_needs_the_texts_and_examples_of_the_search(
+    job: Make, tmp_path: Path, run_command: Command
+) -> None:
+    texts = tmp_path / "texts.txt"
+    known = "\n\n".join(f"Metal {number} has the symbol M{number}." for number in range(40))
+    texts.write_text(known, encoding="utf-8")
+    calibration = {"texts": [str(texts)], "n_tokens": 600, "max_length": 32}
+    config = job(**BRIEF | {"calibration": calibration}, repair="refit")
+    assert run_command("search", config)[0] == 0
+    record = read_run(run_of(config))
+    assert record.chosen is not None
+    number = next(
+        number
+        for number, proposal in record.proposals.items()
+        if number != record.chosen.number
+        and any(spec.refit_to for spec in proposal.tailoring.layers)
+    )
+    texts.write_text(known.replace("symbol", "sign"), encoding="utf-8")
+    again = ("export", run_of(config), "-o", tmp_path / "out", "--trial", number)
+    for words in (again, ("explain", run_of(config))):
+        code, _, err = run_command(*words)
+        assert (code, "the calibration texts changed since this record began" in err) == (2, True)
+    assert not (tmp_path / "out").exists()
+    # the chosen model's matrices are in files
+    assert run_command("export", run_of(config), "-o", tmp_path / "chosen")[0] == 0
+    texts.write_text(known, encoding="utf-8")
+    assert run_command(*again)[0] == 0
+
+
 def test_a_gguf_file_has_the_repaired_weights(
     refitted: Path, exported: Path, tmp_path: Path
 ) -> None:

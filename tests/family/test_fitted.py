@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gptailor.core.tailoring import LayerSpec, Tailoring
+from gptailor.core.tailoring import LayerSpec, Source, Tailoring
 from gptailor.errors import TailoringError
 from gptailor.family.family import Family, layer_weights
 from gptailor.family.fitted import FittedWeights, digest_of, output_names
@@ -118,10 +118,20 @@ def test_files_name_what_they_were_fitted_on_and_other_weights_are_refused(
         moved(code=1.0).check(tailoring)
     (problem,) = caught.value.problems
     assert f"fitted weights {digest} were fitted with other weights of 'code' than" in problem
+    there.check(dataclasses.replace(tailoring, head=LayerSpec((Source("code"),))))
+    outer = Tailoring(
+        (LayerSpec.of("base:1").with_repair(fitted=digest),), LayerSpec((Source("code"),))
+    )
+    with pytest.raises(TailoringError, match="fitted with other weights of 'code'"):
+        moved(code=1.0).check(outer)
     # what is known of one dtype says nothing of another, nor does a file without a note
     dataclasses.replace(moved(code=1.0), dtype=torch.float16).check(tailoring)
     save_file(dict(pico.fitted.get(digest)), tmp_path / f"{digest}.safetensors")
     moved(code=1.0).check(tailoring)
+    note = {"fitted_on": "[" * 100_000}
+    save_file(dict(pico.fitted.get(digest)), tmp_path / f"{digest}.safetensors", note)
+    with pytest.raises(TailoringError, match=r"safetensors: can't be read: .* copy it again"):
+        moved().check(tailoring)
 
 
 def test_a_refit_without_anything_to_fit_it_from_is_refused() -> None:

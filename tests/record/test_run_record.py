@@ -122,6 +122,13 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "record.jsonl").touch()
     with pytest.raises(RecordError, match="the record is empty"):
         read_run(tmp_path)
+    for text, why in (
+        ('{"kind": "hea', "the record is empty"),
+        ("hello\n", "is no record of a run"),
+    ):
+        (tmp_path / "record.jsonl").write_text(text, encoding="utf-8")
+        with pytest.raises(RecordError, match=why):
+            read_run(tmp_path)
 
 
 def header_only(lines: list[dict[str, Any]], **changes: Any) -> list[dict[str, Any]]:

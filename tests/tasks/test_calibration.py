@@ -146,3 +146,9 @@ def test_texts_with_held_out_examples_are_left_out(tmp_path: Path, tiny_tokenize
     assert found.notes == (
         "calibration: 2 texts of texts.txt have selection or test examples: left out",
     )
+    texts.write_text("\n\n".join([stories[0], "a", near]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"2 of 3 texts of texts\.txt have selection or test ex"):
+        calibration_of_texts(
+            [texts], tiny_tokenizer, n_known=10**6, n_tokens=10**6, max_length=10**6,
+            held_out=[task("stories", kept)],
+        )  # fmt: skip

@@ -6,8 +6,7 @@ Scores that a run has recorded are used; what is missing is scored and timed onc
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from gptailor.config import load_config
 from gptailor.core.statistics import Estimate
 from gptailor.core.tailoring import BASE, LayerSpec, Tailoring
 from gptailor.core.trial import Job, Scores
-from gptailor.errors import ConfigError, RecordError, TailoringError, unknown
+from gptailor.errors import ConfigError, RecordError, naming, unknown
 from gptailor.record.entries import Header
 from gptailor.record.evaluation_file import ComparisonFile, read_comparison
 from gptailor.record.ladder_folder import earlier_runs
@@ -213,7 +212,7 @@ def _models(
         notes += failures
     for file in files:
         tailoring = Tailoring.load(file)
-        with _naming(str(file)):
+        with naming(str(file)):
             tailoring.check(header.family.members, n_layers)
             refuse_unreadable(tailoring, [file.parent, *(run.record.folder for run in runs)])
         parameters = parameters_of([run.record for run in runs], tailoring)
@@ -301,7 +300,7 @@ def _completed(
     folders = [*(Path(run.folder) for run in asked.runs), *(path.parent for path in asked.files)]
     evaluator = open_evaluator(settings, first, folders)
     for model in missing.values():
-        with _naming(model.name):
+        with naming(model.name):
             evaluator.engine.family.check(model.tailoring)
     failures, todo = dict[str, str](), list(missing.values())
     for start in range(0, len(todo), _TOGETHER):
@@ -321,15 +320,6 @@ def _completed(
         file = file.model_copy(update={"seconds": seconds})
         file.save(first.folder)
     return file, failures
-
-
-@contextmanager
-def _naming(model: str) -> Iterator[None]:
-    """Put a model's name before what is wrong with its tailoring."""
-    try:
-        yield
-    except TailoringError as error:
-        raise TailoringError([f"{model}: {problem}" for problem in error.problems]) from None
 
 
 def _shape(header: Header, tailoring: Tailoring) -> str:

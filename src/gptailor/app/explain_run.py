@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gptailor.app.header import refuse_changes
 from gptailor.app.inputs import open_calibration, open_tasks
 from gptailor.app.measure_models import open_result
 from gptailor.app.repairs import Repairs
@@ -52,8 +53,9 @@ def explain(
     if any(spec.repaired for spec in result.layers):
         tasks = open_tasks(settings, family)
         rows = functools.partial(open_calibration, settings, family, tasks)
-        # with refits, this is what fits a layer when it is first needed
-        repair = Repairs(settings.repair, evaluator.engine, rows).repairer
+        repairs = Repairs(settings.repair, evaluator.engine, rows)
+        refuse_changes(record, family, calibration=repairs.calibration)
+        repair = repairs.repairer  # with refits, this is what fits a layer when it is first needed
     scale = repair if any(spec.gain != 1.0 for spec in result.layers) else None
     changes = []
     own = frozenset(_own(family, result))

@@ -18,7 +18,7 @@ from gptailor.core.score_table import ScoreTable, score_table
 from gptailor.core.statistics import RESULT
 from gptailor.core.tailoring import BASE, Tailoring
 from gptailor.engine import Engine
-from gptailor.errors import ConfigError, RecordError
+from gptailor.errors import ConfigError, RecordError, naming
 from gptailor.export import card_facts, export_checkpoint, model_card
 from gptailor.export.gguf.writer import export_gguf
 from gptailor.export.mergekit.recipe import export_recipe
@@ -83,9 +83,10 @@ def export(  # noqa: PLR0913  # what may be said of an export
     )
     family = members(found.config)
     family.fitted.look_in((tailoring or run / BEST).parent / FOLDER)
-    found.tailoring.check(family.members, family.n_layers, tied=family.tied)
-    found = dataclasses.replace(found, tailoring=_with_refits(found, family))
-    family.check(found.tailoring)
+    with naming(str(tailoring or run)):
+        found.tailoring.check(family.members, family.n_layers, tied=family.tied)
+        found = dataclasses.replace(found, tailoring=_with_refits(found, family))
+        family.check(found.tailoring)
     if found.record is not None:
         refuse_changes(found.record, family)
     inputs = [Path(n) for task in found.config.tasks for n in (task.name, task.test_task) if n]
@@ -126,6 +127,8 @@ def _with_refits(found: Provenance, family: Family) -> Tailoring:
     calibration = functools.partial(open_calibration, found.config, family, tasks)
     engine = Engine(family, device=family.states[BASE][family.layout.embedding].device)
     repairs = Repairs(RepairConfig(name="refit"), engine, calibration)
+    if found.record is not None:
+        refuse_changes(found.record, family, tasks, repairs.calibration)
     assert repairs.repairer is not None, "a refit repairs"
     return repairs.fitted_as_in_search(found.tailoring)
 

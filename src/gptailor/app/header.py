@@ -21,6 +21,7 @@ from gptailor.record.compatibility import changes
 from gptailor.record.entries import FamilyFacts, Header, MetricFacts, TaskFacts
 from gptailor.record.run_record import RunRecord
 from gptailor.study import Plan
+from gptailor.tasks.calibration import Calibration
 from gptailor.tasks.splits import TaskSplits
 
 __all__ = ["header_of", "refuse_changes", "task_digest"]
@@ -101,12 +102,16 @@ def header_of(
 
 
 def refuse_changes(
-    record: RunRecord, family: Family, tasks: Mapping[str, TaskSplits] | None = None
+    record: RunRecord,
+    family: Family,
+    tasks: Mapping[str, TaskSplits] | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
-    """Refuse members and tasks that are not those a run was begun with."""
+    """Refuse members, tasks and calibration rows that are not those a run was begun with."""
     digests = {name: task_digest(splits) for name, splits in (tasks or {}).items()}
     facts, where = _model_facts(family), record.folder
-    if problems := changes(record.header, family.digests, facts, digests, where=where):
+    rows = None if calibration is None else calibration.digest
+    if problems := changes(record.header, family.digests, facts, digests, rows, where=where):
         raise ConfigError(problems)
 
 

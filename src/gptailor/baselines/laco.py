@@ -82,8 +82,10 @@ class _Walk:
         found = self._at(low)
         if len(found) > self._context.space.n_kept:
             raise ConfigError(
-                f"windows of {self._n_merged} layers leave {len(found)} layers at least, and "
-                f"{self._context.space.n_kept} are to stay; change 'n_merged'"
+                f"windows of {self._n_merged} layers leave {len(found)} layers at least (only "
+                "layers of one kind are merged, and none that 'keep' protects), and "
+                f"{self._context.space.n_kept} are to stay; lower 'remove', give another "
+                "n_merged, or use another baseline"
             )
         for _ in range(_N_STEPS):
             middle = (low + high) / 2

@@ -115,7 +115,9 @@ def _drawn(rows: list[dict[str, Any]]) -> Table:
     """The rows for people."""
     numbers = [Column(name, justify="right") for name in ("loss", "seconds", "layer-tokens")]
     table = Table(
-        *("baseline", "member", "layers cut"),
+        Column("baseline", overflow="fold"),  # a name is to be copied
+        "member",
+        Column("layers cut", overflow="fold"),
         *numbers,
         box=None,
         padding=(0, 2, 0, 0),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -38,11 +39,11 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
         setup = pool.setup
     # as one worker would
     assembly = assemble(loaded.model_copy(update={"workers": here}), runs=False)
-    if loaded.calibration.texts is not None:  # a search without repairs does not read them
-        _ = assembly.repairs.calibration
+    texts = loaded.calibration.texts  # a search without repairs does not read them
+    notes = () if texts is None else assembly.repairs.calibration.notes
     device = device_of(loaded.engine.device).partition(":")[0]
     if not as_json:
-        _show_plan(assembly)
+        _show_plan(assembly, notes)
     plain = []
     for step, expected in forecasts(assembly, setup):
         workers = None if setup is None else dataclasses.asdict(setup)
@@ -55,10 +56,10 @@ def command(config: ConfigPath, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(plain if loaded.ladder else plain[0]))
 
 
-def _show_plan(assembly: "Assembly") -> None:
-    """The family, the tasks and the rungs."""
+def _show_plan(assembly: "Assembly", notes: Sequence[str]) -> None:
+    """Notes, the family, the tasks and the rungs."""
     plan, family = assembly.plan, assembly.family
-    for note in family.notes:
+    for note in (*family.notes, *notes):
         screen.print(f"note: {note}")
     screen.print(
         f"family:   {', '.join(family.members)}; {plan.n_layers} layers, "

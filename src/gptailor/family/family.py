@@ -240,7 +240,8 @@ class Family:
         A fit looks at the streams of the model, so any of its members counts.
         """
         problems = []
-        used = dict.fromkeys(name for spec in tailoring.layers for name in spec.members)
+        specs = (*tailoring.layers, *tailoring.outer_parts.values())
+        used = dict.fromkeys(name for spec in specs for name in spec.members)
         for index, spec in enumerate(tailoring.layers):
             if spec.fitted is None:
                 continue

@@ -183,7 +183,7 @@ class FittedWeights:
             tensors = load_file(path)
             with safe_open(path, framework="pt") as file:
                 origin = dict(json.loads((file.metadata() or {}).get(_FITTED_ON, "{}")))
-        except (OSError, SafetensorError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, TypeError, ValueError, RecursionError) as error:
             raise TailoringError(f"{path}: can't be read: {error}; copy it again") from None
         if digest_of(tensors) != digest:
             raise TailoringError(

@@ -58,13 +58,9 @@ def check_header(recorded: Header, now: Header, where: Path) -> None:
     if differ["family"]:
         members, model = {}, recorded.family.model or {}
     tasks = {} if explained else {name: task.digest for name, task in now.tasks.items()}
-    problems += changes(recorded, members, model, tasks, where=where)
-    explained = bool(differ.get("repair") or differ.get("calibration"))
-    if not explained and recorded.calibration not in (None, now.calibration):
-        problems.append(
-            f"{where}: the calibration texts changed since this record began; put them back, or "
-            "name a new folder with --out"
-        )
+    other_texts = differ.get("repair") or differ.get("calibration")
+    rows = recorded.calibration if other_texts else now.calibration
+    problems += changes(recorded, members, model, tasks, rows, where=where)
     problems += [
         f"{where}: the metric {name!r} was another when this record began (which way is better, or "
         "its transform); put it back, or name a new folder with --out"
@@ -88,13 +84,15 @@ def changes(
     members: Mapping[str, str],
     model: Mapping[str, Any],
     tasks: Mapping[str, str],
+    calibration: str | None,
     *,
     where: Path,
 ) -> list[str]:
-    """Name the members and tasks that changed since a record began.
+    """Name the members, tasks and calibration texts that changed since a record began.
 
-    `members` and `tasks` are digests now; `model` is what the members' config.json says now, which
-    an older header does not have.
+    `members`, `tasks` and `calibration` are digests now; `model` is what the members' config.json
+    says now, which an older header does not have. Rows of calibration that no texts were named for
+    have no digest in a record.
     """
     before = recorded.family.model
     old_tasks = {name: facts.digest for name, facts in recorded.tasks.items()}
@@ -102,18 +100,25 @@ def changes(
         ("weights of member", members, recorded.family.digests),
         ("examples of task", tasks, old_tasks),
     )
-    return [
+    problems = [
         f"{where}: the {noun} {name!r} changed since this record began; put them back, or search "
         "again into a new folder"
         for noun, new, old in both
         for name in new
         if name in old and old[name] != new[name]
-    ] + [
-        f"{where}: {path} of the members' config.json was {_format(old)} when this record began "
-        f"and is now {_format(new)}; put it back, or search again into a new folder"
-        for path, old, new in _differences(before, model, "")
-        if before is not None
     ]
+    if before is not None:
+        problems += [
+            f"{where}: {path} of the members' config.json was {_format(old)} when this record "
+            f"began and is now {_format(new)}; put it back, or search again into a new folder"
+            for path, old, new in _differences(before, model, "")
+        ]
+    if None not in (recorded.calibration, calibration) and recorded.calibration != calibration:
+        problems.append(
+            f"{where}: the calibration texts changed since this record began; put them back, or "
+            "search again into a new folder"
+        )
+    return problems
 
 
 def _in_full(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:

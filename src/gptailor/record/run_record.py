@@ -266,6 +266,11 @@ def run_of_lines(
     """As `read_run`, of lines that `read_record` returned."""
     path = folder / RECORD
     if not lines or not isinstance(header := lines[0][1], Header):
+        if b"\n" in path.read_bytes():  # else it ended before its header did
+            raise RecordError(
+                f"{path}: is no record of a run, for it does not begin with a header; name the "
+                "folder of a run"
+            )
         raise RecordError(f"{path}: the record is empty; run 'gptailor search' again")
     proposals: dict[int, Proposal] = {}
     trials: dict[int, Trial] = {}

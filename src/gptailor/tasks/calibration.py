@@ -114,11 +114,12 @@ def calibration_of_texts(  # noqa: PLR0913  # a section of the config, and what 
         for task in held_out
         for number in range(task.n_examples)
     )
-    n_left_out = 0
+    n_read, n_left_out = 0, 0
 
     def usable(text: str) -> bool:
-        nonlocal n_left_out
+        nonlocal n_read, n_left_out
         known = examples.stand_in(text)
+        n_read += 1
         n_left_out += known
         return not known
 
@@ -131,7 +132,16 @@ def calibration_of_texts(  # noqa: PLR0913  # a section of the config, and what 
         return tokens
 
     tokens = map(tokens_of, filter(usable, texts_in_turns(paths, seed)))
-    found = _calibration(tokens, n_tokens, max_length, seed, names)
+    try:
+        found = _calibration(tokens, n_tokens, max_length, seed, names)
+    except ConfigError:
+        if not n_left_out:
+            raise
+        raise ConfigError(
+            f"calibration: {n_left_out} of {n_read} texts of {names} have selection or test "
+            "examples, and the others have no row of three tokens; name other texts, or divide "
+            "these by blank lines or into JSON lines, for a text is left out whole"
+        ) from None
     if not n_left_out:
         return found
     note = f"calibration: {n_left_out} texts of {names} have selection or test examples: left out"

@@ -281,6 +281,16 @@ def test_worked_examples_are_not_the_test_examples_of_another_task(
     parts = load(searched, "acc", tiny_tokenizer, split="train", test_task=tested)
     text = _contexts(parts.search, tiny_tokenizer)
     assert not any(one["query"].strip() in text for one in data["test"][:9])
+    # nor examples of another split that read the same
+    data["copy"] = data["train"]
+    searched = write_task("twice", data, **keys, fewshot_split="copy", num_fewshot=2)
+    parts = load(searched, "acc", tiny_tokenizer, split="train")
+    for part, own in ((parts.search, 0), (parts.selection, 1)):  # its own question alone
+        text = _contexts(part, tiny_tokenizer)
+        for _, index in parts.selection.origins:
+            one = data["train"][index]
+            assert text.count(one["query"].strip()) <= own * len(one["choices"])
+    searched = write_task("quiz", data, **keys, fewshot_split="test", num_fewshot=2)
     tested = str(write_task("exam", {"test": data["test"][:11]}))
     with pytest.raises(TaskError, match=r"of which 1 examples are kept neither .* 2 are needed"):
         load(searched, "acc", tiny_tokenizer, split="train", test_task=tested)

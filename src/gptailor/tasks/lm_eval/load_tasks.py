@@ -105,7 +105,7 @@ def _load(
     held_out = documents.selection + documents.test
     documents = limited(opened.name, documents, spec.limit, spec.test_limit)
     encoder = replace(encoder, long=set())
-    with without(held_out, opened, elsewhere=spec.test_task is not None):
+    with without(held_out, opened):
         search = _build_task(opened, documents.search, encoder, chat, spec)
         selection = _build_task(opened, documents.selection, encoder, chat, spec)
     test = _build_task(apart or opened, documents.test, encoder, chat, spec)

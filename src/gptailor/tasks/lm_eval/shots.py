@@ -16,14 +16,12 @@ __all__ = ["without"]
 
 
 @contextlib.contextmanager
-def without(held_out: Iterable[Document], opened: LoadedTask, *, elsewhere: bool) -> Iterator[None]:
+def without(held_out: Iterable[Document], opened: LoadedTask) -> Iterator[None]:
     """Let no few-shot example of a task be a held-out document, while its examples are built.
 
     Args:
-        held_out: The documents.
+        held_out: The documents; any split may have them, or others that read the same.
         opened: The task that is searched on.
-        elsewhere: Whether some of the documents are of another task, whose data may have
-            examples of any split; else only the split that is searched on has some.
 
     Raises:
         TaskError: Too few examples are left to draw from.
@@ -32,7 +30,7 @@ def without(held_out: Iterable[Document], opened: LoadedTask, *, elsewhere: bool
     drawn_from = {}
     try:
         for subtask, source in opened.shots.items():
-            if source is None or not (elsewhere or source == opened.splits[subtask]):
+            if source is None:
                 continue
             task, label = opened.subtasks[subtask], opened.labels[subtask]
             pool = list(task.sampler.fewshot_docs())
