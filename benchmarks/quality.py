@@ -209,8 +209,7 @@ def _report(settings: Settings, best: str, kept: Kept) -> None:
         "arms": [quality.row(arm) for arm in kept.arms],
         "claims": list(quality.claims()),
         "curves": points,
-        "dtype": str(family.dtype).removeprefix("torch."),  # of what was made and judged here
-        "machine": machine(),
+        "machine": machine() | {"dtype": str(family.dtype).removeprefix("torch.")},
     }
     name = f"quality-{settings.suite}"
     keep(settings.out, name, told, f"{told_of(machine())}\n\n{quality.text()}")
