@@ -264,15 +264,19 @@ def test_fitted_tensors_that_are_missing_or_damaged_are_told_in_one_sentence(
     assert "layers[0]: refit_to is 9, beyond the 6 layers" in err
 
 
-def test_another_trial_is_refitted_again(refitted: Path, exported: Path, tmp_path: Path) -> None:
-    record = read_run(run_of(refitted))
+def another(record: RunRecord) -> tuple[int, Tailoring]:
+    """A trial that was not chosen, with a layer to refit: its number and what was asked for."""
     assert record.chosen is not None
-    number, asked = next(
+    return next(
         (number, proposal.tailoring)
         for number, proposal in record.proposals.items()
         if number != record.chosen.number
         and any(spec.refit_to for spec in proposal.tailoring.layers)
     )
+
+
+def test_another_trial_is_refitted_again(refitted: Path, exported: Path, tmp_path: Path) -> None:
+    number, asked = another(read_run(run_of(refitted)))
     for out in (tmp_path / "once", tmp_path / "again"):
         gptailor("export", run_of(refitted), "-o", out, "--trial", number)
     assert weights(tmp_path / "once") == weights(tmp_path / "again") != weights(exported)
@@ -286,7 +290,7 @@ def test_another_trial_is_refitted_again(refitted: Path, exported: Path, tmp_pat
             assert torch.equal(states[f"model.layers.{index}.{DOWN}"], fitted[DOWN])
 
 
-def test_what_is_fitted_again_needs_the_texts_and_examples_of_the_search(
+def test_what_is_fitted_again_needs_the_texts_of_the_search(
     job: Make, tmp_path: Path, run_command: Command
 ) -> None:
     texts = tmp_path / "texts.txt"
@@ -295,14 +299,7 @@ def test_what_is_fitted_again_needs_the_texts_and_examples_of_the_search(
     calibration = {"texts": [str(texts)], "n_tokens": 600, "max_length": 32}
     config = job(**BRIEF | {"calibration": calibration}, repair="refit")
     assert run_command("search", config)[0] == 0
-    record = read_run(run_of(config))
-    assert record.chosen is not None
-    number = next(
-        number
-        for number, proposal in record.proposals.items()
-        if number != record.chosen.number
-        and any(spec.refit_to for spec in proposal.tailoring.layers)
-    )
+    number, _ = another(read_run(run_of(config)))
     texts.write_text(known.replace("symbol", "sign"), encoding="utf-8")
     again = ("export", run_of(config), "-o", tmp_path / "out", "--trial", number)
     for words in (again, ("explain", run_of(config))):

@@ -132,14 +132,11 @@ def test_texts_with_held_out_examples_are_left_out(tmp_path: Path, tiny_tokenize
     others = [f"{ask} where is the {n}th of many houses by the sea" for n in range(5)]
     near = f"Earlier. {stories[1].upper()}? Later."
     texts.write_text("\n\n".join([*others, stories[0], near]), encoding="utf-8")
-    plain = calibration_of_texts(
-        [texts], tiny_tokenizer, n_known=10**6, n_tokens=10**6, max_length=10**6
-    )
+    limits = {"n_known": 10**6, "n_tokens": 10**6, "max_length": 10**6}
+    plain = calibration_of_texts([texts], tiny_tokenizer, **limits)
     assert (len(plain.rows), plain.notes) == (7, ())
-    found = calibration_of_texts(
-        [texts], tiny_tokenizer, n_known=10**6, n_tokens=10**6, max_length=10**6,
-        held_out=[task("stories", kept)],
-    )  # fmt: skip
+    held_out = [task("stories", kept)]
+    found = calibration_of_texts([texts], tiny_tokenizer, **limits, held_out=held_out)
     assert {tiny_tokenizer.decode(row) for row in found.rows} == {
         tiny_tokenizer.decode(tiny_tokenizer(each)["input_ids"]) for each in others
     }
@@ -148,7 +145,8 @@ def test_texts_with_held_out_examples_are_left_out(tmp_path: Path, tiny_tokenize
     )
     texts.write_text("\n\n".join([stories[0], "a", near]), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"2 of 3 texts of texts\.txt have selection or test ex"):
-        calibration_of_texts(
-            [texts], tiny_tokenizer, n_known=10**6, n_tokens=10**6, max_length=10**6,
-            held_out=[task("stories", kept)],
-        )  # fmt: skip
+        calibration_of_texts([texts], tiny_tokenizer, **limits, held_out=held_out)
+    # another fault is not hidden by it
+    texts.write_text("\n\n".join([stories[0], stories[0], "a b c d"]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"token \d+ .* of texts.txt has, has no row"):
+        calibration_of_texts([texts], tiny_tokenizer, **limits | {"n_known": 4}, held_out=held_out)

@@ -28,6 +28,10 @@ _JSON_LINES = (".jsonl", ".ndjson")
 _BLANK_LINES = re.compile(r"\n[ \t\r]*\n")
 
 
+class _NoRowsError(ConfigError):
+    """No text is long enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Rows of three or more token ids, in a drawn order.
@@ -134,7 +138,7 @@ def calibration_of_texts(  # noqa: PLR0913  # a section of the config, and what 
     tokens = map(tokens_of, filter(usable, texts_in_turns(paths, seed)))
     try:
         found = _calibration(tokens, n_tokens, max_length, seed, names)
-    except ConfigError:
+    except _NoRowsError:
         if not n_left_out:
             raise
         raise ConfigError(
@@ -183,7 +187,7 @@ def _calibration(
         if left < _SHORTEST:
             break
     if not rows:
-        raise ConfigError(f"calibration: {source} has no row of three tokens; name other texts")
+        raise _NoRowsError(f"calibration: {source} has no row of three tokens; name other texts")
     order = np.random.default_rng(seed).permutation(len(rows))
     return Calibration(tuple(rows[index] for index in order))
 
