@@ -264,6 +264,23 @@ def test_fitted_tensors_that_are_missing_or_damaged_are_told_in_one_sentence(
     assert "layers[0]: refit_to is 9, beyond the 6 layers" in err
 
 
+def test_an_ended_search_says_that_its_fitted_tensors_are_gone(
+    refitted: Path, run_command: Command
+) -> None:
+    run = run_of(refitted)
+    files = sorted((run / "fitted").iterdir())
+    named = {s.fitted for s in Tailoring.load(run / "best.yaml").layers if s.fitted}
+    (run / "fitted").rename(run / "elsewhere")
+    try:
+        code, _, err = run_command("search", refitted)
+    finally:
+        (run / "elsewhere").rename(run / "fitted")
+    assert code == 2
+    assert all(f"put {digest}.safetensors back into " in err for digest in named)
+    assert run_command("search", refitted)[0] == 0
+    assert sorted((run / "fitted").iterdir()) == files
+
+
 def another(record: RunRecord) -> tuple[int, Tailoring]:
     """A trial that was not chosen, with a layer to refit: its number and what was asked for."""
     assert record.chosen is not None
@@ -309,6 +326,24 @@ def test_what_is_fitted_again_needs_the_texts_of_the_search(
     # the chosen model's matrices are in files
     assert run_command("export", run_of(config), "-o", tmp_path / "chosen")[0] == 0
     texts.write_text(known, encoding="utf-8")
+    assert run_command(*again)[0] == 0
+
+
+def test_what_is_fitted_again_needs_the_examples_of_the_search(
+    job: Make, tmp_path: Path, run_command: Command
+) -> None:
+    config = job(**BRIEF, repair="refit")
+    assert run_command("search", config)[0] == 0
+    number, _ = another(read_run(run_of(config)))
+    data = config.with_name("tasks") / "which.jsonl"
+    known = data.read_text(encoding="utf-8")
+    data.write_text("".join(known.splitlines(keepends=True)[1:]), encoding="utf-8")
+    again = ("export", run_of(config), "-o", tmp_path / "out", "--trial", number)
+    for words in (again, ("explain", run_of(config))):
+        code, _, err = run_command(*words)
+        assert (code, "changed since this record began" in err) == (2, True)
+    assert not (tmp_path / "out").exists()
+    data.write_text(known, encoding="utf-8")
     assert run_command(*again)[0] == 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptailor.app.settings import ConfigLike, run_folder, settings_of, with_recorded_settings
+from gptailor.app.tailoring_file import refuse_unreadable
 from gptailor.config import Config
 from gptailor.core.specs import BASELINE
 from gptailor.core.tailoring import BASE, Tailoring
@@ -242,6 +243,8 @@ def run_depths(
         if lines:
             found = run_of_lines(each, lines)
             record, config = record or found, with_recorded_settings(config, found)
+            if found.result is not None:
+                refuse_unreadable(found.result, [each])
     members = count(1 + len(config.family.variants), "member")
     on_message(f"loading {members} and {count(len(config.tasks), 'task')} ...")
     from gptailor.app.assemble import assemble, open_pool  # slow
