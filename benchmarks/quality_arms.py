@@ -172,6 +172,9 @@ class Arm:
             names = [*SLOW]
         names = [name for name in names if name in DRAWN or not seed]
         names = [n for n in names if any(fnmatch.fnmatch(n, each) for each in settings.baselines)]
+        if not names:  # of those that are asked for none has draws
+            write_atomically(path.with_name(REPAIRED), "[]")
+            return
         options = {name: SLOW[name] for name in names if name in SLOW}
         config = baseline_settings(config, ",".join(names), member=member, options=options)
         record = run_search(config, path.parent).record
@@ -230,12 +233,11 @@ def _repaired(
     found = {"": (tailoring, 0.0, 0)}
     for name in settings.repairs:
         repairs = repairs_of(settings, name)
-        setup_tokens = repairs.setup_layer_tokens  # measured once, and counted for each model
         started, before = time.perf_counter(), repairs.engine.stream_layer_tokens
         repaired = repairs.repaired(tailoring)
         if repaired != tailoring:  # else nothing is known to be cut
             repairs.engine.family.fitted.save(repaired, folder)
-            spent = repairs.engine.stream_layer_tokens - before + setup_tokens
+            spent = repairs.engine.stream_layer_tokens - before
             found[f"+{name}"] = repaired, time.perf_counter() - started, spent
     return found
 

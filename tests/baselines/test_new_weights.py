@@ -57,6 +57,32 @@ def test_laco_adds_the_differences_of_the_layers_behind(context: Make, family: F
         torch.testing.assert_close(made[name], wanted)
 
 
+def test_laco_merges_the_window_that_leaves_the_stream_most_alike(
+    context: Make, models: Mapping[str, Any], family: Family, rows: Any
+) -> None:
+    def final(layers: list[Any]) -> Tensor:
+        model, last = models["math"].model, list[Tensor]()
+        own, model.layers = model.layers, nn.ModuleList(layers)
+        hook = model.norm.register_forward_pre_hook(lambda _, given: last.append(given[0][0, 1:]))
+        with torch.no_grad():
+            for row in rows:
+                model(torch.tensor([row]), use_cache=False)
+        hook.remove()
+        model.layers = own
+        return torch.cat(last).double().flatten()
+
+    whole = list(models["math"].model.layers)
+    alike = {}
+    for start in range(5):  # the last layer is in no window
+        merged = copy.deepcopy(whole[start])
+        parts = [dict(each.state_dict()) for each in whole[start : start + 3]]
+        merged.load_state_dict({k: parts[1][k] + parts[2][k] - parts[0][k] for k in parts[0]})
+        made = final([*whole[:start], merged, *whole[start + 3 :]])
+        alike[start] = float(torch.cosine_similarity(made, final(whole), dim=0))
+    found = BASELINES.get("laco")(context(2), n_merged=3)
+    assert [spec.start for spec in found.layers if spec.method] == [max(alike, key=alike.get)]
+
+
 def test_laco_merges_merged_layers_again(context: Make, family: Family) -> None:
     found = BASELINES.get("laco")(context(5), n_merged=3)
     assert len(found.layers) == 3
@@ -116,6 +142,20 @@ def test_mka_merges_neighbours_by_their_similarity(context: Make, family: Family
             assert 0 < share < 1
             one, other = (layer(family, source.layer)[OUT] for source in spec.sources)
             torch.testing.assert_close(weights(family, spec)[OUT], share * one + rest * other)
+
+
+def test_mka_merges_the_two_neighbours_that_share_most(
+    context: Make, family: Family, engine: Engine, rows: Any
+) -> None:
+    streams = Streams(engine, rows)
+    outputs = [*streams.along(Tailoring.whole("math", 8))][1:]
+    tokens = [torch.cat([s[k] for s, k in zip(o, streams.kept, strict=True)]) for o in outputs]
+    maps = [diffusion_map(each) for each in tokens]
+    shared = [shared_information(*pair) for pair in itertools.pairwise(maps)]
+    first = shared.index(max(shared))
+    (merged,) = [s for s in BASELINES.get("mka")(context(1)).layers if len(s.sources) == 2]
+    assert [source.layer for source in merged.sources] == [first, first + 1]
+    assert dict(merged.params)["weights"] == pytest.approx((max(shared), 1 - max(shared)))
 
 
 def test_fold_mixes_cut_layers_into_the_nearest_kept_one(context: Make, family: Family) -> None:

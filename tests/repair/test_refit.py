@@ -47,8 +47,7 @@ def rows_of(seed: int) -> list[tuple[int, ...]]:
     return [tuple(row) for row in rows.tolist()]
 
 
-# what is cut, the same model with the cut layers put back, and the layers refitted, each with the
-# depth of the whole model's stream that is to come after it
+# what is cut, and the same model with the cut layers put back
 TWO_CUTS = (
     layers("base:0", merged(1), "code:3"),
     layers("base:0", merged(1), merged(2), "code:3", "code:4", "code:5"),

@@ -68,6 +68,20 @@ def test_the_change_is_least_squares_with_the_largest_ridge_that_fits_well() -> 
     assert chosen == {0.1, 0.3, 1.0}
 
 
+def test_a_refit_fits_what_no_map_behind_the_layer_can() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, F, generator=generator)
+    own = torch.randn(F, H, generator=generator)
+    missing = inputs @ torch.randn(F, H, generator=generator)
+    weights, none = torch.ones(200), torch.zeros(200, dtype=torch.bool)
+    change = fitted_change([(inputs, missing, weights, none)], own.T, ridges=[1e-7]).T
+    left = (missing - inputs @ change).norm() / missing.norm()
+    added = inputs @ own  # ReplaceMe's T: what is added becomes added T
+    mapped = added @ torch.linalg.lstsq(added, added + missing).solution
+    assert float(left) < 1e-4
+    assert float((added + missing - mapped).norm() / missing.norm()) > 0.3
+
+
 def test_inputs_that_tell_nothing_change_nothing_on_tokens_held_out() -> None:
     zeros = 0
     for seed in range(10):

@@ -16,8 +16,8 @@ from gptailor.export.narrow import idle_parameters
 from gptailor.family.fitted import FOLDER
 from gptailor.record.entries import BaselineEntry
 from gptailor.record.journal import Journal
+from gptailor.report.baselines import cut_layers
 from gptailor.searchers.searcher import ProposalGenerator, SearchContext
-from gptailor.searchers.space import kept_positions
 from gptailor.study.plan import roughly
 
 __all__ = ["with_baselines"]
@@ -93,7 +93,7 @@ class _Baselines:
 
     def _computed(self, name: str) -> BaselineEntry:
         """Compute a baseline and record it, with the reason where the family can't express it."""
-        statistics, family, space = self._statistics, self._assembly.family, self._assembly.space
+        statistics, family = self._statistics, self._assembly.family
         turn = f"baseline {self.names.index(name) + 1} of {len(self.names)}"
         self._on_message(f"{turn}, {name} on {self._member}: computing ...")
         statistics.begin()
@@ -101,7 +101,7 @@ class _Baselines:
         tailoring = failure = None
         repairs, repair_tokens = self._assembly.repairs, 0
         try:
-            context = BaselineContext(statistics, space, self._seed)
+            context = BaselineContext(statistics, self._assembly.space, self._seed)
             found = BASELINES.get(name)(context, **self._options.get(name, {}))
             found_after = repairs.engine.stream_layer_tokens
             tailoring = repairs.repaired(found)
@@ -118,11 +118,11 @@ class _Baselines:
             failure=failure,
             seconds=round(time.perf_counter() - started, 3),
             layer_tokens=statistics.layer_tokens - before + repair_tokens,
-            alone_layer_tokens=statistics.used + repair_tokens + repairs.setup_layer_tokens,
+            alone_layer_tokens=statistics.used + repair_tokens,
             idle_parameters=0 if tailoring is None else idle_parameters(family, tailoring),
         )
         self._journal.append(entry)
-        cuts = () if tailoring is None else space.without(kept_positions(tailoring))
+        cuts = () if tailoring is None else cut_layers(tailoring, family.n_layers)
         outcome = failure or (f"without {', '.join(map(str, cuts))}" if cuts else "no layer is cut")
         self._on_message(
             f"{name} on {self._member}: {entry.seconds:.1f} s, "

@@ -56,7 +56,9 @@ class Repairs:
         if self.config.name == "none":
             return None
         if self.config.name == "scale":
-            norms, _ = self._norms
+            streams = Streams(self.engine, self.calibration.first(_SEARCH_TOKENS).rows)
+            refuse_inexact_scale(streams)
+            norms = stream_norms(streams, family.members)
             return functools.partial(scale_cuts, n_layers=family.n_layers, norms=norms)
         rows = self.calibration.first(_SEARCH_TOKENS).rows
         refitter = Refitter(self.engine, rows, ridges=_SEARCH_RIDGES)
@@ -102,33 +104,15 @@ class Repairs:
             return tailoring
         if self.config.name == "scale":
             return self.repairer(tailoring)
-        refitter, _ = self._exact
         later_layers = self.config.later_layers
-        return refitter.cut_after_cut(tailoring, later_layers=later_layers, fitted=fitted)
-
-    @property
-    def setup_layer_tokens(self) -> int:
-        """Layer-tokens of what each repair needs and is measured once: norms, how layers end."""
-        if self.config.name == "none":
-            return 0
-        return self._norms[1] if self.config.name == "scale" else self._exact[1]
+        return self._exact.cut_after_cut(tailoring, later_layers=later_layers, fitted=fitted)
 
     @functools.cached_property
-    def _norms(self) -> tuple[dict[str, tuple[float, ...]], int]:
-        """Each member's mean norms of the streams, and the layer-tokens that they took."""
-        before = self.engine.stream_layer_tokens
-        streams = Streams(self.engine, self.calibration.first(_SEARCH_TOKENS).rows)
-        refuse_inexact_scale(streams)
-        norms = stream_norms(streams, self.engine.family.members)
-        return norms, self.engine.stream_layer_tokens - before
-
-    @functools.cached_property
-    def _exact(self) -> tuple[Refitter, int]:
-        """Refits cut after cut, and the layer-tokens that a look at how layers end took."""
-        before = self.engine.stream_layer_tokens
+    def _exact(self) -> Refitter:
+        """Refits cut after cut, from all calibration rows."""
         refitter = Refitter(self.engine, self.calibration.rows)
         refitter.check()
-        return refitter, self.engine.stream_layer_tokens - before
+        return refitter
 
     def fitted_as_in_search(self, tailoring: Tailoring) -> Tailoring:
         """Fit, as in the search, the layers that are to be refitted and name no tensors yet."""

@@ -255,16 +255,15 @@ def run_depths(
     runs = {}
     with closing(open_pool(config)):  # what it lacks is reported before the family is loaded
         assembly = assemble(config, family=family, tasks=tasks, own_texts=recorded_texts(record))
-        if config.search.name == BASELINE and record is None:
-            _ = assembly.repairs.calibration  # a fault in the texts leaves no folder
+        notes = [*assembly.family.notes]
+        notes += [note for splits in assembly.tasks.values() for note in splits.notes]
+        if assembly.space.repair is not None or (config.search.name == BASELINE and not record):
+            notes += assembly.repairs.calibration.notes  # a fault in the texts leaves no folder
         # before the pool is made, so that its workers look there, too
         for each in folders:
             assembly.family.fitted.look_in(each.resolve() / FOLDER)
         with closing(assembly.pool()) as pool:
-            notes = [note for splits in assembly.tasks.values() for note in splits.notes]
-            if assembly.space.repair is not None:
-                notes += assembly.repairs.calibration.notes
-            for note in (*assembly.family.notes, *notes):
+            for note in notes:
                 on_message(f"note: {note}")
             depths = config.ladder or (assembly.plan.n_removed,)
             for depth, each in zip(depths, folders, strict=True):

@@ -39,14 +39,16 @@ def evopress(
 
     Args:
         context: What is to be cut.
-        generations: ``n_removed * n_kept / 1.5``, as the authors' script has it, if absent.
+        generations: if absent, ``n_removed * n / 1.5``, as the authors' script has it, where n
+            layers of those that may be cut stay.
         offspring: Sets of cuts drawn in each generation.
         first_tokens: Tokens of the first minibatch: if absent, 1/64 of the calibration tokens (the
             authors' 2,048 of 131,072), at most 2,048. Minibatches are whole rows, at least one.
         second_tokens: Tokens of the second: 1/4 (32,768 of 131,072), at most 32,768.
 
     Differs from the paper: a set of cuts is drawn in whole layers; the authors' code draws
-    attention and MLP and then overwrites half of the draws.
+    attention and MLP and then overwrites half of the draws. The divergence is over the likeliest
+    tokens, see `Statistics.divergences`.
 
     Raises:
         ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.

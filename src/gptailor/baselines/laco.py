@@ -43,7 +43,8 @@ def laco(context: BaselineContext, *, n_merged: _Merged = 4) -> Tailoring:
         n_merged: Layers that become one.
 
     Differs from the paper: it gives the threshold and takes the number of layers that comes out;
-    the final stream is taken before the final norm, of calibration rows instead of five sentences.
+    the final stream is taken before the final norm, of calibration rows without their first tokens
+    instead of five sentences, as one vector for all. A window never has the last layer.
 
     Raises:
         ConfigError: Not even the lowest threshold cuts enough layers.
@@ -57,6 +58,13 @@ def laco_released(context: BaselineContext, *, n_merged: _Merged = 4) -> Tailori
     Its loop takes each difference from the layer that the steps before have changed, so the sum
     telescopes to ``W_{l+m}``; norms are not touched. So layers l to l+m-1 are cut, and the norms of
     l take the place of those of l+m.
+
+    Differs from the authors' code in what `laco` says of the final stream, and in the way of the
+    windows: there a window may also be shorter and reach the last layer, once one was merged. They
+    merge 7 layers of Llama-2-13B.
+
+    Raises:
+        ConfigError: Not even the lowest threshold cuts enough layers.
     """
     return _Walk(context, n_merged, _norms_and_projections).tailoring()
 

@@ -125,6 +125,8 @@ class Statistics:
     def divergences(self, tailorings: Sequence[Tailoring], rows: Sequence[int]) -> list[float]:
         """Mean Kullback-Leibler divergence of each from the whole member, in nats a token.
 
+        It is over the 64 likeliest tokens of the member, and all others as one more outcome.
+
         Args:
             tailorings: What is left of the member.
             rows: Indices of the rows it is measured on.
@@ -144,14 +146,14 @@ class Statistics:
         return found
 
     def minibatch(self, rng: Generator, n_tokens: int) -> list[int]:
-        """Draw indices of rows that have `n_tokens` tokens together, or of all."""
+        """Draw indices of rows, as many as have at least `n_tokens` tokens together, or all."""
         return _first(rng.permutation(len(self.rows)).tolist(), self.rows, n_tokens)
 
     def taylor_scores(self, n_tokens: int) -> list[float]:
         """For each layer the sum over its weights of abs(gradient * weight).
 
-        The gradient is that of the mean loss over the first rows that have `n_tokens` tokens; it is
-        summed up in the family's dtype.
+        The gradient is that of the mean loss over the first rows, as many as have at least
+        `n_tokens` tokens; it is summed up in the family's dtype.
 
         Raises:
             FamilyError: There is no memory for the gradients.
@@ -284,7 +286,7 @@ def _directions(streams: Sequence[Tensor], places: Tensor) -> tuple[Tensor, Tens
 
 
 def _first(order: Iterable[int], rows: Sequence[Row], n_tokens: int) -> list[int]:
-    """The first indices of `order` whose rows have `n_tokens` tokens together, or all."""
+    """The first indices of `order`, until their rows have `n_tokens` tokens together, or all."""
     chosen: list[int] = []
     for number in order:
         if n_tokens <= 0:

@@ -14,7 +14,8 @@ _TRIES = 200  # draws that the family does not allow, before giving up
 def random(context: BaselineContext) -> Tailoring:
     """Cut a random set of layers, each set that the family allows being equally likely.
 
-    Where the kinds of layers repeat, half of the draws cut whole periods (see `Space.random_cuts`).
+    Where kinds of layers repeat and may not be mixed, half of the draws cut whole periods instead
+    (see `Space.random_cuts`): few other sets would be allowed.
 
     Raises:
         ConfigError: No set that was drawn can be cut from this family.

@@ -94,7 +94,7 @@ def _rows(record: "RunRecord") -> list[dict[str, Any]]:
     numbers = {trial.tailoring: trial.number for trial in record.trials}
     rows = []
     for entry in record.baselines.values():
-        number, failure, scores, cuts = None, entry.failure, None, list(range(n_layers))
+        number, failure, scores, cuts = None, entry.failure, None, list[int]()
         if entry.tailoring is not None:
             number = numbers[entry.tailoring]
             cuts = cut_layers(entry.tailoring, n_layers)

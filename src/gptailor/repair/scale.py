@@ -16,7 +16,10 @@ _TOLERANCE = 0.02  # relative, of outputs that are rounded to the family's dtype
 
 @torch.inference_mode()
 def stream_norms(streams: Streams, members: Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """Member to the mean norms of the streams that enter each layer and follow the last."""
+    """Member to the mean norms of the streams that enter each layer and follow the last.
+
+    Of N layers N + 1 numbers; first tokens, whose stream is many times longer, are left out.
+    """
     n_layers = streams.engine.family.n_layers
     return {
         member: tuple(

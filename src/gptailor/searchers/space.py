@@ -196,7 +196,11 @@ class Space:
         )
 
     def random_cuts(self, rng: Generator) -> tuple[int, ...]:
-        """Draw which layers to cut; every set of free positions is as likely as any other."""
+        """Draw which layers to cut; every set of free positions is as likely as any other.
+
+        Where kinds of layers repeat and not every set is allowed, half of the draws are of whole
+        periods instead.
+        """
         if self.allowed is not None and self.period > 1 and rng.random() < 0.5:
             whole = self._whole_periods(rng)
             if whole is not None:

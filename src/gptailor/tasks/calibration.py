@@ -122,10 +122,10 @@ def calibration_of_texts(  # noqa: PLR0913  # a section of the config, and what 
 
     def usable(text: str) -> bool:
         nonlocal n_read, n_left_out
-        known = examples.stand_in(text)
+        found = examples.found_in(text)
         n_read += 1
-        n_left_out += known
-        return not known
+        n_left_out += found
+        return not found
 
     def tokens_of(text: str) -> Row:
         tokens = tuple(tokenizer(text)["input_ids"])

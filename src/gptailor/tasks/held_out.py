@@ -30,7 +30,7 @@ class HeldOutTexts:
         self._own = {run for run, n in counts.items() if n <= most}
         self._lengths = sorted({len(run) for run in self._own})
 
-    def stand_in(self, text: str) -> bool:
+    def found_in(self, text: str) -> bool:
         """Whether a text has a run of words that is an example's own."""
         words = _words(text)
         return any(run in self._own for length in self._lengths for run in _runs(words, length))

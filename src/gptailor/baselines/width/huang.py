@@ -43,7 +43,8 @@ def huang(
 
     Differs from the paper: the entropy is of order 2, which needs no eigenvalues; the kernel's
     width is Silverman's, and the threshold falls as far as the number of neurons needs, where the
-    authors tune both; neurons are not clustered before, which only saves time.
+    authors tune both; neurons are not clustered before, which only saves time. The divergence is
+    over the likeliest tokens, see `Statistics.divergences`.
 
     Raises:
         FamilyError: Heads and neurons can't be taken out of the family's layers.
