@@ -122,14 +122,16 @@ def test_the_loss_is_the_objective_s_less_that_of_the_row_compared_with(
     assert comparison.against == "math"
 
 
-def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path) -> None:
-    def name_them(lines: Lines) -> None:
-        tested = next(line for line in lines if line["kind"] == "test" and "number" in line)
-        trials = [line for line in lines if line["kind"] == "trial"]
-        lines[-1:] = [tested | {"number": trial["number"]} for trial in trials[1:]]
-        make_baselines(lines, failure="out of memory", layer_tokens=9)
+def score_baselines(lines: Lines) -> None:
+    """Turn all trials into baselines of math with scores on the test split, but the first."""
+    tested = next(line for line in lines if line["kind"] == "test" and "number" in line)
+    trials = [line for line in lines if line["kind"] == "trial"]
+    lines[-1:] = [tested | {"number": trial["number"]} for trial in trials[1:]]
+    make_baselines(lines, failure="out of memory", layer_tokens=9)
 
-    run = changed(tmp_path / "run", name_them, failing=0.0)
+
+def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path) -> None:
+    run = changed(tmp_path / "run", score_baselines, failing=0.0)
     comparison = compare([run], with_speed=False)
     rows = {model.name: model for model in comparison.models[4:]}
     assert [*rows] == [*(f"cut {number} on math" for number in range(1, 6)), "twin on math"]
@@ -140,6 +142,10 @@ def test_each_baseline_of_a_run_is_a_row_and_a_failed_one_a_note(tmp_path: Path)
         f"laco on math ({run}): no such layer",
         f"cut 0 on math ({run}): out of memory",
     )
+    with pytest.raises(ConfigError, match="has 6 rows; name one of them: cut 1 on math, cut 2"):
+        compare([run], against=str(run), with_speed=False)
+    one = compare([run], against="cut 2 on math", with_speed=False)
+    assert one.against == "cut 2 on math"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +206,8 @@ def test_a_repaired_result_is_compared_as_it_was_repaired(tmp_path: Path) -> Non
 
 def test_runs_of_one_name_are_told_apart_and_a_run_given_twice_is_one_row(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / at / "run", Sketch(n_trials=6)) for at in ("a", "b")]
-    comparison = compare([*runs, runs[1]], against=str(runs[1]), with_speed=False)
+    again = runs[0] / ".." / ".." / "b" / "run"
+    comparison = compare([*runs, runs[1], again], against=f"{again}/", with_speed=False)
     names = [model.name for model in comparison.models[4:]]
     assert names == [f"run ({run})" for run in runs]
     assert comparison.against == names[1]
@@ -285,6 +292,26 @@ def test_a_run_of_one_member_alone_is_compared_under_the_name_of_its_weights(
     assert model.name == "alone"
     assert {source.member for spec in model.tailoring.layers for source in spec.sources} == {"math"}
     assert model.tailoring.head == Tailoring.whole("math", 1).head
+
+
+def test_a_baseline_of_one_member_alone_is_named_by_the_weights_that_it_cuts(
+    two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    header = json.loads((two_runs[0] / "record.jsonl").read_text().splitlines()[0])
+
+    def make_alone(lines: Lines) -> None:
+        score_baselines(lines)
+        text = json.dumps(lines).replace(" on math", " on base")
+        lines[:] = json.loads(text.replace('"member": "math"', '"member": "base"'))
+        lines[0]["family"]["digests"] = {"base": header["family"]["digests"]["math"]}
+
+    alone = changed(tmp_path / "alone", make_alone, variants=(), failing=0.0)
+    comparison = compare([two_runs[0], alone], with_speed=False)
+    assert [model.name for model in comparison.models[5:]] == [
+        *(f"cut {number} on math" for number in range(1, 6)),
+        "twin on math",
+    ]
+    assert f"laco on math ({alone}): no such layer" in comparison.notes
 
 
 class Tags(HTMLParser):

@@ -206,7 +206,11 @@ def test_layers_are_cut_by_count_or_share(load: Load, remove: str, keep: str, co
     [
         ("30", "[]", "remove: 30 of 30 layers can't be cut; at most 29 here"),
         ("0.999", "[]", "remove: 30 of 30 layers can't be cut; at most 29 here"),
-        ("29", "[0, 1]", "remove: 29 of 30 layers can't be cut; at most 28 here"),
+        (
+            "29",
+            "[0, 1]",
+            "remove: 29 of 30 layers can't be cut; at most 28 here, for 'keep' has 2 of them",
+        ),
         ("2", "[30]", "keep: layer 30 does not exist; the last is 29"),
     ],
 )

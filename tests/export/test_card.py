@@ -101,6 +101,12 @@ def shown(text: str) -> str:
     )
 
 
+def test_the_headline_says_whether_layers_were_cut() -> None:
+    assert "5 layers each: whole layers were cut, taken from one member" in model_card(FACTS)
+    narrow = dataclasses.replace(FACTS, n_layers=3, width="heads were taken out")
+    assert "3 layers each: each layer was taken from one member or" in model_card(narrow)
+
+
 def test_front_matter_reads_back_as_the_hub_reads_it() -> None:
     data = ModelCard(model_card(FACTS)).data
     assert data.license == "apache-2.0"

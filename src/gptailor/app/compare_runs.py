@@ -115,10 +115,11 @@ def compare(  # noqa: PLR0913  # what may be said of a comparison
         raise ConfigError(unknown("split", split, SPLITS[1:]))
     if config is not None:
         load_config(config)  # its mistakes count also where nothing is to be measured
+    runs, tailorings = _distinct(runs), _distinct(tailorings)
     opened = _same_family([read_run(run, with_evaluation=False) for run in runs], split)
     models, notes = _models(opened, tailorings)
     row = None if against == "best" else _row_named(models, against)
-    asked = _Asked(opened, tuple(tailorings), models, split)
+    asked = _Asked(opened, tailorings, models, split)
     file, failures = _completed(asked, config, with_speed, on_message)
     scores = _recorded(asked) | file.scores.get(split, {})
     unscored = {
@@ -139,15 +140,28 @@ def compare(  # noqa: PLR0913  # what may be said of a comparison
     return compared(asked.header, able, by_name, split=split, against=row, notes=tuple(notes))
 
 
+def _distinct(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The paths without those that lead where an earlier one does."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found.setdefault(path.resolve(), path)
+    return tuple(found.values())
+
+
 def _row_named(models: Sequence[ComparedModel], wanted: str) -> str:
-    """The name of a row, of which the name or the origin is given."""
+    """The name of a row, of which the name, or the folder or file of it alone, is given."""
     names = [model.name for model in models]
-    origins = {model.origin: model.name for model in reversed(models)}
     if wanted in names:
         return wanted
-    if wanted not in origins:
+    there = Path(wanted).resolve()
+    rows = [m.name for m in models if m.origin != _WHOLE and Path(m.origin).resolve() == there]
+    if not rows:
         raise ConfigError(f"--against: {unknown('row', wanted, ('best', *names))}")
-    return origins[wanted]
+    if len(rows) > 1:
+        raise ConfigError(
+            f"--against: {wanted} has {len(rows)} rows; name one of them: {', '.join(rows)}"
+        )
+    return rows[0]
 
 
 def _same_family(records: Sequence[RunRecord], split: str) -> tuple[_Run, ...]:
@@ -217,12 +231,8 @@ def _models(
             refuse_unreadable(tailoring, [file.parent, *(run.record.folder for run in runs)])
         parameters = parameters_of([run.record for run in runs], tailoring)
         others.append(ComparedModel(str(file), tailoring, str(file), parameters))
-    distinct = {(m.name, m.origin): m for m in others}  # the same run or file twice is one row
-    shared = Counter(m.name for m in [*members, *distinct.values()])
-    named = [
-        replace(m, name=f"{m.name} ({m.origin})") if shared[m.name] > 1 else m
-        for m in distinct.values()
-    ]
+    shared = Counter(m.name for m in [*members, *others])
+    named = [replace(m, name=f"{m.name} ({m.origin})") if shared[m.name] > 1 else m for m in others]
     return (*members, *named), notes
 
 
@@ -249,11 +259,12 @@ def _baselines(run: _Run) -> tuple[list[ComparedModel], list[str]]:
     """The baselines of a run as they were scored, repaired or not; why others have no scores."""
     models, notes = [], []
     for each in run_baselines(run.record):
+        name = f"{each.entry.name} on {run.names[each.entry.member]}"
         if each.trial is None:
-            notes.append(f"{each.name} ({run.folder}): {each.failure}")
+            notes.append(f"{name} ({run.folder}): {each.failure}")
         else:
             costs = each.entry.alone_layer_tokens, each.entry.seconds
-            models.append(run.row(each.name, each.trial.number, *costs))
+            models.append(run.row(name, each.trial.number, *costs))
     return models, notes
 
 

@@ -35,7 +35,8 @@ def shortened_ppl_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKEN
     Raises:
         ConfigError: Fewer layers may be cut than are to be, or no cut can be scored on the texts.
     """
-    return context.lowest(_losses(context, n_tokens), _plus(context))
+    protected = _plus(context)
+    return context.lowest(_losses(context, n_tokens), protected)
 
 
 def shortened_taylor(context: BaselineContext, *, n_tokens: _Tokens = _N_TOKENS) -> Tailoring:
@@ -62,7 +63,8 @@ def shortened_taylor_plus(context: BaselineContext, *, n_tokens: _Tokens = _N_TO
         ConfigError: Fewer layers may be cut than are to be.
         FamilyError: The gradients of all layers do not fit into memory.
     """
-    return context.lowest(context.statistics.taylor_scores(n_tokens), _plus(context))
+    protected = _plus(context)
+    return context.lowest(context.statistics.taylor_scores(n_tokens), protected)
 
 
 def _losses(context: BaselineContext, n_tokens: int) -> list[float]:
@@ -72,5 +74,8 @@ def _losses(context: BaselineContext, n_tokens: int) -> list[float]:
 
 
 def _plus(context: BaselineContext) -> set[int]:
+    """The layers that stay, where enough others are left."""
     n_layers = context.space.n_layers
-    return {0, 1, 2, 3, n_layers - 2, n_layers - 1}
+    protected = {0, 1, 2, 3, n_layers - 2, n_layers - 1}
+    context.free(protected)  # too few are refused before anything is measured
+    return protected

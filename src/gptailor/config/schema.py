@@ -191,8 +191,9 @@ class Config(Frozen):
                     f"remove: {self.remove} of {n_layers} layers is less than one layer"
                 )
         if depths[-1] > (room := self.room(n_layers)):
+            kept = f", for 'keep' has {n_layers - room} of them" if self.keep else ""
             raise ConfigError(
-                f"remove: {depths[-1]} of {n_layers} layers can't be cut; at most {room} here"
+                f"remove: {depths[-1]} of {n_layers} layers can't be cut; at most {room} here{kept}"
             )
         return depths
 

@@ -167,10 +167,12 @@ def _eval_results(scores: ScoreTable | None) -> list[EvalResult]:
 
 
 def _headline(facts: CardFacts) -> str:
+    n_layers = len(facts.tailoring.layers)
+    cut = "whole layers were cut," if n_layers < facts.n_layers else "each layer was"
     text = (
-        f"A smaller language model of {len(facts.tailoring.layers)} layers, made without training "
-        f"from a family of models with {facts.n_layers} layers each: whole layers were cut, taken "
-        "from one member or merged from several, as written below."
+        f"A smaller language model of {n_layers} layers, made without training from a family of "
+        f"models with {facts.n_layers} layers each: {cut} taken from one member or merged from "
+        "several, as written below."
     )
     if facts.width:
         text += f" {escaped(facts.width)}."

@@ -156,10 +156,17 @@ def texts_in_turns(paths: Sequence[Path], seed: int) -> Iterator[str]:
     """The texts of files in a drawn order, one from each file in turn; all files are read first.
 
     Raises:
-        ConfigError: A file can't be read or has no text.
+        ConfigError: Files can't be read or have no text, a sentence each.
     """
     rng = np.random.default_rng(seed)
-    texts = [_texts(path) for path in paths]
+    texts, problems = list[list[str]](), list[str]()
+    for path in paths:
+        try:
+            texts.append(_texts(path))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
     orders = [rng.permutation(len(found)) for found in texts]
     return (
         found[order[turn]]
