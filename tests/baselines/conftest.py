@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gptailor.baselines import Statistics
+from gptailor.baselines import BaselineContext, Statistics
 from gptailor.engine import Engine
 from gptailor.family import Family, family_of
+from gptailor.searchers.space import Space
 
 N_LAYERS = 8
 MEMBER = "math"
@@ -45,6 +46,16 @@ def rows() -> list[tuple[int, ...]]:
 @pytest.fixture
 def statistics(engine: Engine, rows: list[tuple[int, ...]]) -> Statistics:
     return Statistics(engine, MEMBER, rows)
+
+
+@pytest.fixture
+def context(statistics: Statistics) -> Callable[..., BaselineContext]:
+    """Factory: what a baseline of the member is given."""
+
+    def make(n_removed: int = 3, seed: int = 0, **limits: Any) -> BaselineContext:
+        return BaselineContext(statistics, Space(N_LAYERS, n_removed, (MEMBER,), **limits), seed)
+
+    return make
 
 
 class Slow:

@@ -14,17 +14,9 @@ from gptailor.baselines import BaselineContext, Statistics
 from gptailor.core.plugins import BASELINES
 from gptailor.core.tailoring import Tailoring
 from gptailor.errors import ConfigError
-from gptailor.searchers.space import Space, kept_positions
+from gptailor.searchers.space import kept_positions
 
 Make = Callable[..., BaselineContext]
-
-
-@pytest.fixture
-def context(statistics: Statistics) -> Make:
-    def make(n_removed: int = 3, seed: int = 0, **limits: Any) -> BaselineContext:
-        return BaselineContext(statistics, Space(8, n_removed, ("math",), **limits), seed)
-
-    return make
 
 
 def run(name: str, context: BaselineContext, **options: Any) -> tuple[int, ...]:

@@ -28,14 +28,6 @@ UP = "mlp.up_proj.weight"
 NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
 
 
-@pytest.fixture
-def context(statistics: Statistics) -> Make:
-    def make(n_removed: int = 3, seed: int = 0, **limits: Any) -> BaselineContext:
-        return BaselineContext(statistics, Space(8, n_removed, ("math",), **limits), seed)
-
-    return make
-
-
 def weights(family: Family, spec: LayerSpec) -> Mapping[str, Tensor]:
     return layer_weights(family, spec, torch.float32)
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,6 @@ GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(300, 12, generator=GENERATOR, dtype=torch.float64)
 INPUTS = INPUTS + 0.6 * INPUTS.roll(1, 1)  # so that columns can make up for others
 WEIGHT = torch.randn(5, 12, generator=GENERATOR, dtype=torch.float64)
-
-
-@pytest.fixture
-def context(statistics: Statistics) -> Callable[..., BaselineContext]:
-    def make(n_removed: int = 2, seed: int = 0) -> BaselineContext:
-        return BaselineContext(statistics, Space(8, n_removed, ("math",)), seed)
-
-    return make
 
 
 def best_without(gone: Sequence[int]) -> Tensor:
@@ -208,8 +200,8 @@ def test_layers_of_several_sizes_are_refused(tiny_model: Any, tiny_tokenizer: An
 
 
 def test_fewer_tokens_than_samples_are_as_many_samples(context: Any) -> None:
-    n = sum(len(row) - 1 for row in context().statistics.rows)
+    n = sum(len(row) - 1 for row in context(2).statistics.rows)
     huang, specs = BASELINES.get("huang"), []
     for samples in (1024, n - 3):  # rows that begin alike share their first tokens
-        specs.append(huang(context(), samples=samples).layers)
+        specs.append(huang(context(2), samples=samples).layers)
     assert specs[0] == specs[1]

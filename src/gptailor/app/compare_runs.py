@@ -82,8 +82,7 @@ class _Asked:
     @property
     def n_examples(self) -> int:
         """Of the task with the most examples."""
-        tasks = self.header.tasks.values()
-        return max(t.test if self.split == "test" else t.selection for t in tasks)
+        return self.header.n_examples(self.split)
 
 
 def compare(  # noqa: PLR0913  # what may be said of a comparison

@@ -98,7 +98,7 @@ def _score(
 ) -> None:
     """Score changes in groups that share their first layers, and write each group down."""
     assert record.result is not None, "there is something to explain"
-    result, n_examples = record.result.digest, _n_examples(record)
+    result, n_examples = record.result.digest, record.header.n_examples("test")
     with Journal(record.folder) as journal:
         for start in range(0, len(changes), _TOGETHER):
             group = changes[start : start + _TOGETHER]
@@ -108,15 +108,11 @@ def _score(
             on_message(f"scored {start + len(group)} of {len(changes)}")
 
 
-def _n_examples(record: RunRecord) -> int:
-    return max(facts.test for facts in record.header.tasks.values())
-
-
 def _forecast(
     record: RunRecord, evaluator: Evaluator, models: Sequence[Tailoring], n_all: int
 ) -> str:
     """What scoring will take, by the speed of the run's own search."""
-    jobs = [Job(model, _n_examples(record), "test") for model in models]
+    jobs = [Job(model, record.header.n_examples("test"), "test") for model in models]
     groups = [jobs[start : start + _TOGETHER] for start in range(0, len(jobs), _TOGETHER)]
     tokens = sum(evaluator.count(group).layer_tokens for group in groups)
     specs = {spec for model in models for spec in model.layers}

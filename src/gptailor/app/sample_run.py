@@ -61,8 +61,7 @@ def sample(
     models = wholes | cut | {RESULT: result}
     if LAST_N in models:
         on_message("scoring last_n on the test split ...")
-        n_examples = max(facts.test for facts in record.header.tasks.values())
-        job = Job(models[LAST_N], n_examples, "test")
+        job = Job(models[LAST_N], record.header.n_examples("test"), "test")
         scores[LAST_N] = _scored(evaluator, {LAST_N: job})[LAST_N]
     tokens = prompt_tokens(settings, family, PROMPTS)
     n_new = new_tokens(family)

@@ -86,6 +86,10 @@ class Header(Line):
         """Task to what a guess scores on the examples of a split; see `TaskFacts.chance`."""
         return {task: facts.chance.get(split, ()) for task, facts in self.tasks.items()}
 
+    def n_examples(self, split: str) -> int:
+        """Of a split, of the task with the most examples in it."""
+        return max(int(getattr(facts, split)) for facts in self.tasks.values())
+
 
 class Costs(Line):
     """The costs of a whole study: members, search, selection and test."""
