@@ -50,7 +50,7 @@ def test_laco_adds_the_differences_of_the_layers_behind(context: Make, family: F
 
 
 def test_laco_merges_the_window_that_leaves_the_stream_most_alike(
-    context: Make, models: Mapping[str, Any], family: Family, rows: Any
+    context: Make, models: Mapping[str, Any], rows: Any
 ) -> None:
     def final(layers: list[Any]) -> Tensor:
         model, last = models["math"].model, list[Tensor]()
@@ -64,13 +64,13 @@ def test_laco_merges_the_window_that_leaves_the_stream_most_alike(
         return torch.cat(last).double().flatten()
 
     whole = list(models["math"].model.layers)
-    alike = {}
+    uncut, alike = final(whole), {}
     for start in range(5):  # the last layer is in no window
         merged = copy.deepcopy(whole[start])
         parts = [dict(each.state_dict()) for each in whole[start : start + 3]]
         merged.load_state_dict({k: parts[1][k] + parts[2][k] - parts[0][k] for k in parts[0]})
         made = final([*whole[:start], merged, *whole[start + 3 :]])
-        alike[start] = float(torch.cosine_similarity(made, final(whole), dim=0))
+        alike[start] = float(torch.cosine_similarity(made, uncut, dim=0))
     found = BASELINES.get("laco")(context(2), n_merged=3)
     assert [spec.start for spec in found.layers if spec.method] == [max(alike, key=alike.get)]
 
@@ -137,7 +137,7 @@ def test_mka_merges_neighbours_by_their_similarity(context: Make, family: Family
 
 
 def test_mka_merges_the_two_neighbours_that_share_most(
-    context: Make, family: Family, engine: Engine, rows: Any
+    context: Make, engine: Engine, rows: Any
 ) -> None:
     streams = Streams(engine, rows)
     outputs = [*streams.along(Tailoring.whole("math", 8))][1:]
